@@ -1,0 +1,140 @@
+"""Read model recipes: YAML in this project's spelling or in the published one, checked before anything is built from it."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+CONFIG_DIR = Path(__file__).parent
+
+PUBLISHED_KEYS = {"block_config": "block"}
+PUBLISHED_TYPES = {
+    "model.SelfAttention": "self_attention",
+    "lact_ttt.FastWeightGluMLPMultihead": "fast_weight",
+    "model.MLP": "mlp",
+}
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One layer of a block.
+
+    Attributes:
+        type: name in `model.blocks.BLOCKS`.
+        length_dim: what the layer mixes: `l`, the tokens of one image, or `vl`, the tokens of all images of a scene.
+        params: constructor arguments of that layer besides `dim` and `length_dim`.
+    """
+
+    type: str
+    length_dim: str
+    params: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A network.
+
+    Attributes:
+        patch_size: side of a patch, in pixels.
+        dim: width of a token.
+        layers: number of blocks.
+        block: the layers of every block, in order.
+    """
+
+    patch_size: int
+    dim: int
+    layers: int
+    block: tuple[LayerConfig, ...]
+
+    def to_dict(self) -> dict:
+        """Return plain dicts, lists and numbers: what `config_from_dict`, YAML and JSON take."""
+        return {**dataclasses.asdict(self), "block": [dataclasses.asdict(layer) for layer in self.block]}
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the end of an error message: the nearest known name, if one is near, and all of them."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+
+
+def read_yaml(path: str | os.PathLike) -> dict:
+    """Read a YAML file that holds one mapping.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message names the recipes that there are.
+        ValueError: the file is not YAML, or not a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
+        raise FileNotFoundError(f"{path}: no such config; {did_you_mean(str(path), known)}")
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())}); wanted a mapping of settings") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: holds a {type(value).__name__}; wanted a mapping of settings")
+    return value
+
+
+def load_config(path: str | os.PathLike) -> ModelConfig:
+    """Read a network's recipe from a YAML file.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_yaml` and `config_from_dict`.
+    """
+    return config_from_dict(read_yaml(path), where=str(path))
+
+
+def config_from_dict(value: Mapping, where: str = "config") -> ModelConfig:
+    """Check a recipe and return it in this project's spelling; `block_config` and dotted layer names are understood.
+
+    Args:
+        value: keys `patch_size`, `dim`, `layers`, `block`, as in `ModelConfig`.
+        where: what error messages call it, such as the file's name.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value is not of its type.
+    """
+    value = _rename(value, PUBLISHED_KEYS)
+    _check_keys(value, ModelConfig, where)
+    for key in ("patch_size", "dim", "layers"):
+        if type(value[key]) is not int or value[key] < 1:
+            raise ValueError(f"{where}: {key} is {value[key]!r}; wanted a whole number of at least 1")
+    if not isinstance(value["block"], (list, tuple)) or not value["block"]:
+        raise ValueError(f"{where}: block is {value['block']!r}; wanted a list of layers")
+    block = tuple(_layer(layer, f"{where}: block[{i}]") for i, layer in enumerate(value["block"]))
+    return ModelConfig(value["patch_size"], value["dim"], value["layers"], block)
+
+
+def _layer(value: object, where: str) -> LayerConfig:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r}; wanted a mapping with type, length_dim and params")
+    _check_keys(value, LayerConfig, where)
+    if value["length_dim"] not in ("l", "vl"):
+        raise ValueError(f"{where}: length_dim is {value['length_dim']!r}; wanted l (one image) or vl (all images)")
+    params = value.get("params") or {}
+    if not isinstance(params, Mapping):
+        raise ValueError(f"{where}: params is {params!r}; wanted a mapping")
+    for key, param in params.items():
+        if not isinstance(param, (bool, int, float)):
+            raise ValueError(f"{where}: {key} is {param!r}; wanted a number (YAML reads 1e-4 as text: write 1.0e-4)")
+    return LayerConfig(PUBLISHED_TYPES.get(value["type"], value["type"]), value["length_dim"], dict(params))
+
+
+def _rename(value: Mapping, names: Mapping[str, str]) -> dict:
+    return {names.get(key, key): item for key, item in value.items()}
+
+
+def _check_keys(value: Mapping, cls: type, where: str) -> None:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for key in value:
+        if key not in fields:
+            raise ValueError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), list(fields))}")
+    for name, field in fields.items():
+        if name not in value and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{where}: no key {name!r}; wanted {', '.join(fields)}")

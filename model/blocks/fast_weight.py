@@ -1,0 +1,98 @@
+"""The fast-weight layer of LaCT: input tokens train a small MLP, all tokens are read out through it.
+
+Letters: b scenes, v views, t tokens of a view, l = v·t, n heads, k head width, m hidden width, d width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from model.blocks.attention import count_heads
+from model.blocks.primitives import Linear, RMSNorm, unit
+from model.ops import fast_weight as op
+
+
+class FastWeight(nn.Module):
+    """Large-chunk test-time training of a SwiGLU MLP per head, over all views of a scene.
+
+    Args:
+        dim: token width.
+        length_dim: `vl`.
+        head_dim: k, width of a head.
+        inter_multi: m / k.
+        base_lr: learning rate of a token for which `lr_fc` gives 0.
+        muon_update_steps: Newton-Schulz steps.
+
+    Attributes:
+        newton_schulz_dtype: dtype of the Newton-Schulz steps.
+        implementation: of the operations, see `model.ops.fast_weight`.
+
+    Raises:
+        ValueError: `head_dim` does not divide `dim`, or `length_dim` is not `vl`.
+
+    Precision: products in the compute dtype; learning rates, norms, sums over chunks and weights in float32.
+    Source: LaCT (arXiv 2505.23884), section 3.
+    """
+
+    mixes_views = True
+    newton_schulz_dtype: torch.dtype = torch.bfloat16
+    implementation: str = "auto"
+
+    def __init__(
+        self, dim: int, length_dim: str, head_dim: int, inter_multi: float, base_lr: float, muon_update_steps: int = 5
+    ) -> None:
+        super().__init__()
+        if length_dim != "vl":
+            raise ValueError(f"fast_weight: length_dim is {length_dim!r}; wanted vl, since fast weights hold all images")
+        self.heads = count_heads(dim, head_dim)
+        self.lr_offset = math.log(math.expm1(base_lr))
+        self.muon_update_steps = muon_update_steps
+        hidden = int(head_dim * inter_multi)
+        self.w0 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))
+        self.w1 = nn.Parameter(torch.randn(self.heads, hidden, head_dim) * math.sqrt(2 / hidden))
+        self.w2 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))
+        self.to_qkv = Linear(dim, 3 * dim)
+        self.c_proj = Linear(dim, dim)
+        self.lr_fc = nn.Linear(dim, 3 * self.heads)
+        self.o_norm = RMSNorm(head_dim, eps=1e-5)
+
+    def write(self, x: Tensor, memory: op.Weights | None = None) -> op.Weights:
+        """Add the gradients of some input views, normalised tokens (b, v, t, d), to `memory`, in float32."""
+        x = x.flatten(1, 2)
+        d = x.shape[-1]
+        key, value = self._heads(F.silu(self.to_qkv(x, slice(d, 3 * d)))).chunk(2)
+        weights = tuple(w.to(key.dtype) for w in self._initial_weights(x.shape[0]))
+        part = op.gradients(weights, unit(key), value, self._learning_rate(x), self.implementation)
+        if memory is None:
+            return tuple(gradient.float() for gradient in part)
+        return tuple(total + gradient for total, gradient in zip(memory, part, strict=True))
+
+    def finish(self, memory: op.Weights) -> dict[str, Tensor]:
+        """Return the scene's fast weights, (b·n, …), in the compute dtype."""
+        b = memory[0].shape[0] // self.heads
+        weights = op.update(
+            self._initial_weights(b), memory, self.muon_update_steps, self.newton_schulz_dtype, self.implementation
+        )
+        return {name: w.to(self.to_qkv.compute_dtype) for name, w in zip(("w0", "w1", "w2"), weights, strict=True)}
+
+    def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
+        """Read tokens (b, v, t, d) out through the fast weights; inputs and targets alike."""
+        query = unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(x.shape[-1])))))
+        out = self.o_norm(op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation))
+        return self.c_proj(rearrange(out, "(b n) l k -> b l (n k)", n=self.heads)).view(x.shape)
+
+    def _learning_rate(self, x: Tensor) -> Tensor:
+        """Return (3, b·n, l, 1), float32."""
+        raw = F.linear(x.float(), self.lr_fc.weight.float(), self.lr_fc.bias.float())
+        return rearrange(F.softplus(raw + self.lr_offset), "b l (s n) -> s (b n) l 1", s=3)
+
+    def _initial_weights(self, b: int) -> op.Weights:
+        return tuple(repeat(w, "n i j -> (b n) i j", b=b) for w in (self.w0, self.w1, self.w2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Split (b, l, s·d) into (s·b·n, l, k)."""
+        k = self.w0.shape[1]
+        return rearrange(x, "b l (s n k) -> (s b n) l k", n=self.heads, k=k)

@@ -1,0 +1,52 @@
+"""Pieces that every layer is made of: a linear map, a norm and a residual sum, each with its precision written down."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """Map tokens linearly, without bias, in `compute_dtype`, whatever dtype the weight is stored in.
+
+    Training stores float32 weights and computes in bfloat16; inference stores what it computes in.
+    """
+
+    compute_dtype: torch.dtype = torch.float32
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+    def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Return `x` (..., in) times the given rows of the weight: (..., rows), in `compute_dtype`."""
+        return F.linear(x.to(self.compute_dtype), self.weight[rows].to(self.compute_dtype))
+
+
+class RMSNorm(nn.Module):
+    """Divide vectors by their root mean square and scale them by a learned weight, in float32; the dtype comes back."""
+
+    def __init__(self, dim: int, eps: float = torch.finfo(torch.float32).eps) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (..., dim) normalised over its last dimension."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm without bias, in float32, eps 1e-5."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=1e-5, bias=False)
+
+
+def unit(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Divide vectors (last dimension) by their L2 norm plus `eps`, in float32; the dtype comes back."""
+    wide = x.float()
+    return (wide / (torch.linalg.vector_norm(wide, dim=-1, keepdim=True) + eps)).to(x.dtype)
+
+
+def residual(x: Tensor, y: Tensor) -> Tensor:
+    """Return x + y; without gradients into the memory of `x`, which the token stream owns."""
+    return x + y if torch.is_grad_enabled() else x.add_(y.to(x.dtype))

@@ -1,0 +1,280 @@
+"""The network: images and rays to tokens, blocks, tokens to images; in one pass, or reconstruct once and render any day.
+
+Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a view, d token width, c channels.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from config import ModelConfig
+from model.blocks import Block, FastWeight, Layer
+from model.blocks.primitives import LayerNorm, Linear
+from model.camera import rays
+from model.runtime import even_chunks, split_views
+from model.scene_state import SceneState
+
+# Per pixel: ray origin, ray direction, origin × direction, colour.
+CHANNELS = 12
+
+
+def _run(layer: Layer, x: Tensor) -> Tensor:
+    return layer(x)
+
+
+def _write(layer: Layer, x: Tensor, memory):
+    return layer.write(x, memory)
+
+
+def _read(layer: Layer, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
+    return layer.read(x, state, target)
+
+
+def _train(block: Block, inputs: Tensor, targets: Tensor, last: bool) -> tuple[Tensor, Tensor]:
+    return block(inputs, targets, last)
+
+
+class LaCTLVSM(nn.Module):
+    """Novel view synthesis by large-chunk test-time training on an LVSM-style transformer.
+
+    Args:
+        config: the network's recipe.
+
+    Attributes:
+        activation_checkpointing: recompute each block in the backward pass of `forward` instead of keeping its results.
+
+    Raises:
+        ValueError: the recipe names an unknown layer or parameter, or widths that do not divide.
+
+    Precision: tokens, rays, tokenisation and decoding in float32; layers in the compute dtype, see `set_compute_dtype`.
+    Source: LaCT (arXiv 2505.23884), LVSM (arXiv 2410.17242). The parameters' names are those of the published checkpoints.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        p, d = config.patch_size, config.dim
+        self.input_linear = nn.Linear(CHANNELS * p * p, d, bias=False)
+        self.input_layernorm = LayerNorm(d)
+        self.blocks = nn.ModuleList(Block(config.block, d) for _ in range(config.layers))
+        self.image_token_decoder = nn.Sequential(LayerNorm(d), nn.Linear(d, 3 * p * p, bias=False))
+        self.activation_checkpointing = False
+        self._run, self._write, self._read, self._train = _run, _write, _read, _train
+        self._initialise()
+
+    def _initialise(self) -> None:
+        scale = 1 / math.sqrt(self.config.layers * len(self.config.block))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02 * (scale if name.endswith("c_proj") else 1))
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def set_compute_dtype(self, dtype: torch.dtype, store: bool = False) -> "LaCTLVSM":
+        """Compute the layers in `dtype`; with `store`, keep their linear weights in it too (inference), else in float32."""
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.compute_dtype = dtype
+                if store:
+                    module.to(dtype)
+        return self
+
+    def set_fast_weight(self, newton_schulz_dtype: torch.dtype = torch.bfloat16, implementation: str = "auto") -> "LaCTLVSM":
+        """Set the Newton-Schulz dtype and the implementation (`model.ops.fast_weight`) of all fast-weight layers."""
+        for module in self.modules():
+            if isinstance(module, FastWeight):
+                module.newton_schulz_dtype, module.implementation = newton_schulz_dtype, implementation
+        return self
+
+    def compile_layers(self, **options) -> "LaCTLVSM":
+        """Run every layer (and, in training, every block) through `torch.compile`: one graph serves all blocks.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        calls = (_run, _write, _read, _train)
+        self._run, self._write, self._read, self._train = (torch.compile(call, fullgraph=True, **options) for call in calls)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return self.input_linear.weight.device
+
+    def fingerprint(self) -> str:
+        """Return a short hash of weights that are the same in every precision: whose state a file holds."""
+        weights = (self.input_layernorm.weight, self.image_token_decoder[1].weight)
+        data = b"".join(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
+        return hashlib.sha256(data).hexdigest()[:16]
+
+    def forward(self, inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+        """Render targets from inputs in one pass, with gradients.
+
+        Args:
+            inputs: `image` (b, v, 3, h, w) in 0..1, `fxfycxcy` (b, v, 4) in pixels, `c2w` (b, v, 4, 4) OpenCV axes.
+            targets: `fxfycxcy` (b, u, 4) and `c2w` (b, u, 4, 4); with an `image` of another size, rendered at that size.
+
+        Returns:
+            (b, u, 3, h, w) float32 in 0..1.
+
+        Raises:
+            ValueError: shapes that do not fit each other or the patch.
+        """
+        image_size = tuple(targets.get("image", inputs["image"]).shape[-2:])
+        x = self.tokenise(inputs["fxfycxcy"], inputs["c2w"], inputs["image"].shape[-2:], inputs["image"])
+        y = self.tokenise(targets["fxfycxcy"], targets["c2w"], image_size)
+        for i, block in enumerate(self.blocks):
+            last = i == len(self.blocks) - 1
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x, y = checkpoint(self._train, block, x, y, last, use_reentrant=False)
+            else:
+                x, y = self._train(block, x, y, last)
+        return self.decode(y, image_size)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        image: Tensor,
+        fxfycxcy: Tensor,
+        c2w: Tensor,
+        chunk_views: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SceneState:
+        """Write posed images into a scene state.
+
+        Views go through each layer in chunks; the result is the same for every chunking, up to rounding.
+
+        Args:
+            image: (b, v, 3, h, w) in 0..1, on any device.
+            fxfycxcy: (b, v, 4) in pixels.
+            c2w: (b, v, 4, 4), OpenCV axes.
+            chunk_views: views that a layer works on at a time; None chooses by free memory.
+            progress: called with (layers done, layers in all) after each layer that views write into.
+
+        Returns:
+            the state, on the model's device.
+
+        Raises:
+            ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
+
+        Cost: memory for b·v·t·d float32 tokens and the intermediate results of one chunk.
+        """
+        image_size = tuple(image.shape[-2:])
+        self._check(fxfycxcy, c2w, image_size, image)
+        bounds = self._chunks(image.shape[:2], image_size, chunk_views, keeps_tokens=True)
+        stream = [self.tokenise(fxfycxcy[:, s], c2w[:, s], image_size, image[:, s]) for s in bounds]
+        layers = [layer for block in self.blocks for layer in block.module_list]
+        writers = sum(layer.mixes_views for layer in layers)
+        states: list[dict[str, Tensor]] = []
+        # Steps that the stream has yet to go through. They wait until a layer needs their result: the steps behind the last
+        # write are never run.
+        waiting: list[Callable[[Tensor], Tensor]] = []
+        for layer in layers:
+            if not layer.mixes_views:
+                waiting.append(partial(self._run, layer))
+                continue
+            memory = None
+            for i, x in enumerate(stream):
+                for step in waiting:
+                    x = step(x)
+                stream[i] = x
+                memory = self._write(layer, x, memory)
+            states.append(layer.finish(memory))
+            waiting = [partial(self._read, layer, state=states[-1], target=False)]
+            if progress:
+                progress(len(states), writers)
+        cameras = {"fxfycxcy": fxfycxcy.detach().float().cpu(), "c2w": c2w.detach().float().cpu()}
+        return SceneState(states, **cameras, image_size=image_size, model=self.fingerprint())
+
+    def render(
+        self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
+    ) -> Tensor:
+        """Render views of a reconstructed scene.
+
+        Args:
+            state: from `reconstruct` of this model, or loaded.
+            fxfycxcy: (b, v, 4) in pixels of the image to be rendered.
+            c2w: (b, v, 4, 4), in the frame of the input poses.
+            image_size: (height, width), multiples of the patch; need not be that of the inputs.
+            chunk_views: views rendered at a time; None chooses by free memory.
+
+        Returns:
+            (b, v, 3, h, w) float32 in 0..1.
+
+        Raises:
+            ValueError: see `render_stream`.
+        """
+        return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=1)
+
+    def render_stream(
+        self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
+    ) -> Iterator[Tensor]:
+        """Render views chunk by chunk: as `render`, but yields (b, chunk, 3, h, w), so that a long video is never held whole.
+
+        Raises:
+            ValueError: shapes that do not fit each other or the patch, or a state that other weights wrote.
+        """
+        self._check(fxfycxcy, c2w, image_size)
+        if state.model != self.fingerprint():
+            raise ValueError(f"scene state: written by weights {state.model}; wanted {self.fingerprint()}, the ones loaded")
+        bounds = self._chunks(fxfycxcy.shape[:2], image_size, chunk_views, keeps_tokens=False)
+        return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
+
+    @torch.no_grad()
+    def _render_chunk(self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int]) -> Tensor:
+        y = self.tokenise(fxfycxcy, c2w, image_size)
+        states = iter(state.layers)
+        for block in self.blocks:
+            for layer in block.module_list:
+                y = self._read(layer, y, next(states), True) if layer.mixes_views else self._run(layer, y)
+        return self.decode(y, image_size)
+
+    def tokenise(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> Tensor:
+        """Return tokens (b, v, t, d), float32, of posed images, or of bare cameras where `image` is None."""
+        self._check(fxfycxcy, c2w, image_size, image)
+        origin, direction = rays(fxfycxcy.to(self.device), c2w.to(self.device), image_size)
+        moment = torch.linalg.cross(origin, direction, dim=2)
+        colour = torch.zeros_like(origin) if image is None else image.to(origin) * 2 - 1
+        pixels = torch.cat([origin, direction, moment, colour], dim=2)
+        p = self.config.patch_size
+        patches = rearrange(pixels, "b v c (h ph) (w pw) -> b v (h w) (ph pw c)", ph=p, pw=p)
+        return self.input_layernorm(self.input_linear(patches))
+
+    def decode(self, y: Tensor, image_size: tuple[int, int]) -> Tensor:
+        """Return images (b, v, 3, h, w), float32 in 0..1, of tokens (b, v, t, d)."""
+        p = self.config.patch_size
+        patches = self.image_token_decoder(y).sigmoid()
+        return rearrange(patches, "b v (h w) (ph pw c) -> b v c (h ph) (w pw)", h=image_size[0] // p, ph=p, pw=p)
+
+    def _check(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> None:
+        b, v = fxfycxcy.shape[:2]
+        if fxfycxcy.shape != (b, v, 4) or c2w.shape != (b, v, 4, 4):
+            raise ValueError(f"cameras: fxfycxcy is {tuple(fxfycxcy.shape)}, c2w {tuple(c2w.shape)}; wanted (b, v, 4), (b, v, 4, 4)")
+        if image is not None and (image.ndim != 5 or image.shape[:3] != (b, v, 3)):
+            raise ValueError(f"image is {tuple(image.shape)}; wanted ({b}, {v}, 3, h, w), as the cameras are")
+        if b * v == 0:
+            raise ValueError(f"cameras: {b} scenes of {v} views; wanted at least one view")
+        p = self.config.patch_size
+        if image_size[0] % p or image_size[1] % p or min(image_size) < p:
+            raise ValueError(f"image size {image_size[0]} {image_size[1]}: height and width must be multiples of the patch, {p}")
+
+    def _chunks(
+        self, shape: tuple[int, int], image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool
+    ) -> list[slice]:
+        """Return the slices of views that go through a layer together; `keeps_tokens`: those of all views stay in memory."""
+        b, v = shape
+        if chunk_views is not None and chunk_views < 1:
+            raise ValueError(f"chunk_views is {chunk_views}; wanted at least 1")
+        tokens = b * image_size[0] * image_size[1] // self.config.patch_size**2
+        d = self.config.dim
+        widest = max(max(x.shape) for name, x in self.named_parameters() if name.startswith("blocks."))
+        reserved = v * tokens * d * 4 if keeps_tokens else 0
+        # Six results of the widest layer's width at a time, and float32 copies of the token: at least what any layer holds.
+        sizes = even_chunks(v, chunk_views) if chunk_views else split_views(v, tokens, 24 * (widest + d), reserved, self.device)
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]

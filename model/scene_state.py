@@ -1,0 +1,78 @@
+"""What a scene becomes: the state that its input views wrote, which any number of views is rendered from."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from data.files import replace_when_finished
+
+FORMAT = "lact_nvs scene state 1"
+
+
+@dataclass
+class SceneState:
+    """The state of every layer that mixes views, and where it came from.
+
+    Attributes:
+        layers: per such layer, in the network's order, its named tensors.
+        fxfycxcy: (b, v, 4) intrinsics of the input views, in pixels.
+        c2w: (b, v, 4, 4) poses of the input views, in the frame that they were given in: new views are asked for in the same.
+        image_size: (height, width) of the input views.
+        model: fingerprint of the weights that wrote it; only they can read it.
+    """
+
+    layers: list[dict[str, Tensor]]
+    fxfycxcy: Tensor
+    c2w: Tensor
+    image_size: tuple[int, int]
+    model: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all layers' tensors."""
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
+
+    def to(self, device: str | torch.device) -> "SceneState":
+        """Return the state with its layers on `device`."""
+        layers = [{name: tensor.to(device) for name, tensor in layer.items()} for layer in self.layers]
+        return SceneState(layers, self.fxfycxcy, self.c2w, self.image_size, self.model)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the state as safetensors, whole or not at all."""
+        tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
+        tensors |= {"fxfycxcy": self.fxfycxcy, "c2w": self.c2w}
+        about = {"format": FORMAT, "model": self.model, "image_size": json.dumps(list(self.image_size))}
+        with replace_when_finished(path) as temporary:
+            save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, about)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> "SceneState":
+        """Read a state that `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is no safetensors file, or holds something else.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file; wanted a scene state written by --save_state")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a safetensors file ({error}); wanted a scene state written by --save_state") from error
+        if about.get("format") != FORMAT:
+            raise ValueError(f"{path}: format is {about.get('format')!r}; wanted {FORMAT!r}")
+        cameras = {name: tensors.pop(name).cpu() for name in ("fxfycxcy", "c2w")}
+        layers: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            _, index, part = name.split(".")
+            layers.setdefault(int(index), {})[part] = tensor
+        ordered = [layers[i] for i in range(len(layers))]
+        return cls(ordered, **cameras, image_size=tuple(json.loads(about["image_size"])), model=about["model"])

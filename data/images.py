@@ -1,0 +1,174 @@
+"""Read photos as upright RGB on white, and bring image and intrinsics to another size.
+
+Letters: h w pixels, c colours. Pixels are (h, w, c) arrays: uint8 for a file of 8 bits a colour, float32 in 0..1 for
+one of 16. Intrinsics are float64 (fx, fy, cx, cy) in pixels.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import ExifTags, Image
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+
+# EXIF orientation: (swap rows and columns, then flip rows, then flip columns) makes the image upright.
+UPRIGHT = {
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+
+
+def read_image(path: str | os.PathLike) -> np.ndarray:
+    """Read an image as float32 (h, w, 3) in 0..1: upright, composited on white.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an image, or a damaged one.
+    """
+    pixels = read_pixels(path)
+    return pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
+
+
+def read_pixels(path: str | os.PathLike) -> np.ndarray:
+    """Read an image at the depth it is stored in: upright, composited on white.
+
+    PNG, JPEG and WebP in every mode they have: grey, palette, transparent, CMYK. Colour profiles are not applied.
+
+    Returns:
+        (h, w, 3) uint8, or float32 in 0..1 for a file of 16 bits a colour.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not an image, or a damaged one.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: found no such file, wanted an image") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: found a folder, wanted an image") from None
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+            pixels = _deep_on_white(content, image) if _is_16_bit(content) else _on_white(image)
+    except Image.UnidentifiedImageError:
+        raise ValueError(f"{path}: found no image or a damaged one, wanted {', '.join(FORMATS)}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: found a damaged image ({error}), wanted a whole {', '.join(FORMATS)}") from None
+    return _upright(pixels, orientation)
+
+
+def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Scale an image until it covers (H, W), then cut out the centre.
+
+    The scale is max(W/w, H/h) with the new size rounded and Lanczos filtering. Intrinsics take the scale itself, not
+    the ratio of the rounded sizes, as in the published pipeline: the two differ by half a pixel at most, at the border.
+
+    Args:
+        image: (h, w, 3) uint8, or float32 in 0..1.
+        intrinsics: (4,) of the image.
+        size: (H, W).
+
+    Returns:
+        (H, W, 3) of the same dtype, and its intrinsics (4,) float64.
+    """
+    h, w = image.shape[:2]
+    scale = max(size[1] / w, size[0] / h)
+    scaled = round(h * scale), round(w * scale)
+    if scaled != (h, w):
+        image = _lanczos(image, scaled)
+    return crop_centre(image, np.asarray(intrinsics, dtype=np.float64) * scale, size)
+
+
+def crop_centre(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cut (H, W) out of the centre of an image that is at least as large, without resampling.
+
+    Returns:
+        a view (H, W, 3) of the image, and its intrinsics (4,) float64.
+    """
+    h, w = size
+    top, left = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
+    return image[top : top + h, left : left + w], np.asarray(intrinsics, dtype=np.float64) - (0, 0, left, top)
+
+
+def rescale_intrinsics(
+    intrinsics: np.ndarray, stated: tuple[int, int], real: tuple[int, int], where: str | os.PathLike
+) -> np.ndarray:
+    """Bring intrinsics stated for one size to the size that the stored image really has.
+
+    Args:
+        intrinsics: (4,) for the stated size.
+        stated, real: (h, w).
+        where: the file, for the error.
+
+    Returns:
+        (4,) float64 for the real size.
+
+    Raises:
+        ValueError: the shapes differ by more than one pixel of rounding, so that one is no scaled copy of the other.
+    """
+    small, large = sorted((stated, real))
+    long = 0 if small[0] > small[1] else 1
+    short = 1 - long
+    if abs(large[short] * small[long] / large[long] - small[short]) > 1:
+        raise ValueError(
+            f"{where}: found an upright image of {real[1]}×{real[0]} (w×h), wanted the {stated[1]}×{stated[0]} of its "
+            "camera or the same shape at another scale"
+        )
+    scale_x, scale_y = real[1] / stated[1], real[0] / stated[0]
+    return np.asarray(intrinsics, dtype=np.float64) * (scale_x, scale_y, scale_x, scale_y)
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    if not image.has_transparency_data:
+        return np.asarray(image.convert("RGB"))
+    image = image.convert("RGBA")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image.getchannel("A"))
+    return np.asarray(white)
+
+
+def _is_16_bit(content: bytes) -> bool:
+    # Byte 24 of a PNG is the bit depth. Pillow keeps 8 bits of a deeper colour image and does not say so.
+    return content.startswith(b"\x89PNG\r\n\x1a\n") and content[24] == 16
+
+
+def _deep_on_white(content: bytes, image: Image.Image) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("OpenCV cannot decode it")
+    if pixels.ndim == 2:
+        alpha = None
+        if "transparency" in image.info:
+            alpha = (pixels != image.info["transparency"]).astype(np.float32)[..., None]
+        colours = np.repeat(pixels[..., None], 3, axis=2)
+    else:
+        alpha = pixels[..., 3:].astype(np.float32) / 65535 if pixels.shape[2] == 4 else None
+        colours = pixels[..., 2::-1]
+    colours = colours.astype(np.float32) / 65535
+    return colours if alpha is None else colours * alpha + (1 - alpha)
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    if orientation not in UPRIGHT:
+        return pixels
+    swap, flip_rows, flip_columns = UPRIGHT[orientation]
+    if swap:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
+
+
+def _lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    h, w = size
+    if image.dtype == np.uint8:
+        return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS))
+    colours = [Image.fromarray(np.ascontiguousarray(image[..., c])).resize((w, h), Image.Resampling.LANCZOS) for c in range(3)]
+    return np.stack(colours, axis=2).clip(0, 1)

@@ -1,0 +1,279 @@
+"""The one format of posed photos on disk: read, write, validate.
+
+A scene is a folder that holds its images and one JSON: a list of views
+`{"w", "h", "fx", "fy", "cx", "cy", "w2c", "file_path"}` or, as Long-LRM writes it, `{"scene_name", "frames": [views]}`.
+A data path file is a JSON list of paths to such files. Cameras are OpenCV ones (x right, y down, z forward), intrinsics
+are in pixels, `file_path` is relative to the JSON.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.files import write_json
+
+ORTHONORMAL_TOLERANCE = 1e-3
+LAST_ROW_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One posed photo.
+
+    Args:
+        file_path: absolute path of the image.
+        w, h: size that the intrinsics refer to, in pixels of the upright image.
+        fx, fy, cx, cy: intrinsics in pixels; the centre of the first pixel is at (0.5, 0.5).
+        w2c: (4, 4) float64, camera from world, OpenCV axes.
+    """
+
+    file_path: Path
+    w: int
+    h: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    w2c: np.ndarray
+
+    @property
+    def c2w(self) -> np.ndarray:
+        """(4, 4) float64, world from camera."""
+        return np.linalg.inv(self.w2c)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """The views of one scene, in the order of its JSON; `name` can name a folder."""
+
+    name: str
+    json_path: Path
+    views: tuple[View, ...]
+
+
+def read_json(path: str | os.PathLike) -> object:
+    """Read a JSON file of any content.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is a folder, or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: found no such file, wanted a JSON file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path}: found a folder, wanted a JSON file") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: found no valid JSON ({error}), wanted a JSON file") from None
+
+
+def read_scene(json_path: str | os.PathLike) -> Scene:
+    """Read and check one scene, in either spelling; images are not opened.
+
+    Args:
+        json_path: the scene's `opencv_cameras.json`.
+
+    Returns:
+        the scene. Its name is `scene_name` where the file gives one, else the name of the folder that holds the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file breaks the format; the message names file, view and key.
+    """
+    content = read_json(json_path)
+    json_path = Path(os.path.abspath(json_path))
+    name, entries = json_path.parent.name, content
+    if isinstance(content, dict):
+        entries = _required(f"{json_path}", content, "frames")
+        name = content.get("scene_name", name)
+    if not isinstance(entries, list):
+        raise ValueError(f"{json_path}: found {_show(entries)}, wanted a list of views")
+    if not entries:
+        raise ValueError(f"{json_path}: found no views, wanted at least one")
+    _check_name(json_path, name)
+    return Scene(name, json_path, tuple(_view(json_path, i, entry) for i, entry in enumerate(entries)))
+
+
+def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str | None = None, long_lrm: bool = False) -> None:
+    """Write a scene's JSON, whole or not at all; nothing is written that `read_scene` would refuse.
+
+    Args:
+        json_path: the file to write, in a folder that holds all the images.
+        views: at least one.
+        name: the scene's name; None takes the name of the folder.
+        long_lrm: write `{"scene_name", "frames"}`, the only spelling that can hold another name than the folder's.
+
+    Raises:
+        ValueError: a view breaks the format, or the name has no place in the spelling.
+    """
+    absolute = Path(os.path.abspath(json_path))
+    folder = absolute.parent
+    entries = [_entry(view, folder) for view in views]
+    if not entries:
+        raise ValueError(f"{absolute}: found no views to write, wanted at least one")
+    for i, entry in enumerate(entries):
+        _view(absolute, i, entry)
+    name = folder.name if name is None else name
+    _check_name(absolute, name)
+    if name != folder.name and not long_lrm:
+        raise ValueError(
+            f"{absolute}: found the scene name {name!r}, wanted the folder's name or the spelling that holds another (long_lrm)"
+        )
+    write_json(absolute, {"scene_name": name, "frames": entries} if long_lrm else entries)
+
+
+def read_data_path(json_path: str | os.PathLike) -> list[Path]:
+    """List the scene files that a data path file names.
+
+    Args:
+        json_path: a JSON list of paths relative to the file, or one scene's own JSON, which stands for itself.
+
+    Returns:
+        absolute paths of existing files, in the order of the list.
+
+    Raises:
+        FileNotFoundError: the file, or one that it names, does not exist.
+        ValueError: it is not a list of paths, or is empty.
+    """
+    content = read_json(json_path)
+    json_path = Path(os.path.abspath(json_path))
+    if isinstance(content, dict) and "frames" in content:
+        return [json_path]
+    if not isinstance(content, list):
+        raise ValueError(f"{json_path}: found {_show(content)}, wanted a list of paths to scenes")
+    if not content:
+        raise ValueError(f"{json_path}: found no scenes, wanted at least one")
+    if isinstance(content[0], dict):
+        return [json_path]
+    folder = json_path.parent.resolve()
+    return [_scene_path(json_path, folder, i, entry) for i, entry in enumerate(content)]
+
+
+def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str | os.PathLike]) -> None:
+    """Write the list of scene files, relative to the list itself, whole or not at all.
+
+    Raises:
+        FileNotFoundError: a scene file does not exist.
+        ValueError: there is none.
+    """
+    json_path = Path(os.path.abspath(json_path))
+    folder = json_path.parent.resolve()
+    entries = []
+    for path in scene_json_paths:
+        path = Path(os.path.abspath(path))
+        # `..` follows links on disk, so the way between the two folders is laid out in real paths. The scene's own
+        # folder keeps the name it is listed by: it names the scene.
+        path = path.parent.parent.resolve() / path.parent.name / path.name
+        entries.append(Path(os.path.relpath(path, folder)).as_posix())
+    if not entries:
+        raise ValueError(f"{json_path}: found no scenes to write, wanted at least one")
+    for i, entry in enumerate(entries):
+        _scene_path(json_path, folder, i, entry)
+    write_json(json_path, entries)
+
+
+def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
+    if not isinstance(entry, str) or not entry or "\0" in entry:
+        raise ValueError(f"{json_path}, entry {i}: found {_show(entry)}, wanted the path of a scene's JSON")
+    path = Path(os.path.normpath(folder / entry))
+    if path.is_dir():
+        raise ValueError(f"{json_path}, entry {i}: found the folder {path}, wanted the JSON in it")
+    if not path.exists():
+        raise FileNotFoundError(f"{json_path}, entry {i}: found no file {path}, wanted a path relative to the list")
+    return path
+
+
+def _entry(view: View, folder: Path) -> dict:
+    numbers = {key: getattr(view, key) for key in ("w", "h", "fx", "fy", "cx", "cy")}
+    numbers = {key: value.item() if isinstance(value, np.generic) else value for key, value in numbers.items()}
+    file_path = Path(os.path.relpath(view.file_path, folder)).as_posix()
+    return {**numbers, "w2c": np.asarray(view.w2c, dtype=np.float64).tolist(), "file_path": file_path}
+
+
+def _view(json_path: Path, i: int, entry: object) -> View:
+    where = f"{json_path}, view {i}"
+    if not isinstance(entry, dict):
+        raise ValueError(f"{where}: found {_show(entry)}, wanted an object with w, h, fx, fy, cx, cy, w2c, file_path")
+    w, h = (_size(where, entry, key) for key in ("w", "h"))
+    fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
+    cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
+    w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
+    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
+    return View(file_path, w, h, fx, fy, cx, cy, w2c)
+
+
+def _required(where: str, entry: dict, key: str) -> object:
+    if key not in entry:
+        raise ValueError(f"{where}: found no key {key!r} among {_show(sorted(entry))}, wanted it")
+    return entry[key]
+
+
+def _number(where: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{where}: found {_show(value)}, wanted a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: found {_show(value)}, wanted a finite number")
+    return number
+
+
+def _size(where: str, entry: dict, key: str) -> int:
+    number = _number(f"{where}, {key}", _required(where, entry, key))
+    if number < 1 or number != int(number):
+        raise ValueError(f"{where}, {key}: found {_show(entry[key])}, wanted a whole number of pixels, 1 or more")
+    return int(number)
+
+
+def _focal(where: str, entry: dict, key: str) -> float:
+    number = _number(f"{where}, {key}", _required(where, entry, key))
+    if number <= 0:
+        raise ValueError(f"{where}, {key}: found {_show(entry[key])}, wanted a focal length above 0")
+    return number
+
+
+def _rigid(where: str, value: object) -> np.ndarray:
+    if not (isinstance(value, list) and [_length(row) for row in value] == [4] * 4):
+        raise ValueError(f"{where}: found {_show(value)}, wanted 4 rows of 4 numbers")
+    w2c = np.array([[_number(where, number) for number in row] for row in value], dtype=np.float64)
+    if np.abs(w2c[3] - (0, 0, 0, 1)).max() > LAST_ROW_TOLERANCE:
+        raise ValueError(f"{where}: found the last row {_show(value[3])}, wanted 0 0 0 1")
+    rotation = w2c[:3, :3]
+    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    if not error <= ORTHONORMAL_TOLERANCE:
+        raise ValueError(f"{where}: found a 3×3 part {error:.2g} away from orthonormal, wanted a rotation (no scale, no shear)")
+    if np.linalg.det(rotation) < 0:
+        raise ValueError(f"{where}: found a mirrored pose (determinant -1), wanted x right, y down, z forward")
+    w2c.flags.writeable = False
+    return w2c
+
+
+def _inside(where: str, folder: Path, value: object) -> Path:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise ValueError(f"{where}: found {_show(value)}, wanted a path relative to the JSON")
+    real, real_folder = Path(os.path.realpath(folder / value)), Path(os.path.realpath(folder))
+    if Path(value).is_absolute() or ".." in Path(value).parts or real_folder not in real.parents:
+        raise ValueError(f"{where}: found {_show(value)}, wanted a file in the folder of the JSON")
+    return folder / value
+
+
+def _check_name(json_path: Path, name: object) -> None:
+    if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+        raise ValueError(f"{json_path}, scene_name: found {_show(name)}, wanted a name that a folder can have")
+
+
+def _length(row: object) -> int | None:
+    return len(row) if isinstance(row, list) else None
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,220 @@
+"""Choose which views of a scene are inputs and which are targets.
+
+Letters: n views of the scene, k views to choose, s starts. Cameras are world-from-camera, OpenCV axes. Every choice
+comes back in ascending order: the order of the inputs does not change what the network computes.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+
+from data.scene_format import read_json
+
+MAX_STARTS = 64
+KMEANS_ATTEMPTS = 10
+INDEX_KEYS = {"inputs": ("inputs", "context"), "targets": ("targets", "target")}
+
+Picker = Callable[[np.ndarray, list[int], int, np.random.Generator], list[int]]
+
+
+def select_views(
+    c2w: np.ndarray,
+    num_all_views: int | None = None,
+    num_input_views: int | None = None,
+    num_target_views: int | None = None,
+    method: str | None = None,
+    target_every: int | None = None,
+    view_index: dict[str, list[int]] | None = None,
+    seed: int = 0,
+) -> tuple[list[int], list[int]]:
+    """Split the views of a scene into inputs and targets that do not overlap.
+
+    Methods:
+        uniform: evenly along the list. For videos, where the list is the path of the camera.
+        spread: far apart in camera position and viewing direction, wherever they are in the list. For objects, whose
+            renders are listed ring after ring: even steps along that list fall on the same few azimuths.
+        random: without replacement.
+        kmeans: inputs are the views nearest to the k-means centres of [position, forward], positions in the unit of the
+            file. The rest is chosen as in uniform. With `target_every` 8 this is the protocol of DL3DV-140.
+
+    Args:
+        c2w: (n, 4, 4) of all views of the scene.
+        num_all_views: first thin the scene to this many views; None keeps all.
+        num_input_views: how many inputs to choose.
+        num_target_views: how many targets to choose among the views that are left; None takes all of these.
+        method: "uniform", "spread", "random" or "kmeans".
+        target_every: targets are the views 0, k, 2k, … instead, and inputs are chosen from all others.
+        view_index: {"inputs": […], "targets": […]} as `read_view_index` returns it; stands alone.
+        seed: for random and kmeans; the choice is a pure function of it and the cameras.
+
+    Returns:
+        inputs, targets: positions in the list of views, ascending (those of `view_index` as given).
+
+    Raises:
+        ValueError: the scene has fewer views than asked for, or two arguments contradict each other.
+    """
+    n = len(c2w)
+    counts = {"num_all_views": num_all_views, "num_input_views": num_input_views, "num_target_views": num_target_views}
+    if view_index is not None:
+        _refuse("view_index", {**counts, "method": method, "target_every": target_every})
+        return _check_index(view_index, n)
+    if method not in PICKERS:
+        raise ValueError(f"method: found {method!r}, wanted one of {', '.join(PICKERS)}")
+    if num_input_views is None:
+        raise ValueError("num_input_views: found none, wanted how many inputs to choose")
+    for name, count in {**counts, "target_every": target_every}.items():
+        least = 0 if name == "num_target_views" else 1
+        if count is not None and count < least:
+            raise ValueError(f"{name}: found {count}, wanted {least} or more")
+    pick_inputs, pick_others = PICKERS[method]
+    rng = np.random.default_rng(seed)
+
+    if target_every is not None:
+        _refuse("target_every", {"num_all_views": num_all_views, "num_target_views": num_target_views})
+        targets = list(range(0, n, target_every))
+        candidates = sorted(set(range(n)) - set(targets))
+        _require(len(candidates), num_input_views, f"inputs (target_every {target_every} takes {len(targets)} of {n})")
+        return pick_inputs(c2w, candidates, num_input_views, rng), targets
+
+    candidates = list(range(n))
+    if num_all_views is not None:
+        _require(n, num_all_views, "for num_all_views")
+        candidates = pick_others(c2w, candidates, num_all_views, rng)
+    wanted = num_input_views + (num_target_views or 0)
+    _require(len(candidates), wanted, f"({num_input_views} inputs, {num_target_views or 0} targets)")
+    inputs = pick_inputs(c2w, candidates, num_input_views, rng)
+    targets = sorted(set(candidates) - set(inputs))
+    if num_target_views is not None:
+        targets = pick_others(c2w, targets, num_target_views, rng)
+    return inputs, targets
+
+
+def read_view_index(path: str | os.PathLike, scene_name: str) -> dict[str, list[int]]:
+    """Read which views of a scene are inputs and targets from a JSON file.
+
+    Args:
+        path: {"inputs": […], "targets": […]} for every scene, or {SCENE: {"inputs": […], "targets": […]}, …}. The keys
+            "context" and "target" of other projects' files mean the same.
+        scene_name: the scene's name.
+
+    Returns:
+        {"inputs": […], "targets": […]}; `select_views` checks it against the scene.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not of that form, or lacks the scene.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: found a {type(content).__name__}, wanted an object with inputs and targets")
+    where, entry = f"{path}", content
+    if not any(isinstance(content.get(key), list) for keys in INDEX_KEYS.values() for key in keys):
+        where, entry = f"{path}, scene {scene_name!r}", content.get(scene_name)
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: found no entry among {len(content)}, wanted its inputs and targets")
+    return {name: _index_list(where, entry, name) for name in INDEX_KEYS}
+
+
+def _index_list(where: str, entry: dict, name: str) -> list[int]:
+    values = next((entry[key] for key in INDEX_KEYS[name] if key in entry), None)
+    if not isinstance(values, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in values):
+        raise ValueError(f"{where}, {name}: found {values!r:.60}, wanted a list of view numbers")
+    return values
+
+
+def _check_index(view_index: dict[str, list[int]], n: int) -> tuple[list[int], list[int]]:
+    inputs, targets = (_index_list("view_index", view_index, name) for name in INDEX_KEYS)
+    if not inputs:
+        raise ValueError("view_index, inputs: found none, wanted at least one")
+    for name, values in (("inputs", inputs), ("targets", targets)):
+        outside = [i for i in values if not 0 <= i < n]
+        if outside:
+            raise ValueError(f"view_index, {name}: found view {outside[0]}, wanted 0 to {n - 1}")
+        if len(set(values)) < len(values):
+            raise ValueError(f"view_index, {name}: found view {_first_repeated(values)} twice, wanted each view once")
+    both = sorted(set(inputs) & set(targets))
+    if both:
+        raise ValueError(f"view_index: found view {both[0]} in inputs and targets, wanted it in one of them")
+    return inputs, targets
+
+
+def _first_repeated(values: Sequence[int]) -> int:
+    return next(value for i, value in enumerate(values) if value in values[:i])
+
+
+def _refuse(name: str, others: dict[str, object]) -> None:
+    given = [other for other, value in others.items() if value is not None]
+    if given:
+        raise ValueError(f"{name}: found together with {', '.join(given)}, wanted without: it decides those")
+
+
+def _require(available: int, wanted: int, what: str) -> None:
+    if wanted > available:
+        raise ValueError(f"view selection: found {available} views, wanted {wanted} {what}: ask for fewer")
+
+
+def _pick_uniform(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
+    # The middles of k equal stretches of the list; distinct, since a stretch is one view or longer.
+    return [candidates[(2 * j + 1) * len(candidates) // (2 * k)] for j in range(k)]
+
+
+def _pick_random(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
+    return sorted(rng.choice(candidates, size=k, replace=False).tolist())
+
+
+def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
+    """Farthest point sampling from many starts; keep the one whose choice lies nearest to all candidates on average.
+
+    Positions are centred and divided by their root mean square distance from the mean, so that they weigh as much as
+    the directions whatever the unit. *Cost*: O(s n k), s at most MAX_STARTS.
+    """
+    if k == 0:
+        return []
+    poses = c2w[candidates]
+    position = poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0)
+    radius = np.sqrt((position**2).sum(axis=1).mean())
+    points = np.concatenate([position / max(radius, 1e-12), poses[:, :3, 2]], axis=1)
+    n = len(candidates)
+    starts = _pick_uniform(c2w, list(range(n)), min(n, MAX_STARTS), rng)
+    chosen = [np.array(starts)]
+    nearest = _distances(points, chosen[0])
+    for _ in range(k - 1):
+        chosen.append(nearest.argmax(axis=1))
+        nearest = np.minimum(nearest, _distances(points, chosen[-1]))
+    best = nearest.mean(axis=1).argmin()
+    return sorted(candidates[picks[best]] for picks in chosen)
+
+
+def _distances(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    # Rounded (s, n) distances: the ties of a regular rig must not hang on the last bit. A chosen view is at −1, so that
+    # argmax never takes it again, not even among views of one pose.
+    distance = np.linalg.norm(points[None] - points[chosen][:, None], axis=2).round(6)
+    distance[np.arange(len(chosen)), chosen] = -1
+    return distance
+
+
+def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
+    poses = c2w[candidates]
+    # Centred, since cv2 computes in float32 and an origin far away would cost it digits.
+    position = poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0)
+    points = np.concatenate([position, poses[:, :3, 2]], axis=1).astype(np.float32)
+    cv2.setRNGSeed(int(rng.integers(2**31)))
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
+    _, _, centres = cv2.kmeans(points, k, None, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
+    distance = np.linalg.norm(centres[:, None] - points[None], axis=2)
+    picks = []
+    for row in distance:
+        # Two centres can have the same nearest view; the second then takes its next one.
+        row[picks] = np.inf
+        picks.append(int(row.argmin()))
+    return sorted(candidates[i] for i in picks)
+
+
+PICKERS: dict[str, tuple[Picker, Picker]] = {
+    "uniform": (_pick_uniform, _pick_uniform),
+    "spread": (_pick_spread, _pick_spread),
+    "random": (_pick_random, _pick_random),
+    "kmeans": (_pick_kmeans, _pick_uniform),
+}

@@ -1,0 +1,348 @@
+import json
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scenes import random_c2w, write_random_data_path, write_random_scene
+
+from data.scene_format import View, read_data_path, read_scene, write_data_path, write_scene
+
+
+@pytest.fixture
+def scene_json(tmp_path):
+    return write_random_scene(tmp_path / "chair", n=3)
+
+
+def change(json_path, view, key, value):
+    content = json.loads(json_path.read_text())
+    content[view][key] = value
+    json_path.write_text(json.dumps(content))
+
+
+def refuses(json_path, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_scene(json_path)
+    assert "\n" not in str(caught.value)
+    assert str(json_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("long_lrm", [False, True])
+def test_scene_survives_a_round_trip(tmp_path, long_lrm):
+    c2w = random_c2w(3, seed=4)
+    views = [View(tmp_path / "s" / f"a/{i}.png", 28 + i, 20, 31.25, 1 / 3, -0.5, 9.0 + i, np.linalg.inv(c2w[i])) for i in range(3)]
+    write_scene(tmp_path / "s" / "cams.json", views, long_lrm=long_lrm)
+    scene = read_scene(tmp_path / "s" / "cams.json")
+    assert (scene.name, scene.json_path) == ("s", tmp_path / "s" / "cams.json")
+    for i, (wrote, read) in enumerate(zip(views, scene.views, strict=True)):
+        for key in ("file_path", "w", "h", "fx", "fy", "cx", "cy"):
+            assert getattr(read, key) == getattr(wrote, key)
+        assert np.array_equal(read.w2c, wrote.w2c)
+        assert read.w2c.dtype == np.float64
+        # inverse of an inverse in float64, coordinates up to 3.5
+        np.testing.assert_allclose(read.c2w, c2w[i], atol=1e-13)
+
+
+def test_written_spellings(tmp_path):
+    view = View(tmp_path / "i.png", 7, 5, np.float32(6.5), 6.0, 3.5, 2.5, np.eye(4))
+    keys = {"w": 7, "h": 5, "fx": 6.5, "fy": 6.0, "cx": 3.5, "cy": 2.5, "w2c": np.eye(4).tolist(), "file_path": "i.png"}
+    write_scene(tmp_path / "list.json", [view])
+    assert json.loads((tmp_path / "list.json").read_text()) == [keys]
+    write_scene(tmp_path / "frames.json", [view], name="1f4e", long_lrm=True)
+    assert json.loads((tmp_path / "frames.json").read_text()) == {"scene_name": "1f4e", "frames": [keys]}
+    assert read_scene(tmp_path / "frames.json").name == "1f4e"
+
+
+def test_frames_without_a_name_take_that_of_the_folder(tmp_path):
+    path = write_random_scene(tmp_path / "chair", n=1, long_lrm=True, name="other")
+    content = json.loads(path.read_text())
+    del content["scene_name"]
+    path.write_text(json.dumps(content))
+    assert read_scene(path).name == "chair"
+
+
+def test_relative_json_path_is_made_absolute(scene_json, monkeypatch):
+    monkeypatch.chdir(scene_json.parent)
+    scene = read_scene("opencv_cameras.json")
+    assert scene.name == "chair"
+    assert scene.views[2].file_path == scene_json.parent / "images" / "00002.png"
+
+
+def test_reading_opens_no_image(scene_json):
+    (scene_json.parent / "images" / "00001.png").unlink()
+    assert len(read_scene(scene_json).views) == 3
+
+
+def test_w2c_rounded_to_float32_is_rigid(scene_json):
+    w2c = read_scene(scene_json).views[1].w2c.astype(np.float32)
+    change(scene_json, 1, "w2c", w2c.tolist())
+    assert np.array_equal(read_scene(scene_json).views[1].w2c, w2c.astype(np.float64))
+
+
+def test_poses_cannot_be_changed_by_accident(scene_json):
+    with pytest.raises(ValueError, match="read-only"):
+        read_scene(scene_json).views[0].w2c[0, 0] = 2
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"/no\.json: found no such file, wanted a JSON file"):
+        read_scene(tmp_path / "no.json")
+
+
+def test_folder_for_a_file(tmp_path):
+    refuses(tmp_path, f"{tmp_path}: found a folder, wanted a JSON file")
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\xff", b"[" * 100_000])
+def test_no_json(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    refuses(tmp_path / "x.json", "x.json: found no valid JSON (")
+
+
+def test_byte_order_mark_is_read(scene_json):
+    scene_json.write_bytes(b"\xef\xbb\xbf" + scene_json.read_bytes())
+    assert len(read_scene(scene_json).views) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("12", "found 12, wanted a list of views"),
+        ('{"frames": {}}', "found {}, wanted a list of views"),
+        ('{"scene_name": "a"}', "found no key 'frames' among ['scene_name'], wanted it"),
+        ("[]", "found no views, wanted at least one"),
+        ('{"frames": []}', "found no views, wanted at least one"),
+        ('["a.json"]', "view 0: found 'a.json', wanted an object with w, h, fx, fy, cx, cy, w2c, file_path"),
+    ],
+)
+def test_wrong_content(tmp_path, content, message):
+    (tmp_path / "x.json").write_text(content)
+    refuses(tmp_path / "x.json", message)
+
+
+@pytest.mark.parametrize("key", ["w", "h", "fx", "fy", "cx", "cy", "w2c", "file_path"])
+def test_missing_key(scene_json, key):
+    content = json.loads(scene_json.read_text())
+    del content[1][key]
+    scene_json.write_text(json.dumps(content))
+    refuses(scene_json, f"view 1: found no key '{key}' among [")
+
+
+@pytest.mark.parametrize("key", ["w", "h", "fx", "fy", "cx", "cy"])
+@pytest.mark.parametrize("value", [True, "12", None, [3]])
+def test_value_that_is_no_number(scene_json, key, value):
+    change(scene_json, 2, key, value)
+    refuses(scene_json, f"view 2, {key}: found {value!r}, wanted a number")
+
+
+@pytest.mark.parametrize("key", ["w", "h", "fx", "fy", "cx", "cy"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
+def test_value_that_is_not_finite(scene_json, key, value):
+    change(scene_json, 0, key, value)
+    refuses(scene_json, f"view 0, {key}: found {repr(value)[:60]}")
+    refuses(scene_json, "wanted a finite number")
+
+
+@pytest.mark.parametrize("key", ["w", "h"])
+@pytest.mark.parametrize("value", [0, -4, 12.5])
+def test_size_that_is_none(scene_json, key, value):
+    change(scene_json, 0, key, value)
+    refuses(scene_json, f"view 0, {key}: found {value}, wanted a whole number of pixels, 1 or more")
+
+
+def test_whole_number_written_as_float(scene_json):
+    change(scene_json, 0, "w", 28.0)
+    assert repr(read_scene(scene_json).views[0].w) == "28"
+
+
+@pytest.mark.parametrize("key", ["fx", "fy"])
+@pytest.mark.parametrize("value", [0, -31.5])
+def test_focal_length_that_is_none(scene_json, key, value):
+    change(scene_json, 0, key, value)
+    refuses(scene_json, f"view 0, {key}: found {value}, wanted a focal length above 0")
+
+
+@pytest.mark.parametrize("value", [3, [], [[1, 0, 0, 0]] * 3, [[1, 0, 0]] * 4, np.arange(16).tolist(), [[[1]] * 3] * 4, "eye"])
+def test_w2c_of_another_shape(scene_json, value):
+    change(scene_json, 1, "w2c", value)
+    refuses(scene_json, f"view 1, w2c: found {repr(value)[:60]}")
+    refuses(scene_json, "wanted 4 rows of 4 numbers")
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(True, "a number"), ("0", "a number"), (float("nan"), "a finite number")])
+def test_w2c_with_something_else_than_a_number(scene_json, value, wanted):
+    w2c = np.eye(4).tolist()
+    w2c[1][3] = value
+    change(scene_json, 1, "w2c", w2c)
+    refuses(scene_json, f"view 1, w2c: found {value!r}, wanted {wanted}")
+
+
+def test_w2c_that_is_scaled(scene_json):
+    w2c = read_scene(scene_json).views[1].w2c.copy()
+    w2c[:3, :3] *= 2
+    change(scene_json, 1, "w2c", w2c.tolist())
+    # 2R (2R)ᵀ − 1 = 3
+    refuses(scene_json, "view 1, w2c: found a 3×3 part 3 away from orthonormal, wanted a rotation (no scale, no shear)")
+
+
+@pytest.mark.parametrize(("shear", "accepted"), [(0.9e-3, True), (1.2e-3, False)])
+def test_w2c_may_be_sheared_by_rounding_only(scene_json, shear, accepted):
+    w2c = np.eye(4)
+    # (1 s 0)·(0 1 0) = s, and 1 + s² − 1 is far below
+    w2c[0, 1] = shear
+    change(scene_json, 1, "w2c", w2c.tolist())
+    if accepted:
+        assert read_scene(scene_json).views[1].w2c[0, 1] == shear
+    else:
+        refuses(scene_json, "view 1, w2c: found a 3×3 part 0.0012 away from orthonormal")
+
+
+def test_w2c_that_is_mirrored(scene_json):
+    w2c = read_scene(scene_json).views[0].w2c.copy()
+    w2c[0] *= -1
+    change(scene_json, 0, "w2c", w2c.tolist())
+    refuses(scene_json, "view 0, w2c: found a mirrored pose (determinant -1), wanted x right, y down, z forward")
+
+
+def test_w2c_that_is_transposed(scene_json):
+    w2c = read_scene(scene_json).views[0].w2c.T
+    change(scene_json, 0, "w2c", w2c.tolist())
+    refuses(scene_json, "view 0, w2c: found the last row [")
+    refuses(scene_json, "wanted 0 0 0 1")
+
+
+@pytest.mark.parametrize("value", ["../a.png", "images/../../a.png", "/etc/a.png", ".", "images/../a.png"])
+def test_image_outside_the_folder(scene_json, value):
+    change(scene_json, 1, "file_path", value)
+    refuses(scene_json, f"view 1, file_path: found '{value}', wanted a file in the folder of the JSON")
+
+
+def test_absolute_image_path_is_refused_even_within_the_folder(scene_json):
+    change(scene_json, 1, "file_path", str(scene_json.parent / "images" / "00001.png"))
+    refuses(scene_json, "view 1, file_path: found '/")
+    refuses(scene_json, "wanted a file in the folder of the JSON")
+
+
+def test_image_behind_a_link_out_of_the_folder(scene_json, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (scene_json.parent / "out").symlink_to(tmp_path / "elsewhere")
+    (scene_json.parent / "within").symlink_to("images")
+    change(scene_json, 1, "file_path", "within/00001.png")
+    assert read_scene(scene_json).views[1].file_path == scene_json.parent / "within/00001.png"
+    change(scene_json, 1, "file_path", "out/a.png")
+    refuses(scene_json, "view 1, file_path: found 'out/a.png', wanted a file in the folder of the JSON")
+
+
+def test_scene_in_a_linked_folder(scene_json, tmp_path):
+    (tmp_path / "link").symlink_to(scene_json.parent)
+    assert read_scene(tmp_path / "link" / "opencv_cameras.json").name == "link"
+
+
+@pytest.mark.parametrize("value", [3, None, "", "a\0.png", ["a.png"]])
+def test_file_path_that_is_no_path(scene_json, value):
+    change(scene_json, 0, "file_path", value)
+    refuses(scene_json, f"view 0, file_path: found {value!r}, wanted a path relative to the JSON")
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", 5, "a\nb"])
+def test_name_that_no_folder_can_have(tmp_path, name):
+    path = write_random_scene(tmp_path / "chair", n=1, long_lrm=True)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "scene_name": name}))
+    refuses(path, f"scene_name: found {name!r}, wanted a name that a folder can have")
+    views = read_scene(write_random_scene(tmp_path / "table", n=1)).views
+    with pytest.raises(ValueError, match="wanted a name that a folder can have"):
+        write_scene(tmp_path / "table" / "x.json", views, name=name, long_lrm=True)
+
+
+def test_writer_refuses_what_the_reader_would(scene_json):
+    view = read_scene(scene_json).views[0]
+    target = scene_json.parent / "new.json"
+    for changed, message in [
+        ({"fx": float("nan")}, "view 1, fx: found nan, wanted a finite number"),
+        ({"w": 12.5}, "view 1, w: found 12.5, wanted a whole number"),
+        ({"w2c": view.w2c * 2}, "view 1, w2c: found the last row"),
+        ({"w2c": np.eye(3)}, "view 1, w2c: found .*, wanted 4 rows of 4 numbers"),
+        ({"file_path": scene_json.parent.parent / "b.png"}, r"view 1, file_path: found '\.\./b.png', wanted a file in"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            write_scene(target, [view, replace(view, **changed)])
+    with pytest.raises(ValueError, match=r"new.json: found no views to write, wanted at least one"):
+        write_scene(target, [])
+    with pytest.raises(ValueError, match=r"found the scene name 'b', wanted the folder's name or the spelling"):
+        write_scene(target, [view], name="b")
+    assert not target.exists()
+
+
+def test_data_path_survives_a_round_trip(tmp_path):
+    path = write_random_data_path(tmp_path / "sets", scenes=2)
+    assert json.loads(path.read_text()) == ["scene_0/opencv_cameras.json", "scene_1/opencv_cameras.json"]
+    assert read_data_path(path) == [tmp_path / "sets" / f"scene_{i}" / "opencv_cameras.json" for i in (0, 1)]
+
+
+def test_data_path_may_list_scenes_anywhere(tmp_path, scene_json):
+    write_data_path(tmp_path / "lists" / "deep" / "l.json", [scene_json])
+    assert json.loads((tmp_path / "lists/deep/l.json").read_text()) == ["../../chair/opencv_cameras.json"]
+    assert read_data_path(tmp_path / "lists/deep/l.json") == [scene_json]
+    (tmp_path / "absolute.json").write_text(json.dumps([str(scene_json)]))
+    assert read_data_path(tmp_path / "absolute.json") == [scene_json]
+
+
+def test_data_path_across_links(tmp_path, scene_json):
+    (tmp_path / "disk" / "store").mkdir(parents=True)
+    (tmp_path / "lists").symlink_to(tmp_path / "disk" / "store")
+    (tmp_path / "sofa").symlink_to(scene_json.parent)
+    write_data_path(tmp_path / "lists" / "l.json", [tmp_path / "sofa" / "opencv_cameras.json"])
+    assert json.loads((tmp_path / "lists" / "l.json").read_text()) == ["../../sofa/opencv_cameras.json"]
+    (found,) = read_data_path(tmp_path / "lists" / "l.json")
+    assert read_scene(found).name == "sofa"
+    # a list beside its scenes stays movable with them, whichever way the folder was reached
+    (tmp_path / "way").symlink_to(tmp_path)
+    write_data_path(tmp_path / "way" / "l.json", [tmp_path / "way" / "sofa" / "opencv_cameras.json"])
+    assert json.loads((tmp_path / "l.json").read_text()) == ["sofa/opencv_cameras.json"]
+
+
+@pytest.mark.parametrize("long_lrm", [False, True])
+def test_a_scene_stands_for_a_list_of_itself(tmp_path, monkeypatch, long_lrm):
+    path = write_random_scene(tmp_path / "chair", n=1, long_lrm=long_lrm)
+    monkeypatch.chdir(tmp_path)
+    assert read_data_path("chair/opencv_cameras.json") == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "l.json: found {}, wanted a list of paths to scenes"),
+        ('"a.json"', "l.json: found 'a.json', wanted a list of paths to scenes"),
+        ("[]", "l.json: found no scenes, wanted at least one"),
+        ('["chair/opencv_cameras.json", 3]', "l.json, entry 1: found 3, wanted the path of a scene's JSON"),
+        ('["chair/opencv_cameras.json", {}]', "l.json, entry 1: found {}, wanted the path of a scene's JSON"),
+        ('[""]', "l.json, entry 0: found '', wanted the path of a scene's JSON"),
+        ('["a\\u0000"]', "l.json, entry 0: found 'a\\x00', wanted the path of a scene's JSON"),
+        ("{", "l.json: found no valid JSON ("),
+    ],
+)
+def test_data_path_of_wrong_content(tmp_path, scene_json, content, message):
+    (tmp_path / "l.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        read_data_path(tmp_path / "l.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_data_path_to_nothing(tmp_path, scene_json):
+    (tmp_path / "l.json").write_text('["chair/opencv_cameras.json", "sofa/opencv_cameras.json"]')
+    message = f"l.json, entry 1: found no file {tmp_path}/sofa/opencv_cameras.json, wanted a path relative to the list"
+    with pytest.raises(FileNotFoundError, match=re.escape(message)):
+        read_data_path(tmp_path / "l.json")
+    (tmp_path / "l.json").write_text('["chair"]')
+    with pytest.raises(ValueError, match=r"l.json, entry 0: found the folder .*/chair, wanted the JSON in it"):
+        read_data_path(tmp_path / "l.json")
+
+
+def test_data_path_writer_refuses_what_the_reader_would(tmp_path, scene_json):
+    with pytest.raises(ValueError, match=r"l.json: found no scenes to write, wanted at least one"):
+        write_data_path(tmp_path / "l.json", [])
+    with pytest.raises(FileNotFoundError, match=r"l.json, entry 1: found no file .*/sofa/opencv_cameras.json"):
+        write_data_path(tmp_path / "l.json", [scene_json, tmp_path / "sofa" / "opencv_cameras.json"])
+    assert os.listdir(tmp_path) == ["chair"]

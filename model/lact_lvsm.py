@@ -188,8 +188,7 @@ class LaCTLVSM(nn.Module):
             waiting = [partial(self._read, layer, state=states[-1], target=False)]
             if progress:
                 progress(len(states), writers)
-        cameras = {"fxfycxcy": fxfycxcy.detach().float().cpu(), "c2w": c2w.detach().float().cpu()}
-        return SceneState(states, **cameras, image_size=image_size, model=self.fingerprint())
+        return SceneState(states, fxfycxcy.detach().float(), c2w.detach().float(), image_size, self.fingerprint())
 
     def render(
         self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None

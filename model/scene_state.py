@@ -69,7 +69,7 @@ class SceneState:
             raise ValueError(f"{path}: not a safetensors file ({error}); wanted a scene state written by --save_state") from error
         if about.get("format") != FORMAT:
             raise ValueError(f"{path}: format is {about.get('format')!r}; wanted {FORMAT!r}")
-        cameras = {name: tensors.pop(name).cpu() for name in ("fxfycxcy", "c2w")}
+        cameras = {name: tensors.pop(name) for name in ("fxfycxcy", "c2w")}
         layers: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             _, index, part = name.split(".")

@@ -29,6 +29,7 @@ from model import LaCTLVSM
 from model.blocks import FastWeight, Layer, SelfAttention
 from model.blocks.primitives import unit
 from model.camera_path import turntable
+from model.flops import matmul_rate, synchronise
 from model.ops.newton_schulz import newton_schulz
 from model.runtime import pick_device, pick_dtype
 
@@ -148,7 +149,7 @@ def plain_attention(layer: Layer, h: Tensor) -> Tensor:
 
 
 def plain_fast_weight(layer: Layer, h: Tensor, state: list[Tensor] | None) -> tuple[Tensor, list[Tensor]]:
-    f, (b, v, t, _) = layer.f, h.shape
+    f, (b, v) = layer.f, h.shape[:2]
     q, k, value = rearrange(F.silu(F.linear(h, f.to_qkv.weight)), "b v t (s n k) -> s (b n) (v t) k", s=3, n=f.heads)
     q, k = unit(q), unit(k)
     rates = F.softplus(F.linear(h, f.lr_fc.weight, f.lr_fc.bias) + f.lr_offset)
@@ -182,25 +183,6 @@ def measure(call: Callable[[], object], device: torch.device, repeats: int) -> d
         synchronise(device)
         seconds.append(time.perf_counter() - start)
     return {"seconds": statistics.median(seconds), "peak_bytes": peak(device) - start_bytes}
-
-
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure FLOP/s of a square matrix product: 2048³ on a CPU, 8192³ on CUDA; the best of several."""
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(10):
-        synchronise(device)
-        start = time.perf_counter()
-        a @ b
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def reset_peak(device: torch.device) -> int:

@@ -39,40 +39,38 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each image: (b, v, t, d) → (b, v, t, d)."""
         q, k, v = self._qkv(x.flatten(0, 1))
-        return self._project(F.scaled_dot_product_attention(q, k, v)).unflatten(0, x.shape[:2])
+        return self._attend(q, k, v).unflatten(0, x.shape[:2])
 
     def write(self, x: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Append the keys and values (b, n, v·t, k) of some input views to `memory`."""
+        """Append the keys and values (b, v·t, n, k) of some input views to `memory`."""
         _, k, v = self._qkv(x.flatten(1, 2), first=1)
         return [*(memory or []), (k, v)]
 
     def finish(self, memory: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Return the keys and values of all inputs, each (b, n, l, k)."""
-        key, value = (torch.cat(parts, dim=2) for parts in zip(*memory, strict=True))
+        """Return the keys and values of all inputs, each (b, l, n, k)."""
+        key, value = (torch.cat(parts, dim=1) for parts in zip(*memory, strict=True))
         return {"key": key, "value": value}
 
     def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
         """Attend to all inputs, and for targets to the image's own tokens too: (b, v, t, d) → (b, v, t, d)."""
         if not target:
             (q,) = self._qkv(x.flatten(1, 2), last=1)
-            return self._project(F.scaled_dot_product_attention(q, state["key"], state["value"])).view(x.shape)
+            return self._attend(q, state["key"], state["value"]).view(x.shape)
         return torch.stack([self._read_target(view, state) for view in x.unbind(1)], dim=1)
 
     def _read_target(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
         q, k, v = self._qkv(x)
-        key, value = torch.cat([state["key"], k], dim=2), torch.cat([state["value"], v], dim=2)
-        return self._project(F.scaled_dot_product_attention(q, key, value))
+        return self._attend(q, torch.cat([state["key"], k], dim=1), torch.cat([state["value"], v], dim=1))
 
     def _qkv(self, x: Tensor, first: int = 0, last: int = 3) -> tuple[Tensor | None, ...]:
-        """Return the parts first..last−1 of (query, key, value), each (b, n, l, k), for tokens (b, l, d)."""
+        """Return the parts first..last−1 of (query, key, value), each (b, l, n, k), for tokens (b, l, d)."""
         d = x.shape[-1]
-        parts = self.to_qkv(x, slice(first * d, last * d))
+        parts = self.to_qkv(x, slice(first * d, last * d)).unflatten(-1, (last - first, self.heads, -1)).unbind(-3)
         norms = (self.q_norm, self.k_norm, nn.Identity())[first:last]
-        heads = rearrange(parts, "b l (s n k) -> s b n l k", n=self.heads, s=last - first).unbind(0)
-        return (None,) * first + tuple(norm(part) for norm, part in zip(norms, heads, strict=True))
+        return (None,) * first + tuple(norm(part) for norm, part in zip(norms, parts, strict=True))
 
-    def _project(self, x: Tensor) -> Tensor:
-        return self.c_proj(rearrange(x, "b n l k -> b l (n k)"))
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self.c_proj(attention(query, key, value))
 
 
 class RegisterAttention(nn.Module):
@@ -107,32 +105,36 @@ class RegisterAttention(nn.Module):
 
     def write(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Let the registers read some input views; `memory` is (attended values (b, n, r, k), log of the softmax's sum)."""
-        query = self.write_q_norm(self._heads(self.write_q(self.register_norm(self.registers)))).float()
-        key, value = self._heads(self.write_kv(x.flatten(1, 2))).chunk(2, dim=1)
-        logits = query @ self.write_k_norm(key).float().mT / math.sqrt(key.shape[-1])
+        query = self.write_q_norm(self._heads(self.write_q(self.register_norm(self.registers)))).float().transpose(-2, -3)
+        key, value = (part.float().transpose(1, 2) for part in self._heads(self.write_kv(x.flatten(1, 2))).chunk(2, dim=2))
+        logits = query @ self.write_k_norm(key).mT / math.sqrt(key.shape[-1])
         log_sum = logits.logsumexp(dim=-1, keepdim=True)
-        attended = (logits - log_sum).exp() @ value.float()
+        attended = (logits - log_sum).exp() @ value
         if memory is None:
             return attended, log_sum
         total = torch.logaddexp(memory[1], log_sum)
         return memory[0] * (memory[1] - total).exp() + attended * (log_sum - total).exp(), total
 
     def finish(self, memory: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        """Return keys and values (b, n, r, k) of the registers after they have read all inputs."""
+        """Return keys and values (b, r, n, k) of the registers after they have read all inputs."""
         read = self.write_proj(rearrange(memory[0], "b n r k -> b r (n k)"))
-        key, value = self._heads(self.read_kv(self.latent_norm(self.registers + read.float()))).chunk(2, dim=1)
+        key, value = self._heads(self.read_kv(self.latent_norm(self.registers + read.float()))).chunk(2, dim=2)
         return {"key": self.k_norm(key), "value": value}
 
     def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
         """Attend to the registers: (b, v, t, d) → (b, v, t, d); inputs and targets alike."""
         query = self.q_norm(self._heads(self.read_q(x.flatten(1, 2))))
-        attended = F.scaled_dot_product_attention(query, state["key"], state["value"])
-        return self.c_proj(rearrange(attended, "b n l k -> b l (n k)")).view(x.shape)
+        return self.c_proj(attention(query, state["key"], state["value"])).view(x.shape)
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Split (…, l, s·d) into (…, s·n, l, k)."""
-        k = self.registers.shape[1] // self.heads
-        return x.unflatten(-1, (-1, k)).transpose(-2, -3)
+        """Split (…, l, s·d) into (…, l, s·n, k)."""
+        return x.unflatten(-1, (-1, self.registers.shape[1] // self.heads))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Softmax attention of (b, l, n, k) queries over (b, L, n, k) keys and values: (b, l, n·k)."""
+    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+    return out.transpose(1, 2).flatten(2)
 
 
 def count_heads(dim: int, head_dim: int) -> int:

@@ -59,28 +59,33 @@ class FastWeight(nn.Module):
         self.lr_fc = nn.Linear(dim, 3 * self.heads)
         self.o_norm = RMSNorm(head_dim, eps=1e-5)
 
-    def write(self, x: Tensor, memory: op.Weights | None = None) -> op.Weights:
-        """Add the gradients of some input views, normalised tokens (b, v, t, d), to `memory`, in float32."""
+    def write(self, x: Tensor, memory: tuple[op.Weights, op.Weights] | None = None) -> tuple[op.Weights, op.Weights]:
+        """Add the gradients of some input views, normalised tokens (b, v, t, d), to `memory`.
+
+        Returns:
+            the initial weights in the compute dtype, cast once for all chunks, and the sum of the gradients in float32.
+        """
         x = x.flatten(1, 2)
         d = x.shape[-1]
-        key, value = self._heads(F.silu(self.to_qkv(x, slice(d, 3 * d)))).chunk(2)
-        weights = tuple(w.to(key.dtype) for w in self._initial_weights(x.shape[0]))
-        part = op.gradients(weights, unit(key), value, self._learning_rate(x), self.implementation)
+        narrow = x.to(self.to_qkv.compute_dtype)
+        key = unit(self._heads(F.silu(self.to_qkv(narrow, slice(d, 2 * d)))))
+        value = self._heads(F.silu(self.to_qkv(narrow, slice(2 * d, 3 * d))))
+        weights = memory[0] if memory else self._weights_to_write(x.shape[0], key.dtype)
+        part = op.gradients(weights, key, value, self._learning_rate(x), self.implementation)
         if memory is None:
-            return tuple(gradient.float() for gradient in part)
-        return tuple(total + gradient for total, gradient in zip(memory, part, strict=True))
+            return weights, tuple(gradient.float() for gradient in part)
+        return weights, tuple(total + gradient for total, gradient in zip(memory[1], part, strict=True))
 
-    def finish(self, memory: op.Weights) -> dict[str, Tensor]:
+    def finish(self, memory: tuple[op.Weights, op.Weights]) -> dict[str, Tensor]:
         """Return the scene's fast weights, (b·n, …), in the compute dtype."""
-        b = memory[0].shape[0] // self.heads
-        weights = op.update(
-            self._initial_weights(b), memory, self.muon_update_steps, self.newton_schulz_dtype, self.implementation
-        )
+        gradients = memory[1]
+        initial = self._initial_weights(gradients[0].shape[0] // self.heads, torch.float32)
+        weights = op.update(initial, gradients, self.muon_update_steps, self.newton_schulz_dtype, self.implementation)
         return {name: w.to(self.to_qkv.compute_dtype) for name, w in zip(("w0", "w1", "w2"), weights, strict=True)}
 
     def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
         """Read tokens (b, v, t, d) out through the fast weights; inputs and targets alike."""
-        query = unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(x.shape[-1])))))
+        query = unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))))
         out = self.o_norm(op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation))
         return self.c_proj(rearrange(out, "(b n) l k -> b l (n k)", n=self.heads)).view(x.shape)
 
@@ -89,10 +94,14 @@ class FastWeight(nn.Module):
         raw = F.linear(x.float(), self.lr_fc.weight.float(), self.lr_fc.bias.float())
         return rearrange(F.softplus(raw + self.lr_offset), "b l (s n) -> s (b n) l 1", s=3)
 
-    def _initial_weights(self, b: int) -> op.Weights:
-        return tuple(repeat(w, "n i j -> (b n) i j", b=b) for w in (self.w0, self.w1, self.w2))
+    def _initial_weights(self, b: int, dtype: torch.dtype) -> op.Weights:
+        return tuple(repeat(w.to(dtype), "n i j -> (b n) i j", b=b) for w in (self.w0, self.w1, self.w2))
+
+    def _weights_to_write(self, b: int, dtype: torch.dtype) -> op.Weights:
+        """Return the initial weights, w1 laid out column by column: the gradients need its transpose alone."""
+        w0, w1, w2 = self._initial_weights(b, dtype)
+        return w0, w1.mT.contiguous().mT, w2
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Split (b, l, s·d) into (s·b·n, l, k)."""
-        k = self.w0.shape[1]
-        return rearrange(x, "b l (s n k) -> (s b n) l k", n=self.heads, k=k)
+        """Split (b, l, d) into (b·n, l, k)."""
+        return rearrange(x, "b l (n k) -> (b n) l k", n=self.heads)

@@ -1,0 +1,340 @@
+"""Pictures for people: renderings beside photos, contact sheets, and where the cameras stand. PNG, by Pillow alone.
+
+Letters: v views, h w pixels. Images are (h, w, 3) uint8, sRGB. No picture has a side above 2000 pixels.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data.files import replace_when_finished
+
+_LIMIT, _MARGIN, _GAP = 2000, 32, 10
+_WIDEST = _LIMIT - 2 * _MARGIN
+_CAPTION, _CAPTION_SIZE = 24, 16
+_PAPER, _INK, _FAINT = (247, 247, 245), (38, 38, 42), (112, 112, 118)
+_INPUT_COLOUR, _TARGET_COLOUR = (29, 98, 176), (217, 98, 12)
+# Smaller images are enlarged, in whole steps, so that their pixels can be seen.
+_SMALLEST = 160
+# Lines are drawn this much larger and then reduced: Pillow does not smooth them.
+_OVERSAMPLING = 3
+
+
+def comparison(
+    path: str | os.PathLike,
+    inputs: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    rendered: Sequence[np.ndarray],
+    captions: Sequence[str] | None = None,
+    title: str = "",
+    error_scale: float = 0.2,
+    max_inputs: int = 16,
+    max_targets: int = 6,
+) -> None:
+    """Draw a scene: its input photos, then every target beside its rendering and the error between the two.
+
+    Args:
+        path: the PNG to write.
+        inputs: v images of any sizes; of more than `max_inputs`, evenly spaced ones are shown.
+        targets, rendered: equally many images, one at least, all of one size; of more than `max_targets` likewise.
+        captions: one a target, under its rendering; its PSNR in dB unless given.
+        title: first line.
+        error_scale: where the colours end. The error is the mean over channels of the absolute difference in 0..1.
+
+    Raises:
+        ValueError: no target, unequal numbers or sizes, an image that is not (h, w, 3) uint8, or a scale not above 0.
+    """
+    if len(targets) == 0 or not len(targets) == len(rendered) == len(captions or targets):
+        raise ValueError(
+            f"{path}: {len(targets)} targets, {len(rendered)} renderings, {len(captions or targets)} captions: "
+            "expected as many of each, one at least"
+        )
+    if not error_scale > 0:
+        raise ValueError(f"{path}: error scale is {error_scale}: expected a number above 0")
+    _check_images(path, "input", inputs)
+    _check_images(path, "target", targets, targets[0].shape)
+    _check_images(path, "rendering", rendered, targets[0].shape)
+    parts = [_text(title, 30)]
+    if len(inputs):
+        photos = [inputs[view] for view in _evenly(len(inputs), max_inputs)]
+        parts += [_text(_count(len(photos), len(inputs), "input"), 20), _photo_grid(photos)]
+    shown = _evenly(len(targets), max_targets)
+    parts.append(_text(_count(len(shown), len(targets), "target"), 20))
+    blocks, side = _blocks(len(shown), _WIDEST - 80 - _column(parts, 16).height, *targets[0].shape[:2])
+    strips = []
+    for view in shown:
+        difference = np.abs(targets[view].astype(np.float32) - rendered[view]) / 255
+        error = difference.mean(-1)
+        heat = colour_table()[np.rint(255 * (error / error_scale).clip(0, 1)).astype(np.uint8)]
+        caption = captions[view] if captions else f"{-10 * math.log10(max((difference**2).mean(), 1e-10)):.2f} dB"
+        cells = [
+            _cell(targets[view], f"target {view + 1}", side),
+            _cell(rendered[view], f"rendered · {caption}", side),
+            _cell(heat, f"error · mean {error.mean():.3f}", side),
+        ]
+        strips.append(_row(cells, _GAP))
+    parts.append(_grid(strips, blocks, 3 * _GAP, 12))
+    parts.append(_legend(error_scale))
+    _save(path, _column(parts, 16))
+
+
+def contact_sheet(
+    path: str | os.PathLike, images: Sequence[np.ndarray], captions: Sequence[str] | None = None, title: str = ""
+) -> None:
+    """Draw images in a grid, as large as fits, each with its caption below.
+
+    Raises:
+        ValueError: no image, an image that is not (h, w, 3) uint8, or not one caption an image.
+    """
+    if len(images) == 0 or len(captions or images) != len(images):
+        raise ValueError(
+            f"{path}: {len(images)} images, {len(captions or images)} captions: expected as many of each, one at least"
+        )
+    _check_images(path, "image", images)
+    h, w = max((image.shape[:2] for image in images), key=lambda size: size[0] / size[1])
+    box = (_WIDEST, _WIDEST - 60)
+
+    def quality(columns: int) -> tuple[int, float]:
+        rows = math.ceil(len(images) / columns)
+        return _side(box, columns, rows, h, w), -abs(math.log(columns * w / (rows * h) / 1.4))
+
+    columns = max(range(1, len(images) + 1), key=quality)
+    side = quality(columns)[0]
+    cells = [_cell(image, text, side) for image, text in zip(images, captions or [""] * len(images), strict=True)]
+    _save(path, _column([_text(title, 30), _grid(cells, columns, _GAP)], 16))
+
+
+def camera_plot(
+    path: str | os.PathLike,
+    c2w: np.ndarray,
+    fxfycxcy: np.ndarray,
+    image_size: tuple[int, int],
+    is_target: Sequence[bool] | None = None,
+    up: Sequence[float] | None = None,
+    title: str = "",
+) -> None:
+    """Draw the cameras' pyramids from above and from the side, to one scale. The cross is the world's origin.
+
+    Args:
+        path: the PNG to write.
+        c2w: (v, 4, 4) world from camera, OpenCV axes.
+        fxfycxcy: (v, 4) pixels.
+        image_size: (h, w).
+        is_target: (v) true for cameras drawn in the targets' colour.
+        up: (3) what points up in the world; the axis most against the mean of the cameras' y unless given.
+        title: first line.
+
+    Raises:
+        ValueError: no camera, shapes that do not fit, or a value that is not finite.
+    """
+    c2w, fxfycxcy = np.asarray(c2w, np.float64), np.asarray(fxfycxcy, np.float64)
+    target = np.zeros(len(c2w), bool) if is_target is None else np.asarray(is_target, bool)
+    if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or target.shape != (len(c2w),):
+        raise ValueError(
+            f"{path}: c2w is {c2w.shape}, fxfycxcy {fxfycxcy.shape}, is_target {target.shape}: "
+            "expected (v, 4, 4), (v, 4) and (v) with one camera or more"
+        )
+    if not (np.isfinite(c2w).all() and np.isfinite(fxfycxcy).all()):
+        raise ValueError(f"{path}: a camera holds a value that is not finite: repair it or leave it out")
+    axes = _plot_axes(-c2w[:, :3, 1].mean(0) if up is None else np.asarray(up, np.float64))
+    pyramids = _pyramids(c2w, fxfycxcy, image_size) @ axes.T
+    scale = 880 / np.ptp(pyramids, axis=(0, 1)).max()
+    panels = []
+    for name, plane in (("from above", [0, 1]), ("from the side", [0, 2])):
+        across, upwards = (_axis_name(axes[row]) for row in plane)
+        words = _text(f"{name}: {across} to the right, {upwards} up", 17, _FAINT)
+        panels.append(_column([words, _draw_pyramids(pyramids[..., plane], target, scale)], _GAP))
+    counts = [("input", int((~target).sum()), _INPUT_COLOUR), ("target", int(target.sum()), _TARGET_COLOUR)]
+    legend = [_text(_count(count, count, what), 20, colour) for what, count, colour in counts if count]
+    legend = _row([*legend, _scale_bar(scale)], 30)
+    _save(path, _column([_text(title, 30), legend, _row(panels, 4 * _GAP)], 18))
+
+
+@functools.cache
+def colour_table() -> np.ndarray:
+    """Return 256 colours (256, 3) uint8 from near black through violet and red to pale yellow.
+
+    Lightness rises evenly: equal steps of error look equal, in grey print too.
+    Source: a curve in Oklab (Ottosson 2020) that stays inside sRGB.
+    """
+    t = np.linspace(0, 1, 256)
+    lightness, hue, chroma = 0.14 + 0.83 * t, np.deg2rad(270 + 195 * t), 0.02 + 0.17 * np.sin(np.pi * t**0.9)
+    a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    red = 4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short
+    green = -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short
+    blue = -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short
+    linear = np.stack([red, green, blue], axis=-1)
+    encoded = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clip(0) ** (1 / 2.4) - 0.055)
+    return np.rint(255 * encoded).astype(np.uint8)
+
+
+def _check_images(
+    path: str | os.PathLike, what: str, images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None
+) -> None:
+    for view, image in enumerate(images):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}: expected (h, w, 3) uint8")
+        if shape is not None and image.shape != shape:
+            raise ValueError(f"{path}: {what} {view} is {image.shape}: expected {shape}, the first target's")
+
+
+def _evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the first `count` numbers, evenly spaced from the first to the last."""
+    return sorted({round(view) for view in np.linspace(0, count - 1, min(count, most))})
+
+
+def _count(shown: int, count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}" + (f", {shown} of them shown" if shown < count else "")
+
+
+def _side(box: tuple[int, int], columns: int, rows: int, h: int, w: int) -> int:
+    """Return the width at which columns × rows images (h, w) and their captions fill a box, at most their own."""
+    side = min((box[0] + _GAP) / columns - _GAP, ((box[1] + _GAP) / rows - _GAP - _CAPTION) * w / h)
+    if side >= w:
+        side = w * max(1, min(math.ceil(_SMALLEST / w), int(side / w)))
+    return max(1, int(side))
+
+
+def _blocks(count: int, height: int, h: int, w: int) -> tuple[int, int]:
+    """Return how many strips of three images stand side by side, and an image's width: large, and the page full."""
+
+    def side(blocks: int) -> int:
+        return _side((_WIDEST, height), 3 * blocks, math.ceil(count / blocks), h, w)
+
+    best = max(range(1, min(count, 3) + 1), key=lambda blocks: side(blocks) * math.sqrt(blocks * side(blocks)))
+    return best, side(best)
+
+
+def _photo_grid(photos: list[np.ndarray]) -> Image.Image:
+    """Return the input photos in one row, or in two from nine on."""
+    rows = 1 if len(photos) <= 8 else 2
+    columns = math.ceil(len(photos) / rows)
+    h, w = max((photo.shape[:2] for photo in photos), key=lambda size: size[0] / size[1])
+    side = _side((_WIDEST, 280 * rows), columns, rows, h, w)
+    return _grid([_cell(photo, "", side) for photo in photos], columns, _GAP)
+
+
+def _cell(image: np.ndarray, caption: str, side: int) -> Image.Image:
+    h, w = image.shape[:2]
+    size = (side, max(1, round(side * h / w)))
+    picture = Image.fromarray(image).resize(size, Image.Resampling.NEAREST if side > w else Image.Resampling.LANCZOS)
+    return _column([picture, _text(caption, _CAPTION_SIZE, width=side)], 3)
+
+
+def _text(text: str, size: int, colour: tuple[int, int, int] = _INK, width: int = _WIDEST) -> Image.Image:
+    """Return a line of text, cut with an ellipsis where it is wider than `width`; nothing for no text."""
+    if not text:
+        return Image.new("RGB", (0, 0))
+    font = ImageFont.load_default(size)
+    while font.getlength(text) > width and len(text) > 1:
+        text = text[:-2] + "…"
+    image = Image.new("RGB", (math.ceil(font.getlength(text)), round(1.25 * size)), _PAPER)
+    ImageDraw.Draw(image).text((0, size), text, fill=colour, font=font, anchor="ls")
+    return image
+
+
+def _column(images: list[Image.Image], gap: int) -> Image.Image:
+    return _grid([image for image in images if image.height], 1, gap)
+
+
+def _row(images: list[Image.Image], gap: int) -> Image.Image:
+    return _grid(images, len(images), gap)
+
+
+def _grid(images: list[Image.Image], columns: int, gap: int, row_gap: int | None = None) -> Image.Image:
+    """Return images in rows, left and top aligned; a column is as wide as its widest, a row as high as its highest."""
+    widths = [max(image.width for image in images[column::columns]) for column in range(columns)]
+    rows = [images[start : start + columns] for start in range(0, len(images), columns)]
+    heights = [max(image.height for image in row) for row in rows]
+    row_gap = gap if row_gap is None else row_gap
+    page = Image.new("RGB", (sum(widths) + gap * (columns - 1), sum(heights) + row_gap * (len(rows) - 1)), _PAPER)
+    for index, row in enumerate(rows):
+        for column, image in enumerate(row):
+            page.paste(image, (sum(widths[:column]) + gap * column, sum(heights[:index]) + row_gap * index))
+    return page
+
+
+def _legend(error_scale: float) -> Image.Image:
+    bar = Image.fromarray(np.repeat(colour_table()[None], 16, axis=0))
+    ends = [_text("error 0", _CAPTION_SIZE, _FAINT), bar, _text(f"{error_scale:g} or more", _CAPTION_SIZE, _FAINT)]
+    words = _text("mean over the channels of |target - rendered|, white is 1", _CAPTION_SIZE, _FAINT)
+    return _row([*ends, words], 12)
+
+
+def _plot_axes(up: np.ndarray) -> np.ndarray:
+    """Return rows (3, 3): world axes drawn to the right, away from the viewer of the side view, and upwards."""
+    rows = np.eye(3)
+    upwards = int(np.abs(up).argmax())
+    vertical = rows[upwards] * (1 if up[upwards] >= 0 else -1)
+    right = rows[1 if upwards == 0 else 0]
+    return np.stack([right, np.cross(vertical, right), vertical])
+
+
+def _axis_name(axis: np.ndarray) -> str:
+    name = int(np.abs(axis).argmax())
+    return ("-" if axis[name] < 0 else "") + "xyz"[name]
+
+
+def _pyramids(c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Return (v, 5, 3) the camera centre and the four corners of the image before it, in the world."""
+    h, w = image_size
+    fx, fy, cx, cy = fxfycxcy.T
+    corners = [(x, y) for x, y in ((0, 0), (w, 0), (w, h), (0, h))]
+    local = np.stack([np.stack([(x - cx) / fx, (y - cy) / fy, np.ones_like(fx)], axis=-1) for x, y in corners], axis=1)
+    extent = np.ptp(c2w[:, :3, 3], axis=0).max()
+    depth = 0.07 * extent if extent > 0 else 1.0
+    centre = c2w[:, None, :3, 3]
+    return np.concatenate([centre, centre + depth * local @ c2w[:, :3, :3].transpose(0, 2, 1)], axis=1)
+
+
+def _draw_pyramids(points: np.ndarray, target: np.ndarray, scale: float) -> Image.Image:
+    """Draw pyramids (v, 5, 2) at `scale` pixels a unit, targets on top, numbered in steps."""
+    low, pad = points.min((0, 1)), 24
+    size = np.ceil(scale * np.ptp(points, axis=(0, 1))).astype(int) + 2 * pad
+    over = _OVERSAMPLING
+    image = Image.new("RGB", tuple((size * over).tolist()), (255, 255, 255))
+    draw = ImageDraw.Draw(image, "RGBA")
+
+    def place(point: np.ndarray) -> tuple[float, float]:
+        x, y = (point - low) * scale + pad
+        return x * over, (size[1] - y) * over
+
+    x, y = place(np.zeros(2))
+    draw.line([(x - 9 * over, y), (x + 9 * over, y)], fill=_FAINT, width=over)
+    draw.line([(x, y - 9 * over), (x, y + 9 * over)], fill=_FAINT, width=over)
+    for view in np.argsort(target, kind="stable"):
+        colour = _TARGET_COLOUR if target[view] else _INPUT_COLOUR
+        centre, *corners = (place(point) for point in points[view])
+        draw.polygon(corners, fill=(*colour, 40))
+        for start, end in [*((centre, corner) for corner in corners), *zip(corners, corners[1:] + corners[:1], strict=True)]:
+            draw.line([start, end], fill=(*colour, 200), width=round(1.5 * over))
+    font = ImageFont.load_default(13 * over)
+    for view in range(0, len(points), math.ceil(len(points) / 16)):
+        backwards = points[view, 0] - points[view, 1:].mean(0)
+        beside = points[view, 0] + backwards * 10 / (scale * max(np.linalg.norm(backwards), 1e-9))
+        draw.text(place(beside), str(view), fill=_INK, font=font, anchor="mm")
+    return image.reduce(over)
+
+
+def _scale_bar(scale: float) -> Image.Image:
+    """Return a bar of a round length between 60 and 150 pixels, with that length in world units."""
+    power = 10.0 ** math.floor(math.log10(150 / scale))
+    length = max(step * power for step in (1, 2, 5) if step * power * scale <= 150)
+    bar = Image.new("RGB", (round(length * scale), 20), _PAPER)
+    ImageDraw.Draw(bar).line([(0, 6), (0, 18), (bar.width - 1, 18), (bar.width - 1, 6)], fill=_INK, width=2)
+    return _row([bar, _text(f"{length:g} unit{'s' * (length != 1)}", 17, _FAINT)], 8)
+
+
+def _save(path: str | os.PathLike, content: Image.Image) -> None:
+    page = Image.new("RGB", (content.width + 2 * _MARGIN, content.height + 2 * _MARGIN), _PAPER)
+    page.paste(content, (_MARGIN, _MARGIN))
+    page.thumbnail((_LIMIT, _LIMIT), Image.Resampling.LANCZOS)
+    with replace_when_finished(path) as temporary:
+        page.save(temporary, format="PNG")

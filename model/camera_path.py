@@ -1,0 +1,298 @@
+"""Camera paths for videos: a turntable around an object, and a smooth flight past the cameras of a scene.
+
+Letters: v key cameras, f frames, h w pixels. Axes are OpenCV's: x right, y down, z forward. `c2w` is world from camera.
+"""
+
+import math
+
+import torch
+
+# Two keys nearer than this (in the scene's size, or radians) are one: no direction leads from one to the other.
+_SAME_CAMERA = 1e-6
+_POSITION, _QUATERNION, _POSE, _INTRINSICS = slice(0, 3), slice(3, 7), slice(0, 7), slice(7, 11)
+
+
+def turntable(
+    num_frames: int,
+    image_size: tuple[int, int],
+    fov_deg: float = 50.0,
+    elevation_deg: tuple[float, float] = (30.0, 15.0),
+    radius: tuple[float, float] = (2.35, 0.65),
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Circle once around the origin, z up, while height and distance swing.
+
+    Args:
+        num_frames: f. The azimuth goes from 0 to 360 degrees, end excluded: the video loops.
+        image_size: (h, w).
+        fov_deg: horizontal field of view. Pixels are square, the principal point is the middle of the image.
+        elevation_deg: (mean, swing) above the ground; the frames have mean + swing · sin, once over the video.
+        radius: (mean, swing) of the distance to the origin, in step with the elevation.
+
+    Returns:
+        fxfycxcy: (f, 4) float32, pixels.
+        c2w: (f, 4, 4) float32; every camera looks at the origin and none is rolled.
+
+    Raises:
+        ValueError: no frame, an empty image, a field of view outside 0 to 180 degrees, or a radius that reaches 0.
+
+    Source: the demo of LaCT (arXiv 2505.23884), whose numbers are the defaults.
+    """
+    h, w = image_size
+    _check_frames(num_frames)
+    if h < 1 or w < 1:
+        raise ValueError(f"turntable: image size is {h} x {w} (height x width): expected 1 or more of each")
+    if not 0 < fov_deg < 180:
+        raise ValueError(f"turntable: field of view is {fov_deg} degrees: expected more than 0 and less than 180")
+    if not radius[0] > abs(radius[1]):
+        raise ValueError(f"turntable: radius {radius[0]} swings by {radius[1]} and reaches the origin: swing less")
+    swing = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()
+    elevation = torch.deg2rad(elevation_deg[0] + elevation_deg[1] * swing)
+    azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
+    level = torch.stack([azimuth.cos(), azimuth.sin(), torch.zeros_like(azimuth)], dim=-1)
+    outward = level * elevation.cos()[:, None]
+    outward[:, 2] = elevation.sin()
+    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], dim=-1)
+    c2w = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
+    c2w[:, :3, 0] = right
+    c2w[:, :3, 1] = torch.linalg.cross(right, outward)
+    c2w[:, :3, 2] = -outward
+    c2w[:, :3, 3] = outward * (radius[0] + radius[1] * swing)[:, None]
+    focal = 0.5 * w / math.tan(math.radians(fov_deg) / 2)
+    return torch.tensor([focal, focal, w / 2, h / 2]).repeat(num_frames, 1), c2w.float()
+
+
+def smooth_path(
+    c2w: torch.Tensor,
+    fxfycxcy: torch.Tensor,
+    num_frames: int,
+    closed: bool = False,
+    order: str = "given",
+    smoothing: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fly through key cameras on a smooth path at constant speed.
+
+    Position and unit quaternion follow a centripetal Catmull-Rom spline (Hermite pieces, common tangents at the keys);
+    intrinsics are linear between keys. Speed counts positions in half diagonals of the keys' bounding box and turns in
+    radians. Keys at the pose of the one before them count once; a path of a single key stands still. The only corners
+    left are at keys where a turn in place meets a flight without a turn: smoothing rounds them.
+
+    Args:
+        c2w: (v, 4, 4) key cameras, v >= 1.
+        fxfycxcy: (v, 4) pixels.
+        num_frames: f.
+        closed: come back to the first key; the frame after the last would be the first.
+        order: 'given', or 'nearest' for photos in no useful order: a short tour through all of them.
+        smoothing: width (standard deviation) of a Gaussian over the path, in mean distances between keys: 0 passes
+            through every key, about 1 takes the shake out of hand-held photos. An open path keeps its two ends.
+
+    Returns:
+        fxfycxcy: (f, 4) and c2w: (f, 4, 4) of the given dtypes, on the given devices; rotations are orthonormal.
+
+    Raises:
+        ValueError: shapes that do not fit, no key, a key that is not finite, no frame, an unknown order, or a negative
+            smoothing.
+
+    Source: Yuksel et al. 2011, "Parameterization and applications of Catmull-Rom curves"; we also cut tangents.
+    """
+    _check_keys(c2w, fxfycxcy)
+    _check_frames(num_frames)
+    if order not in ("given", "nearest"):
+        raise ValueError(f"smooth_path: order is {order!r}: expected 'given' or 'nearest'")
+    if not 0 <= smoothing < math.inf:
+        raise ValueError(f"smooth_path: smoothing is {smoothing}: expected a number from 0")
+    position = c2w[:, :3, 3].double().cpu()
+    size = ((position.amax(0) - position.amin(0)) / 2).norm().item()
+    if size <= 8 * torch.finfo(c2w.dtype).eps * position.abs().max().item():
+        size = 1.0
+    # Twice the quaternion: a small step of it is as long as its angle in radians.
+    quaternion = 2 * _quaternions(c2w[:, :3, :3].double().cpu())
+    keys = torch.cat([position / size, quaternion, fxfycxcy.double().cpu()], dim=-1)
+    if order == "nearest":
+        keys = keys[_short_tour(_distances(keys), closed)]
+    keys = _drop_repeats(keys, closed)
+    if len(keys) == 1:
+        frames = keys.expand(num_frames, -1)
+    else:
+        path = _spline(keys, closed, samples=max(64, 4 * num_frames))
+        if smoothing > 0:
+            pieces = len(keys) - 1 + closed
+            path = _smooth(path, closed, smoothing / pieces, samples=8 * max(num_frames, pieces))
+        frames = _at_constant_speed(path, num_frames + closed)[:num_frames]
+    poses = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
+    poses[:, :3, :3] = _rotations(frames[:, _QUATERNION])
+    poses[:, :3, 3] = frames[:, _POSITION] * size
+    return frames[:, _INTRINSICS].to(fxfycxcy), poses.to(c2w)
+
+
+def _check_frames(num_frames: int) -> None:
+    if num_frames < 1:
+        raise ValueError(f"camera path: {num_frames} frames asked for: expected 1 or more")
+
+
+def _check_keys(c2w: torch.Tensor, fxfycxcy: torch.Tensor) -> None:
+    if c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or len(c2w) == 0:
+        raise ValueError(
+            f"smooth_path: c2w is {tuple(c2w.shape)} and fxfycxcy is {tuple(fxfycxcy.shape)}: "
+            "expected (v, 4, 4) and (v, 4) with one camera or more"
+        )
+    finite = c2w.isfinite().all(-1).all(-1) & fxfycxcy.isfinite().all(-1)
+    if not finite.all():
+        view = finite.logical_not().nonzero()[0].item()
+        raise ValueError(f"smooth_path: camera {view} holds a value that is not finite: repair it or leave it out")
+
+
+def _quaternions(rotation: torch.Tensor) -> torch.Tensor:
+    """Return the unit quaternions (v, 4), real part first, sign arbitrary, of the rotations nearest to (v, 3, 3).
+
+    Source: Bar-Itzhack 2000, "New method for extracting the quaternion from a rotation matrix": the eigenvector of the
+    largest eigenvalue. It takes matrices that rounding has bent.
+    """
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
+    entries = [
+        [xx + yy + zz, zy - yz, xz - zx, yx - xy],
+        [zy - yz, xx - yy - zz, xy + yx, xz + zx],
+        [xz - zx, xy + yx, yy - xx - zz, yz + zy],
+        [yx - xy, xz + zx, yz + zy, zz - xx - yy],
+    ]
+    symmetric = torch.stack([torch.stack(row, dim=-1) for row in entries], dim=-2)
+    return torch.linalg.eigh(symmetric).eigenvectors[..., -1]
+
+
+def _rotations(quaternion: torch.Tensor) -> torch.Tensor:
+    """Return the rotations (f, 3, 3) of quaternions (f, 4) of any length but 0."""
+    real, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - real * z), 2 * (x * z + real * y)],
+        [2 * (x * y + real * z), 1 - 2 * (x * x + z * z), 2 * (y * z - real * x)],
+        [2 * (x * z - real * y), 2 * (y * z + real * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _distances(keys: torch.Tensor) -> torch.Tensor:
+    """Return how far (v, v) every key is from every other, by position and by angle."""
+    position, quaternion = keys[:, _POSITION], keys[:, _QUATERNION]
+    move = (position[:, None] - position).norm(dim=-1)
+    turn = [(quaternion[:, None] - sign * quaternion).norm(dim=-1) for sign in (1, -1)]
+    return torch.hypot(move, torch.minimum(*turn))
+
+
+def _short_tour(distance: torch.Tensor, closed: bool) -> torch.Tensor:
+    """Return an order (v) of keys `distance` (v, v) apart: nearest neighbour, then 2-opt until no exchange helps."""
+    tour = [0]
+    if not closed:
+        # A last node at no distance from any other turns an open path into a tour.
+        tour = [len(distance), 0]
+        distance = torch.nn.functional.pad(distance, (0, 1, 0, 1))
+    left = torch.ones(len(distance), dtype=torch.bool)
+    left[tour] = False
+    while left.any():
+        tour.append(distance[tour[-1]].masked_fill(~left, math.inf).argmin().item())
+        left[tour[-1]] = False
+    best = _two_opt(torch.tensor(tour), distance)
+    if closed:
+        return best.roll(-best.argmin().item())
+    path = best.roll(-best.argmax().item())[1:]
+    return path if path[0] <= path[-1] else path.flip(0)
+
+
+def _two_opt(tour: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+    """Reverse stretches of a closed tour while that shortens it: the largest gain first."""
+    while True:
+        after = tour.roll(-1)
+        leg = distance[tour, after]
+        gain = leg[:, None] + leg - distance[tour][:, tour] - distance[after][:, after]
+        # An exchange of a leg with itself gains nothing, but its formula says twice the leg.
+        gain.fill_diagonal_(0)
+        best = gain.argmax().item()
+        if not gain.flatten()[best] > 1e-9:
+            return tour
+        first, last = sorted(divmod(best, len(tour)))
+        tour = torch.cat([tour[: first + 1], tour[first + 1 : last + 1].flip(0), tour[last + 1 :]])
+
+
+def _drop_repeats(keys: torch.Tensor, closed: bool) -> torch.Tensor:
+    """Leave out every key at the pose of the one before it and, if closed, last ones at the pose of the first."""
+    same = _distances(keys) < _SAME_CAMERA
+    kept = [0]
+    for view in range(1, len(keys)):
+        if not same[view, kept[-1]]:
+            kept.append(view)
+    while closed and len(kept) > 1 and same[kept[-1], 0]:
+        kept.pop()
+    return keys[kept]
+
+
+def _align_signs(keys: torch.Tensor) -> torch.Tensor:
+    """Flip quaternions (q and -q turn alike) into the half-space of the one before: the short way round."""
+    quaternion = keys[:, _QUATERNION]
+    flips = torch.where((quaternion[1:] * quaternion[:-1]).sum(-1) < 0, -1.0, 1.0).double().cumprod(0)
+    keys = keys.clone()
+    keys[1:, _QUATERNION] *= flips[:, None]
+    return keys
+
+
+def _spline(keys: torch.Tensor, closed: bool, samples: int) -> torch.Tensor:
+    """Return the curve through keys (v, 11), v >= 2, as points (pieces · samples + 1, 11), both its ends included."""
+    if closed:
+        around = _align_signs(torch.cat([keys[-1:], keys, keys[:2]]))
+    else:
+        keys = _align_signs(keys)
+        around = torch.cat([2 * keys[:1] - keys[1:2], keys, 2 * keys[-1:] - keys[-2:-1]])
+    pose = around[:, _POSE]
+    span = pose.diff(dim=0).norm(dim=-1, keepdim=True).sqrt()
+    tangent = torch.cat([_tangents(pose[:, part], span) for part in (_POSITION, _QUATERNION)], dim=-1)
+    span, start, end = span[1:-1, None], around[1:-2, None], around[2:-1, None]
+    u = torch.linspace(0, 1, samples + 1, dtype=torch.float64)[:-1, None]
+    curve = start + (end - start) * u
+    curve[..., _POSE] = (
+        start[..., _POSE]
+        + (end - start)[..., _POSE] * (u * u * (3 - 2 * u))
+        + span * tangent[:-1, None] * (u * (1 - u) ** 2)
+        - span * tangent[1:, None] * (u * u * (1 - u))
+    )
+    return torch.cat([curve.flatten(0, 1), around[-2:-1]])
+
+
+def _tangents(points: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
+    """Return the derivatives (v, c) at all points (v + 2, c) but the outer two, knots `span` (v + 1, 1) apart.
+
+    Each is cut to the geometric mean of the slopes at its two sides, which one curve by itself never exceeds. But spans
+    are common to position and quaternion: a turn in place before a long flight would carry the flight backwards first.
+    """
+    slope = points.diff(dim=0) / span
+    tangent = (span[1:] * slope[:-1] + span[:-1] * slope[1:]) / (span[1:] + span[:-1])
+    speed = slope.norm(dim=-1, keepdim=True)
+    most = (speed[1:] * speed[:-1]).sqrt()
+    return tangent * (most / tangent.norm(dim=-1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
+
+
+def _smooth(path: torch.Tensor, closed: bool, width: float, samples: int) -> torch.Tensor:
+    """Convolve a curve with a Gaussian whose standard deviation is `width` of the curve's length."""
+    path = _at_constant_speed(path, samples + 1)
+    radius = min(math.ceil(4 * width * samples), samples)
+    offset = torch.arange(-radius, radius + 1, dtype=torch.float64) / (width * samples)
+    weight = torch.exp(-0.5 * offset.square())
+    before, after = path[-radius - 1 : -1].clone(), path[1 : radius + 1].clone()
+    if closed:
+        # After a full turn the quaternion comes back as itself or as its negative.
+        sign = (path[0, _QUATERNION] * path[-1, _QUATERNION]).sum().sign()
+        before[:, _QUATERNION] *= sign
+        after[:, _QUATERNION] *= sign
+    else:
+        before, after = 2 * path[:1] - after.flip(0), 2 * path[-1:] - before.flip(0)
+    padded = torch.cat([before, path, after])
+    # By FFT, since a direct convolution would copy the curve once for every weight. The first 2·radius points wrap.
+    spectrum = torch.fft.rfft(padded, dim=0) * torch.fft.rfft(weight / weight.sum(), len(padded))[:, None]
+    return torch.fft.irfft(spectrum, len(padded), dim=0)[2 * radius :]
+
+
+def _at_constant_speed(path: torch.Tensor, count: int) -> torch.Tensor:
+    """Return `count` points (count, 11) of a curve given as many points, equally far apart along it, ends included."""
+    path = path.clone()
+    path[:, _QUATERNION] = 2 * torch.nn.functional.normalize(path[:, _QUATERNION], dim=-1)
+    length = torch.nn.functional.pad(path[:, _POSE].diff(dim=0).norm(dim=-1).cumsum(0), (1, 0))
+    at = torch.linspace(0, 1, count, dtype=torch.float64) * length[-1]
+    after = torch.searchsorted(length, at, right=True).clamp(1, len(path) - 1)
+    part = (at - length[after - 1]) / (length[after] - length[after - 1]).clamp_min(1e-300)
+    return torch.lerp(path[after - 1], path[after], part.clamp(0, 1)[:, None])

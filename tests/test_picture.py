@@ -1,0 +1,253 @@
+"""Pictures hold the images given, pixel for pixel where they fit, error colours by a fixed scale, cameras where they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.color import rgb2lab
+
+from data.picture import _evenly, camera_plot, colour_table, comparison, contact_sheet
+
+BLUE, ORANGE = (29, 98, 176), (217, 98, 12)
+
+
+def noise(h: int, w: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.array(image)
+
+
+def places(page: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
+    """Return every (row, column) at which `picture` stands in `page`, pixel for pixel."""
+    h, w = picture.shape[:2]
+    corner = (page == picture[0, 0]).all(-1) & np.roll((page == picture[0, 1]).all(-1), -1, axis=1)
+    found = [tuple(place) for place in np.argwhere(corner).tolist()]
+    return [(i, j) for i, j in found if np.array_equal(page[i : i + h, j : j + w], picture)]
+
+
+def test_a_comparison_shows_inputs_targets_renderings_and_errors(tmp_path: Path) -> None:
+    inputs = [noise(160, 210, seed) for seed in range(3)]
+    targets = [noise(165, 200, seed) for seed in (3, 4)]
+    rendered = [noise(165, 200, seed) for seed in (5, 6)]
+    comparison(tmp_path / "new" / "a.png", inputs, targets, rendered, title="a scene")
+    page = read(tmp_path / "new" / "a.png")
+    for photo in inputs:
+        assert len(places(page, photo)) == 1
+    for target, render in zip(targets, rendered, strict=True):
+        (left,), (right,) = places(page, target), places(page, render)
+        error = np.abs(target.astype(float) - render).mean(-1) / 255
+        # A pixel's own colour, of 256 that end at an error of 0.2.
+        expected = colour_table()[np.round(np.minimum(error / 0.2, 1) * 255).astype(int)]
+        i, j = right
+        shown = page[i : i + 165, j + 210 : j + 410]
+        # Rounding of float32 may go either way at halves.
+        assert (shown != expected).any(-1).mean() < 0.01
+        assert left == (i, j - 210)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(("error", "index"), [(0, 0), (51, 127), (102, 255), (200, 255)])
+def test_error_colours_have_a_fixed_scale(tmp_path: Path, error: int, index: int) -> None:
+    target = np.zeros((40, 170, 3), np.uint8)
+    rendered = np.full_like(target, error)
+    comparison(tmp_path / "a.png", [], [target], [rendered], error_scale=0.4)
+    # 51 of 255 is 0.2, half the scale, and 127.5 of the table.
+    table = colour_table()
+    heat = [np.broadcast_to(table[entry], target.shape) for entry in {index, min(index + 1, 255)}]
+    page = read(tmp_path / "a.png")
+    assert sum(len(places(page, picture)) for picture in heat) >= 1
+
+
+def test_the_caption_is_the_psnr_unless_given(tmp_path: Path) -> None:
+    target = noise(30, 40) // 2
+    rendered = target + np.array([10, 20, 0], np.uint8)
+    # (10² + 20² + 0) / 3 over 255²: 10·log10(65025 / 166.67).
+    comparison(tmp_path / "given.png", [target], [target], [rendered], captions=["25.91 dB"])
+    comparison(tmp_path / "default.png", [target], [target], [rendered])
+    comparison(tmp_path / "other.png", [target], [target], [rendered], captions=["25.92 dB"])
+    assert np.array_equal(read(tmp_path / "given.png"), read(tmp_path / "default.png"))
+    assert not np.array_equal(read(tmp_path / "other.png"), read(tmp_path / "default.png"))
+
+
+def test_equal_images_are_shown_at_a_hundred_decibels(tmp_path: Path) -> None:
+    target = noise(30, 40)
+    comparison(tmp_path / "given.png", [], [target], [target], captions=["100.00 dB"])
+    comparison(tmp_path / "default.png", [], [target], [target])
+    assert np.array_equal(read(tmp_path / "given.png"), read(tmp_path / "default.png"))
+
+
+def test_small_images_are_enlarged_in_whole_steps(tmp_path: Path) -> None:
+    target, rendered = noise(9, 37), noise(9, 37, 1)
+    comparison(tmp_path / "a.png", [target], [target], [rendered])
+    # 160 over 37 rounds up to 5.
+    assert len(places(read(tmp_path / "a.png"), rendered.repeat(5, 0).repeat(5, 1))) == 1
+
+
+@pytest.mark.parametrize("size", [(700, 1300), (1300, 700), (64, 2100)])
+@pytest.mark.parametrize("count", [1, 9])
+def test_no_comparison_is_larger_than_two_thousand_pixels(tmp_path: Path, size: tuple[int, int], count: int) -> None:
+    images = [np.full((*size, 3), 40 * view, np.uint8) for view in range(3)]
+    comparison(tmp_path / "a.png", images * 7, (images * 3)[:count], (images * 3)[:count], title="long " * 100)
+    h, w = read(tmp_path / "a.png").shape[:2]
+    assert max(h, w) <= 2000
+    assert max(h, w) > 1000
+
+
+def test_six_wide_targets_fill_a_wide_page(tmp_path: Path) -> None:
+    images = [np.full((270, 480, 3), 40 * view, np.uint8) for view in range(6)]
+    comparison(tmp_path / "a.png", images * 3, images, images)
+    h, w = read(tmp_path / "a.png").shape[:2]
+    # Two blocks of three rows below the inputs; one block of six rows would be half empty.
+    assert w > 1900
+    assert h < 0.7 * w
+
+
+def test_evenly_keeps_the_ends_and_the_order() -> None:
+    assert _evenly(5, 16) == [0, 1, 2, 3, 4]
+    assert _evenly(50, 4) == [0, 16, 33, 49]
+    assert _evenly(3, 1) == [0]
+    assert _evenly(0, 4) == []
+
+
+def test_colours_get_evenly_lighter() -> None:
+    lightness = rgb2lab(colour_table()[None])[0, :, 0]
+    assert (np.diff(lightness) > 0).all()
+    # CIE L* is not Oklab's lightness, and 8 bits round: 30 % less steep at the black end.
+    slope = lightness[32:] - lightness[:-32]
+    assert np.abs(slope / slope.mean() - 1).max() < 0.33
+    assert lightness[0] < 5
+    assert lightness[-1] > 95
+    assert len(np.unique(colour_table(), axis=0)) == 256
+
+
+def test_a_contact_sheet_shows_every_image_once_and_captions_below(tmp_path: Path) -> None:
+    images = [noise(170 + 7 * view, 180, view) for view in range(5)]
+    contact_sheet(tmp_path / "a.png", images, [f"view {view}" for view in range(5)], title="five")
+    page = read(tmp_path / "a.png")
+    for image in images:
+        ((i, j),) = places(page, image)
+        below = page[i + len(image) : i + len(image) + 20, j : j + 180]
+        assert (below.max(-1) < 80).any()
+
+
+def test_a_long_caption_is_cut_and_widens_nothing(tmp_path: Path) -> None:
+    images = [noise(170, 180, view) for view in range(3)]
+    for name, caption in (("short", "short"), ("long", "a caption that is much longer than its picture is wide")):
+        contact_sheet(tmp_path / f"{name}.png", images, [caption] * 3)
+    assert read(tmp_path / "short.png").shape == read(tmp_path / "long.png").shape
+
+
+@pytest.mark.parametrize("count", [1, 7, 120])
+def test_no_contact_sheet_is_larger_than_two_thousand_pixels(tmp_path: Path, count: int) -> None:
+    contact_sheet(tmp_path / "a.png", [np.full((250, 1990, 3), 90, np.uint8)] * count)
+    h, w = read(tmp_path / "a.png").shape[:2]
+    assert max(h, w) <= 2000
+    assert w > 1500
+
+
+def looking_along(forward: list[float], position: list[float]) -> np.ndarray:
+    """A camera that looks level along `forward` where z is up."""
+    forward_axis, down = np.array(forward, float), np.array([0.0, 0, -1])
+    c2w = np.eye(4)
+    c2w[:3, :3] = np.stack([np.cross(down, forward_axis), down, forward_axis], axis=1)
+    c2w[:3, 3] = position
+    return c2w
+
+
+def centre_of(page: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """Return (row, column) of the mean of the pixels in the tone of `colour`: it, or it mixed with white."""
+    white = 255.0 - page
+    strength = white.max(-1)
+    tone = white / np.maximum(strength, 1)[..., None] - (255 - np.array(colour)) / max(255 - np.array(colour))
+    rows, columns = np.nonzero((np.abs(tone).max(-1) < 0.05) & (strength > 20))
+    assert len(rows) > 50
+    return np.array([rows.mean(), columns.mean()])
+
+
+def test_cameras_stand_where_they_are_in_both_views(tmp_path: Path) -> None:
+    # The target is to the right (x), behind in y, and higher (z) than the input.
+    c2w = np.stack([looking_along([0, 1, 0], [0, 3, 0]), looking_along([0, 1, 0], [4, 0, 1.5])])
+    camera_plot(tmp_path / "a.png", c2w, np.array([[50, 50, 24, 16.0]] * 2), (32, 48), [False, True])
+    page = read(tmp_path / "a.png")[110:]
+    assert page.shape[1] > 1800
+    # Two white panels, of equal width, with a gap.
+    white = (page == 255).all(-1).any(0)
+    edges = np.flatnonzero(np.diff(white.astype(int)))
+    above, side = page[:, edges[0] : edges[1]], page[:, edges[2] : edges[3]]
+    (down, right), (down_side, right_side) = (centre_of(panel, ORANGE) - centre_of(panel, BLUE) for panel in (above, side))
+    # 4 to 3 from above, 4 to 1.5 from the side, up is smaller rows; drawn pyramids are 0.3 deep.
+    assert down / right == pytest.approx(3 / 4, rel=0.1)
+    assert down_side / right_side == pytest.approx(-1.5 / 4, rel=0.1)
+    assert right_side == pytest.approx(right, rel=0.02)
+
+
+def test_pyramids_open_where_the_camera_looks(tmp_path: Path) -> None:
+    c2w = np.stack([looking_along([0.8, 0.6, 0], [1, 2, 3]), looking_along([-0.8, -0.6, 0], [1, 2, 3])])
+    camera_plot(tmp_path / "a.png", c2w, np.array([[50, 50, 24, 16.0]] * 2), (32, 48), [False, True])
+    page = read(tmp_path / "a.png")[110:]
+    edges = np.flatnonzero(np.diff((page == 255).all(-1).any(0).astype(int)))
+    down, right = centre_of(page[:, edges[0] : edges[1]], BLUE) - centre_of(page[:, edges[0] : edges[1]], ORANGE)
+    assert right > 100
+    assert down / right == pytest.approx(-0.6 / 0.8, rel=0.1)
+
+
+def test_up_can_be_given(tmp_path: Path) -> None:
+    c2w = np.stack([looking_along([0, 1, 0], [0, 3, 0]), looking_along([0, 1, 0], [4, 0, 1.5])])
+    fxfycxcy = np.array([[50, 50, 24, 16.0]] * 2)
+    pages = []
+    for name, up in (("default", None), ("same", (0, 0, 1)), ("turned", (0, 0, -1))):
+        camera_plot(tmp_path / f"{name}.png", c2w, fxfycxcy, (32, 48), up=up)
+        pages.append(read(tmp_path / f"{name}.png"))
+    assert np.array_equal(pages[0], pages[1])
+    assert not np.array_equal(pages[0], pages[2])
+
+
+def test_one_camera_and_cameras_at_one_place_are_drawn(tmp_path: Path) -> None:
+    one = looking_along([0.6, 0.8, 0], [7, 7, 7])
+    for c2w in (one[None], np.stack([one, looking_along([0, -1, 0], [7, 7, 7])])):
+        camera_plot(tmp_path / "a.png", c2w, np.array([[50, 50, 24, 16.0]] * len(c2w)), (32, 48))
+        page = read(tmp_path / "a.png")
+        assert max(page.shape) <= 2000
+        centre_of(page, BLUE)
+
+
+def test_comparisons_and_sheets_refuse_what_is_no_set_of_images(tmp_path: Path) -> None:
+    path, image = tmp_path / "a.png", noise(8, 9)
+    with pytest.raises(ValueError, match=r"a.png: 0 targets, 0 renderings, 0 captions: expected as many"):
+        comparison(path, [image], [], [])
+    with pytest.raises(ValueError, match=r"1 targets, 2 renderings, 1 captions: expected as many"):
+        comparison(path, [image], [image], [image] * 2)
+    with pytest.raises(ValueError, match=r"1 targets, 1 renderings, 2 captions: expected as many"):
+        comparison(path, [image], [image], [image], ["a", "b"])
+    with pytest.raises(ValueError, match=r"a.png: error scale is 0: expected"):
+        comparison(path, [image], [image], [image], error_scale=0)
+    with pytest.raises(ValueError, match=r"a.png: input 1 is \(8, 9\) uint8: expected \(h, w, 3\) uint8"):
+        comparison(path, [image, image[..., 0]], [image], [image])
+    with pytest.raises(ValueError, match=r"a.png: rendering 0 is \(8, 9, 3\) float32: expected"):
+        comparison(path, [image], [image], [image.astype(np.float32)])
+    with pytest.raises(ValueError, match=r"a.png: target 1 is \(9, 8, 3\): expected \(8, 9, 3\), the first target's"):
+        comparison(path, [image], [image, noise(9, 8)], [image, image])
+    with pytest.raises(ValueError, match=r"a.png: 0 images, 0 captions: expected"):
+        contact_sheet(path, [])
+    with pytest.raises(ValueError, match=r"a.png: 2 images, 1 captions: expected"):
+        contact_sheet(path, [image] * 2, ["one"])
+    with pytest.raises(ValueError, match=r"a.png: image 0 is \(8, 9, 1\) uint8: expected"):
+        contact_sheet(path, [image[..., :1]])
+    assert not path.exists()
+
+
+def test_a_camera_plot_refuses_what_is_no_set_of_cameras(tmp_path: Path) -> None:
+    path, c2w, fxfycxcy = tmp_path / "a.png", np.eye(4)[None], np.ones((1, 4))
+    with pytest.raises(ValueError, match=r"a.png: c2w is \(0, 4, 4\), .* expected \(v, 4, 4\), \(v, 4\) and \(v\)"):
+        camera_plot(path, c2w[:0], fxfycxcy[:0], (8, 9))
+    with pytest.raises(ValueError, match=r"is_target \(2,\): expected"):
+        camera_plot(path, c2w, fxfycxcy, (8, 9), [True, False])
+    with pytest.raises(ValueError, match=r"fxfycxcy \(2, 4\)"):
+        camera_plot(path, c2w, fxfycxcy.repeat(2, 0), (8, 9))
+    with pytest.raises(ValueError, match=r"a.png: a camera holds a value that is not finite: repair"):
+        camera_plot(path, c2w * np.nan, fxfycxcy, (8, 9))

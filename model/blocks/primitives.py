@@ -31,7 +31,12 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x` (..., dim) normalised over its last dimension."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        wide = x.float()
+        if x.is_cuda:
+            return F.rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
+        # torch has no fused kernel for the CPU: a norm there is one pass where its own decomposition takes two.
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        return (wide * torch.rsqrt(norm.square() / x.shape[-1] + self.eps) * self.weight).to(x.dtype)
 
 
 class LayerNorm(nn.LayerNorm):

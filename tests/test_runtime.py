@@ -1,0 +1,59 @@
+"""Chunks: whole, even, bounded by cache and by memory."""
+
+import pytest
+import torch
+
+from model import runtime
+from model.runtime import even_chunks, free_memory, pick_dtype, split_views
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("total", "largest"), [(1, 1), (7, 3), (9, 3), (5, 9), (128, 31)])
+def test_even_chunks_cover_everything_and_differ_by_one(total: int, largest: int) -> None:
+    chunks = even_chunks(total, largest)
+    assert sum(chunks) == total
+    assert max(chunks) <= largest
+    assert max(chunks) - min(chunks) <= 1
+    assert (len(chunks) - 1) * largest < total, "one chunk less would do"
+
+
+@pytest.mark.parametrize(
+    ("views", "tokens_per_view", "free", "expected"),
+    [
+        (8, 1024, 1 << 40, [2, 2, 2, 2]),  # 2048 tokens at a time
+        (8, 4096, 1 << 40, [1] * 8),  # a view is the least
+        (6, 256, 1 << 40, [6]),
+        (4, 256, 1 << 40, [2, 2]),  # few tokens in all: 512 at a time
+        (8, 1024, 3_000_000, [1] * 8),  # half of 3 MB at 1000 bytes a token: 1500 tokens
+        (8, 1024, 0, [1] * 8),
+    ],
+)
+def test_chunks_fit_cache_and_memory(
+    monkeypatch: pytest.MonkeyPatch, views: int, tokens_per_view: int, free: int, expected: list[int]
+) -> None:
+    monkeypatch.setattr(runtime, "free_memory", lambda device: free + 5000)
+    assert split_views(views, tokens_per_view, 1000, 5000, CPU) == expected
+
+
+def test_free_memory_is_that_of_the_machine() -> None:
+    assert 1 << 26 < free_memory(CPU) < 1 << 44
+
+
+@pytest.mark.parametrize(("silicon", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch, silicon: bool, expected: torch.dtype) -> None:
+    monkeypatch.setattr(runtime, "has_bfloat16", lambda device: silicon)
+    assert pick_dtype("auto", CPU) == expected
+    assert pick_dtype("float32", CPU) == torch.float32
+    assert pick_dtype("bfloat16", CPU) == torch.bfloat16
+
+
+@pytest.mark.gpu
+def test_gpu_free_memory_counts_what_torch_holds_in_reserve() -> None:
+    device = torch.device("cuda", 0)
+    torch.cuda.empty_cache()
+    before = free_memory(device)
+    block = torch.empty(1 << 28, dtype=torch.uint8, device=device)
+    assert free_memory(device) <= before - (1 << 28)
+    del block
+    assert abs(free_memory(device) - before) < 1 << 26

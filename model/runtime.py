@@ -8,9 +8,6 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Tokens of a chunk: enough to fill the matrix units; on a CPU few enough that a layer's intermediate results stay in cache
 # (2048 tokens of width 1536 in bfloat16 are 6 MB), which made element-wise passes up to 5 times as fast as 8192 did.
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 65536}
-# oneDNN multiplies 768 to 1280 rows into 768 columns on one of two cores (1.2 TFLOP/s against 2.4 for 512 or 1536 rows): a CPU
-# that has fewer tokens than the first number in all takes them in chunks of the second.
-FEW_TOKENS, FEW_TOKENS_CHUNK = 1536, 512
 # Share of the free memory that the intermediate results of one chunk may take.
 CHUNK_MEMORY_SHARE = 0.5
 
@@ -82,8 +79,6 @@ def split_views(views: int, tokens_per_view: int, bytes_per_token: int, reserved
     """
     room = max(free_memory(device) - reserved_bytes, 0) * CHUNK_MEMORY_SHARE / bytes_per_token
     tokens = min(CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cuda"]), room)
-    if device.type == "cpu" and views * tokens_per_view < FEW_TOKENS:
-        tokens = min(FEW_TOKENS_CHUNK, room)
     return even_chunks(views, max(1, int(tokens // tokens_per_view)))
 
 

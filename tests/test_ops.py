@@ -10,6 +10,7 @@ from conftest import GOLDEN, relative_error
 
 from model.ops import fast_weight as op
 from model.ops.newton_schulz import newton_schulz
+from model.ops.product import product
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -53,6 +54,25 @@ def test_newton_schulz_leaves_zero_zero() -> None:
 def test_newton_schulz_refuses_what_is_no_batch_of_matrices(x: torch.Tensor, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"newton_schulz: .*wanted"):
         newton_schulz(x, 5, dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 512, 513, 700, 1024, 1535, 1536])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_product_in_blocks_of_rows_is_the_product(rows: int, transposed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, 24, generator=generator).bfloat16()
+    w = torch.randn(7, 24, generator=generator).bfloat16().mT if transposed else torch.randn(24, 7, generator=generator).bfloat16()
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: self.new_full(size, torch.nan))
+    with torch.no_grad():
+        found = product(x, w)
+    # The result is rounded to bfloat16, 2^-9 of each number.
+    assert relative_error(found.double(), x.double() @ w.double()) < 2**-8
+
+
+def test_product_has_a_gradient() -> None:
+    x, w = torch.randn(700, 5).bfloat16().requires_grad_(), torch.randn(5, 3).bfloat16().requires_grad_()
+    product(x, w).sum().backward()
+    assert relative_error(x.grad.float(), w.detach().float().sum(1).expand(700, 5)) < 2**-7
 
 
 def tokens(b: int = 2, l: int = 11, k: int = 6, m: int = 9, seed: int = 0) -> tuple:

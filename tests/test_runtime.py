@@ -24,7 +24,6 @@ def test_even_chunks_cover_everything_and_differ_by_one(total: int, largest: int
         (8, 1024, 1 << 40, [2, 2, 2, 2]),  # 2048 tokens at a time
         (8, 4096, 1 << 40, [1] * 8),  # a view is the least
         (6, 256, 1 << 40, [6]),
-        (4, 256, 1 << 40, [2, 2]),  # few tokens in all: 512 at a time
         (8, 1024, 3_000_000, [1] * 8),  # half of 3 MB at 1000 bytes a token: 1500 tokens
         (8, 1024, 0, [1] * 8),
     ],

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.ops.product import product
+
 
 class Linear(nn.Linear):
     """Map tokens linearly, without bias, in `compute_dtype`, whatever dtype the weight is stored in.
@@ -18,7 +20,8 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """Return `x` (..., in) times the given rows of the weight: (..., rows), in `compute_dtype`."""
-        return F.linear(x.to(self.compute_dtype), self.weight[rows].to(self.compute_dtype))
+        weight = self.weight[rows].to(self.compute_dtype)
+        return product(x.to(self.compute_dtype).flatten(0, -2), weight.mT).view(*x.shape[:-1], -1)
 
 
 class RMSNorm(nn.Module):

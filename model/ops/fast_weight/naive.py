@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.ops import aten
 
 from model.ops.newton_schulz import newton_schulz
+from model.ops.product import product
 
 NORM_EPS = 1e-5
 
@@ -43,7 +44,8 @@ def update_naive(weights: Weights, gradients: Weights, steps: int, dtype: torch.
 def apply_naive(weights: Weights, query: Tensor) -> Tensor:
     """See `model.ops.fast_weight.apply`."""
     w0, w1, w2 = weights
-    return (F.silu(query @ w0) * (query @ w2)) @ w1
+    hidden = F.silu(query @ w0) * (query @ w2)
+    return product(hidden[0], w1[0])[None] if len(hidden) == 1 else hidden @ w1
 
 
 def _silu_backward(d: Tensor, gate: Tensor) -> Tensor:

@@ -9,20 +9,20 @@ Letters: v input views, u target views, h w pixels.
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-import torch.distributed as dist
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from data.dataset import SceneDataset, check_image_size
-from data.files import replace_when_finished
-from data.picture import comparison
-from data.report import table, write_report
+from data.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
 from data.scene_format import Scene
 from data.video import VideoWriter, to_uint8
 from data.view_selection import PICKERS, read_view_index, select_views
@@ -30,319 +30,271 @@ from model import LaCTLVSM, SceneState, load_model
 from model.camera import normalise_poses
 from model.camera_path import smooth_path, turntable
 from model.checkpoint import published_weights
+from model.distributed import Processes, end_processes, start_processes
 from model.hub import resolve_lpips
 from model.metric import LPIPS, psnr, ssim
-from model.runtime import PRECISIONS
+from model.runtime import PRECISIONS, pick_dtype
 
-DEFAULT_IMAGE_SIZE = (256, 256)
-DEFAULT_INPUT_VIEWS = 8
-# Targets whose photos are in memory at a time, and how many of a scene its picture shows.
+DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
+DEFAULT_VIDEO_FRAMES, DEFAULT_VIDEO_FPS = 120, 30
+# Targets whose photos are in memory at a time.
 TARGET_BATCH = 16
-PICTURE_TARGETS = 6
+# What flags that count must be at least.
+LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
+         "video_fps": 1, "chunk_views": 1, "num_workers": 0}  # fmt: skip
+# What a user can put right. Anything else is a fault of the program and shows its traceback.
+USER_ERRORS = (ValueError, OSError, torch.OutOfMemoryError)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene, which views are inputs and targets, their poses (v + u, 4, 4), and the folder of its results."""
+
+    scene: Scene
+    inputs: list[int]
+    targets: list[int]
+    c2w: Tensor
+    folder: Path
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        """Leave it to `main` how an error is reported."""
+        raise ValueError(f"{message}; see --help")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the program; return its exit code: 0, or 2 after one line on standard error about what was wrong."""
-    args = parse(argv)
     try:
+        args = parse(argv)
         check_flags(args)
-        run(args)
-    except (ValueError, OSError) as error:
-        print(f"inference.py: {error}", file=sys.stderr)
+    except ValueError as error:
+        if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
+            print(f"inference.py: {explain(error)}", file=sys.stderr)
+        return 2
+    try:
+        run(args, start_processes(args.device))
+    except USER_ERRORS as error:
+        print(f"inference.py: {explain(error)}", file=sys.stderr)
         return 2
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        end_processes()
     return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    """Read the command line. What could be without effect is None or False unless given, so that `check_flags` can tell."""
+    parser = Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
     add = parser.add_argument
-    add("--load", help="weights: a file, or a published name such as weight/obj_res256.pt, downloaded if it is not there")
+    add("--load", required=True, help="weights: a file, or a published name such as weight/obj_res256.pt, fetched if not there")
     add("--config", help="network recipe (default: the one that belongs to the weights)")
     add("--data_path", help="JSON list of scenes, or one scene's opencv_cameras.json")
     add("--output_dir", default="output", help="where results go (default: output)")
     add("--image_size", nargs=2, type=int, metavar=("H", "W"), help="height and width (default: what the weights were trained at)")
     add("--scene_inference", action="store_true", help="scenes: normalised poses, video along the input cameras")
-
-    views = parser.add_argument_group("views")
-    add = views.add_argument
+    add = parser.add_argument_group("views").add_argument
     add("--num_all_views", type=int, help="thin the scene to so many views first (default: all)")
     add("--num_input_views", type=int, help="inputs (default: what the weights were trained with)")
     add("--num_target_views", type=int, help="targets (default: all views that are not inputs)")
     add("--view_selection", choices=list(PICKERS), help="default: spread for objects, uniform for scenes")
     add("--target_every", type=int, metavar="N", help="targets are views 0, N, 2N, …; inputs are chosen from the others")
     add("--view_index", metavar="FILE", help="JSON with the inputs and targets of each scene")
-    add("--seed", type=int, default=0, help="of random and kmeans selection")
+    add("--seed", type=int, help="of random and kmeans selection (default: 0)")
     add("--pose_reference", choices=["all", "inputs"], help="scenes: views that set frame and scale (default: all)")
     add("--scene_scale", type=float, help="scenes: 1.0 for LaCT weights (default), 1.35 for LVSM and Long-LRM weights")
-
-    output = parser.add_argument_group("output")
-    add = output.add_argument
-    add("--video_format", choices=["mp4", "gif", "none"], default="mp4")
-    add("--video_frames", type=int, default=120)
-    add("--video_fps", type=int, default=30)
+    add = parser.add_argument_group("output").add_argument
+    add("--video_format", choices=["mp4", "gif", "none"], default="mp4", help="default: mp4")
+    add("--video_frames", type=int, help=f"default: {DEFAULT_VIDEO_FRAMES}")
+    add("--video_fps", type=int, help=f"frames a second (default: {DEFAULT_VIDEO_FPS})")
     add("--path_order", choices=["given", "nearest"], help="scenes: fly by the inputs as listed (default), or by a short tour")
     add("--save_images", action="store_true", help="write every rendered target as PNG")
     add("--no_lpips", action="store_true", help="do not compute LPIPS, which needs 550 MB of weights")
     add("--save_state", action="store_true", help="keep the reconstruction: state.safetensors beside the video")
     add("--load_state", metavar="FILE", help="render the video of a reconstruction that was kept, without its photos")
-
-    machine = parser.add_argument_group("machine")
-    add = machine.add_argument
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--precision", choices=["auto", *PRECISIONS], default="auto", help="auto: bfloat16 where the hardware has it")
-    add("--newton_schulz_dtype", choices=list(PRECISIONS), default="bfloat16")
+    add = parser.add_argument_group("machine").add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    add("--precision", choices=["auto", *PRECISIONS], default="auto", help="default: bfloat16 where the hardware has it")
+    add("--newton_schulz_dtype", choices=list(PRECISIONS), help="default: bfloat16, which published weights were trained with")
     add("--chunk_views", type=int, help="views worked on at a time (default: by free memory)")
-    add("--num_workers", type=int, default=min(8, os.cpu_count() or 1), help="threads that read images")
+    add("--num_workers", type=int, help="threads that read images (default: one a core, 8 at most)")
     add("--compile", action="store_true", help="compile every layer with torch.compile")
-    add("--fast_weight_ops", choices=["auto", "naive", "compiled"], default="auto", help="auto: compiled on CUDA")
+    add("--fast_weight_ops", choices=["auto", "naive", "compiled"], default="auto", help="default: compiled on CUDA")
     return parser.parse_args(argv)
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags that would have no effect, and values that cannot work, before anything is loaded."""
-    if args.load is None:
-        raise ValueError("--load: not given; wanted weights, such as weight/obj_res256.pt")
-    if args.load_state is None and args.data_path is None:
+    """Refuse values that cannot work and flags that would have no effect, before anything is loaded."""
+    given = {name for name, value in vars(args).items() if value is not None and value is not False}
+    if not given & {"data_path", "load_state"}:
         raise ValueError("--data_path: not given; wanted a JSON list of scenes")
-    without_effect: dict[str, list[str]] = {
-        "--load_state": ["data_path", "num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every",
-                         "view_index", "pose_reference", "scene_scale", "save_images", "no_lpips", "save_state"],
-        "--view_index": ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every"],
-        "--target_every": ["num_all_views", "num_target_views"],
-    }  # fmt: skip
-    for flag, others in without_effect.items():
-        if getattr(args, flag[2:]) is not None:
-            for other in others:
-                if getattr(args, other) not in (None, False):
-                    raise ValueError(f"--{other}: has no effect with {flag}; leave one of them out")
-    if not args.scene_inference:
-        for name in ("pose_reference", "scene_scale", "path_order"):
-            if getattr(args, name) is not None:
-                raise ValueError(f"--{name}: has no effect on objects; wanted --scene_inference with it")
-    if args.load_state is not None and args.video_format == "none":
-        raise ValueError("--video_format none: leaves nothing to do with --load_state; wanted mp4 or gif")
-    for name in ("video_frames", "video_fps", "chunk_views"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name}: is {getattr(args, name)}; wanted at least 1")
-    if args.num_workers < 0:
-        raise ValueError(f"--num_workers: is {args.num_workers}; wanted 0 or more")
+    for name, least in LEAST.items():
+        if name in given and getattr(args, name) < least:
+            raise ValueError(f"--{name}: is {getattr(args, name)}; wanted {least} or more")
+    if "video_fps" in given and args.video_fps > 240:
+        raise ValueError(f"--video_fps: is {args.video_fps}; wanted 240 or less")
+    if "scene_scale" in given and not 0 < args.scene_scale < float("inf"):
+        raise ValueError(f"--scene_scale: is {args.scene_scale}; wanted a number above 0")
+    choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
+    photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers"]
+    for mode, applies, flags in (
+        ("with --load_state", "load_state" in given, [*photos, "save_images", "no_lpips", "save_state", "newton_schulz_dtype"]),
+        ("with --view_index", "view_index" in given, choice),
+        ("with --target_every", "target_every" in given, ["num_all_views", "num_target_views"]),
+        ("with --num_target_views 0", args.num_target_views == 0, ["save_images", "no_lpips"]),
+        ("without --view_selection random or kmeans", args.view_selection not in ("random", "kmeans"), ["seed"]),
+        ("without --scene_inference", not args.scene_inference, ["pose_reference", "scene_scale", "path_order"]),
+        ("with --video_format none", args.video_format == "none", ["load_state", "video_frames", "video_fps", "path_order"]),
+        ("under torchrun: it is one video of one process", "WORLD_SIZE" in os.environ, ["load_state"]),
+    ):
+        useless = [flag for flag in flags if flag in given]
+        if applies and useless:
+            raise ValueError(f"--{useless[0]}: has no effect {mode}; leave it out")
+    if args.num_target_views == 0 and args.video_format == "none" and not args.save_state:
+        raise ValueError("--num_target_views 0: leaves nothing to do with --video_format none; wanted a video or --save_state")
 
 
-def run(args: argparse.Namespace) -> None:
-    rank, world = join_processes(args)
-    row = published_weights().get(Path(args.load).name)
+def run(args: argparse.Namespace, processes: Processes) -> None:
+    """Work on all scenes and report on them, or render the video of one that was reconstructed before."""
+    together(processes, partial(open_folder, args.output_dir))
     if args.load_state is not None:
-        state = SceneState.load(args.load_state)
-        image_size = tuple(args.image_size or state.image_size)
-        model = prepare_model(args)
-        write_video(model, state.to(model.device), image_size, Path(args.output_dir), args)
+        state = SceneState.load(args.load_state).to(processes.device)
+        dtype = pick_dtype(args.precision, processes.device)  # it may have been kept on another machine, in another one
+        state.layers = [{name: tensor.to(dtype) for name, tensor in layer.items()} for layer in state.layers]
+        model = prepare_model(args, processes.device)
+        write_video(model, state, tuple(args.image_size or state.image_size), Path(args.output_dir), args)
+        print(f"results in {args.output_dir}")
         return
-
-    image_size = tuple(args.image_size or (row.resolution if row else DEFAULT_IMAGE_SIZE))
-    dataset = SceneDataset(args.data_path, image_size, workers=args.num_workers)
-    scenes = [dataset[i] for i in range(len(dataset))]
-    views = [choose_views(scene, args, row.num_input_views if row else DEFAULT_INPUT_VIEWS) for scene in scenes]
-    folders = [Path(args.output_dir) / name for name in distinct_names(scenes)]
-    model = prepare_model(args)
-    check_image_size(image_size, model.config.patch_size)
-    lpips, notes = prepare_lpips(args, model.device, any(targets for _, targets in views))
-    rows = []
-    for i in tqdm(range(rank, len(scenes), world), desc="scenes", disable=rank > 0, unit="scene"):
-        rows += process_scene(model, dataset, scenes[i], *views[i], folders[i], lpips, args)
-    rows = gather(rows, [folder.name for folder in folders], world)
-    if rank == 0:
-        about = {key: value for key, value in vars(args).items() if key != "output_dir"}
-        write_report(args.output_dir, rows, {**about, "image_size": list(image_size), "not_computed": notes})
-        print(table(rows, notes) if rows else "no target views: no metrics")
+    jobs, process, about = together(processes, partial(prepare, args, processes.device))
+    rows: list[dict] = []
+    with bar(total=len(jobs), desc="scenes", unit="scene") as progress:
+        for start in range(0, len(jobs), processes.world):
+            turn = jobs[start : start + processes.world]
+            mine = together(processes, partial(process, turn[processes.rank :][:1]))
+            rows += [row for part in processes.gather(mine) or [] for row in part]
+            progress.update(len(turn))
+    if processes.first:
+        if rows:
+            write_report(args.output_dir, rows, about)
+            print(table(rows, about["not_computed"]))
         print(f"results in {args.output_dir}")
 
 
-def join_processes(args: argparse.Namespace) -> tuple[int, int]:
-    """Join the processes that torchrun started, if it did; return (rank, how many)."""
-    if "WORLD_SIZE" not in os.environ:
-        return 0, 1
-    dist.init_process_group("gloo")
-    if args.device == "auto" and torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    return dist.get_rank(), dist.get_world_size()
+def together(processes: Processes, step: Callable[[], Any]) -> Any:
+    """Run `step` on every process. What goes wrong on one ends all: the first reports it, and none waits for another."""
+    result, problem = None, None
+    try:
+        result = step()
+    except USER_ERRORS as error:
+        problem = error
+    if not processes.any(problem is not None):
+        return result
+    problems = processes.gather(problem and explain(problem))
+    if problems is None:
+        raise SystemExit(2)
+    raise ValueError(next(filter(None, problems))) from problem
 
 
-def prepare_model(args: argparse.Namespace) -> LaCTLVSM:
-    if dist.is_initialized() and dist.get_rank() > 0:
-        dist.barrier()  # the first process downloads what is missing
-    model = load_model(args.load, args.config, args.device, args.precision, args.newton_schulz_dtype)
-    if dist.is_initialized() and dist.get_rank() == 0:
-        dist.barrier()
-    model.set_fast_weight(PRECISIONS[args.newton_schulz_dtype], args.fast_weight_ops)
+def prepare(args: argparse.Namespace, device: torch.device) -> tuple[list[Job], Callable[[list[Job]], list[dict]], dict]:
+    """Find out what is to be done and load what it takes; return the jobs, what does them, and the report's preface."""
+    row = published_weights().get(Path(args.load).name)
+    image_size = tuple(args.image_size or (row.resolution if row else DEFAULT_IMAGE_SIZE))
+    workers = min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers
+    dataset = SceneDataset(args.data_path, image_size, patch_size=1, workers=workers)
+    scenes = [dataset[i] for i in range(len(dataset))]
+    folders = [Path(args.output_dir) / name for name in folder_names([scene.name for scene in scenes])]
+    num_inputs = args.num_input_views or (row.num_input_views if row else DEFAULT_INPUT_VIEWS)
+    jobs = [plan(scene, folder, num_inputs, args) for scene, folder in zip(scenes, folders, strict=True)]
+    model = prepare_model(args, device)
+    check_image_size(image_size, model.config.patch_size)
+    metrics, missing = {"psnr": psnr, "ssim": ssim}, {}
+    if args.no_lpips:
+        missing = {"lpips": "--no_lpips"}
+    elif any(job.targets for job in jobs):
+        try:
+            metrics["lpips"] = LPIPS.from_files(*resolve_lpips()).to(device)
+        except OSError as error:
+            missing = {"lpips": str(error)}
+    about = {name: value for name, value in vars(args).items() if value is not None and name != "output_dir"}
+    about |= {"image_size": image_size, "device": str(device), "precision": str(pick_dtype(args.precision, device))}
+    about |= {"not_computed": missing, "input_views": {job.folder.name: job.inputs for job in jobs}}
+    return jobs, partial(process_scenes, model, dataset, metrics, args), about
+
+
+def plan(scene: Scene, folder: Path, num_inputs: int, args: argparse.Namespace) -> Job:
+    """Choose a scene's views and bring their poses into the frame that the network sees."""
+    c2w = np.stack([view.c2w for view in scene.views])
+    method = args.view_selection or ("uniform" if args.scene_inference else "spread")
+    choice = (args.num_all_views, num_inputs, args.num_target_views, method, args.target_every, None, args.seed or 0)
+    if args.view_index is not None:
+        choice = (None, None, None, None, None, read_view_index(args.view_index, scene.name))
+    try:
+        inputs, targets = select_views(c2w, *choice)
+        poses = torch.from_numpy(c2w[inputs + targets])
+        if args.scene_inference:
+            reference = len(inputs) if args.pose_reference == "inputs" else None
+            poses = normalise_poses(poses[None], reference, args.scene_scale or 1.0)[0]
+    except ValueError as error:
+        raise ValueError(f"{scene.json_path}: {error}") from error
+    return Job(scene, inputs, targets, poses.float(), folder)
+
+
+def prepare_model(args: argparse.Namespace, device: torch.device) -> LaCTLVSM:
+    newton_schulz = args.newton_schulz_dtype or "bfloat16"
+    model = load_model(args.load, args.config, device, args.precision, newton_schulz)
+    model.set_fast_weight(PRECISIONS[newton_schulz], args.fast_weight_ops)
     return model.compile_layers() if args.compile else model
 
 
-def prepare_lpips(args: argparse.Namespace, device: torch.device, wanted: bool) -> tuple[LPIPS | None, dict[str, str]]:
-    """Return LPIPS, or None with the reason why it is not computed."""
-    if not wanted or args.no_lpips:
-        return None, {"lpips": "--no_lpips"} if args.no_lpips else {}
-    try:
-        return LPIPS.from_files(*resolve_lpips()).to(device), {}
-    except OSError as error:
-        return None, {"lpips": str(error)}
-
-
-def choose_views(scene: Scene, args: argparse.Namespace, default_inputs: int) -> tuple[list[int], list[int]]:
-    """Return the positions of inputs and targets among the scene's views."""
-    c2w = torch.stack([torch.from_numpy(view.c2w) for view in scene.views]).numpy()
-    try:
-        if args.view_index is not None:
-            return select_views(c2w, view_index=read_view_index(args.view_index, scene.name))
-        return select_views(
-            c2w,
-            args.num_all_views,
-            args.num_input_views or default_inputs,
-            args.num_target_views,
-            args.view_selection or ("uniform" if args.scene_inference else "spread"),
-            args.target_every,
-            seed=args.seed,
-        )
-    except ValueError as error:
-        raise ValueError(f"{scene.json_path}: {error}") from error
-
-
-def distinct_names(scenes: list[Scene]) -> list[str]:
-    """Return a folder name per scene: its name, with its position added where several share one."""
-    names = [scene.name for scene in scenes]
-    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
-
-
-def process_scene(
-    model: LaCTLVSM,
-    dataset: SceneDataset,
-    scene: Scene,
-    inputs: list[int],
-    targets: list[int],
-    folder: Path,
-    lpips: LPIPS | None,
-    args: argparse.Namespace,
+def process_scenes(
+    model: LaCTLVSM, dataset: SceneDataset, metrics: dict[str, Callable], args: argparse.Namespace, jobs: list[Job]
 ) -> list[dict]:
-    """Reconstruct one scene and write all that belongs to it; return its rows of metrics."""
-    photos = dataset.load(scene, inputs)
-    c2w = torch.stack([torch.from_numpy(scene.views[i].c2w) for i in inputs + targets])
-    if args.scene_inference:
-        reference = len(inputs) if args.pose_reference == "inputs" else None
-        c2w = normalise_poses(c2w[None], reference, args.scene_scale or 1.0)[0]
-    c2w = c2w.float()
-    with tqdm(desc="  reconstruct", leave=False, disable=rank_of_process() > 0, unit="layer") as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        state = model.reconstruct(
-            photos["image"][None], photos["fxfycxcy"][None], c2w[None, : len(inputs)], args.chunk_views, progress
-        )
-    if args.save_state:
-        state.save(folder / "state.safetensors")
-    rows = evaluate(model, state, dataset, scene, photos["image"], targets, c2w[len(inputs) :], folder, lpips, args)
-    if args.video_format != "none":
-        write_video(model, state, tuple(photos["image"].shape[-2:]), folder, args)
+    """Reconstruct scenes and write all that belongs to them; return a row of metrics per target view."""
+    rows: list[dict] = []
+    for job in jobs:
+        v = len(job.inputs)
+        photos = dataset.load(job.scene, job.inputs)
+        cameras = photos["fxfycxcy"][None], job.c2w[None, :v]
+        with layer_bar(model.device) as progress:
+            state = model.reconstruct(photos["image"][None], *cameras, args.chunk_views, progress)
+        if args.save_state:
+            state.save(job.folder / "state.safetensors")
+        report = SceneReport(job.folder, photos.pop("image"), len(job.targets), metrics, args.save_images)
+        with bar(total=len(job.targets), desc="evaluate", unit="view") as progress:
+            for start in range(0, len(job.targets), TARGET_BATCH):
+                views = job.targets[start : start + TARGET_BATCH]
+                photos = dataset.load(job.scene, views)
+                cameras = photos["fxfycxcy"][None], job.c2w[None, v + start :][:, : len(views)]
+                stream = model.render_stream(state, *cameras, state.image_size, args.chunk_views)
+                rendered = (image for chunk in stream for image in chunk[0])
+                for pair in zip(views, photos["image"], rendered, strict=True):
+                    report.add(*pair)
+                    progress.update()
+        rows += report.finish()
+        if args.video_format != "none":
+            write_video(model, state, state.image_size, job.folder, args)
     return rows
-
-
-def evaluate(
-    model: LaCTLVSM,
-    state: SceneState,
-    dataset: SceneDataset,
-    scene: Scene,
-    inputs: Tensor,
-    targets: list[int],
-    c2w: Tensor,
-    folder: Path,
-    lpips: LPIPS | None,
-    args: argparse.Namespace,
-) -> list[dict]:
-    """Render the targets, write the scene's picture, and return a row of metrics per target.
-
-    Args:
-        inputs: (v, 3, h, w) photos, for the picture.
-        targets: positions among the scene's views.
-        c2w: (u, 4, 4) of the targets, in the frame of the state.
-    """
-    rows, shown = [], []
-    every = max(1, -(-len(targets) // PICTURE_TARGETS))
-    with tqdm(total=len(targets), desc="  evaluate", leave=False, disable=rank_of_process() > 0, unit="view") as bar:
-        for start in range(0, len(targets), TARGET_BATCH):
-            batch = targets[start : start + TARGET_BATCH]
-            photos = dataset.load(scene, batch)
-            size = tuple(photos["image"].shape[-2:])
-            stream = model.render_stream(
-                state, photos["fxfycxcy"][None], c2w[None, start : start + len(batch)], size, args.chunk_views
-            )
-            for position, target, rendered in zip(batch, photos["image"], views_of(stream), strict=True):
-                rows.append({"scene": folder.name, "view": position, **score(rendered, target, lpips)})
-                if (len(rows) - 1) % every == 0:
-                    shown.append((target, rendered.cpu(), rows[-1]["psnr"]))
-                if args.save_images:
-                    write_image(folder / "images" / f"{position:05d}.png", rendered)
-                bar.update()
-    pictured, rendered, scores = zip(*shown, strict=True) if shown else ([], [], [])
-    comparison(folder / "comparison.png", inputs, stack(pictured, inputs), stack(rendered, inputs), list(scores))
-    return rows
-
-
-def score(rendered: Tensor, target: Tensor, lpips: LPIPS | None) -> dict[str, float | None]:
-    """Return the metrics of one view (3, h, w)."""
-    target = target.to(rendered)
-    with torch.no_grad():
-        distance = None if lpips is None else lpips(rendered, target).item()
-    return {"psnr": psnr(rendered, target).item(), "ssim": ssim(rendered, target).item(), "lpips": distance}
-
-
-def views_of(stream: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield the views (3, h, w) of a stream of chunks (1, chunk, 3, h, w)."""
-    for chunk in stream:
-        yield from chunk[0]
-
-
-def stack(views: tuple[Tensor, ...] | list[Tensor], like: Tensor) -> Tensor:
-    return torch.stack(list(views)) if views else like[:0]
-
-
-def write_image(path: Path, image: Tensor) -> None:
-    with replace_when_finished(path) as temporary:
-        Image.fromarray(to_uint8(image)).save(temporary)
 
 
 def write_video(model: LaCTLVSM, state: SceneState, size: tuple[int, int], folder: Path, args: argparse.Namespace) -> None:
-    """Render a turntable (objects) or a flight past the input cameras (scenes), frame by frame into the file."""
+    """Render a turntable (objects) or a flight past the input cameras (scenes), chunk by chunk into the file."""
+    frames = args.video_frames or DEFAULT_VIDEO_FRAMES
     if args.scene_inference:
-        scale = torch.tensor([size[1], size[0], size[1], size[0]]) / torch.tensor(state.image_size).flip(0).repeat(2)
-        intrinsics, c2w = smooth_path(
-            state.c2w[0], state.fxfycxcy[0] * scale, args.video_frames, order=args.path_order or "given"
-        )
+        # As if the inputs were scaled until they cover the video's frame, and cropped to its middle.
+        (h, w), scale = state.image_size, max(new / old for new, old in zip(size, state.image_size, strict=True))
+        cut = torch.tensor([0, 0, (w * scale - size[1]) / 2, (h * scale - size[0]) / 2])
+        fxfycxcy, c2w = smooth_path(state.c2w[0], state.fxfycxcy[0] * scale - cut, frames, order=args.path_order or "given")
     else:
-        intrinsics, c2w = turntable(args.video_frames, size)
-    frames = views_of(model.render_stream(state, intrinsics[None], c2w[None], size, args.chunk_views))
-    path = folder / f"video.{args.video_format}"
-    with VideoWriter(path, args.video_fps, args.video_format) as video:
-        for frame in tqdm(
-            frames, total=args.video_frames, desc="  video", leave=False, disable=rank_of_process() > 0, unit="frame"
-        ):
-            video.write(to_uint8(frame))
-
-
-def rank_of_process() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def gather(rows: list[dict], names: list[str], world: int) -> list[dict]:
-    """Return the rows of all processes, in the order of the scenes."""
-    parts: list[list[dict]] = [rows]
-    if world > 1:
-        parts = [[] for _ in range(world)]
-        dist.all_gather_object(parts, rows)
-    return sorted((row for part in parts for row in part), key=lambda row: names.index(row["scene"]))
+        fxfycxcy, c2w = turntable(frames, size)
+    stream = model.render_stream(state, fxfycxcy[None], c2w[None], size, args.chunk_views)
+    file = folder / f"video.{args.video_format}"
+    with VideoWriter(file, args.video_fps or DEFAULT_VIDEO_FPS) as video, bar(total=frames, desc="video", unit="frame") as progress:
+        for chunk in stream:
+            for frame in to_uint8(chunk[0]):
+                video.write(frame)
+                progress.update()
 
 
 if __name__ == "__main__":
+    # torchrun, when another process has failed, and schedulers send SIGTERM: leave in order, so that unfinished files go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

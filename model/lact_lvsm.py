@@ -17,6 +17,7 @@ from config import ModelConfig
 from model.blocks import Block, FastWeight, Layer
 from model.blocks.primitives import LayerNorm, Linear
 from model.camera import rays
+from model.context_parallel import ContextGroup, Shares
 from model.runtime import even_chunks, split_views
 from model.scene_state import SceneState
 
@@ -36,8 +37,8 @@ def _read(layer: Layer, x: Tensor, state: dict[str, Tensor], target: bool) -> Te
     return layer.read(x, state, target)
 
 
-def _train(block: Block, inputs: Tensor, targets: Tensor, last: bool) -> tuple[Tensor, Tensor]:
-    return block(inputs, targets, last)
+def _train(block: Block, inputs: Tensor, targets: Tensor, last: bool, shares: Shares | None) -> tuple[Tensor, Tensor]:
+    return block(inputs, targets, last, shares)
 
 
 class LaCTLVSM(nn.Module):
@@ -48,6 +49,8 @@ class LaCTLVSM(nn.Module):
 
     Attributes:
         activation_checkpointing: recompute each block in the backward pass of `forward` instead of keeping its results.
+        context: processes that share the views of each scene. `forward` and `reconstruct` are then collective: every process
+            gives its own views, some may have none, and gets its own targets, or the state of all views.
 
     Raises:
         ValueError: the recipe names an unknown layer or parameter, or widths that do not divide.
@@ -65,6 +68,7 @@ class LaCTLVSM(nn.Module):
         self.blocks = nn.ModuleList(Block(config.block, d) for _ in range(config.layers))
         self.image_token_decoder = nn.Sequential(LayerNorm(d), nn.Linear(d, 3 * p * p, bias=False))
         self.activation_checkpointing = False
+        self.context: ContextGroup | None = None
         self._run, self._write, self._read, self._train = _run, _write, _read, _train
         self._initialise()
 
@@ -128,12 +132,13 @@ class LaCTLVSM(nn.Module):
         image_size = tuple(targets.get("image", inputs["image"]).shape[-2:])
         x = self.tokenise(inputs["fxfycxcy"], inputs["c2w"], inputs["image"].shape[-2:], inputs["image"])
         y = self.tokenise(targets["fxfycxcy"], targets["c2w"], image_size)
+        shares = self._shares(x, tuple(inputs["image"].shape[-2:]))
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x, y = checkpoint(self._train, block, x, y, last, use_reentrant=False)
+                x, y = checkpoint(self._train, block, x, y, last, shares, use_reentrant=False)
             else:
-                x, y = self._train(block, x, y, last)
+                x, y = self._train(block, x, y, last, shares)
         return self.decode(y, image_size)
 
     @torch.no_grad()
@@ -168,6 +173,7 @@ class LaCTLVSM(nn.Module):
         self._check(fxfycxcy, c2w, image_size, image)
         bounds = self._chunks(image.shape[:2], image_size, chunk_views, keeps_tokens=True)
         stream = [self.tokenise(fxfycxcy[:, s], c2w[:, s], image_size, image[:, s]) for s in bounds]
+        shares = self._shares(image, image_size)
         layers = [layer for block in self.blocks for layer in block.module_list]
         writers = sum(layer.mixes_views for layer in layers)
         states: list[dict[str, Tensor]] = []
@@ -184,11 +190,14 @@ class LaCTLVSM(nn.Module):
                     x = step(x)
                 stream[i] = x
                 memory = self._write(layer, x, memory)
-            states.append(layer.finish(memory))
+            states.append(layer.finish(memory, shares))
             waiting = [partial(self._read, layer, state=states[-1], target=False)]
             if progress:
                 progress(len(states), writers)
-        return SceneState(states, fxfycxcy.detach().float(), c2w.detach().float(), image_size, self.fingerprint())
+        fxfycxcy, c2w = fxfycxcy.detach().float(), c2w.detach().float()
+        if shares is not None:
+            fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
+        return SceneState(states, fxfycxcy, c2w, image_size, self.fingerprint())
 
     def render(
         self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
@@ -256,11 +265,17 @@ class LaCTLVSM(nn.Module):
             raise ValueError(f"cameras: fxfycxcy is {tuple(fxfycxcy.shape)}, c2w {tuple(c2w.shape)}; wanted (b, v, 4), (b, v, 4, 4)")
         if image is not None and (image.ndim != 5 or image.shape[:3] != (b, v, 3)):
             raise ValueError(f"image is {tuple(image.shape)}; wanted ({b}, {v}, 3, h, w), as the cameras are")
-        if b * v == 0:
+        if b * v == 0 and (b == 0 or self.context is None):
             raise ValueError(f"cameras: {b} scenes of {v} views; wanted at least one view")
         p = self.config.patch_size
         if image_size[0] % p or image_size[1] % p or min(image_size) < p:
             raise ValueError(f"image size {image_size[0]} {image_size[1]}: height and width must be multiples of the patch, {p}")
+
+    def _shares(self, x: Tensor, image_size: tuple[int, int]) -> Shares | None:
+        """Return what the processes of the context hold; `x` (b, v, …) is of the input views here."""
+        if self.context is None:
+            return None
+        return self.context.shares(*x.shape[:2], image_size, math.prod(image_size) // self.config.patch_size**2)
 
     def _chunks(
         self, shape: tuple[int, int], image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool
@@ -275,5 +290,6 @@ class LaCTLVSM(nn.Module):
         reserved = v * tokens * d * 4 if keeps_tokens else 0
         # Six results of the widest layer's width at a time, and float32 copies of the token: at least what any layer holds.
         sizes = even_chunks(v, chunk_views) if chunk_views else split_views(v, tokens, 24 * (widest + d), reserved, self.device)
+        sizes = sizes or [0]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]

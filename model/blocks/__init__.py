@@ -5,7 +5,8 @@ A layer is a module `f` in `x + f(LayerNorm(x))` over tokens x (b scenes, v view
 - `f.mixes_views` is False: `f(x)` treats every view alone.
 - `f.mixes_views` is True: views meet in a state that input views write and all views read:
   `memory = f.write(x, memory)` for any split of the inputs into chunks of views, then `state = f.finish(memory)`, a dict of
-  tensors, then `f.read(x, state, target)` for inputs (target False) and targets (True). A target never writes.
+  tensors, then `f.read(x, state, target)` for inputs (target False) and targets (True). A target never writes. Where several
+  processes share the views, `memory = f.reduce(memory, shares)` before `finish` turns the parts of all into the whole.
 
 Results are in the layer's compute dtype; the sum x is float32.
 """
@@ -19,6 +20,7 @@ from model.blocks.attention import RegisterAttention, SelfAttention
 from model.blocks.fast_weight import FastWeight
 from model.blocks.mlp import MLP
 from model.blocks.primitives import LayerNorm, residual
+from model.context_parallel import Shares
 
 BLOCKS = {
     "self_attention": SelfAttention,
@@ -64,8 +66,8 @@ class Layer(nn.Module):
     def write(self, x: Tensor, memory):
         return self.f.write(self.ln(x), memory)
 
-    def finish(self, memory) -> dict[str, Tensor]:
-        return self.f.finish(memory)
+    def finish(self, memory, shares: Shares | None = None) -> dict[str, Tensor]:
+        return self.f.finish(memory if shares is None else self.f.reduce(memory, shares))
 
     def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
         return residual(x, self.f.read(self.ln(x), state, target))
@@ -78,17 +80,20 @@ class Block(nn.Module):
         super().__init__()
         self.module_list = nn.ModuleList(Layer(config, dim) for config in layers)
 
-    def forward(self, inputs: Tensor, targets: Tensor, last: bool = False) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, inputs: Tensor, targets: Tensor, last: bool = False, shares: Shares | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the tokens of inputs (b, v, t, d) and targets (b, u, t, d) after this block.
 
         Args:
             last: nothing reads the inputs after this block: they are left where the last write needed them.
+            shares: where inputs and targets are those of one process among several.
         """
         writers = [i for i, layer in enumerate(self.module_list) if layer.mixes_views]
         needed_until = (writers[-1] if writers else -1) if last else len(self.module_list)
         for i, layer in enumerate(self.module_list):
             if layer.mixes_views:
-                state = layer.finish(layer.write(inputs, None))
+                state = layer.finish(layer.write(inputs, None), shares)
                 targets = layer.read(targets, state, target=True)
                 inputs = layer.read(inputs, state, target=False) if i < needed_until else inputs
             else:

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.blocks.primitives import LayerNorm, Linear, RMSNorm
+from model.context_parallel import Shares
 
 
 class SelfAttention(nn.Module):
@@ -46,6 +47,12 @@ class SelfAttention(nn.Module):
         _, k, v = self._qkv(x.flatten(1, 2), first=1)
         return [*(memory or []), (k, v)]
 
+    def reduce(self, memory: list[tuple[Tensor, Tensor]], shares: Shares) -> list[tuple[Tensor, Tensor]]:
+        """Gather the keys and values of all processes that hold views of the scene."""
+        state = self.finish(memory)
+        key, value = shares.gather(torch.stack([state["key"], state["value"]], dim=2), shares.tokens).unbind(2)
+        return [(key, value)]
+
     def finish(self, memory: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """Return the keys and values of all inputs, each (b, l, n, k)."""
         key, value = (torch.cat(parts, dim=1) for parts in zip(*memory, strict=True))
@@ -56,6 +63,8 @@ class SelfAttention(nn.Module):
         if not target:
             (q,) = self._qkv(x.flatten(1, 2), last=1)
             return self._attend(q, state["key"], state["value"]).view(x.shape)
+        if x.shape[1] == 0:
+            return self._read_target(x.flatten(1, 2), state).view(x.shape)
         return torch.stack([self._read_target(view, state) for view in x.unbind(1)], dim=1)
 
     def _read_target(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
@@ -115,6 +124,13 @@ class RegisterAttention(nn.Module):
         total = torch.logaddexp(memory[1], log_sum)
         return memory[0] * (memory[1] - total).exp() + attended * (log_sum - total).exp(), total
 
+    def reduce(self, memory: tuple[Tensor, Tensor], shares: Shares) -> tuple[Tensor, Tensor]:
+        """Merge what the registers read in all processes that hold views of the scene."""
+        parts = shares.gather(torch.cat(memory, dim=-1)[:, None], [1] * shares.group.size)
+        attended, log_sum = parts[..., :-1], parts[..., -1:]
+        total = log_sum.logsumexp(dim=1, keepdim=True)
+        return (attended * (log_sum - total).exp()).sum(dim=1), total[:, 0]
+
     def finish(self, memory: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         """Return keys and values (b, r, n, k) of the registers after they have read all inputs."""
         read = self.write_proj(rearrange(memory[0], "b n r k -> b r (n k)"))
@@ -133,7 +149,10 @@ class RegisterAttention(nn.Module):
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Softmax attention of (b, l, n, k) queries over (b, L, n, k) keys and values: (b, l, n·k)."""
-    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    if query.numel() == 0:  # a process without views: CUDA has no fused kernel for it, and key and value still get a gradient
+        return (query @ key.mT @ value).transpose(1, 2).flatten(2)
+    out = F.scaled_dot_product_attention(query, key, value)
     return out.transpose(1, 2).flatten(2)
 
 

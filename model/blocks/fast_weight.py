@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.blocks.attention import count_heads
 from model.blocks.primitives import Linear, RMSNorm, unit
+from model.context_parallel import Shares
 from model.ops import fast_weight as op
 
 
@@ -75,6 +76,13 @@ class FastWeight(nn.Module):
         if memory is None:
             return weights, tuple(gradient.float() for gradient in part)
         return weights, tuple(total + gradient for total, gradient in zip(memory[1], part, strict=True))
+
+    def reduce(self, memory: tuple[op.Weights, op.Weights], shares: Shares) -> tuple[op.Weights, op.Weights]:
+        """Add up the gradients of all processes that hold views of the scene."""
+        weights, gradients = memory
+        total = shares.total(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = total.split([gradient.numel() for gradient in gradients])
+        return weights, tuple(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True))
 
     def finish(self, memory: tuple[op.Weights, op.Weights]) -> dict[str, Tensor]:
         """Return the scene's fast weights, (b·n, …), in the compute dtype."""

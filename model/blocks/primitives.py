@@ -21,7 +21,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         """Return `x` (..., in) times the given rows of the weight: (..., rows), in `compute_dtype`."""
         weight = self.weight[rows].to(self.compute_dtype)
-        return product(x.to(self.compute_dtype).flatten(0, -2), weight.mT).view(*x.shape[:-1], -1)
+        return product(x.to(self.compute_dtype).flatten(0, -2), weight.mT).view(*x.shape[:-1], len(weight))
 
 
 class RMSNorm(nn.Module):

@@ -1,0 +1,216 @@
+"""The settings of a training run: one dataclass that is the command line, the YAML recipe and what a snapshot remembers."""
+
+import argparse
+import dataclasses
+import os
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from config import did_you_mean, read_yaml
+
+MAXIMUM_SEED = 2**31 - 1
+
+
+def _flag(default: Any, text: str, least: float | None = None, choices: Sequence[str] = (), free: bool = False):
+    """Return a dataclass field. `least`: smallest value allowed; `free`: a resumed run may change it."""
+    return dataclasses.field(default=default, metadata={"help": text, "least": least, "choices": choices, "free": free})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run is told.
+
+    The names are the flags and the YAML keys. Defaults are those of the published trainer and recipe.
+    """
+
+    config: str = _flag("config/lact_l14_d768_ttt2x.yaml", "network, a YAML file")
+    expname: str = _flag("default", "name of the run: it writes into outputs/EXPNAME", free=True)
+    data_path: str | None = _flag(None, "NAME_data_path.json, or synthetic:objects or synthetic:scenes, with :N for N scenes only")
+    load: str | None = _flag(None, "weights to start from", free=True)
+    resume: str = _flag("auto", "auto: the newest snapshot of outputs/EXPNAME if there is one; none; or a snapshot", free=True)
+    device: str = _flag("auto", "auto, cpu, cuda or cuda:N", free=True)
+    precision: str = _flag("auto", "of the layers; auto is bfloat16 where hardware has it", choices=("auto", "float32", "bfloat16"))
+    compile: bool = _flag(False, "torch.compile the blocks", free=True)
+    actckpt: bool = _flag(False, "activation checkpointing: recompute each block in the backward pass", free=True)
+    seed: int = _flag(95, "of weights and data", least=0)
+    max_hours: float | None = _flag(None, "save and exit after this time", least=0, free=True)
+
+    bs_per_gpu: int = _flag(8, "scenes a process computes at a time", least=1, free=True)
+    grad_accum: int = _flag(1, "micro-steps of bs_per_gpu scenes that make one step", least=1, free=True)
+    context_parallel: int = _flag(1, "processes that share the views of each scene; it divides their number", least=1, free=True)
+    image_size: tuple[int, int] = _flag((256, 256), "height and width", least=1)
+    num_all_views: int = _flag(15, "views drawn of a scene: inputs are the first, targets the last of them", least=1)
+    num_input_views: int = _flag(8, "inputs among them", least=1)
+    num_target_views: int = _flag(8, "targets among them, inputs too where num_all_views has less than both", least=1)
+    frame_window: int | None = _flag(None, "draw views from so many frames in a row (scenes), not from all (objects)", least=1)
+    scene_pose_normalize: bool = _flag(False, "bring poses into the frame and scale of their mean camera (scenes)")
+    workers: int = _flag(4, "threads that decode images", least=1, free=True)
+    skip_broken: int = _flag(0, "unreadable samples that a process may replace, naming each, before it stops", least=0, free=True)
+
+    lr: float = _flag(4e-4, "peak learning rate", least=0)
+    warmup: int = _flag(4000, "steps of linear warm-up, then cosine to 0", least=0)
+    steps: int = _flag(80000, "steps in all", least=1)
+    weight_decay: float = _flag(0.05, "on tensors of two or more dimensions", least=0)
+    grad_clip: float = _flag(1.0, "clip the gradient to this norm", least=0)
+    skip_norm: float = _flag(4.0, "leave out a step whose gradient norm is above", least=0)
+    skip_norm_start: int = _flag(1000, "first step at which skip_norm holds", least=0)
+    max_skips: int = _flag(100, "stop after so many left out steps in a row", least=1, free=True)
+    lpips_weight: float = _flag(1.0, "weight of LPIPS beside the mean squared error; 0 is none", least=0)
+    lpips_start: int = _flag(5000, "first step with LPIPS", least=0)
+    ema: float = _flag(0.0, "decay of the average over weights that is validated and exported; 0 is none", least=0)
+
+    save_every: int = _flag(1000, "steps between snapshots", least=1, free=True)
+    keep: int = _flag(3, "snapshots kept", least=1, free=True)
+    log_every: int = _flag(100, "steps between log lines", least=1, free=True)
+    val_data_path: str | None = _flag(None, "held-out scenes, named as data_path is", free=True)
+    val_every: int = _flag(1000, "steps between validations", least=1, free=True)
+    wandb: str | None = _flag(None, "Weights & Biases project that gets the log, too", free=True)
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
+TYPES = typing.get_type_hints(Recipe)
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "two whole numbers, height and width"}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> typing.NoReturn:
+        raise ValueError(f"command line: {message}")
+
+
+def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
+    """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
+
+    Args:
+        argv: command-line arguments; None takes the program's.
+
+    Raises:
+        FileNotFoundError: there is no such YAML.
+        ValueError: an unknown flag or key, a value that is not of its type or out of range, or settings at odds.
+    """
+    given, unknown = _parser().parse_known_args(argv)
+    flags = [f"--{name}" for name in ("recipe", *FIELDS)]
+    for flag in unknown:
+        raise ValueError(f"command line: unknown {flag!r}; {did_you_mean(flag.partition('=')[0], flags)}")
+    given = vars(given)
+    path = given.pop("recipe", None)
+    values = {} if path is None else _from_yaml(read_yaml(path), path)
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    recipe = Recipe(**{**values, **given})
+    named = {**dict.fromkeys(values, path), **dict.fromkeys(given, "command line")}
+    _check_ranges(recipe, named)
+    _check_together(recipe, named)
+    return recipe
+
+
+def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
+    """Return the recipe of plain values, as `dataclasses.asdict` gives them; `where` names them in errors.
+
+    Raises:
+        ValueError: an unknown key or a value of another type.
+    """
+    return Recipe(**_from_yaml(values, where))
+
+
+def differences(old: Recipe, new: Recipe, world: tuple[int, int] = (1, 1)) -> list[str]:
+    """Say what a resumed run would do otherwise than the run that it resumes; `world` is their numbers of data ranks.
+
+    Settings that only say where, how often or on what hardware are left out. Scenes a step are compared as their product.
+    """
+    changed = [name for name, field in FIELDS.items() if not field.metadata["free"] and getattr(old, name) != getattr(new, name)]
+    found = [f"{name} {getattr(old, name)!r} → {getattr(new, name)!r}" for name in changed]
+    scenes = [recipe.bs_per_gpu * recipe.grad_accum * ranks for recipe, ranks in zip((old, new), world, strict=True)]
+    if scenes[0] != scenes[1]:
+        found.append(f"bs_per_gpu × grad_accum × processes {scenes[0]} → {scenes[1]}")
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="train.py", description="Train a LaCT network.", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--recipe", metavar="YAML", help="settings by flag name, such as config/train/object_256.yaml; flags win")
+    for name, field in FIELDS.items():
+        kind = _kind(name)
+        text = f"{field.metadata['help']} (default: {_show(field.default)})"
+        if kind is bool:
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
+        elif kind is tuple:
+            parser.add_argument(f"--{name}", nargs=2, type=int, metavar=("H", "W"), help=text)
+        else:
+            parser.add_argument(f"--{name}", type=kind, choices=field.metadata["choices"] or None, help=text)
+    return parser
+
+
+def _kind(name: str) -> type:
+    """Return the type of a setting: bool, int, float, str or tuple."""
+    declared = TYPES[name]
+    options = [option for option in typing.get_args(declared) if option is not type(None)]
+    return tuple if typing.get_origin(declared) is tuple else (options[0] if options else declared)
+
+
+def _from_yaml(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for key in values:
+        if key not in FIELDS:
+            raise ValueError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), list(FIELDS))}")
+    return {key: _exact(key, value, where) for key, value in values.items()}
+
+
+def _exact(name: str, value: Any, where: str) -> Any:
+    """Return `value` as the setting's type: whole numbers stand for floats, lists for tuples, and nothing else for another."""
+    kind, field = _kind(name), FIELDS[name]
+    if value is None and field.default is None:
+        return None
+    if kind is tuple and isinstance(value, (list, tuple)) and [type(item) for item in value] == [int, int]:
+        return tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind or kind is tuple:
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
+        raise ValueError(f"{where}: {name} is {value!r}; wanted {KINDS[kind]}{hint}")
+    choices = field.metadata["choices"]
+    if choices and value not in choices:
+        raise ValueError(f"{where}: {name} is {value!r}; wanted {', '.join(choices)}")
+    return value
+
+
+def _check_ranges(recipe: Recipe, named: Mapping[str, str]) -> None:
+    for name, where in named.items():
+        value, least = getattr(recipe, name), FIELDS[name].metadata["least"]
+        numbers = value if isinstance(value, tuple) else (value,)
+        if least is not None and value is not None and not all(least <= number < float("inf") for number in numbers):
+            raise ValueError(f"{where}: {name} is {_show(value)}; wanted {least} or more")
+
+
+def _check_together(recipe: Recipe, named: Mapping[str, str]) -> None:
+    if recipe.data_path is None:
+        raise ValueError("command line: no --data_path; wanted a NAME_data_path.json, synthetic:objects or synthetic:scenes")
+    most = max(recipe.num_input_views, recipe.num_target_views)
+    if recipe.num_all_views < most:
+        raise ValueError(f"num_all_views is {recipe.num_all_views}; wanted {most} or more, as many as inputs or targets")
+    if recipe.frame_window is not None and recipe.frame_window < recipe.num_all_views:
+        raise ValueError(f"frame_window is {recipe.frame_window}; wanted num_all_views, {recipe.num_all_views}, or more")
+    least = min(recipe.num_input_views, recipe.num_target_views)
+    if recipe.context_parallel > least:
+        raise ValueError(
+            f"context_parallel is {recipe.context_parallel}; wanted {least} or less: every process needs an input and a target"
+        )
+    if recipe.context_parallel > 1 and recipe.skip_broken:
+        raise ValueError("skip_broken does not work with context_parallel, where no process can replace a scene alone; wanted 0")
+    if recipe.warmup >= recipe.steps:
+        raise ValueError(f"warmup is {recipe.warmup} of {recipe.steps} steps; wanted fewer than steps")
+    if recipe.ema >= 1:
+        raise ValueError(f"ema is {recipe.ema}; wanted less than 1, such as 0.999")
+    if recipe.seed > MAXIMUM_SEED:
+        raise ValueError(f"seed is {recipe.seed}; wanted {MAXIMUM_SEED} or less")
+    if recipe.expname in (".", "..", "") or os.path.basename(recipe.expname) != recipe.expname:
+        raise ValueError(f"expname is {recipe.expname!r}; wanted the name of a folder in outputs")
+    if recipe.val_data_path is None and named.get("val_every") == "command line":
+        raise ValueError("--val_every has no effect without --val_data_path; wanted both or neither")
+    if recipe.data_path.startswith("synthetic:") and recipe.frame_window is not None:
+        raise ValueError(f"frame_window has no effect on {recipe.data_path}, which has no frames; wanted it left out")
+
+
+def _show(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

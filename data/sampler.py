@@ -1,0 +1,263 @@
+"""What a training step sees: scenes and views as a function of seed and sample number alone, loaded ahead by threads.
+
+Samples are numbered through the whole run, 0, 1, 2, …; a step takes the next `batch` numbers and its ranks and micro-steps share
+them. So a resumed run needs no replay, and another split of the same batch sees the same samples.
+
+Letters: b samples, n views of a sample: inputs are the first of them, targets the last. A batch is a dict of `image`
+(b, n, 3, h, w) in 0..1, `fxfycxcy` (b, n, 4) in pixels and `c2w` (b, n, 4, 4).
+"""
+
+import functools
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from config.recipe import Recipe
+from data.dataset import SceneDataset
+from data.scene_format import Scene
+from data.view_selection import select_views
+from model.camera import normalise_poses
+
+Batch = dict[str, Tensor]
+
+SYNTHETIC = "synthetic:"
+# Held-out scenes of endless data, and scenes of a set of N that stay in memory.
+SYNTHETIC_HELD_OUT = 8
+SYNTHETIC_KEPT = 64
+# What a random number is for, so that no two uses share a stream.
+ORDER, VIEWS, REPLACEMENT = 1, 2, 3
+
+
+class Source(Protocol):
+    """Where samples come from."""
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """Return the training samples of these numbers."""
+
+    def held_out(self, i: int) -> Batch:
+        """Return scene i for validation, a batch of one with the same views every time."""
+
+    def held_out_scenes(self) -> int:
+        """Return how many scenes validation has."""
+
+
+def open_source(
+    path: str, recipe: Recipe, patch_size: int, device: torch.device, own: Sequence[int] | None = None
+) -> Source:
+    """Return the source that `--data_path` or `--val_data_path` names.
+
+    Args:
+        path: a `NAME_data_path.json`, one scene's JSON, `synthetic:KIND` or `synthetic:KIND:N`.
+        recipe: the run's settings.
+        patch_size: of the network.
+        device: where synthetic scenes are made.
+        own: positions, among the n views of a sample, of those that this process computes; None for all.
+
+    Raises:
+        FileNotFoundError, ValueError: there is nothing of that name, or it cannot be read.
+    """
+    if path.startswith(SYNTHETIC):
+        return SyntheticSource(path, recipe, device, own)
+    return FolderSource(path, recipe, patch_size, own)
+
+
+def views_of_sample(recipe: Recipe) -> int:
+    """Return n: inputs and targets share views where num_all_views is less than both together."""
+    return min(recipe.num_all_views, recipe.num_input_views + recipe.num_target_views)
+
+
+def scene_of(number: int, scenes: int, seed: int) -> int:
+    """Return which scene sample `number` shows: every scene once an epoch, in an order that changes with each."""
+    epoch, position = divmod(number, scenes)
+    return int(_order(scenes, seed, epoch)[position])
+
+
+@functools.lru_cache(maxsize=4)
+def _order(scenes: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, ORDER, epoch]).permutation(scenes)
+
+
+def numbers_of(step: int, micro_step: int, rank: int, ranks: int, recipe: Recipe) -> range:
+    """Return the sample numbers that data rank `rank` of `ranks` computes in one micro-step of step `step`."""
+    per_rank = recipe.bs_per_gpu * recipe.grad_accum
+    first = step * per_rank * ranks + rank * per_rank + micro_step * recipe.bs_per_gpu
+    return range(first, first + recipe.bs_per_gpu)
+
+
+class FolderSource:
+    """Posed photos on disk, see `data.scene_format`.
+
+    Attributes:
+        broken: how many unreadable samples were replaced so far.
+    """
+
+    def __init__(self, path: str, recipe: Recipe, patch_size: int, own: Sequence[int] | None = None) -> None:
+        self.recipe, self.own = recipe, own
+        self.dataset = SceneDataset(path, recipe.image_size, patch_size)
+        self.pool = ThreadPoolExecutor(recipe.workers, thread_name_prefix="decode")
+        self.broken = 0
+        self._lock = threading.Lock()
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """See `Source`.
+
+        Raises:
+            FileNotFoundError, ValueError, OSError: a sample cannot be read and `skip_broken` allows no more of them.
+        """
+        samples = list(self.pool.map(self._sample, numbers))
+        return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
+
+    def held_out(self, i: int) -> Batch:
+        """See `Source`. Views: even along the middle `frame_window` frames, or without one far apart over the whole scene."""
+        recipe, scene = self.recipe, self.dataset[i]
+        count, window = len(scene.views), recipe.frame_window
+        first = 0 if window is None else max(0, (count - window) // 2)
+        frames = scene.views[first : None if window is None else first + window]
+        c2w = np.stack([view.c2w for view in frames])
+        method = "spread" if window is None else "uniform"
+        chosen = select_views(c2w, None, recipe.num_input_views, recipe.num_target_views, method)
+        sample = self._load(scene, [first + view for views in chosen for view in views])
+        return {key: value[None] for key, value in sample.items()}
+
+    def held_out_scenes(self) -> int:
+        return len(self.dataset)
+
+    def _sample(self, number: int) -> Batch:
+        attempt = 0
+        while True:
+            index = scene_of(number, len(self.dataset), self.recipe.seed)
+            if attempt:
+                index = int(np.random.default_rng([self.recipe.seed, REPLACEMENT, number, attempt]).integers(len(self.dataset)))
+            try:
+                scene = self.dataset[index]
+                return self._load(scene, self._choose(scene, number))
+            except (OSError, ValueError) as error:
+                self._tolerate(f"sample {number}, scene {self.dataset.scene_paths[index]}: {error}", error)
+            attempt += 1
+
+    def _choose(self, scene: Scene, number: int) -> list[int]:
+        rng = np.random.default_rng([self.recipe.seed, VIEWS, number])
+        count, wanted = len(scene.views), views_of_sample(self.recipe)
+        if count < wanted:
+            raise ValueError(f"found {count} views, wanted {wanted} (num_input_views and num_target_views of num_all_views)")
+        window = min(self.recipe.frame_window or count, count)
+        first = int(rng.integers(count - window + 1))
+        return (first + rng.choice(window, wanted, replace=False)).tolist()
+
+    def _load(self, scene: Scene, views: Sequence[int]) -> Batch:
+        own = range(len(views)) if self.own is None else self.own
+        sample = self.dataset.load(scene, [views[i] for i in own])
+        del sample["index"]
+        if self.recipe.scene_pose_normalize:
+            c2w = np.stack([scene.views[view].c2w for view in views]).astype(np.float32)
+            sample["c2w"] = normalise_poses(torch.from_numpy(c2w)[None])[0, list(own)]
+        return sample
+
+    def _tolerate(self, message: str, error: Exception) -> None:
+        """Count a broken sample, or raise: a ValueError of one line, whatever went wrong."""
+        with self._lock:
+            self.broken += 1
+            if self.broken > self.recipe.skip_broken:
+                limit = f"{message}; skip_broken allows {self.recipe.skip_broken} of these, and this is number {self.broken}"
+                raise ValueError(limit) from error
+            print(f"left out: {message}", file=sys.stderr, flush=True)
+
+
+class SyntheticSource:
+    """Scenes made up on the fly: endlessly many, or with `synthetic:KIND:N` the same N of num_all_views views each.
+
+    Attributes:
+        broken: 0.
+    """
+
+    broken = 0
+
+    def __init__(self, path: str, recipe: Recipe, device: torch.device, own: Sequence[int] | None = None) -> None:
+        from data.synthetic import FIRST_HELD_OUT_SEED, KINDS, synthetic_batch
+
+        kind, _, count = path.removeprefix(SYNTHETIC).partition(":")
+        if kind not in KINDS or (count and (not count.isdecimal() or int(count) < 1)):
+            wanted = " or ".join(SYNTHETIC + known for known in KINDS)
+            raise ValueError(f"data path {path!r}: no such synthetic data; wanted {wanted}, with :N behind for N scenes")
+        if recipe.seed >= FIRST_HELD_OUT_SEED:
+            raise ValueError(f"seed is {recipe.seed}; wanted one below {FIRST_HELD_OUT_SEED} for {path}: the others are held out")
+        self.kind, self.scenes = kind, int(count) if count else None
+        self.recipe, self.device, self.own = recipe, device, own
+        self._make, self._held_out_seed = synthetic_batch, FIRST_HELD_OUT_SEED + recipe.seed
+        self._kept = functools.lru_cache(maxsize=SYNTHETIC_KEPT)(self._keep)
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """See `Source`."""
+        if self.scenes is None:
+            return self._shuffled(self._render(self.recipe.seed, list(numbers), views_of_sample(self.recipe)), numbers)
+        scenes = [self._kept(scene_of(number, self.scenes, self.recipe.seed)) for number in numbers]
+        return self._shuffled({key: torch.cat([scene[key] for scene in scenes]) for key in scenes[0]}, numbers)
+
+    def held_out(self, i: int) -> Batch:
+        """See `Source`. Endless data has scenes that training never sees; a set of N is small to be learned by heart, and is."""
+        if self.scenes is not None:
+            return self._shuffled(self._kept(i), [i])
+        views = self.recipe.num_input_views + self.recipe.num_target_views
+        return self._shuffled(self._render(self._held_out_seed, [i], views), [i])
+
+    def held_out_scenes(self) -> int:
+        return self.scenes or SYNTHETIC_HELD_OUT
+
+    def _keep(self, index: int) -> Batch:
+        return self._render(self.recipe.seed, [index], self.recipe.num_all_views)
+
+    def _render(self, seed: int, indices: list[int], views: int) -> Batch:
+        scenes = self._make(self.kind, seed, indices, views, self.recipe.image_size, self.device)
+        return {key: scenes[key] for key in ("image", "fxfycxcy", "c2w")}
+
+    def _shuffled(self, scenes: Batch, numbers: Sequence[int]) -> Batch:
+        """Return the views of each sample in an order of its own, no more of them than a sample has: cameras may walk a path."""
+        streams = [np.random.default_rng([self.recipe.seed, VIEWS, number]) for number in numbers]
+        views = scenes["image"].shape[1]
+        wanted = min(views, self.recipe.num_input_views + self.recipe.num_target_views)
+        order = torch.from_numpy(np.stack([rng.permutation(views)[:wanted] for rng in streams])).to(self.device)
+        rows = torch.arange(len(numbers), device=self.device)[:, None]
+        batch = {key: value[rows, order] for key, value in scenes.items()}
+        if self.recipe.scene_pose_normalize:
+            batch["c2w"] = normalise_poses(batch["c2w"])
+        return batch if self.own is None else {key: value[:, list(self.own)] for key, value in batch.items()}
+
+
+def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device, ahead: int) -> Iterator[Batch]:
+    """Yield the batches of the given sample numbers on `device`, in order, while threads work on the next ones.
+
+    Args:
+        source: where they come from.
+        batches: sample numbers of each.
+        device: where they go.
+        ahead: batches in the works besides the one in use; 0 makes each when it is asked for.
+
+    Close the iterator to end its threads. What goes wrong in a thread is raised here.
+    """
+    if ahead == 0:
+        for numbers in batches:
+            yield source.batch(numbers)
+        return
+
+    def prepare(numbers: Sequence[int]) -> Batch:
+        batch = source.batch(numbers)
+        return {key: value.pin_memory() for key, value in batch.items()} if device.type == "cuda" else batch
+
+    batches = iter(batches)
+    pool = ThreadPoolExecutor(ahead, thread_name_prefix="batch")
+    try:
+        waiting = deque(pool.submit(prepare, numbers) for numbers in islice(batches, ahead))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(prepare, numbers) for numbers in islice(batches, 1))
+            yield {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,53 @@
+"""What training minimises: mean squared error, and from some step on LPIPS.
+
+Letters: b scenes, v views, h w pixels.
+"""
+
+import contextlib
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.metric import LPIPS
+
+# Views that LPIPS looks at together: the trunk's first group keeps 128 numbers a pixel.
+LPIPS_VIEWS = 16
+
+
+def render_loss(
+    rendered: Tensor, target: Tensor, lpips: LPIPS | None, weight: float, recompute: bool = False, autocast: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compare renderings with photos.
+
+    Args:
+        rendered: (b, v, 3, h, w) in 0..1, with gradients.
+        target: (b, v, 3, h, w) in 0..1.
+        lpips: the perceptual distance, or None for none.
+        weight: what it is multiplied by.
+        recompute: run the trunk of LPIPS again in the backward pass instead of keeping its activations.
+        autocast: run the trunk in bfloat16.
+
+    Returns:
+        the loss, a mean over all views, and its parts without gradients: `mse`, and `lpips` where there is one.
+
+    Precision: float32; the trunk's features are compared in float32 whatever they were computed in.
+    """
+    mse = F.mse_loss(rendered, target.to(rendered.dtype))
+    parts = {"mse": mse.detach()}
+    if lpips is None:
+        return mse, parts
+    distance = _perceptual(rendered.flatten(0, 1), target.flatten(0, 1), lpips, recompute, autocast)
+    parts["lpips"] = distance.detach()
+    return mse + weight * distance, parts
+
+
+def _perceptual(rendered: Tensor, target: Tensor, lpips: LPIPS, recompute: bool, autocast: bool) -> Tensor:
+    total = rendered.new_zeros(())
+    context = torch.autocast(rendered.device.type, torch.bfloat16) if autocast else contextlib.nullcontext()
+    for one, other in zip(rendered.split(LPIPS_VIEWS), target.split(LPIPS_VIEWS), strict=True):
+        with context:
+            distance = checkpoint(lpips, one, other, use_reentrant=False) if recompute else lpips(one, other)
+        total = total + distance.float().sum()
+    return total / len(rendered)

@@ -1,0 +1,58 @@
+"""The training loss: squared error, LPIPS, and ways to compute the latter in less memory."""
+
+import pytest
+import torch
+
+from model.loss import LPIPS_VIEWS, render_loss
+from model.metric import LPIPS, _vgg_layers
+
+
+@pytest.fixture(scope="module")
+def lpips():
+    """LPIPS with random weights: the loss does not care which."""
+    torch.manual_seed(0)
+    features, taps = _vgg_layers()
+    trunk = {f"features.{key}": torch.randn(value.shape) * 0.05 for key, value in features.state_dict().items()}
+    widths = [features[i - 1].out_channels for i in sorted(taps)]
+    heads = {f"lin{level}.model.1.weight": torch.rand(1, width, 1, 1) for level, width in enumerate(widths)}
+    return LPIPS(trunk, heads)
+
+
+def images(b: int = 2, v: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    rendered, target = (torch.rand(b, v, 3, 16, 24, generator=generator) for _ in range(2))
+    return rendered.requires_grad_(), target
+
+
+def test_squared_error_by_hand():
+    rendered = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 3, 1, 1).expand(1, 1, 3, 2, 4)
+    target = torch.tensor([0.0, 1.0, 0.8]).view(1, 1, 3, 1, 1).expand(1, 1, 3, 2, 4)
+    loss, parts = render_loss(rendered, target, None, 1.0)
+    assert loss.item() == pytest.approx((0.25 + 0.04) / 3)
+    assert parts == {"mse": loss}
+
+
+def test_lpips_is_added_with_its_weight(lpips):
+    rendered, target = images()
+    loss, parts = render_loss(rendered, target, lpips, 0.3)
+    distance = torch.stack([lpips(one, other) for one, other in zip(rendered.flatten(0, 1), target.flatten(0, 1), strict=True)])
+    assert parts["lpips"].item() == pytest.approx(distance.mean().item(), rel=1e-5)
+    assert loss.item() == pytest.approx(((rendered - target) ** 2).mean().item() + 0.3 * distance.mean().item(), rel=1e-5)
+    assert not parts["lpips"].requires_grad
+
+
+def test_recomputed_trunk_gives_the_same_gradient(lpips):
+    gradients = []
+    for recompute in (False, True):
+        rendered, target = images(b=1, v=LPIPS_VIEWS + 1)
+        render_loss(rendered, target, lpips, 1.0, recompute)[0].backward()
+        gradients.append(rendered.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_bfloat16_trunk_is_near_float32(lpips):
+    rendered, target = images()
+    exact, rounded = (render_loss(rendered, target, lpips, 1.0, autocast=autocast)[0] for autocast in (False, True))
+    assert rounded.dtype == torch.float32
+    assert rounded.item() == pytest.approx(exact.item(), rel=0.02)  # bfloat16 has 8 bits
+    assert rounded.item() != exact.item()

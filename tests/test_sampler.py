@@ -1,0 +1,234 @@
+"""Which scenes and views a step sees, and loading them ahead of time."""
+
+import dataclasses
+import itertools
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from config.recipe import Recipe
+from data.sampler import FolderSource, load_ahead, numbers_of, open_source, scene_of, views_of_sample
+from model.camera import normalise_poses
+from tests.scenes import write_random_data_path, write_random_scene
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(
+    data_path="", image_size=(8, 12), num_all_views=5, num_input_views=2, num_target_views=3, bs_per_gpu=2, workers=2, seed=7
+)
+
+
+def source(folder, scenes: int = 3, n: int = 9, **changes) -> FolderSource:
+    path = folder / "test_data_path.json"
+    if not path.exists():
+        write_random_data_path(folder, scenes, n, size=(10, 15))
+    return FolderSource(str(path), dataclasses.replace(RECIPE, **changes), patch_size=4)
+
+
+def views_in(found: FolderSource, batch: dict, sample: int) -> tuple[int, list[int]]:
+    """Return the scene and the views that a sample shows, recognised by their poses."""
+    for i in range(len(found.dataset)):
+        poses = np.stack([view.c2w for view in found.dataset[i].views])
+        distance = np.abs(poses[None] - batch["c2w"][sample].numpy()[:, None]).max((-2, -1))
+        if (distance.min(1) < 1e-5).all():
+            return i, distance.argmin(1).tolist()
+    raise AssertionError("a sample of no scene")
+
+
+@pytest.mark.parametrize("scenes", [1, 2, 7])
+def test_every_scene_once_an_epoch_in_a_new_order(scenes):
+    epochs = [[scene_of(number, scenes, 3) for number in range(e * scenes, (e + 1) * scenes)] for e in range(6)]
+    assert all(sorted(epoch) == list(range(scenes)) for epoch in epochs)
+    if scenes == 7:
+        assert len({tuple(epoch) for epoch in epochs}) == 6
+        assert [scene_of(number, scenes, 4) for number in range(7)] != epochs[0]
+
+
+def test_a_step_shares_its_numbers_among_ranks_and_micro_steps_without_gap():
+    recipe = dataclasses.replace(RECIPE, bs_per_gpu=3, grad_accum=2)
+    for step in (0, 5):
+        parts = [numbers_of(step, m, rank, 4, recipe) for rank in range(4) for m in range(2)]
+        assert sorted(itertools.chain(*parts)) == list(range(step * 24, (step + 1) * 24))
+
+
+def test_another_split_of_the_same_batch_has_the_same_numbers():
+    def numbers(step: int, ranks: int, grad_accum: int, bs_per_gpu: int) -> list[int]:
+        recipe = dataclasses.replace(RECIPE, bs_per_gpu=bs_per_gpu, grad_accum=grad_accum)
+        return sorted(n for r in range(ranks) for m in range(grad_accum) for n in numbers_of(step, m, r, ranks, recipe))
+
+    assert numbers(4, 1, 1, 12) == numbers(4, 2, 3, 2) == numbers(4, 3, 1, 4)
+
+
+def test_a_sample_is_a_function_of_seed_and_number(tmp_path):
+    one, other = source(tmp_path), source(tmp_path)
+    one.batch([0, 1, 2, 3])
+    first, again = one.batch([11, 4]), other.batch([4, 11])
+    assert all(torch.equal(first[key].flip(0), again[key]) for key in ("image", "fxfycxcy", "c2w"))
+    reseeded = source(tmp_path, seed=8).batch([11, 4])
+    assert not torch.equal(first["c2w"], reseeded["c2w"])
+
+
+def test_batch_shapes_and_distinct_views(tmp_path):
+    found = source(tmp_path)
+    batch = found.batch(range(6))
+    assert {key: tuple(value.shape) for key, value in batch.items()} == {
+        "image": (6, 5, 3, 8, 12), "fxfycxcy": (6, 5, 4), "c2w": (6, 5, 4, 4),
+    }
+    shown = [views_in(found, batch, i) for i in range(6)]
+    assert [scene for scene, _ in shown] == [scene_of(i, 3, 7) for i in range(6)]
+    assert all(len(set(views)) == 5 for _, views in shown)
+    assert len({tuple(views) for _, views in shown}) == 6
+
+
+def test_every_view_is_input_and_target_some_time(tmp_path):
+    found = source(tmp_path, scenes=1, n=7)
+    shown = [views_in(found, found.batch([number]), 0)[1] for number in range(40)]
+    assert {view for views in shown for view in views[:2]} == set(range(7))
+    assert {view for views in shown for view in views[-3:]} == set(range(7))
+
+
+@pytest.mark.parametrize(("all_views", "expected"), [(5, 5), (4, 4), (3, 3), (9, 5)])
+def test_inputs_and_targets_share_views_where_there_are_too_few(all_views, expected):
+    assert views_of_sample(dataclasses.replace(RECIPE, num_all_views=all_views)) == expected
+
+
+def test_window_of_consecutive_frames(tmp_path):
+    found = source(tmp_path, scenes=1, n=20, frame_window=6)
+    shown = [views_in(found, found.batch([number]), 0)[1] for number in range(60)]
+    assert all(max(views) - min(views) <= 5 for views in shown)
+    assert max(max(views) - min(views) for views in shown) == 5
+    assert {min(views) for views in shown} >= {0, 14}  # windows reach both ends
+
+
+def test_window_longer_than_the_scene_is_the_scene(tmp_path):
+    found = source(tmp_path, scenes=1, n=6, frame_window=100)
+    assert {view for number in range(30) for view in views_in(found, found.batch([number]), 0)[1]} == set(range(6))
+
+
+def test_poses_are_normalised_over_inputs_and_targets(tmp_path):
+    plain, normalised = source(tmp_path).batch([3, 4]), source(tmp_path, scene_pose_normalize=True).batch([3, 4])
+    torch.testing.assert_close(normalised["c2w"], normalise_poses(plain["c2w"]))
+    assert normalised["c2w"][..., :3, 3].abs().amax((1, 2)).tolist() == pytest.approx([1, 1])
+
+
+def test_held_out_views_are_fixed_and_distinct(tmp_path):
+    found = source(tmp_path, frame_window=6)
+    assert found.held_out_scenes() == 3
+    first, again = found.held_out(1), found.held_out(1)
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    scene, views = views_in(found, first, 0)
+    assert scene == 1
+    assert len(set(views)) == 5
+    assert set(views) <= set(range(1, 7))  # the middle six of nine frames
+    assert first["image"].shape == (1, 5, 3, 8, 12)
+
+
+def test_scene_with_too_few_views_is_named(tmp_path):
+    found = source(tmp_path, scenes=1, n=4)
+    with pytest.raises(ValueError, match=r"sample 2, scene .*scene_0/opencv_cameras.json: found 4 views, wanted 5"):
+        found.batch([2])
+
+
+def test_missing_image_names_scene_and_file(tmp_path):
+    found = source(tmp_path, scenes=1)
+    for path in (tmp_path / "scene_0" / "images").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"scene .*scene_0/opencv_cameras.json: .*/images/0000\d.png: found no such file"):
+        found.batch([0])
+
+
+def test_broken_samples_are_replaced_up_to_a_cap(tmp_path, capsys):
+    found = source(tmp_path, skip_broken=2)
+    (tmp_path / "scene_1" / "opencv_cameras.json").write_text("{")
+    broken = [number for number in range(30) if scene_of(number, 3, 7) == 1]
+    batch = found.batch(broken[:1])
+    others = [np.stack([view.c2w for view in found.dataset[i].views]).astype(np.float32) for i in (0, 2)]
+    assert any(all((pose == poses).all((1, 2)).any() for pose in batch["c2w"][0].numpy()) for poses in others)
+    assert found.broken >= 1
+    assert f"left out: sample {broken[0]}, scene {found.dataset.scene_paths[1]}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"skip_broken allows 2 of these, and this is number 3"):
+        found.batch(broken[1:])
+
+
+class Counting:
+    """A source that counts its calls and waits for permission."""
+
+    def __init__(self, allowed: int = 1000, fail_at: int | None = None) -> None:
+        self.asked, self.fail_at, self.gate = [], fail_at, threading.Semaphore(allowed)
+
+    def batch(self, numbers):
+        assert self.gate.acquire(timeout=10)
+        self.asked.append(tuple(numbers))
+        if numbers[0] == self.fail_at:
+            raise ValueError(f"sample {self.fail_at} is broken")
+        return {"image": torch.tensor(numbers)}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_batches_come_in_order(ahead):
+    batches = load_ahead(Counting(), [[i, i + 1] for i in range(7)], CPU, ahead)
+    assert [batch["image"].tolist() for batch in batches] == [[i, i + 1] for i in range(7)]
+
+
+def test_next_batches_are_made_while_one_is_in_use():
+    counting = Counting()
+    batches = load_ahead(counting, ([i] for i in itertools.count()), CPU, 2)
+    next(batches)
+    for _ in range(200):
+        if len(counting.asked) == 3:
+            break
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.05)
+    assert sorted(counting.asked) == [(0,), (1,), (2,)]  # and no more than two ahead
+    batches.close()
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_error_of_a_thread_is_raised_at_its_turn(ahead):
+    batches = load_ahead(Counting(fail_at=2), [[i] for i in range(5)], CPU, ahead)
+    assert [next(batches)["image"].item() for _ in range(2)] == [0, 1]
+    with pytest.raises(ValueError, match="sample 2 is broken"):
+        next(batches)
+
+
+def test_synthetic_samples_are_a_function_of_seed_and_number():
+    found = open_source("synthetic:objects", RECIPE, 4, CPU)
+    one, other = found.batch([5, 9]), found.batch([9])
+    assert {key: tuple(value.shape) for key, value in one.items()} == {
+        "image": (2, 5, 3, 8, 12), "fxfycxcy": (2, 5, 4), "c2w": (2, 5, 4, 4),
+    }
+    torch.testing.assert_close(one["image"][1:], other["image"])
+    assert torch.equal(one["c2w"][1:], other["c2w"])
+
+
+def test_synthetic_set_of_n_scenes_shows_the_same_views_in_other_orders():
+    found = open_source("synthetic:objects:2", RECIPE, 4, CPU)
+    poses = [found.batch([number])["c2w"][0] for number in range(6)]
+    sets = {tuple(sorted(map(tuple, pose.flatten(1).tolist()))) for pose in poses}
+    assert len(sets) == 2
+    assert len({tuple(pose.flatten().tolist()) for pose in poses}) > 2
+    assert found.held_out_scenes() == 2
+    assert tuple(sorted(map(tuple, found.held_out(0)["c2w"][0].flatten(1).tolist()))) in sets
+
+
+def test_endless_synthetic_data_holds_other_scenes_out():
+    found = open_source("synthetic:objects", RECIPE, 4, CPU)
+    assert found.held_out_scenes() == 8
+    assert not torch.equal(found.held_out(0)["c2w"].sum((0, 1)), found.batch([0])["c2w"].sum((0, 1)))
+
+
+@pytest.mark.parametrize("name", ["", "cats", "objects:0", "objects:-1", "objects:x"])
+def test_unknown_synthetic_data(name):
+    with pytest.raises(ValueError, match=r"no such synthetic data; wanted synthetic:objects or synthetic:scenes, with :N behind"):
+        open_source(f"synthetic:{name}", RECIPE, 4, CPU)
+
+
+def test_held_out_seeds_are_not_for_training():
+    with pytest.raises(ValueError, match=r"seed is 1000000; wanted one below 1000000 for synthetic:objects"):
+        open_source("synthetic:objects", dataclasses.replace(RECIPE, seed=1_000_000), 4, CPU)
+
+
+def test_one_scene_stands_for_itself(tmp_path):
+    path = write_random_scene(tmp_path / "alone", n=6, size=(10, 15))
+    assert open_source(str(path), RECIPE, 4, CPU).held_out_scenes() == 1

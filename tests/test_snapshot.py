@@ -1,0 +1,212 @@
+"""Training snapshots: whole or not at all, the newest few, and everything that a run needs."""
+
+import dataclasses
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config import ModelConfig, config_from_dict
+from config.recipe import Recipe
+from model.checkpoint import read_weights
+from model.lact_lvsm import LaCTLVSM
+from model.optimiser import build_optimiser
+from model.snapshot import (
+    SnapshotWriter,
+    check_same_run,
+    code_version,
+    list_snapshots,
+    read_snapshot,
+    restore,
+    rng_state,
+    set_rng_state,
+    snapshot,
+)
+
+ROOT = Path(__file__).parent.parent
+RECIPE = Recipe(data_path="train_data_path.json")
+
+
+def config(dim: int = 8) -> ModelConfig:
+    layer = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 4, "inter_multi": 2, "base_lr": 0.01}}
+    return config_from_dict({"patch_size": 2, "dim": dim, "layers": 1, "block": [layer]})
+
+
+def trained(seed: int) -> tuple[LaCTLVSM, torch.optim.AdamW]:
+    """Return a network and its optimiser after one step along random gradients."""
+    torch.manual_seed(seed)
+    model = LaCTLVSM(config())
+    optimiser = build_optimiser(model, 0.05)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimiser.param_groups[0]["lr"] = 1e-2
+    optimiser.step()
+    return model, optimiser
+
+
+def content(step: int, seed: int = 0) -> dict:
+    model, optimiser = trained(seed)
+    return snapshot(model, None, optimiser, [rng_state(torch.device("cpu"))], RECIPE, 1, step, skips=3)
+
+
+def written(folder: Path, *steps: int, keep: int = 9) -> list[Path]:
+    writer = SnapshotWriter(folder, keep)
+    for step in steps:
+        writer.save(content(step))
+    writer.close()
+    return [path for _, path in list_snapshots(folder)]
+
+
+def test_snapshot_brings_everything_back(tmp_path):
+    model, optimiser = trained(seed=1)
+    average = LaCTLVSM(config())
+    writer = SnapshotWriter(tmp_path, 1)
+    writer.save(snapshot(model, average, optimiser, [rng_state(torch.device("cpu"))], RECIPE, 2, step=7, skips=3))
+    writer.close()
+    found = read_snapshot(tmp_path / "step_00000007.pt")
+    assert (found["step"], found["skips"], found["data_ranks"], found["code_version"]) == (7, 3, 2, code_version())
+    assert found["recipe"] == dataclasses.asdict(RECIPE)
+    assert config_from_dict(found["config"]) == config()
+
+    (other, other_optimiser), other_average = trained(seed=2), LaCTLVSM(config())
+    restore(found, tmp_path / "step_00000007.pt", other, other_average, other_optimiser, rank=0)
+    for one, two in ((model, other), (average, other_average)):
+        assert all(torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters(), strict=True))
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        state, other_state = optimiser.state[one], other_optimiser.state[two]
+        assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(state[name], other_state[name]) for name in state)
+
+
+def test_snapshot_is_taken_at_the_moment_of_saving(tmp_path):
+    saved = content(step=1)
+    expected = {name: tensor.clone() for name, tensor in saved["model"].items()}
+    writer = SnapshotWriter(tmp_path, 1)
+    writer.save(saved)
+    for tensor in saved["model"].values():
+        tensor.zero_()
+    writer.close()
+    found = read_snapshot(tmp_path / "step_00000001.pt")["model"]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    assert [path.name for path in written(tmp_path, 90, 100, 1000, keep=2)] == ["step_00000100.pt", "step_00001000.pt"]
+
+
+def test_names_sort_by_number(tmp_path):
+    written(tmp_path, 5)
+    (tmp_path / "step_00000005.pt").rename(tmp_path / "step_123456789.pt")
+    written(tmp_path, 99999999)
+    (tmp_path / "step_latest.pt").touch()
+    assert [step for step, _ in list_snapshots(tmp_path)] == [99999999, 123456789]
+
+
+def test_error_in_the_background_is_raised(tmp_path):
+    (tmp_path / "file").touch()
+    writer = SnapshotWriter(tmp_path / "file" / "snapshot", 1)
+    writer.save(content(1))
+    with pytest.raises(OSError, match="file"):
+        writer.close()
+
+
+KILLED = """
+import sys, torch
+from pathlib import Path
+from model.snapshot import SnapshotWriter
+writer = SnapshotWriter(Path(sys.argv[1]), keep=2)
+for step in range(1, 1000):
+    writer.save({"step": step, "model": {"weight": torch.full((4096, 4096), float(step))}, "average": None, "optimiser": {},
+                 "skips": 0, "rng": [], "recipe": {}, "config": {}, "data_ranks": 1, "code_version": ""})
+"""
+
+
+def test_killed_while_saving_leaves_the_one_before(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
+    limit = time.monotonic() + 60
+    while not (list_snapshots(tmp_path) and any(path.stat().st_size > 2**20 for path in tmp_path.glob(".step_*.tmp.pt"))):
+        assert time.monotonic() < limit
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list(tmp_path.glob(".step_*.tmp.pt"))  # it was in the middle of one
+    step, path = list_snapshots(tmp_path)[-1]
+    found = read_snapshot(path)
+    assert found["step"] == step
+    assert (found["model"]["weight"] == step).all()
+    SnapshotWriter(tmp_path, keep=2)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_random_numbers_go_on_where_they_were():
+    def draw() -> list[float]:
+        return [random.random(), np.random.rand(), np.random.randn(), torch.rand(()).item()]  # noqa: NPY002
+
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)  # noqa: NPY002
+    draw()
+    state = rng_state(torch.device("cpu"))
+    expected = draw() + draw()
+    random.seed(4), np.random.seed(5), torch.manual_seed(6)  # noqa: NPY002
+    set_rng_state(state)
+    assert draw() + draw() == expected
+
+
+def test_weights_in_a_snapshot_load_for_inference(tmp_path):
+    (path,) = written(tmp_path, 1)
+    assert set(read_weights(path)) == set(LaCTLVSM(config()).state_dict())
+
+
+def test_missing_snapshot(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"step_1.pt: no such snapshot; wanted one of outputs/EXPNAME/snapshot"):
+        read_snapshot(tmp_path / "step_1.pt")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_cut_short_snapshot(tmp_path, share):
+    (path,) = written(tmp_path, 1)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(ValueError, match=r"step_00000001.pt: cannot be read \(.*\); wanted a whole snapshot: delete it"):
+        read_snapshot(path)
+
+
+def test_other_files_are_no_snapshots(tmp_path):
+    torch.save({"model": {}}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=r"weights.pt: not a training snapshot; wanted .*--load"):
+        read_snapshot(tmp_path / "weights.pt")
+    torch.save(Path("x"), tmp_path / "pickle.pt")
+    with pytest.raises(ValueError, match=r"pickle.pt: cannot be read"):
+        read_snapshot(tmp_path / "pickle.pt")
+
+
+def test_differences_are_all_named(tmp_path):
+    (path,) = written(tmp_path, 1)
+    found = read_snapshot(path)
+    check_same_run(found, path, dataclasses.replace(RECIPE, save_every=7, log_every=3, actckpt=True, keep=1), config(), 1)
+    changed = dataclasses.replace(RECIPE, lr=1e-3, image_size=(8, 16))
+    message = "image_size (256, 256) → (8, 16); lr 0.0004 → 0.001; bs_per_gpu × grad_accum × processes 8 → 16; wanted the same"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_same_run(found, path, changed, config(), 2)
+    with pytest.raises(ValueError, match=r"ttt2x.yaml: dim 8 → 12; wanted"):
+        check_same_run(found, path, RECIPE, config(dim=12), 1)
+
+
+def test_restoring_another_network_is_refused(tmp_path):
+    (path,) = written(tmp_path, 1)
+    model = LaCTLVSM(config(dim=12))
+    with pytest.raises(ValueError, match=r"step_00000001.pt: input_linear.weight is \(8, 48\), and \(12, 48\)"):
+        restore(read_snapshot(path), path, model, None, build_optimiser(model, 0.0), 0)
+
+
+def test_code_version_is_the_commit_or_unknown(monkeypatch):
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", code_version())
+    monkeypatch.setenv("PATH", "")
+    assert code_version() == "unknown"

@@ -1,0 +1,124 @@
+"""The training program in two processes over gloo, on a CPU."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from model.blocks import FastWeight
+from model.snapshot import list_snapshots
+from tests.training_run import arguments, assert_same, final, furnish, rows
+
+ROOT = Path(__file__).parent.parent
+
+# Two processes run these one after the other: name → (changed settings, step before which process 1 gets a NaN, or a SIGTERM).
+SCENARIOS = {
+    "two": ({}, None, None),
+    "two_resumed": ({}, None, 3),
+    "two_resumed ": ({}, None, None),
+    "two_nan": ({}, 3, None),
+    "two_accumulated": ({"grad_accum": 2, "bs_per_gpu": 1}, None, None),
+}
+WORKER = """
+import json, os, signal, sys
+import torch
+import train
+from model.blocks import FastWeight
+
+FastWeight.newton_schulz_dtype = torch.float32
+torch.set_num_threads(1)
+rank = int(os.environ["RANK"])
+train.matmul_rate = lambda device, dtype: 1e12
+wrap, split, apply_step = train.wrap, train.split, train.apply_step
+
+for port, (name, (argv, nan_at, stop_at)) in enumerate(json.loads(sys.argv[1]).items(), int(os.environ["MASTER_PORT"])):
+    os.environ["MASTER_PORT"] = str(port)
+    networks, calls = [], [0, 0]
+
+    def keep(model, processes):
+        networks.append(model)
+        return wrap(model, processes)
+
+    def poisoned(batch, recipe):
+        inputs, targets = split(batch, recipe)
+        calls[0] += 1
+        if rank == 1 and calls[0] == nan_at:
+            inputs["image"] = inputs["image"] * torch.nan
+        return inputs, targets
+
+    def stopped(*arguments):
+        apply_step(*arguments)
+        calls[1] += 1
+        if rank == 1 and calls[1] == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train.wrap, train.split, train.apply_step = keep, poisoned, stopped
+    assert train.main(argv) == 0, name
+    torch.save(networks[0].state_dict(), f"{name.strip()}.rank{rank}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Run the scenarios in two processes over gloo; return the folder that they worked in."""
+    folder = furnish(tmp_path_factory.mktemp("two"))
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = min(probe.getsockname()[1], 65000)
+    plans = json.dumps({name: (arguments(name.strip(), **changes), *rest) for name, (changes, *rest) in SCENARIOS.items()})
+    processes = []
+    for rank in range(2):
+        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in where.items()}, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", WORKER, plans]
+        processes.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    return folder
+
+
+@pytest.fixture
+def in_two_processes(two_processes, monkeypatch):
+    monkeypatch.chdir(two_processes)
+    torch.set_num_threads(1)
+    return two_processes
+
+
+def test_two_processes_hold_the_same_weights(in_two_processes):
+    for name in ("two", "two_resumed", "two_nan", "two_accumulated"):
+        one, other = (torch.load(f"{name}.rank{rank}.pt") for rank in range(2))
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+        assert all(torch.isfinite(value).all() for value in one.values()), name
+
+
+def test_two_processes_stopped_and_resumed_are_bitwise_equal(in_two_processes):
+    assert [step for step, _ in list_snapshots(Path("outputs/two_resumed/snapshot"))] == [2, 3, 4, 6]
+    assert_same(final("two"), final("two_resumed"))
+
+
+def test_nan_on_one_process_is_left_out_by_both(in_two_processes):
+    assert final("two_nan")["skips"] == 1
+    assert [row["skips"] for row in rows("two_nan")] == [0, 1, 1]
+    assert len(final("two_nan")["rng"]) == 2
+
+
+def test_one_process_with_twice_the_micro_steps_equals_two(in_two_processes, monkeypatch):
+    monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
+    assert train.main(arguments("one", grad_accum=2)) == 0
+    for name in ("two", "two_accumulated"):
+        one, other = final("one")["model"], final(name)["model"]
+        assert max((one[key] - other[key]).abs().max() for key in one) < 1e-3  # as above: order of sums
+
+
+def test_two_processes_resume_what_one_began(in_two_processes, monkeypatch):
+    monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
+    source = next(path for step, path in list_snapshots(Path("outputs/two/snapshot")) if step == 2)
+    assert train.main(arguments("alone", grad_accum=2, resume=str(source))) == 0
+    one, other = final("alone")["model"], final("two")["model"]
+    assert max((one[key] - other[key]).abs().max() for key in one) < 1e-3

@@ -1,0 +1,128 @@
+"""What the training program does about bad input, broken samples, and steps that would poison the weights."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from model.snapshot import read_snapshot
+from tests.training_run import NETWORK, arguments, assert_same, rows, work_in
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    return work_in(tmp_path, monkeypatch)
+
+
+def refused(capsys, argv: list[str], message: str) -> None:
+    capsys.readouterr()
+    assert train.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("train.py: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr": 2e-2}, r"step_00000006.pt: was trained with other settings: lr 0\.01 → 0\.02; wanted the same"),
+        ({"bs_per_gpu": 3}, r"bs_per_gpu × grad_accum × processes 2 → 3"),
+        ({"resume": "none"}, r"snapshot: holds step_00000006.pt of an earlier run; wanted another --expname"),
+        (
+            {"resume": "outputs/done/snapshot/step_00000002.pt"},
+            r"snapshot: holds step_00000006.pt, which .*00000002.pt does not lead to; wanted it deleted",
+        ),
+        ({"config": "other.yaml"}, r"other settings: other.yaml: dim 16 → 24"),
+    ],
+)
+def test_run_that_does_not_fit_its_snapshot_is_refused(capsys, changes, message):
+    Path("other.yaml").write_text(NETWORK.replace("dim: 16", "dim: 24"))
+    assert train.main(arguments("done")) == 0
+    refused(capsys, arguments("done", **changes), message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_path": "nowhere.json"}, "nowhere.json: found no such file"),
+        ({"data_path": "synthetic:cats"}, "'synthetic:cats': no such synthetic data; wanted synthetic:objects or"),
+        ({"config": "network.yml"}, "network.yml: no such config"),
+        ({"image_size": [8, 10]}, "image size: found width 10, wanted a multiple of the patch 4"),
+        ({"num_all_views": 7, "num_target_views": 7}, "found 6 views, wanted 7"),
+        ({"val_data_path": "nowhere.json"}, "nowhere.json: found no such file"),
+        ({"load": "nowhere.pt"}, "nowhere.pt: no such weight file"),
+        ({"resume": "nothing.pt"}, "nothing.pt: no such snapshot; wanted one of outputs"),
+        ({"device": "tpu9"}, "device 'tpu9': not a device"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, changes, message):
+    refused(capsys, arguments("bad", **changes), message)
+
+
+def test_lpips_without_its_files_ends_before_the_first_step(capsys, monkeypatch):
+    def missing():
+        raise FileNotFoundError("weight/vgg16-397923af.pth: not there")
+
+    monkeypatch.setattr(train, "resolve_lpips", missing)
+    refused(capsys, arguments("perceptual", lpips_weight=1.0), "vgg16-397923af.pth: not there")
+    assert not Path("outputs/perceptual").exists()
+
+
+def plant_nan(monkeypatch, steps: set[int]) -> None:
+    """Put a NaN into the images of the given steps, counted from 0."""
+    split, calls = train.split, [0]
+
+    def planted(batch, recipe):
+        inputs, targets = split(batch, recipe)
+        if calls[0] in steps:
+            inputs["image"] = torch.where(inputs["image"] > 0.5, torch.nan, inputs["image"])
+        calls[0] += 1
+        return inputs, targets
+
+    monkeypatch.setattr(train, "split", planted)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_step_with_nan_changes_neither_weights_nor_moments(monkeypatch, device):
+    plant_nan(monkeypatch, {4, 5})
+    assert train.main(arguments("nan", device=device)) == 0
+    before, after = (read_snapshot(Path(f"outputs/nan/snapshot/step_0000000{step}.pt")) for step in (4, 6))
+    assert_same({**before, "step": 0}, {**after, "step": 0})
+    assert (before["skips"], after["skips"]) == (0, 2)
+    assert [row["skips"] for row in rows("nan")] == [0, 0, 2]
+    assert rows("nan")[-1]["loss"] is None
+
+
+def test_count_of_left_out_steps_survives_a_resume(monkeypatch):
+    with monkeypatch.context() as patched:
+        plant_nan(patched, {0})
+        assert train.main(arguments("counted", max_hours=0)) == 0
+    assert train.main(arguments("counted")) == 0
+    assert [(row["step"], row["skips"]) for row in rows("counted")] == [(1, 1), (2, 1), (4, 1), (6, 1)]
+
+
+def test_gradient_norm_above_the_bound_is_left_out_from_its_first_step_on():
+    assert train.main(arguments("bound", skip_norm=1e-6, skip_norm_start=4)) == 0
+    assert [row["skips"] for row in rows("bound")] == [0, 0, 2]
+    before, after = (read_snapshot(Path(f"outputs/bound/snapshot/step_0000000{step}.pt")) for step in (4, 6))
+    assert_same({**before, "step": 0}, {**after, "step": 0})
+
+
+def test_too_many_left_out_steps_in_a_row_stop_the_run(capsys, monkeypatch):
+    plant_nan(monkeypatch, {1, 3, 4, 5})  # two in a row are reached in step 5, numbered from 1, and seen at the log of step 6
+    assert train.main(arguments("lost", max_skips=2)) == 1
+    error = capsys.readouterr().err
+    assert "step 6: 2 or more steps in a row had a loss or gradient that is not finite" in error
+    assert error.rstrip().endswith("the last good snapshot is outputs/lost/snapshot/step_00000004.pt")
+    assert not Path("outputs/lost/model.safetensors").exists()
+
+
+def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
+    (folder / "scenes" / "scene_1" / "images" / "00002.png").write_bytes(b"no image")
+    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json: .*00002.png: found no image.*skip_broken allows 0")
+    assert train.main(arguments("tolerant", skip_broken=99)) == 0
+    assert "left out: sample" in capsys.readouterr().err
+    assert rows("tolerant")[-1]["broken"] > 0

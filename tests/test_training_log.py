@@ -1,0 +1,206 @@
+"""What a training run tells: rows, lines, curves, TensorBoard and Weights & Biases."""
+
+import json
+import math
+import sys
+import types
+
+import pytest
+import torch
+from PIL import Image
+
+from config.recipe import Recipe
+from model.distributed import Processes
+from model.plot import draw_curves, series, ticks
+from model.training_log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
+
+CPU = torch.device("cpu")
+ALONE = Processes(0, 1, CPU)
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+
+
+def log(folder, step: int = 0) -> TrainingLog:
+    return TrainingLog(folder, step, 100, None, {})
+
+
+def test_rows_are_json_lines_and_a_line_of_text(tmp_path, capsys):
+    found = log(tmp_path)
+    found.write({"step": 10, "loss": 0.125, "psnr": math.inf, "gradient_norm": math.nan, "skips": 0})
+    found.write({"step": 20, "val_psnr": 21.5})
+    found.close()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 10, "loss": 0.125, "psnr": None, "gradient_norm": None, "skips": 0}, {"step": 20, "val_psnr": 21.5}]
+    assert capsys.readouterr().out == "step 10/100 · loss 0.12500 · psnr - · norm -\nstep 20/100 · val psnr 21.50\n"
+
+
+def test_resumed_log_drops_what_came_after_the_snapshot(tmp_path):
+    first = log(tmp_path)
+    for step in (10, 20, 30):
+        first.write({"step": step, "loss": 1.0})
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')
+    second = log(tmp_path, step=20)
+    second.write({"step": 30, "loss": 2.0})
+    second.close()
+    assert [(row["step"], row["loss"]) for row in read_rows(tmp_path / "log.jsonl")] == [(10, 1.0), (20, 1.0), (30, 2.0)]
+
+
+def test_damage_before_the_last_line_is_an_error(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"log.jsonl, line 2: found no JSON, wanted a row of a training log"):
+        log(tmp_path, step=9)
+
+
+def test_line_of_all_figures():
+    row = {
+        "step": 5, "loss": 0.5, "lpips": 0.25, "psnr": 10.0, "lr": 4e-4, "gradient_norm": 0.5, "skips": 3, "broken": 0,
+        "samples_per_s": 2.0, "tokens_per_s": 12345.0, "flops_share": 0.456, "data_wait": 0.012, "memory_gib": 1.5,
+        "seconds_left": 3700.0,
+    }
+    assert format_line(row, 9) == (
+        "step 5/9 · loss 0.50000 · lpips 0.2500 · psnr 10.00 · lr 4.00e-04 · norm 0.500 · skipped 3 · samples/s 2.00 · "
+        "tokens/s 1.23e+04 · flops 45.6% · data wait 1.2% · GiB 1.50 · left 1h01m"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0s"), (59.6, "1m00s"), (184, "3m04s"), (7380, "2h03m"), (93600, "1d02h"), (86399.9, "1d00h")]
+)
+def test_seconds(seconds, text):
+    assert format_seconds(seconds) == text
+
+
+def test_window_means_leave_refused_steps_out():
+    recipe = Recipe(data_path="", bs_per_gpu=3, grad_accum=2)
+    window = Window(CPU)
+    for loss, refused in ((0.01, 0.0), (math.nan, 1.0), (0.03, 0.0)):
+        window.add({"loss": torch.tensor(loss), "mse": torch.tensor(loss)}, torch.tensor(refused))
+    with window.waiting():
+        window.waited_s += 0.0
+    window.start_s -= 2.0
+    window.waited_s = 0.5
+    row = window.row(recipe, ALONE, tokens=10, flops=100, rate=900.0, broken=4)
+    assert row["loss"] == pytest.approx(0.02)
+    assert row["psnr"] == pytest.approx(-10 * math.log10(0.02), abs=1e-4)
+    # Three steps of 2 × 3 scenes in two seconds.
+    assert row["samples_per_s"] == pytest.approx(9, rel=0.05)
+    assert row["tokens_per_s"] == pytest.approx(90, rel=0.05)
+    assert row["flops_share"] == pytest.approx(1.0, rel=0.05)
+    assert row["data_wait"] == pytest.approx(0.25, rel=0.05)
+    assert row["seconds_per_step"] == pytest.approx(2 / 3, rel=0.05)
+    assert row["broken"] == 4
+    assert row["memory_gib"] > 0.05  # torch alone is larger
+    window.restart()
+    window.add({"loss": torch.tensor(math.nan)}, torch.tensor(1.0))
+    assert window.row(recipe, ALONE, 1, 1, 1.0, 0)["loss"] is None
+
+
+def test_window_measures_waiting():
+    window = Window(CPU)
+    with window.waiting():
+        torch.randn(300, 300) @ torch.randn(300, 300)
+    assert 0 < window.waited_s < 5
+
+
+def test_tensorboard_gets_the_same_figures(tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    found = log(tmp_path, step=7)
+    found.write({"step": 10, "loss": 0.5, "psnr": math.inf})
+    found.close()
+    assert written == [(str(tmp_path / "events"), 8), ("loss", 0.5, 10), "closed"]
+
+
+def test_tensorboard_is_optional(tmp_path):
+    assert open_tensorboard(tmp_path, 0) is None
+
+
+def test_wandb_gets_the_same_figures(tmp_path, monkeypatch):
+    written = []
+
+    class Run:
+        def log(self, values, step):
+            written.append((values, step))
+
+        def finish(self):
+            written.append("finished")
+
+    def init(**settings):
+        written.append(settings)
+        return Run()
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    found = TrainingLog(tmp_path, 0, 100, "views", {"lr": 1.0})
+    found.write({"step": 10, "loss": 0.5})
+    found.close()
+    name = tmp_path.name
+    settings = {"project": "views", "name": name, "id": name, "resume": "allow", "dir": tmp_path, "config": {"lr": 1.0}}
+    assert written == [settings, ({"loss": 0.5}, 10), "finished"]
+
+
+def test_wandb_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"--wandb views: wandb is not installed; wanted it \(pip install wandb\) or no --wandb"):
+        start_wandb("views", tmp_path, {})
+
+
+def coloured(image: Image.Image, colour: tuple[int, int, int]) -> list[tuple[int, int]]:
+    """Return (x, y) of the pixels of a colour."""
+    w, h = image.size
+    return [(x, y) for y in range(h) for x in range(w) if image.getpixel((x, y)) == colour]
+
+
+def test_curves_show_what_was_logged(tmp_path):
+    rows = [{"step": step, "loss": 1 / step, "psnr": 10 + step / 10} for step in range(10, 101, 10)]
+    rows += [{"step": 50, "val_psnr": 14.0}, {"step": 100, "val_psnr": 12.0}, {"step": 60, "loss": None}]
+    draw_curves(tmp_path / "curves.png", rows)
+    image = Image.open(tmp_path / "curves.png").convert("RGB")
+    train = [(x, y) for x, y in coloured(image, (0x3B, 0x6E, 0xA8)) if y > 40]
+    upper = [(x, y) for x, y in train if y < 480]
+    lower = [(x, y) for x, y in train if y > 520]
+    # Loss falls to the right, PSNR rises: in pixels, y grows and shrinks.
+    assert min(upper)[1] < max(upper)[1]
+    assert min(lower)[1] > max(lower)[1]
+    validation = [(x, y) for x, y in coloured(image, (0xC2, 0x50, 0x2E)) if y > 520]
+    assert min(x for x, _ in validation) > min(x for x, _ in lower) + 200  # begins at step 50 of 10..100
+    assert min(validation)[1] < max(validation)[1]
+
+
+@pytest.mark.parametrize("row", [{}, {"val_psnr": 20.0}, {"loss": 0.5, "psnr": 3.0}, {"loss": 0.0}])
+def test_curves_of_nearly_nothing(tmp_path, row):
+    draw_curves(tmp_path / "curves.png", [{"step": 3, **row}] if row else [])
+    assert Image.open(tmp_path / "curves.png").size == (960, 960)
+
+
+def test_series_leave_gaps_out():
+    rows = [{"step": 1, "loss": 2.0}, {"step": 2}, {"step": 3, "loss": None}, {"step": 4, "loss": 0.0}]
+    assert series(rows, "loss") == [(1, 2.0), (4, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "expected"),
+    [
+        (0, 10, False, [0, 2, 4, 6, 8, 10]),
+        (0.31, 0.99, False, [0.4, 0.6, 0.8]),
+        (-7, 18, False, [-5, 0, 5, 10, 15]),
+        (0.03, 4, True, [0.05, 0.1, 0.2, 0.5, 1, 2]),
+        (0.21, 0.4, True, [0.21]),
+    ],
+)
+def test_ticks_are_round(low, high, log, expected):
+    assert ticks(low, high, log) == pytest.approx(expected)

@@ -2,6 +2,7 @@
 
     python inference.py --load weight/obj_res256.pt --image_size 256 256 --data_path data_example/gso_sample_data_path.json
 
+--output_dir gets metrics.json, metrics_views.csv, metrics_scenes.csv, and per scene a folder with comparison.png and video.mp4.
 `torchrun --nproc_per_node=N inference.py …` shares the scenes among N processes and writes one table.
 
 Letters: v input views, u target views, h w pixels.
@@ -39,7 +40,6 @@ DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 DEFAULT_VIDEO_FRAMES, DEFAULT_VIDEO_FPS = 120, 30
 # Targets whose photos are in memory at a time.
 TARGET_BATCH = 16
-# What flags that count must be at least.
 LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
          "video_fps": 1, "chunk_views": 1, "num_workers": 0}  # fmt: skip
 # What a user can put right. Anything else is a fault of the program and shows its traceback.
@@ -144,7 +144,7 @@ def check_flags(args: argparse.Namespace) -> None:
         ("without --view_selection random or kmeans", args.view_selection not in ("random", "kmeans"), ["seed"]),
         ("without --scene_inference", not args.scene_inference, ["pose_reference", "scene_scale", "path_order"]),
         ("with --video_format none", args.video_format == "none", ["load_state", "video_frames", "video_fps", "path_order"]),
-        ("under torchrun: it is one video of one process", "WORLD_SIZE" in os.environ, ["load_state"]),
+        ("under torchrun: it is one video of one process", os.environ.get("WORLD_SIZE", "1") != "1", ["load_state"]),
     ):
         useless = [flag for flag in flags if flag in given]
         if applies and useless:
@@ -157,9 +157,7 @@ def run(args: argparse.Namespace, processes: Processes) -> None:
     """Work on all scenes and report on them, or render the video of one that was reconstructed before."""
     together(processes, partial(open_folder, args.output_dir))
     if args.load_state is not None:
-        state = SceneState.load(args.load_state).to(processes.device)
-        dtype = pick_dtype(args.precision, processes.device)  # it may have been kept on another machine, in another one
-        state.layers = [{name: tensor.to(dtype) for name, tensor in layer.items()} for layer in state.layers]
+        state = SceneState.load(args.load_state)
         model = prepare_model(args, processes.device)
         write_video(model, state, tuple(args.image_size or state.image_size), Path(args.output_dir), args)
         print(f"results in {args.output_dir}")

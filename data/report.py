@@ -117,9 +117,9 @@ class SceneReport:
         """Write the picture, unless there are no targets; return the rows."""
         if self._shown:
             mean = summarise(self.rows)["mean"]
-            scores = f"PSNR {_cell(mean, 'psnr')} dB, SSIM {_cell(mean, 'ssim')}"
+            scores = f"PSNR {_cell(mean, 'psnr')} dB, SSIM {_cell(mean, 'ssim')} over {_count(mean['views'], 'target')}"
             views, *columns = zip(*self._shown, strict=True)
-            title = f"{self.folder.name}: {scores} over {_count(mean['views'], 'target')}, shown are views {', '.join(map(str, views))}"
+            title = f"{self.folder.name}: {scores}, shown are views {', '.join(map(str, views))}"
             comparison(self.folder / "comparison.png", self.inputs, *columns, title=title)
         return self.rows
 

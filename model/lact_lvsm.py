@@ -107,6 +107,10 @@ class LaCTLVSM(nn.Module):
         return self
 
     @property
+    def compute_dtype(self) -> torch.dtype:
+        return next((module.compute_dtype for module in self.modules() if isinstance(module, Linear)), torch.float32)
+
+    @property
     def device(self) -> torch.device:
         return self.input_linear.weight.device
 
@@ -231,6 +235,8 @@ class LaCTLVSM(nn.Module):
         if state.model != self.fingerprint():
             raise ValueError(f"scene state: written by weights {state.model}; wanted {self.fingerprint()}, the ones loaded")
         bounds = self._chunks(fxfycxcy.shape[:2], image_size, chunk_views, keeps_tokens=False)
+        # It may have been kept on another machine, in another precision.
+        state = state.to(self.device, self.compute_dtype)
         return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
 
     @torch.no_grad()
@@ -262,7 +268,8 @@ class LaCTLVSM(nn.Module):
     def _check(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> None:
         b, v = fxfycxcy.shape[:2]
         if fxfycxcy.shape != (b, v, 4) or c2w.shape != (b, v, 4, 4):
-            raise ValueError(f"cameras: fxfycxcy is {tuple(fxfycxcy.shape)}, c2w {tuple(c2w.shape)}; wanted (b, v, 4), (b, v, 4, 4)")
+            shapes = f"fxfycxcy is {tuple(fxfycxcy.shape)}, c2w {tuple(c2w.shape)}"
+            raise ValueError(f"cameras: {shapes}; wanted (b, v, 4), (b, v, 4, 4)")
         if image is not None and (image.ndim != 5 or image.shape[:3] != (b, v, 3)):
             raise ValueError(f"image is {tuple(image.shape)}; wanted ({b}, {v}, 3, h, w), as the cameras are")
         if b * v == 0 and (b == 0 or self.context is None):

@@ -38,9 +38,9 @@ class SceneState:
         """Bytes of all layers' tensors."""
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
 
-    def to(self, device: str | torch.device) -> "SceneState":
-        """Return the state with its layers on `device`."""
-        layers = [{name: tensor.to(device) for name, tensor in layer.items()} for layer in self.layers]
+    def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "SceneState":
+        """Return the state with its layers on `device` and, where it is given, in `dtype`."""
+        layers = [{name: tensor.to(device, dtype) for name, tensor in layer.items()} for layer in self.layers]
         return SceneState(layers, self.fxfycxcy, self.c2w, self.image_size, self.model)
 
     def save(self, path: str | os.PathLike) -> None:

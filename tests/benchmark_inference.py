@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     model.set_fast_weight(torch.bfloat16, args.fast_weight_ops)
     image_size, inputs, targets = tuple(args.image_size), args.num_input_views, args.num_target_views
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{args.config}, {inputs} inputs and {targets} targets of {image_size[0]}x{image_size[1]}; {name}; torch {torch.__version__}")
+    views = f"{inputs} inputs and {targets} targets of {image_size[0]}x{image_size[1]}"
+    print(f"{args.config}, {views}; {name}; torch {torch.__version__}")
 
     scene = random_scene(inputs, image_size, device)
     cameras = {key: value[:, :targets] for key, value in random_scene(targets, image_size, device).items() if key != "image"}

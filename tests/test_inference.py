@@ -101,6 +101,12 @@ def test_metrics_are_those_of_the_saved_images(infer, place, capsys):
     assert [(row["scene"], row["view"]) for row in found["views"]] == [
         ("scene_0", 1), ("scene_0", 2), ("scene_0", 6), ("scene_1", 4), ("scene_2", 2), ("scene_2", 1),
     ]  # fmt: skip
+    model, state, _ = reconstruction(place, "scene_0", [0, 3, 5])
+    targets = load_views(read_scene(place / "scene_0" / "opencv_cameras.json"), [1, 2, 6], SIZE, patch_size=4)
+    direct = levels(model.render(state, targets["fxfycxcy"][None], targets["c2w"][None], SIZE)[0])
+    for i, image in zip((1, 2, 6), direct, strict=True):
+        with Image.open(folder / "scene_0" / "images" / f"{i:05d}.png") as saved:
+            assert np.abs(np.asarray(saved) - image).max() < 0.6  # half a level of rounding
     expected: dict[str, list] = {}
     for row in found["views"]:
         photo = load_views(read_scene(place / row["scene"] / "opencv_cameras.json"), [row["view"]], SIZE, patch_size=4)["image"]
@@ -203,9 +209,14 @@ def test_video_of_another_shape_keeps_pixels_square(infer, place, monkeypatch):
     assert (fx, fy, cx, cy) == pytest.approx((2 * old[0], 2 * old[1], 2 * old[2] - 10, 2 * old[3]), rel=1e-6)
 
 
-def test_chunks_change_nothing(infer):
+def test_chunks_change_nothing(infer, monkeypatch):
     folder = infer("--num_input_views 3 --no_lpips --video_frames 3")
+    seen = []
+    reconstruct, render = LaCTLVSM.reconstruct, LaCTLVSM.render_stream
+    monkeypatch.setattr(LaCTLVSM, "reconstruct", lambda self, *args: (seen.append(args[3]), reconstruct(self, *args))[1])
+    monkeypatch.setattr(LaCTLVSM, "render_stream", lambda self, *args: (seen.append(args[4]), render(self, *args))[1])
     other = infer("--num_input_views 3 --no_lpips --video_frames 3 --chunk_views 1", "one")
+    assert seen == [1] * 9  # inputs, targets and video of three scenes
     for one, two in zip(metrics(folder)["views"], metrics(other)["views"], strict=True):
         assert one["psnr"] == pytest.approx(two["psnr"], abs=1e-3)  # rounding of float32 sums: 1e-4
     for name in ("scene_0", "scene_1", "scene_2"):

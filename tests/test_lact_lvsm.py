@@ -176,14 +176,20 @@ def test_load_model_gives_the_network_that_was_saved(model: LaCTLVSM, tmp_path: 
     assert {p.dtype for name, p in narrow.named_parameters() if name.endswith(stored)} == {torch.bfloat16}
     kept = ("norm.weight", "ln.weight", "lr_fc.weight", "lr_fc.bias", "w0", "w1", "w2", "input_linear.weight", "decoder.1.weight")
     assert {p.dtype for name, p in narrow.named_parameters() if name.endswith(kept)} == {torch.float32}
-    # bfloat16 on weights three times the initial ones; 40 dB measured.
-    assert psnr(narrow(given, wanted), model(given, wanted)).mean() > 30
+    # 66 dB measured: the images of random weights are nearly flat.
+    assert psnr(narrow(given, wanted), model(given, wanted)).mean() > 50
 
 
 def test_a_state_is_read_by_the_same_weights_in_any_precision(model: LaCTLVSM, tmp_path: Path) -> None:
     save_weights(tmp_path / "x.safetensors", model.state_dict(), model.config)
-    narrow = load_model(tmp_path / "x.safetensors", device="cpu", precision="bfloat16")
-    assert narrow.fingerprint() == model.fingerprint()
+    given, wanted = random_views(1, 3, 8, 12), random_views(1, 2, 8, 12, seed=3)
+    rendered = []
+    for precision in ("bfloat16", "float32"):
+        model.reconstruct(**given).save(tmp_path / "state.safetensors")
+        reader = load_model(tmp_path / "x.safetensors", device="cpu", precision=precision)
+        rendered.append(reader.render(SceneState.load(tmp_path / "state.safetensors"), *cameras(wanted), (8, 12)))
+    assert psnr(*rendered).mean() > 60  # bfloat16 in rendering alone: 76 dB measured
+    assert not torch.equal(*rendered)
 
 
 @pytest.mark.parametrize(

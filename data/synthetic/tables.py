@@ -4,7 +4,7 @@ Letters: b scenes, p solids a scene (padded), l lamps. Poses map local to world,
 Lengths and texture frequencies are in world units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -248,7 +248,7 @@ def pack(scenes: Sequence[Description], dtype: torch.dtype = torch.float32, devi
     )
 
 
-def _pack_materials(materials: Sequence[Material], solid_from_world: np.ndarray, size: np.ndarray, spread: callable) -> Materials:
+def _pack_materials(materials: Sequence[Material], solid_from_world: np.ndarray, size: np.ndarray, spread: Callable) -> Materials:
     base = [material.pattern for material in materials]
     over = [material.overlay for material in materials]
     no_overlay = Pattern("plain", (), np.eye(3), np.ones(3), np.zeros(3))

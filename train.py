@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from config import load_config
 from config.recipe import Recipe, read_recipe
 from data.picture import comparison
-from data.sampler import Batch, Source, load_ahead, numbers_of, open_source, views_of_sample
+from data.sampler import Batch, Source, inputs_of_step, load_ahead, numbers_of, open_source, views_of_sample
 from data.video import to_uint8
 from model.checkpoint import load_weights, read_weights, resolve_lpips, resolve_weights, save_weights
 from model.context_parallel import ContextGroup, join_context, own_inputs, own_targets
@@ -84,9 +84,9 @@ def train(recipe: Recipe, processes: Processes) -> int:
         held_out.held_out(0)  # what is wrong with it shows now and not after hours
     with processes.first_in_turn():
         lpips = LPIPS.from_files(*resolve_lpips()).to(device) if recipe.lpips_weight else None
-    flops = training_flops(config, recipe.num_input_views, recipe.num_target_views, recipe.image_size)
-    views = recipe.num_input_views + recipe.num_target_views
-    tokens = views * math.prod(recipe.image_size) // config.patch_size**2
+    mean_inputs = (recipe.num_input_views + (recipe.min_input_views or recipe.num_input_views)) // 2
+    flops = training_flops(config, mean_inputs, recipe.num_target_views, recipe.image_size)
+    tokens = (mean_inputs + recipe.num_target_views) * math.prod(recipe.image_size) // config.patch_size**2
     rate = matmul_rate(device, dtype)
 
     torch.manual_seed(recipe.seed)
@@ -108,7 +108,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
         if processes.first and content["code_version"] != code_version():
             print(f"{resume_from}: written by code {content['code_version']}, resumed by {code_version()}", flush=True)
     if recipe.compile:
-        model.compile_layers()
+        compile_for_training(model, recipe)
     model.context = context
     network = wrap(model, processes)
 
@@ -138,7 +138,10 @@ def train(recipe: Recipe, processes: Processes) -> int:
     with stop_signal() as stop, contextlib.closing(load_ahead(source, plan(step, recipe, processes), device, ahead)) as batches:
         while step < recipe.steps:
             with_lpips = lpips if step >= recipe.lpips_start else None
-            parts = accumulate(network, batches, with_lpips, share, window, dtype, weight)
+            num_inputs = inputs_of_step(step, recipe)
+            if context:
+                num_inputs = sum(i < num_inputs for i in own_inputs(recipe.num_input_views, context.rank, context.size))
+            parts = accumulate(network, batches, num_inputs, with_lpips, share, window, dtype, weight)
             norm = gradient_norm(model.parameters())
             refused = refuse(parts["loss"], norm, recipe, step, processes)
             lr = learning_rate(step, recipe.lr, recipe.warmup, recipe.steps)
@@ -205,6 +208,14 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
     return path
 
 
+def compile_for_training(model: LaCTLVSM, recipe: Recipe) -> None:
+    """Compile the blocks: graphs for all but the last block and for the last, for each number of inputs where it is drawn."""
+    counts = recipe.num_input_views - (recipe.min_input_views or recipe.num_input_views) + 1
+    # One graph for all numbers is what torch tries first, but some kernels for CPUs hold for a few of them only.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * counts)
+    model.compile_layers()
+
+
 def wrap(model: LaCTLVSM, processes: Processes) -> nn.Module:
     """Return the network as it is called in training: the gradients of several processes are averaged while they are computed."""
     if processes.world == 1:
@@ -231,16 +242,17 @@ def own_share(recipe: Recipe, context: ContextGroup | None) -> tuple[Recipe, lis
     return share, [*inputs, *(first + i for i in targets)]
 
 
-def split(batch: Batch, recipe: Recipe) -> tuple[Batch, Batch]:
-    """Return inputs (b, v, …) and targets (b, u, …), parts of the batch's memory."""
-    inputs = {key: value[:, : recipe.num_input_views] for key, value in batch.items()}
-    targets = {key: value[:, -recipe.num_target_views :] for key, value in batch.items()}
+def split(batch: Batch, num_inputs: int, num_targets: int) -> tuple[Batch, Batch]:
+    """Return inputs (b, v, …), the first of a sample's views, and targets (b, u, …), the last; parts of the batch's memory."""
+    inputs = {key: value[:, :num_inputs] for key, value in batch.items()}
+    targets = {key: value[:, -num_targets:] for key, value in batch.items()}
     return inputs, targets
 
 
 def accumulate(
     network: nn.Module,
     batches: Iterator[Batch],
+    num_inputs: int,
     lpips: LPIPS | None,
     recipe: Recipe,
     window: Window,
@@ -251,7 +263,7 @@ def accumulate(
     totals: dict[str, Tensor] = {}
     for micro_step in range(recipe.grad_accum):
         with window.waiting():
-            inputs, targets = split(next(batches), recipe)
+            inputs, targets = split(next(batches), num_inputs, recipe.num_target_views)
         last = micro_step == recipe.grad_accum - 1
         alone = last or not isinstance(network, DistributedDataParallel)
         with contextlib.nullcontext() if alone else network.no_sync():
@@ -278,7 +290,7 @@ def validate(model: LaCTLVSM, held_out: Source, recipe: Recipe, processes: Proce
     sums = torch.zeros(3, dtype=torch.float64)
     for i in range(processes.rank, held_out.held_out_scenes(), processes.world):
         batch = {key: value.to(processes.device) for key, value in held_out.held_out(i).items()}
-        inputs, targets = split(batch, recipe)
+        inputs, targets = split(batch, recipe.num_input_views, recipe.num_target_views)
         rendered = model(inputs, targets).clamp(0, 1)
         if i == 0:
             draw(picture, inputs, targets, rendered)

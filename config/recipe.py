@@ -43,6 +43,7 @@ class Recipe:
     image_size: tuple[int, int] = _flag((256, 256), "height and width", least=1)
     num_all_views: int = _flag(15, "views drawn of a scene: inputs are the first, targets the last of them", least=1)
     num_input_views: int = _flag(8, "inputs among them", least=1)
+    min_input_views: int | None = _flag(None, "each step draws its number of inputs from here to num_input_views", least=1)
     num_target_views: int = _flag(8, "targets among them, inputs too where num_all_views has less than both", least=1)
     frame_window: int | None = _flag(None, "draw views from so many frames in a row (scenes), not from all (objects)", least=1)
     scene_pose_normalize: bool = _flag(False, "bring poses into the frame and scale of their mean camera (scenes)")
@@ -198,6 +199,8 @@ def _check_together(recipe: Recipe, named: Mapping[str, str]) -> None:
         )
     if recipe.context_parallel > 1 and recipe.skip_broken:
         raise ValueError("skip_broken does not work with context_parallel, where no process can replace a scene alone; wanted 0")
+    if recipe.min_input_views is not None and recipe.min_input_views > recipe.num_input_views:
+        raise ValueError(f"min_input_views is {recipe.min_input_views}; wanted num_input_views, {recipe.num_input_views}, or less")
     if recipe.warmup >= recipe.steps:
         raise ValueError(f"warmup is {recipe.warmup} of {recipe.steps} steps; wanted fewer than steps")
     if recipe.ema >= 1:

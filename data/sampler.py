@@ -33,7 +33,7 @@ SYNTHETIC = "synthetic:"
 SYNTHETIC_HELD_OUT = 8
 SYNTHETIC_KEPT = 64
 # What a random number is for, so that no two uses share a stream.
-ORDER, VIEWS, REPLACEMENT = 1, 2, 3
+ORDER, VIEWS, REPLACEMENT, INPUTS = 1, 2, 3, 4
 
 
 class Source(Protocol):
@@ -90,6 +90,13 @@ def numbers_of(step: int, micro_step: int, rank: int, ranks: int, recipe: Recipe
     per_rank = recipe.bs_per_gpu * recipe.grad_accum
     first = step * per_rank * ranks + rank * per_rank + micro_step * recipe.bs_per_gpu
     return range(first, first + recipe.bs_per_gpu)
+
+
+def inputs_of_step(step: int, recipe: Recipe) -> int:
+    """Return how many inputs the samples of a step have, all of them alike: the first so many of each sample's."""
+    if recipe.min_input_views is None:
+        return recipe.num_input_views
+    return int(np.random.default_rng([recipe.seed, INPUTS, step]).integers(recipe.min_input_views, recipe.num_input_views + 1))
 
 
 class FolderSource:

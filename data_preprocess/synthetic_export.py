@@ -29,8 +29,6 @@ from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
 
-SAMPLES = 16
-
 
 @dataclass(frozen=True)
 class Export:
@@ -40,6 +38,7 @@ class Export:
     seed: int
     num_views: int
     image_size: tuple[int, int]
+    samples: int
     output: Path
     layout: str | None
     device: str
@@ -77,8 +76,8 @@ def export_scene(export: Export, index: int) -> Path:
     batch = pack([scene], device=export.device)
     for i, file in enumerate(files):
         pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
-        view = render(batch, pose, camera, export.image_size, SAMPLES)
-        pixels = _pixels(view["image"][0, 0], view["alpha"][0, 0] if export.kind == "objects" else None)
+        view = render(batch, pose, camera, export.image_size, export.samples)
+        pixels = _pixels(view["image"][0, 0], view["alpha"][0, 0] if export.kind == "objects" else None, export.samples)
         with replace_when_finished(file) as temporary:
             Image.fromarray(pixels).save(temporary, optimize=True)
     write_scene(json_path, cameras)
@@ -96,10 +95,10 @@ def _same(found: Sequence[View], wanted: Sequence[View]) -> bool:
     )
 
 
-def _pixels(image: torch.Tensor, alpha: torch.Tensor | None) -> np.ndarray:
+def _pixels(image: torch.Tensor, alpha: torch.Tensor | None, samples: int) -> np.ndarray:
     """Return (h, w, 3) or, where the colours on white (3, h, w) have an alpha (1, h, w), (h, w, 4), uint8."""
     if alpha is not None:
-        colour = torch.where(alpha > 0, (image - (1 - alpha)) / alpha.clamp_min(0.5 / SAMPLES), 1)
+        colour = torch.where(alpha > 0, (image - (1 - alpha)) / alpha.clamp_min(0.5 / samples), 1)
         image = torch.cat([colour, alpha])
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
@@ -141,6 +140,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     parser.add_argument("--indices", type=int, nargs="+", help="these scenes, in place of --count and --first_index")
     parser.add_argument("--num_views", type=int, default=32)
     parser.add_argument("--image_size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"))
+    parser.add_argument("--samples", type=int, default=16, help="rays a pixel, a power of two")
     parser.add_argument("--output", type=Path, required=True, help="folder for the scenes and the list of them")
     parser.add_argument("--name", help="NAME in NAME_data_path.json; the kind by default")
     parser.add_argument("--layout", choices=LAYOUTS, help="how the cameras of objects stand; drawn for each by default")

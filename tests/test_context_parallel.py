@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import train
-from config.recipe import read_recipe
+from config.recipe import Recipe, read_recipe
 from data.sampler import open_source
 from model.blocks import BLOCKS, FastWeight
 from model.context_parallel import ContextGroup, own_inputs, own_targets
@@ -162,12 +162,13 @@ SHARED_RUN = {
 }
 
 
-def test_training_with_shared_views_is_training_alone(tmp_path, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"min_input_views": 1}], ids=["", "drawn"])
+def test_training_with_shared_views_is_training_alone(tmp_path, monkeypatch, changes):
     folder = work_in(tmp_path, monkeypatch)
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
-    argv = arguments("shared", **SHARED_RUN, context_parallel=2)
+    argv = arguments("shared", **SHARED_RUN, **changes, context_parallel=2)
     run_processes(2, TRAINING.format(argv=argv), folder)
-    assert train.main(arguments("alone", **SHARED_RUN)) == 0
+    assert train.main(arguments("alone", **SHARED_RUN, **changes)) == 0
     one, other = final("alone"), final("shared")
     assert one["data_ranks"] == other["data_ranks"] == 1
     for name, weights in one["model"].items():
@@ -181,11 +182,15 @@ def test_training_with_shared_views_is_training_alone(tmp_path, monkeypatch):
 def test_shares_of_a_batch_put_together_are_the_batch(tmp_path, monkeypatch, data_path):
     work_in(tmp_path, monkeypatch)
     recipe = read_recipe(arguments("share", data_path=data_path, **SHARED_RUN, context_parallel=3))
-    whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), recipe)
+
+    def counts(recipe: Recipe) -> tuple[int, int]:
+        return recipe.num_input_views, recipe.num_target_views
+
+    whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), *counts(recipe))
     parts = []
     for rank in range(3):
         share, own = train.own_share(recipe, ContextGroup(rank, 3, "none"))
-        parts.append(train.split(open_source(data_path, recipe, 4, torch.device("cpu"), own).batch([3, 8]), share))
+        parts.append(train.split(open_source(data_path, recipe, 4, torch.device("cpu"), own).batch([3, 8]), *counts(share)))
     for wanted, found in zip(whole, zip(*parts, strict=True), strict=True):
         for key, value in wanted.items():
             assert torch.equal(torch.cat([part[key] for part in found], dim=1), value)

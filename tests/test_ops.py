@@ -10,6 +10,7 @@ from conftest import GOLDEN, relative_error
 
 from model.ops import fast_weight as op
 from model.ops.newton_schulz import newton_schulz
+from model.ops.newton_schulz.naive import Step
 from model.ops.product import product
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -44,6 +45,21 @@ def test_newton_schulz_in_bfloat16_is_nearer_to_the_truth_than_the_golden_one(na
     # Fused sums round once where the published ones round twice: 1.5 % from float64, and the golden figures are 3.5 %.
     assert relative_error(result.double(), exact) < relative_error(expected.double(), exact)
     assert relative_error(result.float(), expected) < 0.05
+
+
+def test_the_written_derivative_is_the_limit_of_differences() -> None:
+    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Step.apply, x)  # 1e-6 steps, 1e-5 apart at most
+
+
+def test_newton_schulz_in_bfloat16_has_the_gradient_of_float64() -> None:
+    x, d = (torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in (4, 5))
+    gradients = []
+    for dtype in (torch.float64, torch.bfloat16):
+        variable = x.clone().requires_grad_()
+        (newton_schulz(variable, 2, dtype).double() * d).sum().backward()
+        gradients.append(variable.grad)
+    assert relative_error(gradients[1], gradients[0]) < 0.05  # 8 bits through two steps and back: 0.02
 
 
 def test_newton_schulz_leaves_zero_zero() -> None:

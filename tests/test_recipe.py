@@ -45,7 +45,7 @@ def test_every_field_is_a_flag_of_its_own_type():
     }
     for name, field in FIELDS.items():
         values.setdefault(name, {str: "x", int: 9, float: 2.0, bool: True}.get(type(field.default), "x"))
-    values |= {"max_hours": 2.0, "wandb": "x", "load": "x"}
+    values |= {"max_hours": 2.0, "wandb": "x", "load": "x", "min_input_views": 4}
     argv = []
     for name, value in values.items():
         items = value if isinstance(value, tuple) else (value,)
@@ -126,6 +126,8 @@ def test_missing_recipe():
         ([*DATA, "--frame_window", "99"], r"frame_window has no effect on synthetic:objects"),
         ([*DATA, "--context_parallel", "9"], r"context_parallel is 9; wanted 8 or less: every process needs an input and a target"),
         ([*DATA, "--context_parallel", "2", "--skip_broken", "1"], r"skip_broken does not work with context_parallel, .* wanted 0"),
+        ([*DATA, "--min_input_views", "9"], r"min_input_views is 9; wanted num_input_views, 8, or less"),
+        ([*DATA, "--min_input_views", "0"], r"command line: min_input_views is 0; wanted 1 or more"),
         ([*DATA, "--steps", "4000"], r"warmup is 4000 of 4000 steps; wanted fewer than steps"),
         ([*DATA, "--ema", "1"], r"ema is 1.0; wanted less than 1"),
         ([*DATA, "--seed", "2147483648"], r"seed is 2147483648; wanted 2147483647 or less"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from config.recipe import Recipe
-from data.sampler import FolderSource, load_ahead, numbers_of, open_source, scene_of, views_of_sample
+from data.sampler import FolderSource, inputs_of_step, load_ahead, numbers_of, open_source, scene_of, views_of_sample
 from model.camera import normalise_poses
 from tests.scenes import write_random_data_path, write_random_scene
 
@@ -50,6 +50,14 @@ def test_a_step_shares_its_numbers_among_ranks_and_micro_steps_without_gap():
     for step in (0, 5):
         parts = [numbers_of(step, m, rank, 4, recipe) for rank in range(4) for m in range(2)]
         assert sorted(itertools.chain(*parts)) == list(range(step * 24, (step + 1) * 24))
+
+
+def test_the_number_of_inputs_is_drawn_once_a_step_from_the_whole_range():
+    recipe = dataclasses.replace(RECIPE, min_input_views=3, num_input_views=6)
+    drawn = [inputs_of_step(step, recipe) for step in range(400)]
+    assert drawn == [inputs_of_step(step, dataclasses.replace(recipe, bs_per_gpu=9, grad_accum=4)) for step in range(400)]
+    assert all(70 < drawn.count(number) < 130 for number in (3, 4, 5, 6))  # 100 each, give or take 8.7
+    assert {inputs_of_step(step, RECIPE) for step in range(20)} == {2}
 
 
 def test_another_split_of_the_same_batch_has_the_same_numbers():

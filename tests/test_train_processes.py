@@ -45,8 +45,8 @@ for port, (name, (argv, nan_at, stop_at)) in enumerate(json.loads(sys.argv[1]).i
         networks.append(model)
         return wrap(model, processes)
 
-    def poisoned(batch, recipe):
-        inputs, targets = split(batch, recipe)
+    def poisoned(batch, *counts):
+        inputs, targets = split(batch, *counts)
         calls[0] += 1
         if rank == 1 and calls[0] == nan_at:
             inputs["image"] = inputs["image"] * torch.nan

@@ -75,8 +75,8 @@ def plant_nan(monkeypatch, steps: set[int]) -> None:
     """Put a NaN into the images of the given steps, counted from 0."""
     split, calls = train.split, [0]
 
-    def planted(batch, recipe):
-        inputs, targets = split(batch, recipe)
+    def planted(batch, *counts):
+        inputs, targets = split(batch, *counts)
         if calls[0] in steps:
             inputs["image"] = torch.where(inputs["image"] > 0.5, torch.nan, inputs["image"])
         calls[0] += 1

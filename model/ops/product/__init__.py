@@ -26,8 +26,11 @@ def product(x: Tensor, w: Tensor) -> Tensor:
     Precision: that of `torch.mm`. Rows are independent of each other, so that blocks change nothing else than speed.
     Cost: 2 · l · i · o FLOPs.
     """
+    # First of all, so that a compiled graph is not bound to a number of rows.
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return x @ w
     slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and SLOW_ROWS[0] < x.shape[0] < SLOW_ROWS[1]
-    if not slow or w.shape[1] > SLOW_WIDTH or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if not slow or w.shape[1] > SLOW_WIDTH:
         return x @ w
     out = x.new_empty(x.shape[0], w.shape[1])
     for rows, part in zip(out.split(BLOCK_ROWS), x.split(BLOCK_ROWS), strict=True):

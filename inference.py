@@ -3,7 +3,8 @@
     python inference.py --load weight/obj_res256.pt --image_size 256 256 --data_path data_example/gso_sample_data_path.json
 
 --output_dir gets metrics.json, metrics_views.csv, metrics_scenes.csv, and per scene a folder with comparison.png and video.mp4.
-`torchrun --nproc_per_node=N inference.py …` shares the scenes among N processes and writes one table.
+`torchrun --nproc_per_node=N inference.py …` shares the scenes among N processes and writes one table; with `--context_parallel M`
+every M of them share the views of one scene, for scenes too long for one GPU.
 
 Letters: v input views, u target views, h w pixels.
 """
@@ -12,8 +13,8 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from model import LaCTLVSM, SceneState, load_model
 from model.camera import normalise_poses
 from model.camera_path import smooth_path, turntable
 from model.checkpoint import published_weights
+from model.context_parallel import ContextGroup, join_context, own_inputs, own_targets
 from model.distributed import Processes, end_processes, start_processes
 from model.hub import resolve_lpips
 from model.metric import LPIPS, psnr, ssim
@@ -41,7 +43,7 @@ DEFAULT_VIDEO_FRAMES, DEFAULT_VIDEO_FPS = 120, 30
 # Targets whose photos are in memory at a time.
 TARGET_BATCH = 16
 LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
-         "video_fps": 1, "chunk_views": 1, "num_workers": 0}  # fmt: skip
+         "video_fps": 1, "chunk_views": 1, "num_workers": 0, "context_parallel": 1}  # fmt: skip
 # What a user can put right. Anything else is a fault of the program and shows its traceback.
 USER_ERRORS = (ValueError, OSError, torch.OutOfMemoryError)
 
@@ -73,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"inference.py: {explain(error)}", file=sys.stderr)
         return 2
     try:
-        run(args, start_processes(args.device))
+        run(args, start_processes(args.device, args.context_parallel or 1))
     except USER_ERRORS as error:
         print(f"inference.py: {explain(error)}", file=sys.stderr)
         return 2
@@ -116,6 +118,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--precision", choices=["auto", *PRECISIONS], default="auto", help="default: bfloat16 where the hardware has it")
     add("--newton_schulz_dtype", choices=list(PRECISIONS), help="default: bfloat16, which published weights were trained with")
     add("--chunk_views", type=int, help="views worked on at a time (default: by free memory)")
+    add("--context_parallel", type=int, metavar="M", help="processes that share the views of each scene (default: 1)")
     add("--num_workers", type=int, help="threads that read images (default: one a core, 8 at most)")
     add("--compile", action="store_true", help="compile every layer with torch.compile")
     add("--fast_weight_ops", choices=["auto", "naive", "compiled"], default="auto", help="default: compiled on CUDA")
@@ -134,8 +137,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError(f"--video_fps: is {args.video_fps}; wanted 240 or less")
     if "scene_scale" in given and not 0 < args.scene_scale < float("inf"):
         raise ValueError(f"--scene_scale: is {args.scene_scale}; wanted a number above 0")
+    world, context = int(os.environ.get("WORLD_SIZE", 1)), args.context_parallel or 1
+    if world % context:
+        raise ValueError(f"--context_parallel: is {context} with {world} processes; wanted a divisor of their number")
     choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
-    photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers"]
+    photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers", "context_parallel"]
     for mode, applies, flags in (
         ("with --load_state", "load_state" in given, [*photos, "save_images", "no_lpips", "save_state", "newton_schulz_dtype"]),
         ("with --view_index", "view_index" in given, choice),
@@ -159,15 +165,18 @@ def run(args: argparse.Namespace, processes: Processes) -> None:
     if args.load_state is not None:
         state = SceneState.load(args.load_state)
         model = prepare_model(args, processes.device)
-        write_video(model, state, tuple(args.image_size or state.image_size), Path(args.output_dir), args)
+        frames = render_video(model, state, tuple(args.image_size or state.image_size), args)
+        write_video(frames, Path(args.output_dir), args)
         print(f"results in {args.output_dir}")
         return
-    jobs, process, about = together(processes, partial(prepare, args, processes.device))
+    context = join_context(processes.context)
+    jobs, process, about = together(processes, partial(prepare, args, processes, context))
     rows: list[dict] = []
     with bar(total=len(jobs), desc="scenes", unit="scene") as progress:
-        for start in range(0, len(jobs), processes.world):
-            turn = jobs[start : start + processes.world]
-            mine = together(processes, partial(process, turn[processes.rank :][:1]))
+        for start in range(0, len(jobs), processes.data_ranks):
+            turn = jobs[start : start + processes.data_ranks]
+            step = partial(process, turn[processes.data_rank :][:1])
+            mine = together(processes, step) if context is None else step()
             rows += [row for part in processes.gather(mine) or [] for row in part]
             progress.update(len(turn))
     if processes.first:
@@ -184,7 +193,7 @@ def together(processes: Processes, step: Callable[[], Any]) -> Any:
         result = step()
     except USER_ERRORS as error:
         problem = error
-    if not processes.any(problem is not None):
+    if not processes.highest(int(problem is not None)):
         return result
     problems = processes.gather(problem and explain(problem))
     if problems is None:
@@ -192,9 +201,11 @@ def together(processes: Processes, step: Callable[[], Any]) -> Any:
     raise ValueError(next(filter(None, problems))) from problem
 
 
-def prepare(args: argparse.Namespace, device: torch.device) -> tuple[list[Job], Callable[[list[Job]], list[dict]], dict]:
+def prepare(
+    args: argparse.Namespace, processes: Processes, context: ContextGroup | None
+) -> tuple[list[Job], Callable[[list[Job]], list[dict]], dict]:
     """Find out what is to be done and load what it takes; return the jobs, what does them, and the report's preface."""
-    row = published_weights().get(Path(args.load).name)
+    row, device = published_weights().get(Path(args.load).name), processes.device
     image_size = tuple(args.image_size or (row.resolution if row else DEFAULT_IMAGE_SIZE))
     workers = min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers
     dataset = SceneDataset(args.data_path, image_size, patch_size=1, workers=workers)
@@ -203,6 +214,7 @@ def prepare(args: argparse.Namespace, device: torch.device) -> tuple[list[Job], 
     num_inputs = args.num_input_views or (row.num_input_views if row else DEFAULT_INPUT_VIEWS)
     jobs = [plan(scene, folder, num_inputs, args) for scene, folder in zip(scenes, folders, strict=True)]
     model = prepare_model(args, device)
+    model.context = context
     check_image_size(image_size, model.config.patch_size)
     metrics, missing = {"psnr": psnr, "ssim": ssim}, {}
     if args.no_lpips:
@@ -215,7 +227,8 @@ def prepare(args: argparse.Namespace, device: torch.device) -> tuple[list[Job], 
     about = {name: value for name, value in vars(args).items() if value is not None and name != "output_dir"}
     about |= {"image_size": image_size, "device": str(device), "precision": str(pick_dtype(args.precision, device))}
     about |= {"not_computed": missing, "input_views": {job.folder.name: job.inputs for job in jobs}}
-    return jobs, partial(process_scenes, model, dataset, metrics, args), about
+    process = process_scenes if context is None else partial(share_scene, processes)
+    return jobs, partial(process, model, dataset, metrics, args), about
 
 
 def plan(scene: Scene, folder: Path, num_inputs: int, args: argparse.Namespace) -> Job:
@@ -249,32 +262,107 @@ def process_scenes(
     """Reconstruct scenes and write all that belongs to them; return a row of metrics per target view."""
     rows: list[dict] = []
     for job in jobs:
-        v = len(job.inputs)
         photos = dataset.load(job.scene, job.inputs)
-        cameras = photos["fxfycxcy"][None], job.c2w[None, :v]
-        with layer_bar(model.device) as progress:
-            state = model.reconstruct(photos["image"][None], *cameras, args.chunk_views, progress)
+        state = reconstruct(model, job, photos, args)
         if args.save_state:
             state.save(job.folder / "state.safetensors")
         report = SceneReport(job.folder, photos.pop("image"), len(job.targets), metrics, args.save_images)
-        with bar(total=len(job.targets), desc="evaluate", unit="view") as progress:
-            for start in range(0, len(job.targets), TARGET_BATCH):
-                views = job.targets[start : start + TARGET_BATCH]
-                photos = dataset.load(job.scene, views)
-                cameras = photos["fxfycxcy"][None], job.c2w[None, v + start :][:, : len(views)]
-                stream = model.render_stream(state, *cameras, state.image_size, args.chunk_views)
-                rendered = (image for chunk in stream for image in chunk[0])
-                for pair in zip(views, photos["image"], rendered, strict=True):
-                    report.add(*pair)
-                    progress.update()
+        evaluate(model, state, dataset, job, report, args)
         rows += report.finish()
         if args.video_format != "none":
-            write_video(model, state, state.image_size, job.folder, args)
+            write_video(render_video(model, state, state.image_size, args), job.folder, args)
     return rows
 
 
-def write_video(model: LaCTLVSM, state: SceneState, size: tuple[int, int], folder: Path, args: argparse.Namespace) -> None:
-    """Render a turntable (objects) or a flight past the input cameras (scenes), chunk by chunk into the file."""
+def reconstruct(model: LaCTLVSM, job: Job, photos: dict[str, Tensor], args: argparse.Namespace) -> SceneState:
+    cameras = photos["fxfycxcy"][None], job.c2w[None, : len(job.inputs)]
+    with layer_bar(model.device) as progress:
+        return model.reconstruct(photos["image"][None], *cameras, args.chunk_views, progress)
+
+
+def evaluate(
+    model: LaCTLVSM, state: SceneState, dataset: SceneDataset, job: Job, report: SceneReport, args: argparse.Namespace
+) -> None:
+    """Render the targets of a job, and hand them to its report."""
+    with bar(total=len(job.targets), desc="evaluate", unit="view") as progress:
+        for start in range(0, len(job.targets), TARGET_BATCH):
+            views = job.targets[start : start + TARGET_BATCH]
+            photos = dataset.load(job.scene, views)
+            cameras = photos["fxfycxcy"][None], job.c2w[None, len(job.inputs) + start :][:, : len(views)]
+            stream = model.render_stream(state, *cameras, state.image_size, args.chunk_views)
+            rendered = (image for chunk in stream for image in chunk[0])
+            for pair in zip(views, photos["image"], rendered, strict=True):
+                report.add(*pair)
+                progress.update()
+
+
+def share_scene(
+    processes: Processes,
+    model: LaCTLVSM,
+    dataset: SceneDataset,
+    metrics: dict[str, Callable],
+    args: argparse.Namespace,
+    jobs: list[Job],
+) -> list[dict]:
+    """Do with the others of a context what `process_scenes` does alone: one job or none. All take a part, the first writes it all.
+
+    What can go wrong on one process alone is kept apart from what waits for the others.
+    """
+    context, job = model.context, jobs[0] if jobs else None
+    part = job and own_part(job, context)
+    photos = together(processes, lambda: job and dataset.load(part.scene, part.inputs))
+    state = job and reconstruct(model, part, photos, args)
+    done = together(processes, lambda: job and work_on_part(model, dataset, metrics, args, job, part, photos, state))
+    found = job and context.gather((done[0].content, done[1]))
+    return together(processes, lambda: found and put_together(done[0], found, state, args)) or []
+
+
+def own_part(job: Job, context: ContextGroup) -> Job:
+    """Return what this process of a context does of a job."""
+    v = len(job.inputs)
+    inputs = own_inputs(v, context.rank, context.size)
+    targets = own_targets(len(job.targets), context.rank, context.size)
+    c2w = job.c2w[[*inputs, *(v + i for i in targets)]]
+    return replace(job, inputs=[job.inputs[i] for i in inputs], targets=[job.targets[i] for i in targets], c2w=c2w)
+
+
+def work_on_part(
+    model: LaCTLVSM,
+    dataset: SceneDataset,
+    metrics: dict[str, Callable],
+    args: argparse.Namespace,
+    job: Job,
+    part: Job,
+    photos: dict[str, Tensor],
+    state: SceneState,
+) -> tuple[SceneReport, list[np.ndarray]]:
+    """Render this process's part of targets and video; return a report on the former, and the frames of the latter."""
+    context = model.context
+    first = own_targets(len(job.targets), context.rank, context.size).start
+    report = SceneReport(job.folder, photos["image"], len(job.targets), metrics, args.save_images, first)
+    evaluate(model, state, dataset, part, report, args)
+    if args.video_format == "none":
+        return report, []
+    own = own_targets(args.video_frames or DEFAULT_VIDEO_FRAMES, context.rank, context.size)
+    return report, list(render_video(model, state, state.image_size, args, own))
+
+
+def put_together(report: SceneReport, parts: list[tuple], state: SceneState, args: argparse.Namespace) -> list[dict]:
+    """Write what all processes of a context found about a scene; `report` is that of the first. Return the scene's rows."""
+    for content, _ in parts[1:]:
+        report.take_in(content)
+    if args.save_state:
+        state.save(report.folder / "state.safetensors")
+    rows = report.finish()
+    if args.video_format != "none":
+        write_video((frame for _, frames in parts for frame in frames), report.folder, args)
+    return rows
+
+
+def render_video(
+    model: LaCTLVSM, state: SceneState, size: tuple[int, int], args: argparse.Namespace, own: range | None = None
+) -> Iterator[np.ndarray]:
+    """Render a turntable (objects) or a flight past the input cameras (scenes): yield its frames, or `own` of them."""
     frames = args.video_frames or DEFAULT_VIDEO_FRAMES
     if args.scene_inference:
         # As if the inputs were scaled until they cover the video's frame, and cropped to its middle.
@@ -283,13 +371,19 @@ def write_video(model: LaCTLVSM, state: SceneState, size: tuple[int, int], folde
         fxfycxcy, c2w = smooth_path(state.c2w[0], state.fxfycxcy[0] * scale - cut, frames, order=args.path_order or "given")
     else:
         fxfycxcy, c2w = turntable(frames, size)
-    stream = model.render_stream(state, fxfycxcy[None], c2w[None], size, args.chunk_views)
-    file = folder / f"video.{args.video_format}"
-    with VideoWriter(file, args.video_fps or DEFAULT_VIDEO_FPS) as video, bar(total=frames, desc="video", unit="frame") as progress:
-        for chunk in stream:
-            for frame in to_uint8(chunk[0]):
-                video.write(frame)
-                progress.update()
+    if own is not None:
+        fxfycxcy, c2w = fxfycxcy[own.start : own.stop], c2w[own.start : own.stop]
+    for chunk in model.render_stream(state, fxfycxcy[None], c2w[None], size, args.chunk_views):
+        yield from to_uint8(chunk[0])
+
+
+def write_video(frames: Iterator[np.ndarray], folder: Path, args: argparse.Namespace) -> None:
+    """Write frames into the video file as they come."""
+    file, total = folder / f"video.{args.video_format}", args.video_frames or DEFAULT_VIDEO_FRAMES
+    with VideoWriter(file, args.video_fps or DEFAULT_VIDEO_FPS) as video, bar(total=total, desc="video", unit="frame") as progress:
+        for frame in frames:
+            video.write(frame)
+            progress.update()
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from config import load_config
 from config.recipe import Recipe, read_recipe
 from data.picture import comparison
-from data.sampler import Batch, Source, inputs_of_step, load_ahead, numbers_of, open_source, views_of_sample
+from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, views_of_sample
 from data.video import to_uint8
 from model.checkpoint import load_weights, read_weights, resolve_lpips, resolve_weights, save_weights
 from model.context_parallel import ContextGroup, join_context, own_inputs, own_targets
@@ -133,7 +133,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     window = Window(device)
     # The mean over processes of weighted losses is the mean over all targets, however uneven they are shared.
     weight = recipe.context_parallel * share.num_target_views / recipe.num_target_views
-    broken_down = False
+    broken_down, failed, problem, first_step = False, False, None, step
     ahead = AHEAD_SYNTHETIC.get(device.type, 0) if recipe.data_path.startswith("synthetic:") else AHEAD
     with stop_signal() as stop, contextlib.closing(load_ahead(source, plan(step, recipe, processes), device, ahead)) as batches:
         while step < recipe.steps:
@@ -141,20 +141,26 @@ def train(recipe: Recipe, processes: Processes) -> int:
             num_inputs = inputs_of_step(step, recipe)
             if context:
                 num_inputs = sum(i < num_inputs for i in own_inputs(recipe.num_input_views, context.rank, context.size))
-            parts = accumulate(network, batches, num_inputs, with_lpips, share, window, dtype, weight)
+            parts, problem = accumulate(network, batches, num_inputs, with_lpips, share, window, dtype, weight)
             norm = gradient_norm(model.parameters())
             refused = refuse(parts["loss"], norm, recipe, step, processes)
             lr = learning_rate(step, recipe.lr, recipe.warmup, recipe.steps)
             apply_step(optimiser, norm, refused, lr, recipe.grad_clip)
             optimiser.zero_grad(set_to_none=True)
+            out_of_time = recipe.max_hours is not None and time.monotonic() - started > recipe.max_hours * 3600
+            # One question for all: a process whose data is broken must not leave the others waiting.
+            answer = processes.highest(2 if problem else int(stop.is_set() or out_of_time))
+            stopping, failed = answer == 1, answer == 2
+            if failed:
+                if step > first_step:
+                    save()
+                break
             if average is not None:
                 update_average(average, model, recipe.ema, step)
             counts = torch.stack([counts[0] + refused, (counts[1] + 1) * refused])
             window.add({**parts, "gradient_norm": norm}, refused)
             step += 1
 
-            out_of_time = recipe.max_hours is not None and time.monotonic() - started > recipe.max_hours * 3600
-            stopping = processes.any(stop.is_set() or out_of_time)
             if log:
                 log.advance(step)
             if step % recipe.log_every == 0 or step == recipe.steps or stopping:
@@ -178,6 +184,9 @@ def train(recipe: Recipe, processes: Processes) -> int:
         writer.close()
     if log:
         log.close()
+    if problem:
+        raise problem
+    if log and not failed:
         if broken_down:
             print(f"train.py: {last_words(step, recipe, folder)}", file=sys.stderr, flush=True)
         elif step == recipe.steps:
@@ -185,7 +194,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
             print(f"{folder}: finished", flush=True)
         else:
             print(f"{folder}: stopped at step {step}, the same command goes on", flush=True)
-    return 1 if broken_down else 0
+    return 2 if failed else int(broken_down)
 
 
 def find_snapshot(resume: str, folder: Path) -> Path | None:
@@ -258,12 +267,21 @@ def accumulate(
     window: Window,
     dtype: torch.dtype,
     weight: float = 1.0,
-) -> dict[str, Tensor]:
-    """Add up the gradients of all micro-steps of a step; return the means of the loss and its parts; all of it times `weight`."""
+) -> tuple[dict[str, Tensor], Exception | None]:
+    """Add up the gradients of all micro-steps of a step; return the means of the loss and its parts; all of it times `weight`.
+
+    Where a batch cannot be had, the step goes on with an empty one and a loss of NaN, since other processes wait for this one;
+    the problem is returned beside.
+    """
     totals: dict[str, Tensor] = {}
+    problem = None
     for micro_step in range(recipe.grad_accum):
         with window.waiting():
-            inputs, targets = split(next(batches), num_inputs, recipe.num_target_views)
+            try:
+                batch = empty_batch(recipe, window.device) if problem else next(batches)
+            except (OSError, ValueError) as error:
+                batch, problem = empty_batch(recipe, window.device), error
+            inputs, targets = split(batch, num_inputs, recipe.num_target_views)
         last = micro_step == recipe.grad_accum - 1
         alone = last or not isinstance(network, DistributedDataParallel)
         with contextlib.nullcontext() if alone else network.no_sync():
@@ -274,7 +292,9 @@ def accumulate(
             (loss * weight / recipe.grad_accum).backward()
         for name, value in {"loss": loss.detach(), **parts}.items():
             totals[name] = totals.get(name, 0) + value * weight / recipe.grad_accum
-    return totals
+    if problem:
+        totals["loss"] = totals["loss"] * torch.nan
+    return totals, problem
 
 
 def refuse(loss: Tensor, norm: Tensor, recipe: Recipe, step: int, processes: Processes) -> Tensor:

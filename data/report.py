@@ -86,6 +86,7 @@ class SceneReport:
         num_targets: how many views will be added.
         metrics: name → function of rendering and photo, (3, h, w) each, that returns one number in a tensor.
         save_images: write every rendering to `images/`, named by its position in the scene.
+        first: how many of the views are added to other reports, before this one's; see `take_in`.
     """
 
     def __init__(
@@ -95,8 +96,9 @@ class SceneReport:
         num_targets: int,
         metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
         save_images: bool = False,
+        first: int = 0,
     ) -> None:
-        self.folder, self.metrics, self.save_images = folder, metrics, save_images
+        self.folder, self.metrics, self.save_images, self.first = folder, metrics, save_images, first
         self.inputs = [to_uint8(image) for image in inputs]
         self.rows: list[dict] = []
         self._picked = {round(k * (num_targets - 1) / (PICTURE_TARGETS - 1)) for k in range(PICTURE_TARGETS)}
@@ -106,12 +108,22 @@ class SceneReport:
         """Take the rendering (3, h, w) of the view at a position in the scene, and its photo."""
         target = target.to(rendered)
         scores = {name: self.metrics[name](rendered, target).item() if name in self.metrics else None for name in METRICS}
-        if len(self.rows) in self._picked:
+        if self.first + len(self.rows) in self._picked:
             self._shown.append((view, to_uint8(target), to_uint8(rendered), f"{scores['psnr']:.2f} dB"))
         self.rows.append({"scene": self.folder.name, "view": view, **scores})
         if self.save_images:
             with replace_when_finished(self.folder / "images" / f"{view:05d}.png") as temporary:
                 Image.fromarray(to_uint8(rendered)).save(temporary)
+
+    @property
+    def content(self) -> tuple[list, list, list]:
+        """What `take_in` of another process's report takes: inputs, rows, and what the picture shows."""
+        return self.inputs, self.rows, self._shown
+
+    def take_in(self, content: tuple[list, list, list]) -> None:
+        """Append the content of a report on the scene's next views."""
+        for mine, more in zip(self.content, content, strict=True):
+            mine.extend(more)
 
     def finish(self) -> list[dict]:
         """Write the picture, unless there are no targets; return the rows."""

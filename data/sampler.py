@@ -99,6 +99,17 @@ def inputs_of_step(step: int, recipe: Recipe) -> int:
     return int(np.random.default_rng([recipe.seed, INPUTS, step]).integers(recipe.min_input_views, recipe.num_input_views + 1))
 
 
+def empty_batch(recipe: Recipe, device: torch.device) -> Batch:
+    """Return a batch of black images of one camera at the origin: what a process computes where it has nothing to compute."""
+    shape = (recipe.bs_per_gpu, recipe.num_input_views + recipe.num_target_views)
+    h, w = recipe.image_size
+    return {
+        "image": torch.zeros(*shape, 3, h, w, device=device),
+        "fxfycxcy": torch.tensor([w, w, w / 2, h / 2], device=device).expand(*shape, 4),
+        "c2w": torch.eye(4, device=device).expand(*shape, 4, 4),
+    }
+
+
 class FolderSource:
     """Posed photos on disk, see `data.scene_format`.
 

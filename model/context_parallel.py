@@ -11,15 +11,18 @@ Every process has to make the same passes over the network, in the same order, f
 Letters: b scenes, v views, t tokens of a view.
 """
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# Operators know a group by its name alone: a compiler cannot look into process groups.
-_GROUPS: dict[str, dist.ProcessGroup] = {}
+# Operators know a group by its name alone: a compiler cannot look into process groups. The references are weak, so that groups end
+# when torch.distributed lets go of them: their threads must not outlive it.
+_GROUPS: weakref.WeakValueDictionary[str, dist.ProcessGroup] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,13 @@ class ContextGroup:
             raise ValueError(f"context group: none of its {self.size} processes has an input view; wanted at least one in all")
         return Shares(self, views, tuple(count * tokens_per_view for count in views))
 
+    def gather(self, value: Any) -> list[Any] | None:
+        """Return the objects of all processes, by rank, on the first one; None on the others. Collective; goes over the CPU."""
+        group = _GROUPS[self.name]
+        values = [None] * self.size if self.rank == 0 else None
+        dist.gather_object(value, values, dist.get_global_rank(group, 0), group)
+        return values
+
 
 @dataclass(frozen=True)
 class Shares:
@@ -70,7 +80,7 @@ class Shares:
 
     def total(self, x: Tensor) -> Tensor:
         """Return the sum of all processes' `x`, of one shape; so is its gradient."""
-        return _total(x, self.group.name)
+        return torch.ops.lact_nvs.context_total(x, self.group.name)
 
     def gather(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Put the parts of all processes one behind the other, by rank.
@@ -84,7 +94,7 @@ class Shares:
 
         Cost: the backward pass adds up the gradients of the whole, twice the traffic of a reduce-scatter.
         """
-        return _gather(x.transpose(0, 1), lengths, self.group.rank, self.group.name).transpose(0, 1)
+        return torch.ops.lact_nvs.context_gather(x.transpose(0, 1), lengths, self.group.rank, self.group.name).transpose(0, 1)
 
 
 def join_context(size: int) -> ContextGroup | None:
@@ -114,15 +124,13 @@ def own_targets(count: int, rank: int, size: int) -> range:
     return range(count * rank // size, count * (rank + 1) // size)
 
 
-@torch.library.custom_op("lact_nvs::context_total", mutates_args=())
 def _total(x: Tensor, group: str) -> Tensor:
     total = x.clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total, group=_GROUPS[group])
     return total
 
 
-@_total.register_fake
-def _(x: Tensor, group: str) -> Tensor:
+def _total_shape(x: Tensor, group: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -131,13 +139,9 @@ def _remember_total(ctx, inputs, output) -> None:
 
 
 def _total_backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-    return _total(gradient, ctx.group), None
+    return torch.ops.lact_nvs.context_total(gradient, ctx.group), None
 
 
-_total.register_autograd(_total_backward, setup_context=_remember_total)
-
-
-@torch.library.custom_op("lact_nvs::context_gather", mutates_args=())
 def _gather(x: Tensor, lengths: Sequence[int], rank: int, group: str) -> Tensor:
     # Parts of unequal length are padded: gloo gathers none else.
     padded = x.new_zeros(max(lengths), *x.shape[1:])
@@ -147,8 +151,7 @@ def _gather(x: Tensor, lengths: Sequence[int], rank: int, group: str) -> Tensor:
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
-@_gather.register_fake
-def _(x: Tensor, lengths: Sequence[int], rank: int, group: str) -> Tensor:
+def _gather_shape(x: Tensor, lengths: Sequence[int], rank: int, group: str) -> Tensor:
     return x.new_empty(sum(lengths), *x.shape[1:])
 
 
@@ -158,7 +161,16 @@ def _remember_gather(ctx, inputs, output) -> None:
 
 def _gather_backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     first = sum(ctx.lengths[: ctx.rank])
-    return _total(gradient, ctx.group)[first : first + ctx.lengths[ctx.rank]], None, None, None
+    total = torch.ops.lact_nvs.context_total(gradient, ctx.group)
+    return total[first : first + ctx.lengths[ctx.rank]].clone(), None, None, None
 
 
-_gather.register_autograd(_gather_backward, setup_context=_remember_gather)
+# Operators, so that compiled code may call them: a compiler keeps them as they are.
+for _name, _arguments, _function, _shape, _backward, _remember in (
+    ("context_total", "Tensor x, str group", _total, _total_shape, _total_backward, _remember_total),
+    ("context_gather", "Tensor x, int[] lengths, int rank, str group", _gather, _gather_shape, _gather_backward, _remember_gather),
+):
+    torch.library.define(f"lact_nvs::{_name}", f"({_arguments}) -> Tensor")
+    torch.library.impl(f"lact_nvs::{_name}", "CompositeExplicitAutograd", _function)
+    torch.library.register_fake(f"lact_nvs::{_name}", _shape)
+    torch.library.register_autograd(f"lact_nvs::{_name}", _backward, setup_context=_remember)

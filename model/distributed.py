@@ -43,13 +43,13 @@ class Processes:
     def first(self) -> bool:
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Tell whether any process raised the flag. Goes over the CPU: a GPU is not waited for."""
+    def highest(self, number: int) -> int:
+        """Return the highest of all processes' numbers. Goes over the CPU: a GPU is not waited for."""
         if self.world == 1:
-            return flag
-        value = torch.tensor(float(flag))
+            return number
+        value = torch.tensor(number)
         dist.all_reduce(value, dist.ReduceOp.MAX)
-        return bool(value)
+        return int(value)
 
     def maximum(self, value: Tensor) -> Tensor:
         """Return the largest of all processes' values, on their device."""

@@ -1,23 +1,29 @@
 """Views of one scene shared among 2 and 4 processes over gloo: loss, gradients and states are those of one process alone."""
 
-import os
-import socket
-import subprocess
-import sys
+import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+import inference
 import train
 from config.recipe import Recipe, read_recipe
 from data.sampler import open_source
 from model.blocks import BLOCKS, FastWeight
+from model.checkpoint import save_weights
 from model.context_parallel import ContextGroup, own_inputs, own_targets
 from model.distributed import start_processes
+from model.scene_state import SceneState
 from tests import context_run
-from tests.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, alone, reconstruct
+from tests.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
+from tests.processes import run_processes
+from tests.scenes import write_random_data_path
+from tests.test_video import decode
 from tests.training_run import arguments, final, rows, work_in
 
 ROOT = Path(__file__).parent.parent
@@ -28,28 +34,13 @@ BOUNDS = {"lact": 2e-5, "lvsm": 2e-6, "perceiver": 2e-6, "mixed": 1e-4}
 BOUNDS_BFLOAT16 = {"lact": 0.1, "lvsm": 2e-3, "perceiver": 5e-3}
 
 
-def run_processes(count: int, program: str, folder: Path) -> None:
-    """Run a program in `count` processes that know each other, and wait for all of them."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    processes = []
-    for rank in range(count):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        environment = {**os.environ, **{name: str(value) for name, value in where.items()}, "PYTHONPATH": str(ROOT)}
-        environment["OMP_NUM_THREADS"] = "1"
-        command = [sys.executable, "-c", program]
-        processes.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * count, errors
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> list[dict]:
     """Return what each of the processes came to."""
     folder = tmp_path_factory.mktemp("context")
     run_processes(WORLD, "from tests.context_run import work; work()", folder)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(WORLD)]
+    with torch.serialization.safe_globals([Case]):
+        return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
 def error(found: Tensor, wanted: Tensor) -> float:
@@ -145,7 +136,6 @@ def test_shares_are_the_whole_and_even(size):
 
 
 TRAINING = """
-import sys
 import torch
 import train
 from model.blocks import FastWeight
@@ -200,3 +190,59 @@ def test_processes_that_cannot_be_divided_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ValueError, match="context_parallel is 3 with 4 processes; wanted a divisor of their number"):
         start_processes("cpu", 3)
+
+
+INFERENCE = "import sys, inference; sys.exit(inference.main({argv!r}))"
+
+
+def inference_flags(folder: Path, out: str, *flags: str) -> list[str]:
+    """Put a network and three scenes into a folder unless they are there; return a command line."""
+    if not (folder / "weights.safetensors").exists():
+        model = build(Case("lact", 1))
+        save_weights(folder / "weights.safetensors", model.state_dict(), model.config)
+        write_random_data_path(folder, scenes=3, n=7, size=(10, 15))
+    words = "--load weights.safetensors --data_path test_data_path.json --device cpu --precision float32 --image_size 8 12"
+    shared = "--newton_schulz_dtype float32 --num_input_views 3 --video_frames 5 --no_lpips --scene_inference --save_state"
+    return [*words.split(), *shared.split(), "--output_dir", out, *flags]
+
+
+def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    assert inference.main(inference_flags(tmp_path, "alone", "--save_images")) == 0
+    argv = inference_flags(tmp_path, "shared", "--save_images", "--context_parallel", "2")
+    run_processes(4, INFERENCE.format(argv=argv), tmp_path)  # two pairs: the second has nothing to do in the second turn
+    one, other = Path("alone"), Path("shared")
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, other)]
+    assert names[0] == names[1]
+    found, wanted = (json.loads((folder / "metrics.json").read_text()) for folder in (other, one))
+    assert [row["view"] for row in found["views"]] == [row["view"] for row in wanted["views"]]
+    for row, view in zip(found["views"], wanted["views"], strict=True):
+        assert row == {**view, "psnr": pytest.approx(view["psnr"], abs=1e-3), "ssim": pytest.approx(view["ssim"], abs=1e-4)}
+    for i in range(3):
+        states = [SceneState.load(folder / f"scene_{i}" / "state.safetensors") for folder in (one, other)]
+        tensors = [{f"{j}.{name}": x for j, layer in enumerate(s.layers) for name, x in layer.items()} for s in states]
+        assert largest_error(tensors[1], tensors[0]) < BOUNDS["lact"]
+        assert torch.equal(states[0].c2w, states[1].c2w)
+        videos = [decode(folder / f"scene_{i}" / "video.mp4")[0].astype(int) for folder in (one, other)]
+        assert len(videos[0]) == len(videos[1]) == 5
+        assert np.abs(videos[0] - videos[1]).max() <= 2  # levels; renderings differ by less than one before rounding
+        with Image.open(one / f"scene_{i}" / "comparison.png") as a, Image.open(other / f"scene_{i}" / "comparison.png") as b:
+            assert a.size == b.size
+            assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
+
+
+def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform")
+    (tmp_path / "scene_0" / "images" / "00006.png").write_bytes(b"no photo")
+    errors = run_processes(2, INFERENCE.format(argv=argv), tmp_path, status=2)
+    assert len(re.findall(r"inference.py: .*scene_0/images/00006.png: found no image", "".join(errors))) == 1
+    assert "Traceback" not in "".join(errors)
+
+
+@pytest.mark.parametrize("flags", [["--context_parallel", "2"], ["--context_parallel", "0"]])
+def test_inference_refuses_contexts_that_do_not_fit(flags, tmp_path, capsys):
+    assert inference.main(["--load", "w", "--data_path", "d", *flags]) == 2
+    wanted = {"2": "is 2 with 1 processes; wanted a divisor of their number", "0": "is 0; wanted 1 or more"}[flags[1]]
+    assert capsys.readouterr().err == f"inference.py: --context_parallel: {wanted}\n"

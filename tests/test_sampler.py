@@ -156,8 +156,8 @@ def test_broken_samples_are_replaced_up_to_a_cap(tmp_path, capsys):
     assert found.broken >= 1
     assert f"left out: sample {broken[0]}, scene {found.dataset.scene_paths[1]}" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"skip_broken allows 2 of these, and this is number 3"):
-        for number in broken[1:]:  # one after another: threads would count on while the first error is on its way
-            found.batch([number])
+        # One after another: threads would count on while the first error is on its way.
+        list(map(found.batch, ([number] for number in broken[1:])))
 
 
 class Counting:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import pytest
 import torch
 
 import train
+from data.sampler import scene_of
 from model.blocks import FastWeight
 from model.snapshot import list_snapshots
+from tests.processes import run_processes
+from tests.scenes import write_random_data_path
 from tests.training_run import arguments, assert_same, final, furnish, rows
 
 ROOT = Path(__file__).parent.parent
@@ -122,3 +126,26 @@ def test_two_processes_resume_what_one_began(in_two_processes, monkeypatch):
     assert train.main(arguments("alone", grad_accum=2, resume=str(source))) == 0
     one, other = final("alone")["model"], final("two")["model"]
     assert max((one[key] - other[key]).abs().max() for key in one) < 1e-3
+
+
+TRAINING = "import sys, train; train.matmul_rate = lambda device, dtype: 1e12; sys.exit(train.main({argv!r}))"
+
+
+def test_broken_sample_of_one_process_ends_both_where_the_run_can_go_on(tmp_path, monkeypatch):
+    furnish(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    write_random_data_path(tmp_path / "four", scenes=4, n=6, size=(10, 15))
+    # Every sample has all six views. Sample 3, the last of four scenes, is what process 1 has in step 1.
+    settings = {"num_all_views": 6, "num_input_views": 3, "save_every": 99, "bs_per_gpu": 1}
+    settings["data_path"] = "four/test_data_path.json"
+    photo = tmp_path / "four" / f"scene_{scene_of(3, 4, 95)}" / "images" / "00002.png"
+    whole = photo.read_bytes()
+    photo.write_bytes(b"no photo")
+    errors = run_processes(2, TRAINING.format(argv=arguments("broken", **settings)), tmp_path, status=2)
+    assert len(re.findall(r"train.py: sample 3, scene .*00002.png: found no image", "".join(errors))) == 1
+    assert "Traceback" not in "".join(errors)
+    assert [step for step, _ in list_snapshots(Path("outputs/broken/snapshot"))] == [1]
+    photo.write_bytes(whole)
+    run_processes(2, TRAINING.format(argv=arguments("broken", **settings)), tmp_path)
+    run_processes(2, TRAINING.format(argv=arguments("straight", **settings)), tmp_path)
+    assert_same(final("straight"), final("broken"))

@@ -5,7 +5,7 @@
 
 It answers what huggingface_hub 2.4 asks for a download or a listing. As on the hub, large files (all but `SMALL`) have
 their sha256 as ETag and are redirected to another host, with the headers that invite hf-xet; small ones have git's sha1
-and are served directly.
+and are served directly; and lists come in pages. Below /github it is GitHub's API (a repository's tree), below /raw its files.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import huggingface_hub
 import pytest
@@ -27,6 +27,8 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RESOLVE = re.compile(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(tree|revision)/([^/]+)(?:/(.+))?)?")
 CDN = re.compile(r"/cdn/((?:datasets/)?[^/]+/[^/]+)/(.+)")
+GITHUB = re.compile(r"/github/repos/([^/]+/[^/]+)/git/trees/main")
+RAW = re.compile(r"/raw/([^/]+/[^/]+)/main/(.+)")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class HubServer:
         requests: all requests in order.
         bytes_served: file contents sent so far, in bytes, by path in the repository.
         ranges: whether Range headers are heeded; set to False for a server that always sends whole files.
+        page: how many entries of a folder are listed at a time.
     """
 
     def __init__(self, repos: Mapping[str, Mapping[str, bytes]]):
@@ -57,9 +60,11 @@ class HubServer:
         self.requests: list[Request] = []
         self.bytes_served: Counter[str] = Counter()
         self.ranges = True
+        self.page = 1000
         self._cuts: dict[str, tuple[int, bool]] = {}
         self._failures: dict[str, tuple[int, str | None]] = {}
         self._tokens: dict[str, str | None] = {}
+        self._private: set[str] = set()
         self._bodies: dict[str, bytes] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -82,12 +87,22 @@ class HubServer:
         self._cuts.pop(file, None)
 
     def fail(self, file: str, status: int, code: str | None = None) -> None:
-        """Answer requests for `file` with an HTTP status and the hub's X-Error-Code."""
+        """Answer requests for `file`, or for the list of a folder of that name, with an HTTP status and the hub's X-Error-Code."""
         self._failures[file] = (status, code)
 
-    def gate(self, repo: str, token: str | None = None) -> None:
-        """Let only `token` into `repo`: 401 without a token, 403 with another one, as on the hub."""
+    def heal(self, file: str) -> None:
+        """End what `fail` and `corrupt` began."""
+        self._failures.pop(file, None)
+        self._bodies.pop(file, None)
+
+    def gate(self, repo: str, token: str | None = None, lists: bool = False) -> None:
+        """Let only `token` have files of `repo`: 401 without a token, 403 with another one, as on the hub.
+
+        As there, what there is may be listed by all, unless `lists`.
+        """
         self._tokens[repo] = token
+        if lists:
+            self._private.add(repo)
 
     def corrupt(self, file: str, body: bytes) -> None:
         """Serve `body` in place of `file`, under the hash of the true content."""
@@ -118,7 +133,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path, query = unquote(urlsplit(self.path).path), parse_qs(urlsplit(self.path).query)
         self.hub.requests.append(Request(self.command, path, self.headers["Range"], self.headers["Authorization"]))
         if match := CDN.fullmatch(path):
             self._send_file(match[2], self.hub.repos[match[1]][match[2]], {})
@@ -126,27 +141,36 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(*match.groups())
         elif match := API.fullmatch(path):
             kind, repo, what, revision, folder = match.groups()
-            self._list(repo if kind == "models" else f"datasets/{repo}", what, revision, folder or "")
+            self._list(repo if kind == "models" else f"datasets/{repo}", what, revision, folder or "", query)
+        elif match := GITHUB.fullmatch(path):
+            self._list_github(match[1])
+        elif match := RAW.fullmatch(path):
+            if match[2] in self.hub._failures or match[2] not in self.hub.repos.get(match[1], {}):
+                self._refuse(*self.hub._failures.get(match[2], (404, None)))
+            else:
+                self._send_file(match[2], self.hub.repos[match[1]][match[2]], {})
         else:
             self._refuse(404, None)
 
-    def _admit(self, repo: str, revision: str | None, file: str = "") -> bool:
-        if file in self.hub._failures:
-            self._refuse(*self.hub._failures[file])
+    def _admit(self, repo: str, revision: str | None, path: str, listing: bool) -> bool:
+        token = self.headers["Authorization"]
+        guarded = self.hub._private if listing else self.hub._tokens
+        if path in self.hub._failures:
+            self._refuse(*self.hub._failures[path])
         elif repo not in self.hub.repos:
-            self._refuse(404 if self.headers["Authorization"] else 401, "RepoNotFound")
-        elif repo in self.hub._tokens and self.headers["Authorization"] != f"Bearer {self.hub._tokens[repo]}":
-            self._refuse(403 if self.headers["Authorization"] else 401, "GatedRepo")
+            self._refuse(404 if token else 401, "RepoNotFound")
+        elif repo in guarded and token != f"Bearer {self.hub._tokens[repo]}":
+            self._refuse(403 if token else 401, "GatedRepo")
         elif revision not in (None, "main", COMMIT):
             self._refuse(404, "RevisionNotFound")
-        elif file and file not in self.hub.repos[repo]:
+        elif not any(file.startswith(path) if listing else file == path for file in self.hub.repos[repo]):
             self._refuse(404, "EntryNotFound")
         else:
             return True
         return False
 
     def _resolve(self, repo: str, revision: str, file: str) -> None:
-        if not self._admit(repo, revision, file):
+        if not self._admit(repo, revision, file, listing=False):
             return
         content = self.hub.repos[repo][file]
         if file.endswith(SMALL):
@@ -165,16 +189,43 @@ class _Handler(BaseHTTPRequestHandler):
             },
         )
 
-    def _list(self, repo: str, what: str | None, revision: str | None, folder: str) -> None:
-        if not self._admit(repo, revision):
+    def _list(self, repo: str, what: str | None, revision: str | None, folder: str, query: dict[str, list[str]]) -> None:
+        if not self._admit(repo, revision, folder, listing=True):
             return
-        files = {path: content for path, content in self.hub.repos[repo].items() if path.startswith(folder)}
-        if what == "tree":
-            value: object = [_tree_entry(path, content) for path, content in files.items()]
-        else:
+        files = self.hub.repos[repo]
+        if what != "tree":
             name = repo.removeprefix("datasets/")
-            value = {"id": name, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": path} for path in files]}
-        self._send(200, {"Content-Type": "application/json"}, json.dumps(value).encode())
+            self._send_json({"id": name, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": path} for path in files]})
+            return
+        start = f"{folder}/" if folder else ""
+        recursive = query.get("recursive", ["false"])[0]
+        entries: dict[str, dict] = {}
+        for path, content in files.items():
+            if path.startswith(start):
+                child, deeper, _ = path.removeprefix(start).partition("/")
+                if deeper and recursive == "false":
+                    entries[child] = {"type": "directory", "path": start + child, "oid": git_sha1(child.encode()), "size": 0}
+                else:
+                    entries[path] = _tree_entry(path, content)
+        first = int(query.get("cursor", ["0"])[0])
+        last = first + self.hub.page
+        more = f"{self.hub.url}{urlsplit(self.path).path}?recursive={recursive}&cursor={last}"
+        self._send_json(list(entries.values())[first:last], {"Link": f'<{more}>; rel="next"'} if last < len(entries) else {})
+
+    def _list_github(self, repo: str) -> None:
+        if "git/trees" in self.hub._failures:
+            self._refuse(*self.hub._failures["git/trees"])
+        elif "git/trees" in self.hub._bodies:
+            self._send(200, {"Content-Type": "application/json"}, self.hub._bodies["git/trees"])
+        else:
+            files = self.hub.repos[repo].items()
+            tree = [{"path": path, "type": "blob", "size": len(content), "sha": git_sha1(content)} for path, content in files]
+            folders = sorted({path.rpartition("/")[0] for path, _ in files})
+            tree += [{"path": path, "type": "tree", "sha": git_sha1(path.encode())} for path in folders]
+            self._send_json({"sha": COMMIT, "tree": tree, "truncated": False})
+
+    def _send_json(self, value: object, headers: Mapping[str, str] | None = None) -> None:
+        self._send(200, {"Content-Type": "application/json", **(headers or {})}, json.dumps(value).encode())
 
     def _send_file(self, file: str, content: bytes, headers: dict[str, str]) -> None:
         content = self.hub._bodies.get(file, content)

@@ -1,0 +1,184 @@
+"""Check scenes of the unified format, and draw each: a contact sheet and where its cameras stand.
+
+    python data_preprocess/check_scenes.py data_example/objects_data_path.json
+
+Pictures go to outputs/check/LIST/SCENE/ unless --output says otherwise. The exit code is 0 if all is well, else 2 with one line
+per problem on standard error. Letters: v views, h w pixels.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.images import read_pixels, rescale_intrinsics
+from data.picture import camera_plot, contact_sheet
+from data.scene_format import Scene, View, read_data_path, read_scene
+from data_preprocess.command import Parser, at_least, cores, run_script
+
+# Photos on a contact sheet, and the longer side they are kept at until it is drawn.
+MOST_PHOTOS, THUMBNAIL = 48, 480
+# Fields of view outside of this are wrong intrinsics and not a lens; so are pixels less square than this.
+NARROWEST_DEG, WIDEST_DEG, LEAST_SQUARE = 3.0, 160.0, 0.5
+
+
+def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None) -> list[str]:
+    """Check the cameras and images of a scene and draw it.
+
+    Args:
+        scene: whose format `read_scene` has checked: rigid poses, intrinsics that are numbers, images in its folder.
+        pool: what reads images.
+        pictures: folder for contact_sheet.png and cameras.png; None draws nothing.
+
+    Returns:
+        one line for each problem.
+    """
+    problems = camera_problems(scene)
+    shown = {int(i) for i in np.linspace(0, len(scene.views) - 1, min(len(scene.views), MOST_PHOTOS)).round()}
+    digests: dict[bytes, int] = {}
+    thumbnails = {}
+    results = pool.map(_check_image, scene.views, [i in shown for i in range(len(scene.views))])
+    with tqdm(total=len(scene.views), desc=scene.name, unit="image", leave=False, dynamic_ncols=True) as progress:
+        for i, (problem, digest, thumbnail) in enumerate(results):
+            if problem:
+                problems.append(f"{scene.json_path}, view {i}: {problem}")
+            else:
+                first = digests.setdefault(digest, i)
+                if first != i:
+                    problems.append(f"{scene.json_path}, view {i}: found the same pixels as in view {first}, wanted another photo")
+                if thumbnail is not None:
+                    thumbnails[i] = thumbnail
+            progress.update()
+    if pictures is not None:
+        _draw(scene, thumbnails, pictures)
+    return problems
+
+
+def camera_problems(scene: Scene) -> list[str]:
+    """Return one line for each thing wrong with a scene's cameras; no image is opened."""
+    problems = []
+    files: dict[Path, int] = {}
+    poses: dict[bytes, int] = {}
+    for i, view in enumerate(scene.views):
+        where = f"{scene.json_path}, view {i}"
+        first = files.setdefault(view.file_path, i)
+        if first != i:
+            problems.append(f"{where}: found the file of view {first}, wanted each once")
+        first = poses.setdefault((view.w2c.round(9) + 0.0).tobytes(), i)
+        if first != i:
+            problems.append(f"{where}: found the pose of view {first}, wanted a camera elsewhere")
+        fov = 2 * np.degrees(np.arctan([0.5 * view.w / view.fx, 0.5 * view.h / view.fy]))
+        if not (fov.min() >= NARROWEST_DEG and fov.max() <= WIDEST_DEG):
+            problems.append(
+                f"{where}: found a field of view of {fov[0]:.3g}×{fov[1]:.3g} degrees (w×h), wanted {NARROWEST_DEG:g} to "
+                f"{WIDEST_DEG:g}: focal lengths are in pixels of w and h"
+            )
+        if not LEAST_SQUARE <= view.fx / view.fy <= 1 / LEAST_SQUARE:
+            problems.append(f"{where}: found focal lengths {view.fx:g} and {view.fy:g}, wanted nearly square pixels")
+        if not (0 <= view.cx <= view.w and 0 <= view.cy <= view.h):
+            problems.append(
+                f"{where}: found the principal point ({view.cx:g}, {view.cy:g}) outside of {view.w}×{view.h} (w×h), wanted it in "
+                "the image"
+            )
+    position = np.stack([view.c2w[:3, 3] for view in scene.views])
+    if len(scene.views) > 1 and np.ptp(position, axis=0).max() <= 1e-9 * np.abs(position).max():
+        problems.append(f"{scene.json_path}: found all {len(scene.views)} cameras at one place, wanted them apart")
+    return problems
+
+
+def describe(scene: Scene) -> str:
+    """Return a scene in one line: how many views of which sizes, where the cameras stand and how much they see."""
+    sizes = sorted({(view.w, view.h) for view in scene.views}, reverse=True)
+    size = f"{sizes[0][0]}×{sizes[0][1]}" + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
+    position = np.stack([view.c2w[:3, 3] for view in scene.views])
+    spread = "×".join(f"{side:.3g}" for side in np.ptp(position, axis=0))
+    fov = np.degrees([2 * np.arctan(0.5 * view.w / view.fx) for view in scene.views])
+    views = f"{len(scene.views)} view{'s' * (len(scene.views) != 1)}"
+    return f"{scene.name}: {views}, {size} (w×h), field of view {np.median(fov):.1f}°, cameras spread over {spread}"
+
+
+def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray | None]:
+    """Return what is wrong with an image, a digest of its pixels, and the image made small if it is to be shown."""
+    try:
+        pixels = read_pixels(view.file_path)
+        rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
+    except (ValueError, OSError) as error:
+        return str(error), b"", None
+    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+    if not shown:
+        return None, digest, None
+    if pixels.dtype != np.uint8:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    small = Image.fromarray(pixels)
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    return None, digest, np.asarray(small)
+
+
+def _draw(scene: Scene, thumbnails: dict[int, np.ndarray], folder: Path) -> None:
+    v = len(scene.views)
+    if thumbnails:
+        captions = [f"{i} {scene.views[i].file_path.name}" for i in thumbnails]
+        count = f"{v} views" if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
+        contact_sheet(folder / "contact_sheet.png", list(thumbnails.values()), captions, f"{scene.name}: {count}")
+    h, w = scene.views[0].h, scene.views[0].w
+    # The plot takes one size for all.
+    camera = np.array([(view.fx, view.fy, view.cx, view.cy) for view in scene.views])
+    camera *= np.array([(w / view.w, h / view.h) * 2 for view in scene.views])
+    c2w = np.stack([view.c2w for view in scene.views])
+    camera_plot(folder / "cameras.png", c2w, camera, (h, w), title=f"{scene.name}: cameras")
+
+
+def work(argv: Sequence[str] | None) -> list[str]:
+    """Check all scenes of a list; return the problems."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_path", type=Path, metavar="DATA_PATH.json", help="list of scenes, or one scene's JSON")
+    parser.add_argument("--output", type=Path, help="folder for the pictures (default: outputs/check/LIST)")
+    parser.add_argument("--no_pictures", action="store_true", help="check only")
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    args = parser.parse_args(argv)
+    if args.no_pictures and args.output:
+        raise ValueError("--output: has no effect with --no_pictures; leave it out")
+    workers = at_least("--workers", args.workers, 1) or cores()
+    paths = read_data_path(args.data_path)
+    output = args.output or Path("outputs", "check", args.data_path.stem)
+    problems, lines, views = [], [], 0
+    folders: set[str] = set()
+    seen: set[Path] = set()
+    with ThreadPoolExecutor(workers) as pool, tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True) as progress:
+        for i, path in enumerate(progress):
+            if path in seen:
+                problems.append(f"{args.data_path}, entry {i}: found {path} again, wanted each scene once")
+                continue
+            seen.add(path)
+            try:
+                scene = read_scene(path)
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+                continue
+            folder = scene.name if scene.name not in folders else f"{i:03d}_{scene.name}"
+            folders.add(folder)
+            problems += check_scene(scene, pool, None if args.no_pictures else output / folder)
+            lines.append(describe(scene))
+            views += len(scene.views)
+    for line in lines:
+        print(line)
+    print(f"{len(lines)} scenes, {views} views, {len(problems)} problems" + ("" if args.no_pictures else f"; pictures in {output}"))
+    return problems
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return run_script("check_scenes.py", work, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

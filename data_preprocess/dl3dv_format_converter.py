@@ -1,0 +1,104 @@
+"""Convert DL3DV scenes, as downloaded, to the unified format, as the published conversion does.
+
+    python data_preprocess/dl3dv_format_converter.py
+
+takes data_example/dl3dv_benchmark to data_example/dl3dv_processed and writes data_example/dl3dv_sample_data_path.json. A scene is
+a folder HASH with transforms.json and images_4, or with a folder nerfstudio that holds them. An interrupted conversion continues
+where it stopped; a finished scene is not done again.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data_preprocess.command import Parser, run_script
+from data_preprocess.conversion import Photo, convert, photo_name
+from data_preprocess.stored_image import read_header
+from data_preprocess.transforms import Frame, find_image, read_transforms
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
+STORED, WRITTEN = "images_4", "images_undistort"
+# The world of the published conversion: x and y change places, and z points the other way.
+WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
+
+
+def find_scenes(folder: Path) -> dict[str, Path]:
+    """Return the transforms.json of each scene below a folder, by its hash, sorted by path.
+
+    Raises:
+        FileNotFoundError: the folder, or any scene in it, is not there.
+        ValueError: two scenes have one name.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: found no such folder, wanted one with DL3DV scenes")
+    scenes: dict[str, Path] = {}
+    for at, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))  # downloads that are under way
+        if "transforms.json" not in files:
+            continue
+        folders.clear()
+        found = Path(os.path.abspath(at))
+        name = found.parent.name if found.name == "nerfstudio" else found.name
+        if name in scenes:
+            raise ValueError(f"{found}: found the scene of {scenes[name].parent} again, wanted each once")
+        scenes[name] = found / "transforms.json"
+    if not scenes:
+        raise FileNotFoundError(f"{folder}: found no transforms.json below it, wanted scenes as HASH/nerfstudio/transforms.json")
+    return scenes
+
+
+def read_photos(json_path: Path) -> list[Photo]:
+    """Return the photos of one scene, in the order of its transforms.json."""
+    if not (json_path.parent / STORED).is_dir():
+        raise FileNotFoundError(f"{json_path.parent}: found no folder {STORED}, wanted the images at a quarter of their size")
+    return [_photo(json_path.parent, frame) for frame in read_transforms(json_path)]
+
+
+def published_w2c(frame: Frame) -> np.ndarray:
+    """Return (4, 4) camera from world, OpenCV axes, in the world of the published conversion."""
+    return np.linalg.inv(WORLD @ frame.c2w @ np.diag([1.0, -1.0, -1.0, 1.0]))
+
+
+def _photo(folder: Path, frame: Frame) -> Photo:
+    frame.opencv_c2w()
+    parts = frame.file_path.parts
+    source = find_image(folder, frame, PurePosixPath(STORED, *(parts[1:] if parts[0].startswith("images") else parts)))
+    lens = frame.lens(read_header(source)[0])
+    return Photo(source, photo_name(source.relative_to(folder), WRITTEN), lens, published_w2c(frame), not lens.fisheye)
+
+
+def work(argv: Sequence[str] | None) -> list[str]:
+    """Convert what the command line says; return the problems."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--input", type=Path, default=EXAMPLES / "dl3dv_benchmark", help="folder with the scenes, at any depth")
+    parser.add_argument("--output", type=Path, help="folder for the converted ones (default: data_example/dl3dv_processed)")
+    parser.add_argument(
+        "--data_path_json", type=Path, help="list to write (default: as above, or OUTPUT/dl3dv_data_path.json with --output)"
+    )
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    args = parser.parse_args(argv)
+    data_path_json = args.data_path_json or (
+        args.output / "dl3dv_data_path.json" if args.output else EXAMPLES / "dl3dv_sample_data_path.json"
+    )
+    scenes: dict[str, Callable[[], list[Photo]]] = {
+        name: partial(read_photos, json_path) for name, json_path in find_scenes(args.input).items()
+    }
+    return convert(scenes, args.output or EXAMPLES / "dl3dv_processed", data_path_json, args.workers, args.long_lrm)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return run_script("dl3dv_format_converter.py", work, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

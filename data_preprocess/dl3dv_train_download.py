@@ -1,0 +1,265 @@
+"""Download scenes of DL3DV-10K to train on, without the benchmark's.
+
+    python data_preprocess/dl3dv_train_download.py --odir dl3dv_train --subset 1K 2K
+    python data_preprocess/dl3dv_train_download.py --odir dl3dv_train --hash HASH HASH
+
+What is relied on: the Hugging Face dataset DL3DV/DL3DV-ALL-960P has folders 1K to 11K of files HASH.zip, 0.3 GB each and 2.8 TB
+in all. A zip holds `transforms.json` and `images_4` (960×540), in a folder HASH or, as in parts of 8K and 9K, in none; a few lack
+them. It is gated, and so is the benchmark, each by a page of its own.
+
+DL3DV-10K contains most of the 140 scenes of the benchmark. Their hashes are listed from the benchmark's own repository, kept in
+ODIR/benchmark_hashes.json, and left out; without the list nothing is downloaded.
+
+A scene appears as ODIR/HASH/nerfstudio when it is whole, laid out as the benchmark is; until then it is in ODIR/.download. What
+of a zip is neither an image nor transforms.json is not unpacked. An interrupted download is continued by the same command.
+"""
+
+import os
+import re
+import shutil
+import stat
+import sys
+import zipfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import WeakFileLock
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from data.files import write_json
+from data.scene_format import read_json
+from data_preprocess.command import Parser, at_least
+from data_preprocess.dl3dv_eval_download import HASH, IMAGE, benchmark_scenes
+from data_preprocess.hub_files import (
+    Item,
+    Transfer,
+    bytes_text,
+    check_disk,
+    fetch_file,
+    is_inside,
+    list_files,
+    one_line,
+    run_download,
+)
+
+REPO = "DL3DV/DL3DV-ALL-960P"
+SUBSETS = tuple(f"{thousands}K" for thousands in range(1, 12))
+ARCHIVE = re.compile(rf"(?:{'|'.join(SUBSETS)})/([0-9a-f]{{64}})\.zip")
+BENCHMARK_SIZE = 140
+WORK = ".download"
+
+
+def excluded_scenes(odir: Path) -> set[str]:
+    """Return the hashes of the benchmark's scenes: the hub's list and ODIR/benchmark_hashes.json together, which is renewed.
+
+    Raises:
+        OSError: the hub does not tell them, and no file does.
+        ValueError: they are fewer than the benchmark has, or the file holds something else.
+    """
+    path = odir / "benchmark_hashes.json"
+    known: set[str] = set()
+    if path.exists():
+        content = read_json(path)
+        if not isinstance(content, list) or not all(isinstance(scene, str) and HASH.fullmatch(scene) for scene in content):
+            raise ValueError(f"{path}: found something else than a list of hashes, wanted the benchmark's; delete it and run again")
+        known.update(content)
+    try:
+        scenes = known | set(benchmark_scenes())
+    except OSError as error:
+        if not known:
+            raise OSError(f"{one_line(error)}; no list of benchmark scenes, so nothing is downloaded that may be one") from error
+        scenes = known
+    if len(scenes) < BENCHMARK_SIZE:
+        found = f"found {len(scenes)} benchmark scenes on the hub and in this file"
+        raise ValueError(f"{path}: {found}, wanted {BENCHMARK_SIZE} or more")
+    if scenes != known:
+        write_json(path, sorted(scenes))
+    return scenes
+
+
+def listed_archives(subsets: Sequence[str], workers: int) -> dict[str, RepoFile]:
+    """Return the zips of some subsets by scene hash."""
+    with ThreadPoolExecutor(workers) as pool:
+        entries = [entry for entries in pool.map(partial(list_files, REPO), subsets) for entry in entries]
+    return {match[1]: entry for entry in entries if isinstance(entry, RepoFile) and (match := ARCHIVE.fullmatch(entry.path))}
+
+
+def is_complete(odir: Path, scene: str) -> bool:
+    """Return whether a scene was unpacked.
+
+    Raises:
+        ValueError: its folder is there and is not what this script writes.
+    """
+    if (odir / scene / "nerfstudio" / "transforms.json").is_file():
+        return True
+    if (odir / scene).exists():
+        raise ValueError(f"{odir / scene}: found no nerfstudio/transforms.json in it, wanted a whole scene; move it away")
+    return False
+
+
+def fetch_scene(odir: Path, scene: str, entry: RepoFile) -> None:
+    """Download and unpack one scene, unless it is there; a zip of no use is deleted, and a note kept of it."""
+    place = odir / WORK
+    place.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(place / f"{scene}.lock"):
+        if is_complete(odir, scene) or why_useless(odir, scene, entry) is not None:
+            return
+        archive = fetch_file(REPO, entry.path, place / f"{scene}.zip", "dataset")
+        shutil.rmtree(place / scene, ignore_errors=True)
+        try:
+            unpack(archive, scene, place / scene / "nerfstudio")
+            (place / scene).rename(odir / scene)
+        except ValueError as error:
+            shutil.rmtree(place / scene, ignore_errors=True)
+            write_json(_note(odir, scene), {"content": _content(entry), "reason": one_line(error)})
+        archive.unlink()
+
+
+def why_useless(odir: Path, scene: str, entry: RepoFile) -> str | None:
+    """Return what was found to be wrong with a scene's zip when it was unpacked, or None if that was never tried."""
+    path = _note(odir, scene)
+    note = read_json(path) if path.exists() else None
+    return str(note.get("reason")) if isinstance(note, dict) and note.get("content") == _content(entry) else None
+
+
+def _note(odir: Path, scene: str) -> Path:
+    return odir / WORK / f"{scene}.useless.json"
+
+
+def _content(entry: RepoFile) -> str:
+    return entry.lfs.sha256 if entry.lfs else entry.blob_id
+
+
+def unpack(archive: Path, scene: str, folder: Path) -> None:
+    """Unpack the images and transforms.json of a zip, and nothing else.
+
+    Args:
+        archive: the zip.
+        scene: the hash of the scene that it is to hold.
+        folder: where `transforms.json` and `images_4` go.
+
+    Raises:
+        ValueError: it is damaged, is of another scene, lacks something, or has members that would land elsewhere.
+        OSError: the disk is full.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = _members(archive, file.infolist(), scene)
+            check_disk(folder, sum(info.file_size for info in members.values()))
+            for name, info in members.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with file.open(info) as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+                    target.flush()
+                    os.fsync(target.fileno())
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{archive.name}: found a damaged zip ({one_line(error)}), wanted a scene's") from error
+
+
+def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dict[str, zipfile.ZipInfo]:
+    """Return what to unpack, by path beside `transforms.json`."""
+    for info in infos:
+        if stat.S_ISLNK(info.external_attr >> 16) or not is_inside(info.filename.removesuffix("/")):
+            raise ValueError(f"{archive.name}: found the member {info.filename[:80]!r}, wanted plain files within the zip")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{archive.name}: found compression {info.compress_type}, wanted deflated or stored members")
+        if info.flag_bits & 1:
+            raise ValueError(f"{archive.name}: found the encrypted member {info.filename[:80]!r}, wanted plain ones")
+    tables = [info.filename for info in infos if PurePosixPath(info.filename).name == "transforms.json"]
+    if len(tables) != 1:
+        raise ValueError(f"{archive.name}: found {len(tables)} transforms.json, wanted one")
+    base = tables[0].removesuffix("transforms.json")
+    others = [part for part in base.split("/") if HASH.fullmatch(part) and part != scene]
+    if others:
+        raise ValueError(f"{archive.name}: found the scene {others[0]} in it, wanted the one that it is named after")
+    inside = {info.filename.removeprefix(base): info for info in infos if info.filename.startswith(base)}
+    members = {name: info for name, info in inside.items() if IMAGE.fullmatch(name)}
+    if not members:
+        raise ValueError(f"{archive.name}: found no images beside transforms.json, wanted some")
+    return {**members, "transforms.json": inside["transforms.json"]}
+
+
+def chosen_archives(
+    odir: Path, subsets: Sequence[str], hashes: Sequence[str] | None, workers: int
+) -> tuple[dict[str, RepoFile], int]:
+    """Return the zips to fetch by scene hash, and how many benchmark scenes were left out.
+
+    Raises:
+        FileNotFoundError: a hash is in none of the subsets.
+        ValueError: a hash is, or `odir` holds, a benchmark scene.
+    """
+    benchmark = excluded_scenes(odir)
+    for scene in hashes or ():
+        if scene in benchmark:
+            raise ValueError(f"--hash: found {scene}, which is a benchmark scene, wanted scenes to train on")
+    for scene in sorted(benchmark):
+        if (odir / scene).exists():
+            raise ValueError(f"{odir / scene}: found a benchmark scene, wanted none among those to train on; move it away")
+    archives = listed_archives(subsets, workers)
+    for scene in hashes or ():
+        if scene not in archives:
+            raise FileNotFoundError(f"--hash: found {scene} in none of {', '.join(subsets)} of {REPO}, wanted scenes of these")
+    chosen = {scene: archives[scene] for scene in hashes or archives}
+    kept = {scene: entry for scene, entry in chosen.items() if scene not in benchmark}
+    return kept, len(chosen) - len(kept)
+
+
+def work(argv: Sequence[str] | None) -> None:
+    """Download what the command line says."""
+    parser = Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("--odir", type=Path, required=True, help="folder for the scenes")
+    add("--subset", nargs="+", choices=SUBSETS, help="all scenes of these; or where to look for those of --hash")
+    add("--hash", nargs="+", action="extend", metavar="HASH", help="these scenes only")
+    add("--workers", type=int, default=4, help="scenes at a time (default: 4)")
+    args = parser.parse_args(argv)
+    at_least("--workers", args.workers, 1)
+    if not args.subset and not args.hash:
+        raise ValueError("--subset, --hash: found neither, wanted subsets, or scenes by hash")
+    for scene in args.hash or ():
+        if not HASH.fullmatch(scene):
+            raise ValueError(f"--hash: found {scene!r}, wanted 64 hexadecimal digits in small letters")
+    archives, left_out = chosen_archives(args.odir, args.subset or SUBSETS, args.hash, args.workers)
+    todo = {
+        scene: entry
+        for scene, entry in archives.items()
+        if not is_complete(args.odir, scene) and why_useless(args.odir, scene, entry) is None
+    }
+    items = [
+        Item(entry.path, entry.size, args.odir / WORK / f"{scene}.zip", partial(fetch_scene, args.odir, scene, entry))
+        for scene, entry in todo.items()
+    ]
+    # Images hardly shrink in a zip: they take its size again, and the zips that are being unpacked lie beside them.
+    largest = sorted(item.size for item in items)[-args.workers :]
+    with Transfer(items, args.workers, args.odir, extra=sum(largest)) as transfer:
+        transfer.fetch(items)
+    transfer.check()
+    report(args.odir, archives, items, left_out)
+
+
+def report(odir: Path, archives: dict[str, RepoFile], fetched: Sequence[Item], left_out: int) -> None:
+    """Print what there is now, and name the scenes of no use."""
+    useless = {scene: why_useless(odir, scene, entry) for scene, entry in archives.items() if not is_complete(odir, scene)}
+    for reason in useless.values():
+        print(f"of no use: {reason}", file=sys.stderr)
+    size = bytes_text(sum(item.size for item in fetched))
+    print(
+        f"{odir}: {len(archives) - len(useless)} scenes complete, {len(useless)} of no use, "
+        f"{left_out} benchmark scenes left out; fetched {len(fetched)} zips, {size}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit status."""
+    return run_download("dl3dv_train_download.py", work, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,194 @@
+"""Take a lens's distortion out of a photo, and say which pinhole camera the result has.
+
+Letters: h w pixels, c colours. The centre of the first pixel is at (0.5, 0.5), as in COLMAP, nerfstudio and the unified
+format; OpenCV puts it at (0, 0), and this file goes between the two.
+"""
+
+import functools
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+# A fisheye sees up to 180 degrees and more, of which a pinhole camera shows at most this much each way from the middle.
+WIDEST_DEG = 60.0
+# How far a pinhole camera may be zoomed from the lens's own focal lengths until no pixel looks past the photo.
+_LEAST_ZOOM, _MOST_ZOOM = 0.2, 4.0
+_TERMS = {False: 8, True: 4}
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What a camera does to a point in front of it.
+
+    Args:
+        w, h: size of the photo in pixels.
+        fx, fy, cx, cy: pixels; the centre of the first pixel is at (0.5, 0.5).
+        distortion: as many as are known of OpenCV's k1, k2, p1, p2, k3, k4, k5, k6, or of a fisheye's k1, k2, k3, k4.
+        fisheye: OpenCV's (and COLMAP's) equidistant fisheye in place of its rational polynomial.
+
+    Raises:
+        ValueError: a number is not finite, a size or focal length not positive, or there are too many terms.
+    """
+
+    w: int
+    h: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    distortion: tuple[float, ...] = ()
+    fisheye: bool = False
+
+    def __post_init__(self):
+        if not (self.w >= 1 and self.h >= 1):
+            raise ValueError(f"lens: found a photo of {self.w}×{self.h} (w×h), wanted 1 or more each")
+        numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
+        if not all(math.isfinite(number) for number in numbers):
+            raise ValueError(f"lens: found {numbers}, wanted finite numbers")
+        if not (self.fx > 0 and self.fy > 0):
+            raise ValueError(f"lens: found focal lengths {self.fx} and {self.fy}, wanted numbers above 0")
+        if len(self.distortion) > _TERMS[self.fisheye]:
+            raise ValueError(f"lens: found {len(self.distortion)} terms of distortion, wanted {_TERMS[self.fisheye]} at most")
+
+    @property
+    def is_pinhole(self) -> bool:
+        """Nothing is to be undone."""
+        return not self.fisheye and not any(self.distortion)
+
+    def scaled(self, w: int, h: int) -> "Lens":
+        """Return the lens of the same photo at another size."""
+        x, y = w / self.w, h / self.h
+        return replace(self, w=w, h=h, fx=self.fx * x, fy=self.fy * y, cx=self.cx * x, cy=self.cy * y)
+
+
+def undistort(image: np.ndarray, lens: Lens, as_published: bool = False) -> np.ndarray:
+    """Return the photo that the pinhole camera of `undistortion` takes, of the same size and type.
+
+    Args:
+        image: (h, w, c) uint8 of the lens's size, or (h, w, 4) with alpha last, whose colours are weighted by it.
+        lens, as_published: as in `undistortion`.
+    """
+    maps, _ = undistortion(lens, as_published)
+    if maps is None:
+        return image
+    if as_published:
+        return cv2.remap(image, *maps, cv2.INTER_LINEAR)
+    if image.shape[2] != 4:
+        return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    weighted = image.astype(np.float32)
+    weighted[..., :3] *= weighted[..., 3:] / 255
+    weighted = cv2.remap(weighted, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    weighted[..., :3] *= 255 / np.maximum(weighted[..., 3:], 1)
+    return np.rint(weighted.clip(0, 255)).astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=4)
+def undistortion(
+    lens: Lens, as_published: bool = False
+) -> tuple[tuple[np.ndarray, np.ndarray] | None, tuple[float, float, float, float]]:
+    """Work out where every pixel of the undistorted photo comes from.
+
+    Args:
+        lens: of the photo.
+        as_published: see `pinhole_camera`.
+
+    Returns:
+        `maps` for `cv2.remap`, or None where nothing is to be undone, and fx, fy, cx, cy of the undistorted photo in
+        pixels. Its size is the photo's.
+
+    Raises:
+        ValueError: no pinhole camera sees this photo.
+    """
+    camera = pinhole_camera(lens, as_published)
+    if lens.is_pinhole and not as_published:
+        return None, camera
+    # As published, OpenCV is given both cameras as they are: each is half a pixel off, and the two nearly cancel.
+    shift = 0.0 if as_published else 0.5
+    old, new = _matrix((lens.fx, lens.fy, lens.cx, lens.cy), shift), _matrix(camera, shift)
+    build = cv2.fisheye.initUndistortRectifyMap if lens.fisheye else cv2.initUndistortRectifyMap
+    return build(old, _terms(lens), np.eye(3), new, (lens.w, lens.h), cv2.CV_16SC2), camera
+
+
+@functools.lru_cache(maxsize=4096)
+def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float, float, float]:
+    """Choose the pinhole camera of an undistorted photo.
+
+    It is the lens's own with both focal lengths multiplied by one number, the smallest for which no pixel looks past the
+    photo's outer pixel centres or more than `WIDEST_DEG` aside: pixels stay as square as they were.
+
+    Args:
+        lens: of the photo.
+        as_published: choose as DL3DV's published conversion does: OpenCV's `getOptimalNewCameraMatrix` with alpha 0, given
+            the intrinsics as they are, without the half pixel between the conventions. Not for a fisheye.
+
+    Returns:
+        fx, fy, cx, cy in pixels of an image of the photo's size; the photo's own where nothing is to be undone.
+
+    Raises:
+        ValueError: the distortion folds the image over inside the photo, or its middle is outside the photo.
+    """
+    own = (lens.fx, lens.fy, lens.cx, lens.cy)
+    if as_published:
+        assert not lens.fisheye, "no fisheye was published"
+        size = (lens.w, lens.h)
+        matrix, _ = cv2.getOptimalNewCameraMatrix(_matrix(own, 0.0), _terms(lens), size, 0, size)
+        return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
+    if lens.is_pinhole:
+        return own
+    border = _border(lens)
+    low = max(_LEAST_ZOOM, float(np.abs(border).max()) / math.tan(math.radians(WIDEST_DEG)))
+    high = _MOST_ZOOM
+    if _sees_only_photo(lens, border / low):
+        return lens.fx * low, lens.fy * low, lens.cx, lens.cy
+    if not _sees_only_photo(lens, border / high):
+        raise ValueError(
+            f"lens: found the distortion {lens.distortion} around ({lens.cx:g}, {lens.cy:g}) in a photo of {lens.w}×{lens.h} "
+            "(w×h), wanted one that keeps the photo's middle unfolded"
+        )
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _sees_only_photo(lens, border / middle) else (middle, high)
+    return lens.fx * high, lens.fy * high, lens.cx, lens.cy
+
+
+def _border(lens: Lens) -> np.ndarray:
+    """Return (n, 2) directions x/z, y/z of the outer pixel centres as a pinhole camera with these intrinsics sees them."""
+    x, y = np.linspace(0.5, lens.w - 0.5, 17), np.linspace(0.5, lens.h - 0.5, 17)
+    left, right, top, bottom = (np.full(17, at) for at in (0.5, lens.w - 0.5, 0.5, lens.h - 0.5))
+    pixels = np.stack([np.concatenate([x, x, left, right]), np.concatenate([top, bottom, y, y])], axis=1)
+    return (pixels - (lens.cx, lens.cy)) / (lens.fx, lens.fy)
+
+
+def _sees_only_photo(lens: Lens, border: np.ndarray) -> bool:
+    """Return whether the lens images all directions inside a border (n, 2) inside the photo, farther out for farther out."""
+    steps = np.linspace(0, 1, 13)[:, None, None]
+    along = (steps * border).reshape(-1, 2)
+    pixels = _project(lens, along).reshape(len(steps), -1, 2)
+    if not np.isfinite(pixels).all():
+        return False
+    # Half a thousandth of a pixel is rounding.
+    inside = (pixels >= 0.4995) & (pixels <= np.array((lens.w, lens.h)) - 0.4995)
+    outwards = (np.diff(pixels, axis=0) * border * (lens.fx, lens.fy)).sum(-1)
+    return bool(inside.all() and (outwards > 0).all())
+
+
+def _project(lens: Lens, directions: np.ndarray) -> np.ndarray:
+    """Return pixels (n, 2) at which the lens images directions (n, 2), x/z and y/z."""
+    own = _matrix((lens.fx, lens.fy, lens.cx, lens.cy), 0.0)
+    if lens.fisheye:
+        return cv2.fisheye.distortPoints(directions[:, None], own, _terms(lens))[:, 0]
+    points = np.concatenate([directions, np.ones((len(directions), 1))], axis=1)
+    return cv2.projectPoints(points, np.zeros(3), np.zeros(3), own, _terms(lens))[0][:, 0]
+
+
+def _matrix(camera: tuple[float, float, float, float], shift: float) -> np.ndarray:
+    fx, fy, cx, cy = camera
+    return np.array([[fx, 0, cx - shift], [0, fy, cy - shift], [0, 0, 1]])
+
+
+def _terms(lens: Lens) -> np.ndarray:
+    terms = np.zeros(_TERMS[lens.fisheye])
+    terms[: len(lens.distortion)] = lens.distortion
+    return terms

@@ -1,0 +1,100 @@
+"""Bring a capture's cameras upright, to the origin and to the scale that the networks were trained on.
+
+Letters: v views. `w2c` is camera from world, OpenCV axes (x right, y down, z forward); positions are in world units.
+"""
+
+import numpy as np
+
+FRAMES = ("auto", "object", "scene", "given")
+# Where objects' cameras stand in training data: a turntable has its middle there, too.
+OBJECT_RADIUS = 2.7
+# Cameras most of whose axes miss their common point by less than this stand around an object.
+AIM_DEG = 15.0
+# A direction is told by vectors that agree: the share of their squares that they must have along it, or may have besides.
+_TURNED, _ROLLED, _AGREE = 0.02, 0.25, 0.3
+
+
+def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
+    """Turn, move and scale a capture: z points up where the cameras tell it, with as little turning as possible.
+
+    Scenes may stand in any frame, since `--scene_inference` and `--scene_pose_normalize` take their mean camera's; an object
+    is seen as it stands.
+
+    Args:
+        w2c: (v, 4, 4) rigid.
+        frame: 'object': the origin is the point that the cameras look at, and their median distance to it is 2.7. 'scene': the
+            origin is their mean position, and their largest coordinate 1. 'auto': 'object' if the cameras look at one point,
+            else 'scene'. 'given': nothing changes.
+
+    Returns:
+        (v, 4, 4) float64 rigid.
+
+    Raises:
+        ValueError: frame is 'object' and the cameras look at no common point.
+    """
+    assert frame in FRAMES
+    w2c = np.asarray(w2c, dtype=np.float64)
+    if frame == "given":
+        return w2c
+    c2w = np.linalg.inv(w2c)
+    centre = point_of_view(c2w)
+    if frame == "object" and centre is None:
+        raise ValueError("found cameras that look at no common point, wanted them around an object (or another frame)")
+    up = up_direction(c2w)
+    turn = np.eye(3) if up is None else _to_z(up)
+    is_object = centre is not None and frame != "scene"
+    position = (c2w[:, :3, 3] - (centre if is_object else c2w[:, :3, 3].mean(0))) @ turn.T
+    size = np.median(np.linalg.norm(position, axis=1)) / OBJECT_RADIUS if is_object else np.abs(position).max()
+    moved = np.tile(np.eye(4), (len(c2w), 1, 1))
+    rotation = w2c[:, :3, :3] @ turn.T
+    moved[:, :3, :3] = rotation
+    moved[:, :3, 3] = -np.einsum("vij,vj->vi", rotation, position) / (size if size > 0 else 1.0)
+    return moved
+
+
+def up_direction(c2w: np.ndarray) -> np.ndarray | None:
+    """Return where up is (3), or None where the cameras do not tell.
+
+    People do not roll cameras: their x axes are level, and up is what is perpendicular to all of them, whichever way the
+    cameras are tilted. Where they turn too little for that, or are rolled, up is the mean of their own.
+
+    Args:
+        c2w: (v, 4, 4) world from camera.
+    """
+    right, mean = c2w[:, :3, 0], -c2w[:, :3, 1].mean(0)
+    share, axes = np.linalg.eigh(right.T @ right / len(right))
+    along = axes[:, 0] @ mean
+    if share[1] > _TURNED and share[0] < _ROLLED * share[1] and abs(along) > 0.1:
+        return axes[:, 0] * np.sign(along)
+    length = np.linalg.norm(mean)
+    return mean / length if length > _AGREE else None
+
+
+def point_of_view(c2w: np.ndarray) -> np.ndarray | None:
+    """Return the point (3) nearest to the optical axes of cameras (v, 4, 4), or None where they do not look at one.
+
+    It is the least-squares point. The axes must not be parallel, and most cameras must have it before them, less than
+    `AIM_DEG` off.
+    """
+    position, forward = c2w[:, :3, 3], c2w[:, :3, 2]
+    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
+    normal = across.mean(0)
+    if np.linalg.eigvalsh(normal)[0] < 1e-4:
+        return None
+    centre = np.linalg.solve(normal, (across @ position[..., None]).mean(0)[:, 0])
+    towards = centre - position
+    distance = np.linalg.norm(towards, axis=1)
+    if distance.min() < 1e-6 * max(distance.max(), 1e-300):
+        return None
+    cosine = (towards * forward).sum(1) / distance
+    return centre if np.median(cosine) > np.cos(np.radians(AIM_DEG)) else None
+
+
+def _to_z(up: np.ndarray) -> np.ndarray:
+    """Return the smallest rotation (3, 3) that takes the unit vector `up` to z."""
+    if up[2] < -1 + 1e-12:
+        return np.diag([1.0, -1.0, -1.0])
+    x, y, z = up
+    # Rodrigues' formula for the axis up × z.
+    cross = np.array([[0, 0, -x], [0, 0, -y], [x, y, 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + z)

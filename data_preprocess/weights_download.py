@@ -1,0 +1,96 @@
+"""Download published checkpoints into weight/: those that are named, or all ten.
+
+    python data_preprocess/weights_download.py --list
+    python data_preprocess/weights_download.py obj_res256 scene_res536x960
+
+The table of them is weight/checkpoints.yaml. inference.py fetches a file that it lacks by itself; this is for doing so beforehand.
+"""
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from huggingface_hub.hf_api import RepoFile
+
+from config import did_you_mean
+from data_preprocess.command import Parser, at_least
+from data_preprocess.hub_files import Transfer, bytes_text, hub_item, list_files, missing, one_line, run_download
+from model.checkpoint import PublishedWeights, published_weights
+from model.hub import WEIGHT_DIR
+
+
+def chosen_rows(names: Sequence[str]) -> list[PublishedWeights]:
+    """Return the table's rows of these names, with or without the file's suffix; all rows if there are none.
+
+    Raises:
+        ValueError: a name is not in the table.
+    """
+    rows = {Path(file).stem: row for file, row in published_weights().items()}
+    for name in names:
+        if name.removesuffix(".pt") not in rows:
+            raise ValueError(f"{name}: no such checkpoint; {did_you_mean(name, list(rows))}")
+    return [rows[name] for name in dict.fromkeys(name.removesuffix(".pt") for name in names)] or list(rows.values())
+
+
+def listed(rows: Iterable[PublishedWeights]) -> dict[tuple[str, str], RepoFile]:
+    """Return what the hub lists in the repositories of these rows, by repository and file."""
+    repos = dict.fromkeys(row.repo for row in rows)
+    return {(repo, entry.path): entry for repo in repos for entry in list_files(repo, repo_type="model")}
+
+
+def print_table(rows: Sequence[PublishedWeights], folder: Path) -> None:
+    """Print names, sizes and what they are; without the hub, the sizes of files that are here."""
+    try:
+        sizes = {key: entry.size for key, entry in listed(rows).items() if isinstance(entry, RepoFile)}
+    except OSError as error:
+        sizes = {}
+        print(f"sizes of files that are not here are unknown: {one_line(error)}", file=sys.stderr)
+    lines = [("name", "size", "trained at", "kind", "input views", "config", "in " + str(folder))]
+    for row in rows:
+        path = folder / row.file
+        size = path.stat().st_size if path.is_file() else sizes.get((row.repo, row.file))
+        lines.append((
+            Path(row.file).stem, "?" if size is None else bytes_text(size), "{}x{}".format(*row.resolution), row.kind,
+            str(row.num_input_views), Path(row.config).stem, "yes" if path.is_file() else "no",
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def work(argv: Sequence[str] | None) -> None:
+    """Download, or list, what the command line says."""
+    parser = Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help="such as obj_res256 (default: all)")
+    add("--list", action="store_true", help="print names, sizes and what they are, and fetch nothing")
+    add("--output", type=Path, default=WEIGHT_DIR, help="folder (default: weight/)")
+    add("--workers", type=int, default=2, help="transfers at a time (default: 2)")
+    args = parser.parse_args(argv)
+    at_least("--workers", args.workers, 1)
+    rows = chosen_rows(args.names)
+    if args.list:
+        print_table(rows, args.output)
+        return
+    entries = listed(rows)
+    for row in rows:
+        if not isinstance(entries.get((row.repo, row.file)), RepoFile):
+            raise FileNotFoundError(f"{row.file}: found no such file in {row.repo}, wanted it as in weight/checkpoints.yaml")
+    items = missing([hub_item(row.repo, entries[row.repo, row.file], args.output / row.file, "model") for row in rows])
+    with Transfer(items, args.workers, args.output) as transfer:
+        transfer.fetch(items)
+    transfer.check()
+    size = bytes_text(sum(item.size for item in items))
+    print(f"{args.output}: {len(rows)} checkpoints complete; fetched {len(items)} files, {size}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit status."""
+    return run_download("weights_download.py", work, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""COLMAP captures to the unified format. Letters: v views, n points, h w pixels."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from captures import dots, equidistant, found_dots, orbit, paint, perspective, project
+from colmap_files import WRITERS, quaternion, write_binary
+from PIL import Image
+from scenes import look_at
+
+from data.dataset import SceneDataset
+from data.scene_format import read_data_path, read_scene
+from data_preprocess.colmap_format_converter import main, scene_name
+
+SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "colmap_format_converter.py"
+MIDDLE = np.array([1.0, -2.0, 0.5])
+# COLMAP's parameters, (fx, fy, cx, cy) and terms of the same lens as the tests' own models take them.
+LENSES = {
+    "SIMPLE_PINHOLE": ((150, 80.5, 62.25), (150, 150, 80.5, 62.25), {}),
+    "PINHOLE": ((150, 154, 80.5, 62.25), (150, 154, 80.5, 62.25), {}),
+    "SIMPLE_RADIAL": ((150, 80.5, 62.25, -0.2), (150, 150, 80.5, 62.25), {"k1": -0.2}),
+    "RADIAL": ((150, 80.5, 62.25, 0.12, -0.02), (150, 150, 80.5, 62.25), {"k1": 0.12, "k2": -0.02}),
+    "OPENCV": ((150, 154, 80.5, 62.25, -0.2, 0.03, 0.004, -0.006), (150, 154, 80.5, 62.25),
+               {"k1": -0.2, "k2": 0.03, "p1": 0.004, "p2": -0.006}),
+    "FULL_OPENCV": ((150, 154, 80.5, 62.25, -0.2, 0.03, 0.004, -0.006, 0.02, 0.05, -0.03, 0.01), (150, 154, 80.5, 62.25),
+                    {"k1": -0.2, "k2": 0.03, "p1": 0.004, "p2": -0.006, "k3": 0.02, "k4": 0.05, "k5": -0.03, "k6": 0.01}),
+    "OPENCV_FISHEYE": ((120, 118, 82.5, 61, 0.05, -0.01, 0.002, 0.001), (120, 118, 82.5, 61),
+                       {"k1": 0.05, "k2": -0.01, "k3": 0.002, "k4": 0.001}),
+    "SIMPLE_RADIAL_FISHEYE": ((120, 82.5, 61, 0.05), (120, 120, 82.5, 61), {"k1": 0.05}),
+    "RADIAL_FISHEYE": ((120, 82.5, 61, 0.05, -0.01), (120, 120, 82.5, 61), {"k1": 0.05, "k2": -0.01}),
+    "SIMPLE_FISHEYE": ((120, 82.5, 61), (120, 120, 82.5, 61), {}),
+    "FISHEYE": ((120, 118, 82.5, 61), (120, 118, 82.5, 61), {}),
+}  # fmt: skip
+SIZE = (120, 168)
+
+
+def photo(model: str, w2c: np.ndarray) -> np.ndarray:
+    """Return what a camera at w2c sees of the dots around MIDDLE."""
+    _, camera, terms = LENSES[model]
+    return paint(project(dots() + MIDDLE, w2c, camera, equidistant if "FISHEYE" in model else perspective, terms), SIZE)
+
+
+def capture(folder: Path, models: list[str], names: list[str], spelling: str = "binary", sparse: str = "sparse/0") -> np.ndarray:
+    """Write photos of dots from an orbit, through each lens in turn, and their model; return w2c (v, 4, 4)."""
+    w2c = np.linalg.inv(orbit(len(names), up=(0.2, -0.9, 0.3), centre=MIDDLE))
+    images = []
+    for i, (name, pose) in enumerate(zip(names, w2c, strict=True)):
+        model = models[i % len(models)]
+        (folder / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(photo(model, pose)).save(folder / "images" / name, quality=98)
+        images.append((i + 5, quaternion(pose), pose[:3, 3], 3 + i % len(models), name))
+    cameras = {3 + i: (model, SIZE[1], SIZE[0], LENSES[model][0]) for i, model in enumerate(models)}
+    WRITERS[spelling](folder / sparse, cameras, images[::-1])
+    return w2c
+
+
+def convert(output: Path, *flags: object) -> list:
+    """Convert one capture and return the views of its scene."""
+    assert main([*map(str, flags), "--output", str(output), "--workers", "2"]) == 0
+    (json_path,) = read_data_path(output / "colmap_data_path.json")
+    return read_scene(json_path).views
+
+
+def dot_errors(views: list, points: np.ndarray) -> np.ndarray:
+    """Return the distances in pixels (n) of the dots in the views' images from the points' projections by their cameras."""
+    errors = []
+    for view in views:
+        expected = project(points, view.w2c, (view.fx, view.fy, view.cx, view.cy))
+        with Image.open(view.file_path) as image:
+            assert image.size == (view.w, view.h)
+            errors.append(np.linalg.norm(found_dots(np.asarray(image.convert("RGB")), expected) - expected, axis=1))
+        near = np.linalg.norm(expected[:, None] - expected, axis=2) + 99 * np.eye(len(points))
+        errors[-1][near.min(1) < 13] = np.nan  # two dots in one window
+    errors = np.concatenate(errors)
+    seen = ~np.isnan(errors)
+    assert seen.mean() > 0.5
+    return errors[seen]
+
+
+def moved(points: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return points (n, 3) in the world into which the similarity of two lists of cameras w2c (v, 4, 4) takes them."""
+    before, after = np.linalg.inv(before), np.linalg.inv(after)
+    turn = after[0, :3, :3] @ before[0, :3, :3].T
+    first, second = (np.linalg.norm(c2w[1:, :3, 3] - c2w[0, :3, 3], axis=1).sum() for c2w in (before, after))
+    return (points - before[0, :3, 3]) @ turn.T * (second / first) + after[0, :3, 3]
+
+
+@pytest.mark.parametrize("model", LENSES)
+def test_dots_land_where_the_cameras_say(tmp_path, model):
+    spelling = "text" if "RADIAL" in model else "binary"
+    w2c = capture(tmp_path / "box", [model], [f"{i}.png" for i in range(3)], spelling)
+    views = convert(tmp_path / "out", "--input", tmp_path / "box", "--frame", "given")
+    assert [view.file_path for view in views] == [tmp_path / "out" / "box" / "images" / f"{i}.png" for i in range(3)]
+    assert np.abs(np.stack([view.w2c for view in views]) - w2c).max() < 1e-12
+    # 8 bits, dots bent by the lens within their width, maps rounded to 1/32 pixel: 0.086 is the worst of all. Half a pixel between
+    # the conventions would be 0.7.
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.12
+
+
+def test_several_cameras_and_folders_become_one_upright_centred_scene(tmp_path):
+    names = ["left/2.jpg", "right/2.jpg", "left/10.jpg", "right/10.jpg", "left/10.png", "x.webp"]
+    before = capture(tmp_path / "box", ["OPENCV", "OPENCV_FISHEYE", "PINHOLE"], names)
+    views = convert(tmp_path / "out", "--input", tmp_path / "box")
+    folder = tmp_path / "out" / "box" / "images"
+    # In natural order; of two with one name each gets its suffix. Without distortion a photo is copied as it is.
+    expected = ["left/2.png", "left/10_jpg.jpg", "left/10_png.png", "right/2.png", "right/10.png", "x.webp"]
+    order = [names.index(name) for name in ("left/2.jpg", "left/10.jpg", "left/10.png", "right/2.jpg", "right/10.jpg", "x.webp")]
+    copied = [order.index(i) for i in range(6) if i % 3 == 2]
+    for i, (view, source) in enumerate(zip(views, order, strict=True)):
+        found = view.file_path.relative_to(folder).as_posix()
+        assert found == (expected[i] if i in copied else str(Path(expected[i]).with_suffix(".png")))
+        if i in copied:
+            assert view.file_path.read_bytes() == (tmp_path / "box" / "images" / names[source]).read_bytes()
+    after = np.stack([view.w2c for view in views])
+    assert dot_errors(views, moved(dots() + MIDDLE, before[order], after)).max() < 0.12
+    c2w = np.linalg.inv(after)
+    assert np.abs(c2w[:, 2, 0]).max() < 0.01
+    assert (c2w[:, 2, 1] < -0.5).all()
+    assert np.median(np.linalg.norm(c2w[:, :3, 3], axis=1)) == pytest.approx(2.7, abs=1e-6)
+    assert SceneDataset(tmp_path / "out" / "colmap_data_path.json", (64, 64))[0].name == "box"
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_photos_stored_sideways_come_out_upright(tmp_path, orientation):
+    # As a phone on its side writes them: the camera is rolled, and the file says how to turn the photo.
+    roll = np.eye(4)
+    roll[:2, :2] = [[0, 1], [-1, 0]] if orientation == 6 else [[0, -1], [1, 0]]
+    upright = np.linalg.inv(orbit(4, centre=MIDDLE))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    images = []
+    (tmp_path / "box" / "images").mkdir(parents=True)
+    for i, pose in enumerate(roll @ upright):
+        Image.fromarray(photo("OPENCV", pose)).save(tmp_path / "box" / "images" / f"{i}.jpg", quality=98, exif=exif)
+        images.append((i, quaternion(pose), pose[:3, 3], 1, f"{i}.jpg"))
+    write_binary(tmp_path / "box", {1: ("OPENCV", SIZE[1], SIZE[0], LENSES["OPENCV"][0])}, images)
+    views = convert(tmp_path / "out", "--input", tmp_path / "box", "--frame", "given")
+    assert {(view.h, view.w) for view in views} == {(SIZE[1], SIZE[0])}
+    assert np.abs(np.stack([view.w2c for view in views]) - upright).max() < 1e-9
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.12
+
+
+@pytest.mark.parametrize("sparse", ["sparse/0", "sparse", "."])
+def test_a_model_is_found_where_it_lies_and_what_it_lacks_is_listed(tmp_path, capsys, sparse):
+    folder = tmp_path / "garden"
+    capture(folder, ["RADIAL"], ["a.png", "b.png", "c.png"], sparse=sparse)
+    (folder / "images" / "more").mkdir()
+    for name in ("blurred.png", "more/10.jpg", "more/9.JPG", ".hidden.png"):
+        Image.new("RGB", (8, 6)).save(folder / "images" / name)
+    assert len(convert(tmp_path / "a", "--input", folder)) == 3
+    assert "garden: 3 of 6 photos are not in the model: blurred.png, more/9.JPG, more/10.jpg\n" in capsys.readouterr().out
+    assert len(convert(tmp_path / "b", "--input", folder / sparse)) == 3
+    # Photos elsewhere, at half the size.
+    half = tmp_path / "half"
+    half.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        with Image.open(folder / "images" / name) as image:
+            image.resize((84, 60), Image.Resampling.BOX).save(half / name)
+    shutil.rmtree(folder / "images")
+    views = convert(tmp_path / "c", "--input", folder, "--images", half, "--frame", "given")
+    assert {(view.w, view.h) for view in views} == {(84, 60)}
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.12
+
+
+def test_a_second_run_does_nothing_again_and_the_command_works_from_anywhere(tmp_path):
+    capture(tmp_path / "box", ["OPENCV"], ["a.png", "b.png", "c.png"])
+    before = {path: path.read_bytes() for path in (tmp_path / "box").rglob("*") if path.is_file()}
+    flags = ["--input", "box", "--output", "out", "--data_path_json", "lists/mine.json", "--long_lrm"]
+    for _ in range(2):
+        run = subprocess.run([sys.executable, str(SCRIPT), *flags], cwd=tmp_path, capture_output=True, text=True, check=True)
+        times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "box").rglob("*.png")}
+    assert "1 of 1 scenes in lists/mine.json" in run.stdout
+    (json_path,) = read_data_path(tmp_path / "lists" / "mine.json")
+    assert "scene_name" in json_path.read_text()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("a/toy/sparse/0", "toy"), ("toy/sparse", "toy"), ("toy", "toy"), ("fox/nerfstudio/images_4", "fox"), ("0", "0")],
+)
+def test_scenes_are_called_after_the_capture(tmp_path, path, name):
+    assert scene_name(tmp_path / path) == name
+    (tmp_path / "walk.2.mp4").touch()
+    assert scene_name(tmp_path / "walk.2.mp4") == "walk.2"
+
+
+def test_several_captures_are_converted_and_a_bad_one_is_named(tmp_path, capsys):
+    for name in ("a", "b", "c"):
+        capture(tmp_path / name, ["PINHOLE"], ["0.png", "1.png", "2.png"])
+    (tmp_path / "b" / "images" / "1.png").unlink()
+    (tmp_path / "c" / "sparse" / "0" / "images.bin").write_bytes(b"\1")
+    inputs = [str(tmp_path / name) for name in ("a", "b", "c")]
+    assert main(["--input", *inputs, "--output", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    lines = [line for line in lines if line.startswith("colmap_format_converter.py: ")]
+    assert len(lines) == 2
+    assert "found 1 of the 3 photos of" in lines[0]
+    assert "missing (1.png), wanted all of them" in lines[0]
+    assert "images.bin: found the end of the file, 1 bytes, in the count" in lines[1]
+    assert len(read_data_path(tmp_path / "out" / "colmap_data_path.json")) == 1
+
+
+def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):
+    capture(tmp_path / "box", ["PINHOLE"], ["0.png", "1.png", "2.png"])
+    pose = look_at(np.array([3.0, 0, 1]))
+    write_binary(tmp_path / "box" / "sparse/0", {1: ("FOV", 168, 120, (150, 150, 84, 60, 0.9))},
+                 [(1, quaternion(pose), pose[:3, 3], 1, "0.png")])  # fmt: skip
+    assert main(["--input", str(tmp_path / "box"), "--output", str(tmp_path / "out")]) == 2
+    assert "sparse/0, 0.png: found the camera model FOV, which OpenCV cannot undistort" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--input", "none"], "none: found no cameras.bin and images.bin .*, wanted a COLMAP sparse model"),
+        (["--input", "box", "--images", "empty"], "empty: found 3 of the 3 photos of box/sparse/0 missing"),
+        (["--input", "alone"], "alone: found none of the photos of alone, such as 0.png, in alone/images, wanted them there or in"),
+        (["--input", "box", "box"], "box: found two inputs for the scene 'box', wanted a name for each"),
+        (["--input", "box", "alone", "--images", "box/images"], "--images: found it beside 2 captures, wanted one"),
+        (["--input", "box", "--seed", "1"], "--seed: has no effect with --input; leave it out"),
+        (["--from_images", "box", "--images", "box"], "--images: has no effect with --from_images; leave it out"),
+        (["--input", "box", "--from_images", "box"], "not allowed with argument"),
+        ([], "one of the arguments --input --from_images is required"),
+        (["--input", "box", "--workers", "0"], "--workers: found 0, wanted 1 or more"),
+        (["--from_images", "box", "--num_frames", "2"], "--num_frames: found 2, wanted 3 or more"),
+        (["--from_images", "box", "--min_registered", "1.5"], "--min_registered: found 1.5, wanted a share above 0, up to 1"),
+        (["--input", "box", "--frame", "object"], "box/sparse/0: found cameras that look at no common point"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    away = [np.linalg.inv(look_at(np.array([x, 0.0, 0.0]), np.array([3 * x, 1.0, 0.0]))) for x in (-1.0, 0.3, 1.0)]
+    images = [(i, quaternion(pose), pose[:3, 3], 1, f"{i}.png") for i, pose in enumerate(away)]
+    for folder in ("box/sparse/0", "alone"):
+        write_binary(Path(folder), {1: ("PINHOLE", 8, 6, (9, 9, 4, 3))}, images)
+    for folder in ("box/images", "empty", "none"):
+        Path(folder).mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 6)).save(f"box/images/{i}.png")
+    assert main([*flags, "--output", "out"]) == 2
+    error = capsys.readouterr().err
+    lines = [line for line in error.splitlines() if line.startswith("colmap_format_converter.py: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+    assert "Traceback" not in error
+    assert not Path("out/colmap_data_path.json").exists()

@@ -1,4 +1,4 @@
-"""Curves of a training run as a PNG, drawn with Pillow: loss above, PSNR below, over steps."""
+"""Curves as a PNG, drawn with Pillow: of a training run, loss above and PSNR below, or any others."""
 
 import math
 import os
@@ -43,6 +43,16 @@ def draw_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
         Panel("loss", [("training", TRAIN, series(rows, "loss"))], log=True),
         Panel("PSNR, dB", [("training", TRAIN, series(rows, "psnr")), ("validation", VALIDATION, series(rows, "val_psnr"))]),
     ]
+    draw_panels(path, panels)
+
+
+def draw_panels(path: str | os.PathLike, panels: Sequence[Panel]) -> None:
+    """Draw panels one below the other.
+
+    Args:
+        path: the PNG.
+        panels: at least one.
+    """
     h, w = SIZE
     image = Image.new("RGB", (w, h * len(panels)), "white")
     for i, panel in enumerate(panels):

@@ -1,0 +1,64 @@
+"""Download objects of Objaverse with the `objaverse` package. Runs in the environment of `objaverse_requirement.txt`.
+
+Reads uids from standard input, one a line, and answers each by a line of JSON: `{"uid", "glb"}` or `{"uid", "error"}`. What the
+package prints goes to standard error. It keeps files in ~/.objaverse and fetches none twice.
+"""
+
+import json
+import os
+import socket
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import objaverse
+
+# Threads, and not the package's own processes: those wait for ever when the server refuses an object.
+DOWNLOADS = 8
+# Uids that are asked for at once: for each question the package reads its list of 800 thousand objects.
+CHUNK = 16
+TIMEOUT_S = 60
+# A refused or cut connection, or a damaged list of objects in the package's folder.
+PROBLEMS = (OSError, EOFError, ValueError)
+
+
+def main() -> None:
+    """Answer every uid, in order."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
+    os.dup2(2, 1)
+    warnings.simplefilter("ignore")
+    socket.setdefaulttimeout(TIMEOUT_S)
+    uids = sys.stdin.read().split()
+    chunks = [uids[start : start + CHUNK] for start in range(0, len(uids), CHUNK)]
+    try:
+        # Once, before the threads, which must not all fetch the list of objects.
+        objaverse.load_uids()
+    except PROBLEMS as error:
+        problem = f"the list of Objaverse's objects could not be read ({explain(error)}); delete ~/.objaverse if it is damaged"
+        for uid in uids:
+            answers.write(json.dumps({"uid": uid, "error": problem}) + "\n")
+        return
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        for chunk in pool.map(fetch, chunks):
+            for answer in chunk:
+                answers.write(json.dumps(answer) + "\n")
+
+
+def fetch(uids: list[str]) -> list[dict]:
+    """Download some objects; where that fails, one by one, to tell which of them it is."""
+    try:
+        paths = objaverse.load_objects(uids)
+    except PROBLEMS as error:
+        if len(uids) > 1:
+            return [fetch([uid])[0] for uid in uids]
+        return [{"uid": uids[0], "error": f"could not be downloaded ({explain(error)})"}]
+    missing = "found no such object in Objaverse, wanted a uid that it has"
+    return [{"uid": uid, "glb": paths[uid]} if uid in paths else {"uid": uid, "error": missing} for uid in uids]
+
+
+def explain(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

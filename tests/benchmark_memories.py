@@ -1,0 +1,109 @@
+"""Compare networks that remember their inputs in different ways: PSNR and speed for few and many inputs, a table and a plot.
+
+    python tests/benchmark_memories.py --data_path outputs/test/objects_data_path.json --image_size 32 32 \
+        LaCT=outputs/box_32/model.safetensors "full attention=outputs/lvsm_32/model.safetensors"
+
+A script, no test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
+inputs; inputs are far apart among the others. Seconds are medians over the scenes. Letters: v inputs, u targets.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from data.dataset import SceneDataset
+from data.view_selection import select_views
+from model import LaCTLVSM, load_model
+from model.flops import synchronise
+from model.metric import psnr
+from model.plot import Panel, draw_panels
+
+COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
+TARGET_EVERY = 4
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the comparison; print a table in Markdown and write the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("weights", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--data_path", required=True)
+    parser.add_argument("--image_size", nargs=2, type=int, default=[64, 64], metavar=("H", "W"))
+    parser.add_argument("--num_input_views", nargs="+", type=int, default=[4, 8, 16, 32])
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--picture", default="outputs/memories.png")
+    args = parser.parse_args(argv)
+    dataset = SceneDataset(args.data_path, tuple(args.image_size), 8)
+    rows = {}
+    for word in args.weights:
+        name, _, file = word.partition("=")
+        model = load_model(file, device=args.device, precision=args.precision)
+        for count in args.num_input_views:
+            rows[name, count] = measure(model, dataset, count, f"{name}, {count}")
+    print_table(rows)
+    names = list(dict.fromkeys(name for name, _ in rows))
+    panels = [
+        Panel(title, [(name, COLOURS[i % 4], [(v, row[key]) for (n, v), row in rows.items() if n == name])
+                      for i, name in enumerate(names)], log)
+        for title, key, log in (
+            ("PSNR of new views in dB, over inputs", "psnr", False),
+            ("frames rendered a second, over inputs", "frames_per_second", True),
+            ("seconds to take the inputs in, over inputs", "reconstruct", True),
+        )
+    ]  # fmt: skip
+    draw_panels(args.picture, panels)
+    print(f"\n{args.picture}: the same as a picture")
+
+
+def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, what: str) -> dict[str, float]:
+    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames a second."""
+    scores, floors, taken, rendered = [], [], [], []
+    for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False):
+        scene = dataset[i]
+        poses = np.stack([view.c2w for view in scene.views])
+        inputs, targets = select_views(poses, None, count, None, "spread", target_every=TARGET_EVERY)
+        given, wanted = (
+            {key: value[None].to(model.device) for key, value in dataset.load(scene, views).items() if key != "index"}
+            for views in (inputs, targets)
+        )
+        synchronise(model.device)
+        start = time.perf_counter()
+        state = model.reconstruct(**given)
+        synchronise(model.device)
+        middle = time.perf_counter()
+        images = model.render(state, wanted["fxfycxcy"], wanted["c2w"], dataset.image_size)
+        synchronise(model.device)
+        taken.append(middle - start)
+        rendered.append(len(targets) / (time.perf_counter() - middle))
+        scores.append(psnr(images, wanted["image"]).mean().item())
+        mean = given["image"].mean(1, keepdim=True).expand_as(wanted["image"])
+        floors.append(psnr(mean, wanted["image"]).mean().item())
+    return {
+        "psnr": statistics.mean(scores),
+        "floor": statistics.mean(floors),
+        "reconstruct": statistics.median(taken),
+        "frames_per_second": statistics.median(rendered),
+    }
+
+
+def print_table(rows: dict[tuple[str, int], dict[str, float]]) -> None:
+    """Print PSNR and speeds, a line for each network and number of inputs."""
+    threads = f"CPU, {torch.get_num_threads()} threads" if not torch.cuda.is_available() else torch.cuda.get_device_name()
+    print(f"{threads}; torch {torch.__version__}\n")
+    print("| network | inputs | PSNR, dB | mean of the inputs, dB | seconds to reconstruct | frames/s |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for (name, count), row in rows.items():
+        speeds = f"{row['reconstruct']:.4f} | {row['frames_per_second']:.0f}"
+        print(f"| {name} | {count} | {row['psnr']:.2f} | {row['floor']:.2f} | {speeds} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ from data.view_selection import PICKERS, read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
 from model.camera import normalise_poses
 from model.camera_path import smooth_path, turntable
-from model.checkpoint import published_weights
+from model.checkpoint import known_weights
 from model.context_parallel import ContextGroup, join_context, own_inputs, own_targets
 from model.distributed import Processes, end_processes, start_processes
 from model.hub import resolve_lpips
@@ -40,6 +40,10 @@ from model.runtime import PRECISIONS, pick_dtype
 
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 DEFAULT_VIDEO_FRAMES, DEFAULT_VIDEO_FPS = 120, 30
+# What runs without flags: the model and the examples that lie beside this file.
+HERE = Path(__file__).parent
+DEFAULT_WEIGHTS = HERE / "weight" / "lact_objects_64.safetensors"
+DEFAULT_DATA = {False: HERE / "data_example" / "objects_data_path.json", True: HERE / "data_example" / "scene_data_path.json"}
 # Targets whose photos are in memory at a time.
 TARGET_BATCH = 16
 LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
@@ -70,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = parse(argv)
         check_flags(args)
+        fill_in(args)
     except ValueError as error:
         if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
             print(f"inference.py: {explain(error)}", file=sys.stderr)
@@ -88,9 +93,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line. What could be without effect is None or False unless given, so that `check_flags` can tell."""
     parser = Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
     add = parser.add_argument
-    add("--load", required=True, help="weights: a file, or a published name such as weight/obj_res256.pt, fetched if not there")
+    add("--load", help="weights: a file, or a published name such as weight/obj_res256.pt, fetched if not there "
+        "(default: the small model in weight/)")  # fmt: skip
     add("--config", help="network recipe (default: the one that belongs to the weights)")
-    add("--data_path", help="JSON list of scenes, or one scene's opencv_cameras.json")
+    add("--data_path", help="JSON list of scenes, or one scene's opencv_cameras.json (default: the examples in data_example/)")
     add("--output_dir", default="output", help="where results go (default: output)")
     add("--image_size", nargs=2, type=int, metavar=("H", "W"), help="height and width (default: what the weights were trained at)")
     add("--scene_inference", action="store_true", help="scenes: normalised poses, video along the input cameras")
@@ -128,8 +134,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def check_flags(args: argparse.Namespace) -> None:
     """Refuse values that cannot work and flags that would have no effect, before anything is loaded."""
     given = {name for name, value in vars(args).items() if value is not None and value is not False}
-    if not given & {"data_path", "load_state"}:
-        raise ValueError("--data_path: not given; wanted a JSON list of scenes")
     for name, least in LEAST.items():
         if name in given and getattr(args, name) < least:
             raise ValueError(f"--{name}: is {getattr(args, name)}; wanted {least} or more")
@@ -157,6 +161,13 @@ def check_flags(args: argparse.Namespace) -> None:
             raise ValueError(f"--{useless[0]}: has no effect {mode}; leave it out")
     if args.num_target_views == 0 and args.video_format == "none" and not args.save_state:
         raise ValueError("--num_target_views 0: leaves nothing to do with --video_format none; wanted a video or --save_state")
+
+
+def fill_in(args: argparse.Namespace) -> None:
+    """Put in the model and the data that are meant where none are given."""
+    args.load = args.load or str(DEFAULT_WEIGHTS)
+    if args.load_state is None:
+        args.data_path = args.data_path or str(DEFAULT_DATA[args.scene_inference])
 
 
 def run(args: argparse.Namespace, processes: Processes) -> None:
@@ -205,7 +216,7 @@ def prepare(
     args: argparse.Namespace, processes: Processes, context: ContextGroup | None
 ) -> tuple[list[Job], Callable[[list[Job]], list[dict]], dict]:
     """Find out what is to be done and load what it takes; return the jobs, what does them, and the report's preface."""
-    row, device = published_weights().get(Path(args.load).name), processes.device
+    row, device = known_weights().get(Path(args.load).name), processes.device
     image_size = tuple(args.image_size or (row.resolution if row else DEFAULT_IMAGE_SIZE))
     workers = min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers
     dataset = SceneDataset(args.data_path, image_size, patch_size=1, workers=workers)
@@ -221,7 +232,7 @@ def prepare(
         missing = {"lpips": "--no_lpips"}
     elif any(job.targets for job in jobs):
         try:
-            metrics["lpips"] = LPIPS.from_files(*resolve_lpips()).to(device)
+            metrics["lpips"] = LPIPS.from_files(*resolve_lpips(fetch=args.load != str(DEFAULT_WEIGHTS))).to(device)
         except OSError as error:
             missing = {"lpips": str(error)}
     about = {name: value for name, value in vars(args).items() if value is not None and name != "output_dir"}
@@ -362,7 +373,7 @@ def put_together(report: SceneReport, parts: list[tuple], state: SceneState, arg
 def render_video(
     model: LaCTLVSM, state: SceneState, size: tuple[int, int], args: argparse.Namespace, own: range | None = None
 ) -> Iterator[np.ndarray]:
-    """Render a turntable (objects) or a flight past the input cameras (scenes): yield its frames, or `own` of them."""
+    """Render a turntable (objects) or a flight past the input cameras (scenes); return what yields its frames, or `own` of them."""
     frames = args.video_frames or DEFAULT_VIDEO_FRAMES
     if args.scene_inference:
         # As if the inputs were scaled until they cover the video's frame, and cropped to its middle.
@@ -373,8 +384,8 @@ def render_video(
         fxfycxcy, c2w = turntable(frames, size)
     if own is not None:
         fxfycxcy, c2w = fxfycxcy[own.start : own.stop], c2w[own.start : own.stop]
-    for chunk in model.render_stream(state, fxfycxcy[None], c2w[None], size, args.chunk_views):
-        yield from to_uint8(chunk[0])
+    stream = model.render_stream(state, fxfycxcy[None], c2w[None], size, args.chunk_views)
+    return (frame for chunk in stream for frame in to_uint8(chunk[0]))
 
 
 def write_video(frames: Iterator[np.ndarray], folder: Path, args: argparse.Namespace) -> None:

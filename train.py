@@ -38,7 +38,7 @@ from model.lact_lvsm import LaCTLVSM
 from model.loss import render_loss
 from model.metric import LPIPS, psnr, ssim
 from model.optimiser import apply_step, build_optimiser, gradient_norm, learning_rate, update_average
-from model.runtime import pick_dtype
+from model.runtime import PRECISIONS, pick_dtype
 from model.snapshot import (
     SnapshotWriter,
     check_same_run,
@@ -190,7 +190,8 @@ def train(recipe: Recipe, processes: Processes) -> int:
         if broken_down:
             print(f"train.py: {last_words(step, recipe, folder)}", file=sys.stderr, flush=True)
         elif step == recipe.steps:
-            save_weights(folder / "model.safetensors", (average or model).state_dict(), config)
+            weights = {name: x.to(PRECISIONS[recipe.export]) for name, x in (average or model).state_dict().items()}
+            save_weights(folder / "model.safetensors", weights, config)
             print(f"{folder}: finished", flush=True)
         else:
             print(f"{folder}: stopped at step {step}, the same command goes on", flush=True)

@@ -62,6 +62,7 @@ class Recipe:
     lpips_start: int = _flag(5000, "first step with LPIPS", least=0)
     ema: float = _flag(0.0, "decay of the average over weights that is validated and exported; 0 is none", least=0)
 
+    export: str = _flag("float32", "precision of model.safetensors at the end", choices=("float32", "bfloat16"), free=True)
     save_every: int = _flag(1000, "steps between snapshots", least=1, free=True)
     keep: int = _flag(3, "snapshots kept", least=1, free=True)
     log_every: int = _flag(100, "steps between log lines", least=1, free=True)

@@ -18,11 +18,11 @@ from huggingface_hub.hf_api import RepoFile
 from config import did_you_mean
 from data_preprocess.command import Parser, at_least
 from data_preprocess.hub_files import Transfer, bytes_text, hub_item, list_files, missing, one_line, run_download
-from model.checkpoint import PublishedWeights, published_weights
+from model.checkpoint import KnownWeights, published_weights
 from model.hub import WEIGHT_DIR
 
 
-def chosen_rows(names: Sequence[str]) -> list[PublishedWeights]:
+def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:
     """Return the table's rows of these names, with or without the file's suffix; all rows if there are none.
 
     Raises:
@@ -35,13 +35,13 @@ def chosen_rows(names: Sequence[str]) -> list[PublishedWeights]:
     return [rows[name] for name in dict.fromkeys(name.removesuffix(".pt") for name in names)] or list(rows.values())
 
 
-def listed(rows: Iterable[PublishedWeights]) -> dict[tuple[str, str], RepoFile]:
+def listed(rows: Iterable[KnownWeights]) -> dict[tuple[str, str], RepoFile]:
     """Return what the hub lists in the repositories of these rows, by repository and file."""
     repos = dict.fromkeys(row.repo for row in rows)
     return {(repo, entry.path): entry for repo in repos for entry in list_files(repo, repo_type="model")}
 
 
-def print_table(rows: Sequence[PublishedWeights], folder: Path) -> None:
+def print_table(rows: Sequence[KnownWeights], folder: Path) -> None:
     """Print names, sizes and what they are; without the hub, the sizes of files that are here."""
     try:
         sizes = {key: entry.size for key, entry in listed(rows).items() if isinstance(entry, RepoFile)}

@@ -39,32 +39,37 @@ PUBLISHED_FAST_WEIGHT = {"base_lr": 0.01, "muon_update_steps": 5}
 
 
 @dataclass(frozen=True)
-class PublishedWeights:
+class KnownWeights:
     """A row of weight/checkpoints.yaml.
 
     Attributes:
-        repo: Hugging Face model repository.
-        file: name there and in weight/.
+        file: name in weight/.
         config: the network's YAML, relative to the repository's root.
         resolution: (height, width) in pixels that the weights were trained at.
         kind: `object` or `scene`.
         num_input_views: how many input views they were trained with.
+        repo: Hugging Face model repository that has the file; None for one that lies in weight/ since the clone.
     """
 
-    repo: str
     file: str
     config: str
     resolution: tuple[int, int]
     kind: str
     num_input_views: int
+    repo: str | None = None
 
 
 @functools.cache
-def published_weights() -> dict[str, PublishedWeights]:
+def known_weights() -> dict[str, KnownWeights]:
     """Return the rows of weight/checkpoints.yaml by file name."""
     groups = read_yaml(ROOT / "weight" / "checkpoints.yaml").values()
     rows = [row for group in groups for row in group.values()]
-    return {row["file"]: PublishedWeights(**{**row, "resolution": tuple(row["resolution"])}) for row in rows}
+    return {row["file"]: KnownWeights(**{**row, "resolution": tuple(row["resolution"])}) for row in rows}
+
+
+def published_weights() -> dict[str, KnownWeights]:
+    """Return those of `known_weights` that can be downloaded."""
+    return {file: row for file, row in known_weights().items() if row.repo is not None}
 
 
 def resolve_weights(path: str | os.PathLike) -> Path:
@@ -80,10 +85,12 @@ def resolve_weights(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.is_file():
         return path
-    known = published_weights()
+    known = known_weights()
     if path.name not in known:
         raise FileNotFoundError(f"{path}: no such weight file; {did_you_mean(path.name, list(known))}")
     row = known[path.name]
+    if row.repo is None:
+        raise FileNotFoundError(f"{path}: not there; it comes with a clone of the project, in weight/: wanted that path")
     return download(row.repo, row.file, path if path != Path(path.name) else WEIGHT_DIR / path.name)
 
 
@@ -239,7 +246,7 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Model
 
 def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> ModelConfig:
     """Return the recipe of a weight file: its YAML where weight/checkpoints.yaml knows its name, else `read_config`."""
-    row = published_weights().get(Path(path).name)
+    row = known_weights().get(Path(path).name)
     return read_config(path, weights) if row is None else load_config(ROOT / row.config)
 
 

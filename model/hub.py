@@ -147,8 +147,8 @@ def download_url(url: str, destination: str | os.PathLike, size: int, sha256: st
     return destination
 
 
-def resolve_lpips() -> tuple[Path, Path]:
-    """Return the paths of the VGG-16 trunk and of the LPIPS heads in weight/, downloading what is missing.
+def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
+    """Return the paths of the VGG-16 trunk and of the LPIPS heads in weight/, downloading what is missing where `fetch` says so.
 
     A download that fails is not tried again in this process: every later call fails at once with the same message.
 
@@ -157,6 +157,8 @@ def resolve_lpips() -> tuple[Path, Path]:
     """
     paths = tuple(WEIGHT_DIR / file.name for file in LPIPS_FILES)
     for path, file in zip(paths, LPIPS_FILES, strict=True):
+        if not path.is_file() and not fetch:
+            raise FileNotFoundError(f"{path}: not there, and a run without --load fetches nothing; {_by_hand(file.url, path)}")
         if not path.is_file() and file.name not in _lpips_failures:
             try:
                 download_url(file.url, path, file.size, file.sha256)

@@ -307,6 +307,14 @@ def test_lpips_files_are_tried_once_and_may_be_put_there_by_hand(lpips, hub):
     assert resolve_lpips()[1].read_bytes() == TABLE
 
 
+def test_lpips_files_are_not_fetched_unasked(lpips, hub):
+    with pytest.raises(FileNotFoundError, match=r"trunk\.pth: not there, and a run without --load fetches nothing; get http://"):
+        resolve_lpips(fetch=False)
+    assert hub.requests == []
+    resolve_lpips()
+    assert resolve_lpips(fetch=False) == (lpips / "trunk.pth", lpips / "heads.pth")
+
+
 def test_lpips_files_that_vanish_are_fetched_again(lpips, hub):
     resolve_lpips()
     os.remove(lpips / "trunk.pth")

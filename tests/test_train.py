@@ -50,6 +50,12 @@ def test_exported_weights_are_the_average_and_load(folder):
     load_weights(LaCTLVSM(config_for(path, weights)), weights, "export")
 
 
+def test_exported_weights_in_bfloat16_are_the_rounded_ones(folder):
+    assert train.main(arguments("half", export="bfloat16", steps=3)) == 0
+    weights, content = read_weights(folder / "outputs" / "half" / "model.safetensors"), final("half")
+    assert all(torch.equal(weights[name], content["model"][name].bfloat16()) for name in weights)
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 5])
 def test_stopped_by_sigterm_and_resumed_is_bitwise_equal(monkeypatch, stop_after):
     assert train.main(arguments("straight", ema=0.9)) == 0

@@ -136,6 +136,7 @@ def test_shares_are_the_whole_and_even(size):
 
 
 TRAINING = """
+import sys
 import torch
 import train
 from model.blocks import FastWeight

@@ -1,7 +1,7 @@
 """Compare networks that remember their inputs in different ways: PSNR and speed for few and many inputs, a table and a plot.
 
     python tests/benchmark_memories.py --data_path outputs/test/objects_data_path.json --image_size 32 32 \
-        LaCT=outputs/box_32/model.safetensors "full attention=outputs/lvsm_32/model.safetensors"
+        LaCT=outputs/box_32/model.safetensors "full attention=outputs/lvsm_32/snapshot/step_00002500.pt@config/lvsm_l4_d256.yaml"
 
 A script, no test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
 inputs; inputs are far apart among the others. Seconds are medians over the scenes. Letters: v inputs, u targets.
@@ -33,7 +33,7 @@ TARGET_EVERY = 4
 def main(argv: list[str] | None = None) -> None:
     """Run the comparison; print a table in Markdown and write the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("weights", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("weights", nargs="+", metavar="NAME=FILE[@CONFIG]")
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--image_size", nargs=2, type=int, default=[64, 64], metavar=("H", "W"))
     parser.add_argument("--num_input_views", nargs="+", type=int, default=[4, 8, 16, 32])
@@ -44,8 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     dataset = SceneDataset(args.data_path, tuple(args.image_size), 8)
     rows = {}
     for word in args.weights:
-        name, _, file = word.partition("=")
-        model = load_model(file, device=args.device, precision=args.precision)
+        name, _, place = word.partition("=")
+        file, _, config = place.partition("@")
+        model = load_model(file, config or None, args.device, args.precision)
         for count in args.num_input_views:
             rows[name, count] = measure(model, dataset, count, f"{name}, {count}")
     print_table(rows)

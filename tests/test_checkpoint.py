@@ -119,12 +119,21 @@ def test_the_table_for_people_is_the_table_for_the_program():
     kept = [
         [name, row["repo"], row["file"], row["config"], "x".join(map(str, row["resolution"])), row["kind"]]
         + [str(row["num_input_views"])]
-        for group in groups.values()
-        for name, row in group.items()
+        for name, row in groups["published"].items()
     ]
     assert told == kept
+    (small,) = (row for row in cells if row[0].startswith("lact_"))
+    ((name, row),) = groups["box"].items()
+    shape = "x".join(map(str, row["resolution"]))
+    assert small[:6] == [name, row["file"], row["config"], shape, row["kind"], str(row["num_input_views"])]
+    assert int(small[6]) == (ROOT / "weight" / row["file"]).stat().st_size < 16e6
     lpips = {row[0]: row[1:] for row in cells if row[0].endswith(".pth")}
     assert lpips == {file.name: [file.url, str(file.size), file.sha256] for file in model.hub.LPIPS_FILES}
+
+
+def test_weights_of_a_clone_are_not_looked_for_elsewhere(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"lact_objects_64.safetensors: not there; it comes with a clone"):
+        resolve_weights(tmp_path / "lact_objects_64.safetensors")
 
 
 def test_a_file_that_is_there_is_itself(tmp_path):

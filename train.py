@@ -92,7 +92,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     torch.manual_seed(recipe.seed)
     model = LaCTLVSM(config).to(device).set_compute_dtype(dtype)
     model.activation_checkpointing = recipe.actckpt
-    optimiser = build_optimiser(model, recipe.weight_decay)
+    optimiser = build_optimiser(model, recipe.weight_decay, recipe.optimizer)
     resume_from = find_snapshot(recipe.resume, folder / "snapshot")
     if recipe.load is not None and resume_from is None:
         with processes.first_in_turn():

@@ -50,6 +50,7 @@ class Recipe:
     workers: int = _flag(4, "threads that decode images", least=1, free=True)
     skip_broken: int = _flag(0, "unreadable samples that a process may replace, naming each, before it stops", least=0, free=True)
 
+    optimizer: str = _flag("adamw", "adamw, or muon for the matrices inside the blocks", choices=("adamw", "muon"))
     lr: float = _flag(4e-4, "peak learning rate", least=0)
     warmup: int = _flag(4000, "steps of linear warm-up, then cosine to 0", least=0)
     steps: int = _flag(80000, "steps in all", least=1)

@@ -1,7 +1,8 @@
-"""AdamW as the network is trained with: what decays, the learning rate of a step, steps that are left out, averaged weights."""
+"""The optimisers: what decays, what Muon moves, the learning rate of a step, steps that are left out, averaged weights."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,17 +10,60 @@ from torch import Tensor, nn
 BETAS = (0.9, 0.95)
 
 
-def build_optimiser(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
-    """Return AdamW over the model, fused, weight decay on tensors of two or more dimensions.
+class MuonAndAdamW:
+    """Muon for the matrices inside the blocks, AdamW for the rest, at one learning rate.
+
+    Muon replaces a matrix's averaged gradient by the nearest one with all singular values equal, scaled to AdamW's usual size.
+    The fast weights' initial values, one matrix a head in one tensor, are AdamW's, as are the maps of pixels to tokens and back.
+
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale is of arXiv 2502.16982.
+
+    *Precision*: Muon's iterations are in bfloat16, everything else in float32.
+    """
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
+        self.muon, self.adamw = muon, adamw
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.muon.param_groups + self.adamw.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.muon.zero_grad(set_to_none)
+        self.adamw.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
+
+
+Optimiser = torch.optim.AdamW | MuonAndAdamW
+
+
+def build_optimiser(model: nn.Module, weight_decay: float, kind: str = "adamw") -> Optimiser:
+    """Return the optimiser of a model, weight decay on tensors of two or more dimensions.
 
     The learning rate is set before every step: see `learning_rate`.
+
+    Args:
+        model: the network; for Muon one with `blocks`.
+        weight_decay: decoupled, times the learning rate.
+        kind: adamw or muon.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [x for x in model.blocks.parameters() if x.requires_grad and x.ndim == 2] if kind == "muon" else []
+    taken = {id(x) for x in matrices}
     groups = [
-        {"params": [x for x in parameters if x.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [x for x in parameters if x.ndim >= 2 and id(x) not in taken], "weight_decay": weight_decay},
         {"params": [x for x in parameters if x.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
+    if kind == "adamw":
+        return adamw
+    return MuonAndAdamW(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"), adamw)
 
 
 def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:
@@ -35,8 +79,10 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
 
 
-def apply_step(optimiser: torch.optim.AdamW, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
-    """Clip and update, or, where `refused`, leave weights, moments and step count untouched; the host waits for nothing.
+def apply_step(optimiser: Optimiser, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
+    """Clip and update, or, where `refused`, leave weights, moments and step count untouched.
+
+    With AdamW alone the host waits for nothing; with Muon it waits for `refused`.
 
     Args:
         optimiser: from `build_optimiser`.
@@ -47,12 +93,19 @@ def apply_step(optimiser: torch.optim.AdamW, norm: Tensor, refused: Tensor, lr: 
     """
     for group in optimiser.param_groups:
         group["lr"] = lr
+    adamw = optimiser
+    if isinstance(optimiser, MuonAndAdamW):
+        adamw = optimiser.adamw
+        if not refused:
+            gradients = [x.grad for group in optimiser.muon.param_groups for x in group["params"] if x.grad is not None]
+            torch._foreach_div_(gradients, (norm / clip).clamp(min=1.0))
+            optimiser.muon.step()
     # The two attributes through which torch's GradScaler talks to a fused optimiser: its kernel divides gradients by the one and
     # does nothing where the other is set, so that neither clipping nor skipping costs a pass or a wait.
-    optimiser.grad_scale = (norm / clip).clamp(min=1.0)
-    optimiser.found_inf = refused
-    optimiser.step()
-    del optimiser.grad_scale, optimiser.found_inf
+    adamw.grad_scale = (norm / clip).clamp(min=1.0)
+    adamw.found_inf = refused
+    adamw.step()
+    del adamw.grad_scale, adamw.found_inf
 
 
 @torch.no_grad()

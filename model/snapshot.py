@@ -17,6 +17,7 @@ from config import ModelConfig
 from config.recipe import Recipe, differences, recipe_from_dict
 from data.files import replace_when_finished
 from model.checkpoint import load_weights
+from model.optimiser import Optimiser
 
 FORMAT = "lact_nvs training snapshot 1"
 NAME = re.compile(r"step_(\d+)\.pt")
@@ -71,7 +72,7 @@ class SnapshotWriter:
 
 
 def snapshot(
-    model: nn.Module, average: nn.Module | None, optimiser: torch.optim.Optimizer, rng: list[dict], recipe: Recipe, data_ranks: int,
+    model: nn.Module, average: nn.Module | None, optimiser: Optimiser, rng: list[dict], recipe: Recipe, data_ranks: int,
     step: int, skips: int,
 ) -> dict[str, Any]:
     """Collect what a snapshot holds.
@@ -152,7 +153,7 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: Recipe, config: 
 
 
 def restore(
-    content: dict[str, Any], path: Path, model: nn.Module, average: nn.Module | None, optimiser: torch.optim.Optimizer, rank: int
+    content: dict[str, Any], path: Path, model: nn.Module, average: nn.Module | None, optimiser: Optimiser, rank: int
 ) -> None:
     """Put a snapshot back into a network, its average, its optimiser, and the random number generators of process `rank`.
 

@@ -86,7 +86,7 @@ def our_step(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> Callab
     model.activation_checkpointing = recipe.actckpt
     if recipe.compile:
         model.compile_layers()
-    optimiser = build_optimiser(model, recipe.weight_decay)
+    optimiser = build_optimiser(model, recipe.weight_decay, recipe.optimizer)
     inputs, targets = batch(recipe, device)
 
     def step() -> None:

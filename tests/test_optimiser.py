@@ -19,8 +19,8 @@ def small() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4), torch.nn.Linear(4, 2, bias=False))
 
 
-def with_gradients(model: torch.nn.Module, scale: float = 1.0) -> torch.nn.Module:
-    generator = torch.Generator().manual_seed(1)
+def with_gradients(model: torch.nn.Module, scale: float = 1.0, seed: int = 1) -> torch.nn.Module:
+    generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator) * scale
     return model
@@ -92,6 +92,70 @@ def test_refused_step_leaves_everything_untouched(value):
     after = optimiser.state_dict()["state"]
     assert all(torch.equal(after[i][name], state[i][name]) for i in state for name in state[i])
     assert state[0]["step"] == 1
+
+
+def debug_network() -> LaCTLVSM:
+    torch.manual_seed(0)
+    return LaCTLVSM(load_config(ROOT / "config" / "debug.yaml"))
+
+
+def test_muon_takes_the_matrices_of_the_blocks():
+    model = debug_network()
+    optimiser = build_optimiser(model, 0.05, "muon")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = [{names[id(parameter)] for parameter in group["params"]} for group in optimiser.param_groups]
+    assert groups[0] == {name for name, parameter in model.named_parameters() if name.startswith("blocks.") and parameter.ndim == 2}
+    assert {"blocks.0.module_list.1.f.w0", "input_linear.weight"} <= groups[1]
+    assert "blocks.0.module_list.0.ln.weight" in groups[2]
+    assert sum(map(len, groups)) == len(names)
+    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.05, 0.05, 0.0]
+    assert isinstance(optimiser.muon, torch.optim.Muon)
+
+
+def test_muon_moves_along_the_singular_vectors_of_the_gradient():
+    model = with_gradients(debug_network())
+    optimiser = build_optimiser(model, 0.0, "muon")
+    weight = model.blocks[0].module_list[2].f.c_fc.weight
+    before, gradient = weight.detach().clone(), weight.grad.clone()
+    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
+    left, _, right = torch.linalg.svd(gradient.double(), full_matrices=False)
+    moved = left.T @ (weight.detach() - before).double() @ right.T / (-0.01 * 0.2 * max(weight.shape) ** 0.5)
+    # Jordan's coefficients leave singular values between 0.68 and 1.13; bfloat16 adds its rounding, 2⁻⁸ of some.
+    assert ((moved.diagonal() > 0.6) & (moved.diagonal() < 1.25)).all()
+    assert (moved - moved.diagonal().diag()).abs().max() < 0.05
+
+
+def test_muon_averages_clipped_gradients():
+    # After a huge gradient, clipped to norm 1, another one still turns the direction, however huge the first was.
+    def moved(scale: float, clip: float) -> torch.Tensor:
+        model = debug_network()
+        weight = model.blocks[0].module_list[2].f.c_fc.weight
+        optimiser, before = build_optimiser(model, 0.0, "muon"), weight.detach().clone()
+        for factor, seed in ((scale, 1), (1.0, 2)):
+            with_gradients(model, factor, seed)
+            apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, clip)
+        return weight.detach() - before
+
+    expected = moved(1e3, 1.0)
+    assert (moved(1e6, 1.0) - expected).norm() < 0.02 * expected.norm()  # the rounding of bfloat16
+    assert (moved(1e6, 1e9) - expected).norm() > 0.2 * expected.norm()
+
+
+@pytest.mark.parametrize("value", [torch.nan, 1.0])
+def test_refused_step_leaves_muon_untouched(value):
+    model = with_gradients(debug_network())
+    optimiser = build_optimiser(model, 0.05, "muon")
+    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimiser.state_dict())
+    with_gradients(model)
+    model.blocks[0].module_list[2].f.c_fc.weight.grad[1, 2] = value
+    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(1.0), 0.01, 1.0)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    after = optimiser.state_dict()
+    for kind in ("muon", "adamw"):
+        assert state[kind]["state"]
+        for i, tensors in state[kind]["state"].items():
+            assert all(torch.equal(after[kind]["state"][i][name], tensor) for name, tensor in tensors.items())
 
 
 def test_average_by_hand():

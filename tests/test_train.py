@@ -56,16 +56,16 @@ def test_exported_weights_in_bfloat16_are_the_rounded_ones(folder):
     assert all(torch.equal(weights[name], content["model"][name].bfloat16()) for name in weights)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5])
-def test_stopped_by_sigterm_and_resumed_is_bitwise_equal(monkeypatch, stop_after):
-    assert train.main(arguments("straight", ema=0.9)) == 0
+@pytest.mark.parametrize(("stop_after", "optimizer"), [(1, "adamw"), (3, "adamw"), (5, "adamw"), (3, "muon")])
+def test_stopped_by_sigterm_and_resumed_is_bitwise_equal(monkeypatch, stop_after, optimizer):
+    assert train.main(arguments("straight", ema=0.9, optimizer=optimizer)) == 0
     with monkeypatch.context() as patched:
         steps_taken = stop_with_sigterm(patched, stop_after)
-        assert train.main(arguments("resumed", ema=0.9)) == 0
+        assert train.main(arguments("resumed", ema=0.9, optimizer=optimizer)) == 0
     assert steps_taken == [stop_after]
     assert list_snapshots(Path("outputs/resumed/snapshot"))[-1][0] == stop_after
     assert not Path("outputs/resumed/model.safetensors").exists()
-    assert train.main(arguments("resumed", ema=0.9)) == 0
+    assert train.main(arguments("resumed", ema=0.9, optimizer=optimizer)) == 0
     assert_same(final("straight"), final("resumed"))
     steps = [row["step"] for row in rows("resumed")]
     assert steps == sorted(set(steps))

@@ -128,6 +128,15 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str |
     write_json(absolute, {"scene_name": name, "frames": entries} if long_lrm else entries)
 
 
+def same_views(found: Sequence[View], wanted: Sequence[View]) -> bool:
+    """Tell whether two lists of views name the same files, sizes and, to 1e-6, cameras: a scene is finished, not another one's."""
+    named = [[(view.file_path.absolute(), view.w, view.h) for view in views] for views in (found, wanted)]
+    if named[0] != named[1]:
+        return False
+    numbers = [np.array([[view.fx, view.fy, view.cx, view.cy, *view.w2c.flat] for view in views]) for views in (found, wanted)]
+    return np.allclose(*numbers, rtol=1e-6, atol=1e-6)
+
+
 def read_data_path(json_path: str | os.PathLike) -> list[Path]:
     """List the scene files that a data path file names.
 

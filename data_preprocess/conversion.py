@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from data.files import replace_when_finished, write_text
 from data.images import rescale_intrinsics
-from data.scene_format import Scene, View, read_json, read_scene, write_data_path, write_scene
+from data.scene_format import Scene, View, read_json, read_scene, same_views, write_data_path, write_scene
 from data_preprocess.check_scenes import camera_problems, describe
 from data_preprocess.command import at_least, cores
 from data_preprocess.lens import Lens, pinhole_camera, undistort
@@ -211,7 +211,7 @@ def _left_to_do(json_path: Path, tasks: Sequence[Task]) -> list[Task]:
     made_from = _made_from(tasks)
     files = [task.view.file_path for task in tasks]
     if json_path.exists():
-        if not _same(read_scene(json_path).views, [task.view for task in tasks]):
+        if not same_views(read_scene(json_path).views, [task.view for task in tasks]):
             raise ValueError(
                 f"{json_path}: found a scene with other cameras than this input and these flags give, wanted the same ones: "
                 "choose another --output or delete the folder"
@@ -237,13 +237,6 @@ def _made_from(tasks: Sequence[Task]) -> str:
         what = (str(source), state.st_size, state.st_mtime_ns, task.photo.name, task.lens, task.upright, task.photo.as_published)
         digest.update(repr(what).encode())
     return digest.hexdigest()
-
-
-def _same(found: Sequence[View], wanted: Sequence[View]) -> bool:
-    if [(view.file_path, view.w, view.h) for view in found] != [(view.file_path.absolute(), view.w, view.h) for view in wanted]:
-        return False
-    numbers = [np.array([[view.fx, view.fy, view.cx, view.cy, *view.w2c.flat] for view in views]) for views in (found, wanted)]
-    return np.allclose(*numbers, rtol=1e-6, atol=1e-6)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ Letters: v views, h w pixels.
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from data.files import write_text
-from data.scene_format import View, read_scene, write_scene
+from data.scene_format import View, read_scene, same_views, write_scene
 from data.synthetic.cameras import REFERENCE_HALF_FOV, RING_ELEVATIONS_DEG, intrinsics, look_at
 from data_preprocess.blender_pool import BlenderPool
 
@@ -80,7 +80,7 @@ class Asset:
         """
         if not self.json_path.exists():
             return False
-        if not _same(read_scene(self.json_path).views, self.views):
+        if not same_views(read_scene(self.json_path).views, self.views):
             raise ValueError(
                 f"{self.json_path}: found an object with other cameras than these flags give, wanted the same ones: choose another "
                 "--output or delete the folder"
@@ -136,13 +136,6 @@ class Asset:
         state = glb.stat()
         return repr((str(glb.absolute()), state.st_size, state.st_mtime_ns, self.render.samples, self.render.denoise,
                      hashlib.sha256(self.c2w.tobytes() + self.fxfycxcy.tobytes()).hexdigest()))  # fmt: skip
-
-
-def _same(found: Sequence[View], wanted: Sequence[View]) -> bool:
-    if [(view.file_path, view.w, view.h) for view in found] != [(view.file_path.absolute(), view.w, view.h) for view in wanted]:
-        return False
-    numbers = [np.array([[view.fx, view.fy, view.cx, view.cy, *view.w2c.flat] for view in views]) for views in (found, wanted)]
-    return np.allclose(*numbers, rtol=1e-6, atol=1e-6)
 
 
 def check_image(file: Path, image_size: tuple[int, int]) -> bool:

@@ -23,7 +23,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.files import replace_when_finished
-from data.scene_format import View, read_scene, write_data_path, write_scene
+from data.scene_format import View, read_scene, same_views, write_data_path, write_scene
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
@@ -66,7 +66,7 @@ def export_scene(export: Export, index: int) -> Path:
     w2c[:, 3] = (0, 0, 0, 1)
     cameras = [View(file, w, h, *camera.tolist(), pose) for file, camera, pose in zip(files, fxfycxcy, w2c, strict=True)]
     if json_path.exists():
-        if not _same(read_scene(json_path).views, cameras):
+        if not same_views(read_scene(json_path).views, cameras):
             raise ValueError(
                 f"{json_path}: found a scene with other views than these flags give, wanted the same ones: "
                 "choose another --output or delete the folder"
@@ -82,17 +82,6 @@ def export_scene(export: Export, index: int) -> Path:
             Image.fromarray(pixels).save(temporary, optimize=True)
     write_scene(json_path, cameras)
     return json_path
-
-
-def _same(found: Sequence[View], wanted: Sequence[View]) -> bool:
-    if len(found) != len(wanted):
-        return False
-    return all(
-        (a.w, a.h) == (b.w, b.h)
-        and np.allclose((a.fx, a.fy, a.cx, a.cy), (b.fx, b.fy, b.cx, b.cy), rtol=0, atol=1e-6)
-        and np.allclose(a.w2c, b.w2c, rtol=0, atol=1e-6)
-        for a, b in zip(found, wanted, strict=True)
-    )
 
 
 def _pixels(image: torch.Tensor, alpha: torch.Tensor | None, samples: int) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scenes import random_c2w, write_random_data_path, write_random_scene
 
-from data.scene_format import View, read_data_path, read_scene, write_data_path, write_scene
+from data.scene_format import View, read_data_path, read_scene, same_views, write_data_path, write_scene
 
 
 @pytest.fixture
@@ -42,6 +42,20 @@ def test_scene_survives_a_round_trip(tmp_path, long_lrm):
         assert read.w2c.dtype == np.float64
         # inverse of an inverse in float64, coordinates up to 3.5
         np.testing.assert_allclose(read.c2w, c2w[i], atol=1e-13)
+
+
+def test_same_views(scene_json, monkeypatch):
+    views = read_scene(scene_json).views
+    monkeypatch.chdir(scene_json.parent)
+    relative = [replace(view, file_path=view.file_path.relative_to(scene_json.parent)) for view in views]
+    assert same_views(views, relative)
+    assert same_views(views, [replace(view, fx=view.fx + 1e-7) for view in views])
+    turned = views[1].w2c.copy()
+    turned[0, 3] += 1e-3
+    changes = [{"w": 9}, {"h": 9}, {"fx": 1.5}, {"fy": 1.5}, {"cx": 0.5}, {"cy": 0.5}, {"w2c": turned}, {"file_path": scene_json}]
+    for change in changes:
+        assert not same_views(views, [views[0], replace(views[1], **change), views[2]]), change
+    assert not same_views(views, views[:2])
 
 
 def test_written_spellings(tmp_path):

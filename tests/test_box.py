@@ -20,8 +20,8 @@ from model.metric import psnr
 from tests.test_video import decode
 
 ROOT = Path(__file__).parent.parent
-# What the weights came to when they were put here, 20.15 dB, less what another machine's rounding may take.
-FLOOR = 19.9
+# What the weights came to when they were put here, 21.79 dB, less what another machine's rounding may take.
+FLOOR = 21.5
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,21 @@
-"""What several tests share: golden files, random cameras, small networks."""
+"""What several tests share: golden files, random cameras, small networks, and the scenes that inference.py is run on."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+import inference
 from config import LayerConfig, ModelConfig, config_from_dict
-from model import LaCTLVSM
+from data.dataset import load_views
+from data.scene_format import read_scene
+from model import LaCTLVSM, load_model
+from model.checkpoint import save_weights
+from tests.inference_run import EXACT, SIZE
+from tests.scenes import write_random_data_path
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -94,3 +101,59 @@ def random_views(b: int, v: int, h: int, w: int, seed: int = 0) -> dict[str, tor
 def relative_error(x: torch.Tensor, expected: torch.Tensor) -> float:
     """Return ‖x − expected‖ / ‖expected‖."""
     return ((x - expected).norm() / expected.norm()).item()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Put weights of a small network (patch 4) and three scenes of seven views, 25×34, into a folder."""
+    folder = tmp_path_factory.mktemp("place")
+    for seed, name in ((0, "tiny"), (1, "other")):
+        model = small_model("self_attention", "fast_weight", "mlp", seed=seed)
+        # A colour per patch: renderings that a video codec keeps, and that differ clearly from view to view.
+        decoder = model.image_token_decoder[1].weight
+        decoder.data = torch.randn(3, 48, generator=torch.Generator().manual_seed(seed)).mul(0.4).repeat(len(decoder) // 3, 1)
+        save_weights(folder / f"{name}.safetensors", model.state_dict(), model.config)
+    write_random_data_path(folder, scenes=3, n=7, size=(25, 34))
+    return folder
+
+
+@pytest.fixture
+def infer(place, tmp_path, monkeypatch):
+    """Return a function that runs the program on these scenes, writes below `tmp_path` and returns the folder."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(flags: str, out: str = "out", data: str | None = "test_data_path.json") -> Path:
+        words = ["--load", str(place / "tiny.safetensors"), "--output_dir", str(tmp_path / out), *EXACT]
+        if data is not None:
+            words += ["--data_path", str(place / data), "--newton_schulz_dtype", "float32", "--image_size", *map(str, SIZE)]
+        assert inference.main([*words, *shlex.split(flags)]) == 0
+        return tmp_path / out
+
+    return run
+
+
+def spoil(folder: Path) -> None:
+    """Put bad input of every kind into a folder."""
+    write_random_data_path(folder, scenes=3, n=7, size=(25, 34))
+    photo = folder / "scene_1" / "images" / "00003.png"
+    photo.write_bytes(photo.read_bytes()[:200])
+    (folder / "no_json.json").write_text("[1, 2")
+    (folder / "index.json").write_text(json.dumps({"scene_0": {"inputs": [0, 1], "targets": [9]}}))
+    (folder / "other.json").write_text(json.dumps({"elsewhere": {"inputs": [0], "targets": [1]}}))
+    (folder / "bad.yaml").write_text("patch_size: [\n  dim\n")
+    (folder / "file").write_text("")
+    (folder / "config.yaml").write_text(json.dumps(small_model("fast_weight", layers=1).config.to_dict()))
+    one = json.loads((folder / "scene_0" / "opencv_cameras.json").read_text())
+    (folder / "scene_0" / "still.json").write_text(json.dumps([{**view, "w2c": one[0]["w2c"]} for view in one]))
+
+
+@pytest.fixture(scope="module")
+def bad_place(tmp_path_factory, place) -> Path:
+    folder = tmp_path_factory.mktemp("bad")
+    spoil(folder)
+    for name in ("tiny", "other"):
+        model = load_model(place / f"{name}.safetensors", device="cpu")
+        views = load_views(read_scene(place / "scene_0" / "opencv_cameras.json"), [0, 1], SIZE, patch_size=4)
+        model.reconstruct(*(views[key][None] for key in ("image", "fxfycxcy", "c2w"))).save(folder / f"{name}.state")
+    return folder

@@ -1,0 +1,169 @@
+"""inference.py: flags and input that it refuses, and what it leaves where something goes wrong."""
+
+import json
+import re
+import shlex
+
+import pytest
+import torch
+
+import inference
+from model import LaCTLVSM
+from tests.inference_run import files, told
+
+WITHOUT_EFFECT = {
+    "with --load_state": [
+        "--num_all_views 4", "--num_input_views 2", "--num_target_views 2", "--view_selection random", "--target_every 2",
+        "--view_index i.json", "--save_images", "--no_lpips", "--save_state", "--newton_schulz_dtype float32", "--num_workers 0",
+        "--data_path x.json", "--view_selection random --seed 1", "--scene_inference --scene_scale 1",
+        "--scene_inference --pose_reference all",
+    ],
+    "with --view_index": [
+        "--num_all_views 4", "--num_input_views 2", "--num_target_views 0", "--view_selection random", "--target_every 2",
+    ],
+    "with --target_every": ["--num_all_views 4", "--num_target_views 2"],
+    "with --num_target_views 0": ["--save_images", "--no_lpips"],
+    "without --view_selection random or kmeans": ["--seed 0", "--view_selection uniform --seed 1"],
+    "without --scene_inference": ["--pose_reference all", "--scene_scale 1", "--path_order given"],
+    "with --video_format none": ["--video_frames 3", "--video_fps 3", "--scene_inference --path_order given"],
+}  # fmt: skip
+MODES = {"with --load_state": "--load_state s", "with --view_index": "--view_index i --data_path d"}
+
+
+@pytest.mark.parametrize(("mode", "flags"), [(mode, flags) for mode, several in WITHOUT_EFFECT.items() for flags in several])
+def test_flags_without_effect_are_refused(mode, flags, capsys):
+    words = MODES.get(mode, f"{mode.partition(' ')[2]} --data_path d")
+    words = words if mode.startswith("with ") else "--data_path d"
+    words = words.replace("--target_every", "--target_every 2")
+    assert inference.main(shlex.split(f"--load w {words} {flags}")) == 2
+    flag = [word for word in flags.split() if word.startswith("--")][-1]
+    flag = "--view_selection" if "--load_state" in words and "--seed" in flags else flag  # it comes first
+    assert capsys.readouterr().err == f"inference.py: {flag}: has no effect {mode}; leave it out\n"
+
+
+BAD_FLAGS = [
+    ("--load w --data_path d --num_input 3", "unrecognized arguments: --num_input 3; see --help"),
+    ("--load w --data_path d --image_size 8", "argument --image_size: expected 2 arguments; see --help"),
+    ("--load w --data_path d --video_format avi", r"argument --video_format: invalid choice: 'avi' \(choose from .*\); see --help"),
+    *((f"--load w --data_path d --{name} -1", f"--{name}: is -1; wanted {n} or more") for name, n in inference.LEAST.items()),
+    *((f"--load w --data_path d --{name} 0", f"--{name}: is 0; wanted 1 or more") for name, n in inference.LEAST.items() if n),
+    ("--load w --data_path d --video_fps 241", "--video_fps: is 241; wanted 240 or less"),
+    *((f"--load w --data_path d --scene_inference --scene_scale {x}", f"--scene_scale: is {x}; wanted a number above 0")
+      for x in ("0.0", "-1.5", "nan", "inf")),
+    ("--load w --load_state s --video_format none", "--load_state: has no effect with --video_format none; leave it out"),
+    ("--load w --data_path d --num_target_views 0 --video_format none",
+     "--num_target_views 0: leaves nothing to do with --video_format none; wanted a video or --save_state"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_FLAGS, ids=[flags for flags, _ in BAD_FLAGS])
+def test_bad_flags_are_told_in_one_line_before_anything_is_loaded(flags, message, capsys):
+    assert inference.main(flags.split()) == 2
+    output = capsys.readouterr()
+    assert re.fullmatch(f"inference.py: {message}\n", output.err)
+    assert output.out == ""
+
+
+def test_kept_state_is_refused_under_torchrun(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert inference.main(["--load", "w", "--load_state", "s"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == lines
+        assert "--load_state: has no effect under torchrun: it is one video of one process" in error or not lines
+
+
+BAD_INPUT = [
+    ("--load nowhere.pt", "nowhere.pt: no such weight file; .+"),
+    ("--config config.yaml", r".*tiny.safetensors: .*blocks\.0\.module_list\.0.* in this network.*; wanted the weights of .*"),
+    ("--config bad.yaml", "bad.yaml.+"),
+    ("--image_size 22 28", "image size: found height 22, wanted a multiple of the patch 4: 20 or 24"),
+    ("--image_size 20 -4", "image size: found width -4, wanted .+"),
+    ("--num_input_views 9", r".*scene_0/opencv_cameras.json: .*found 7 views, wanted 9 \(9 inputs, .*: ask for fewer"),
+    ("--num_all_views 8", ".*scene_0/opencv_cameras.json: .*found 7 views, wanted 8 for num_all_views: ask for fewer"),
+    ("--data_path no_json.json", "no_json.json: found no valid JSON .+, wanted a JSON file"),
+    ("--data_path nowhere.json", "nowhere.json: found no such file, wanted a JSON file"),
+    ("--view_index nowhere.json --data_path scene_0/opencv_cameras.json", "nowhere.json: found no such file, wanted a JSON file"),
+    ("--view_index index.json --data_path scene_0/opencv_cameras.json", ".*: view_index, targets: found view 9, wanted 0 to 6"),
+    ("--view_index other.json", "other.json, scene 'scene_0': found no entry among 1, wanted its inputs and targets"),
+    ("--data_path scene_0/still.json --scene_inference", ".*still.json: normalise_poses: .* too little to set a scale: .*"),
+    ("--output_dir file", r"file: cannot be written to \(.+\); wanted a folder for the results"),
+    ("--output_dir file/below", r"file/below: cannot be written to \(.+\); wanted a folder for the results"),
+    ("--device cuda:99", "device 'cuda:99': this machine has .+"),
+    ("--load_state nowhere.safetensors", "nowhere.safetensors: no such file; wanted a scene state .+"),
+    ("--load_state bad.yaml", "bad.yaml: not a safetensors file .+; wanted a scene state .+"),
+    ("--load_state other.state", "scene state: written by weights .+; wanted .+, the ones loaded"),
+    ("--load_state tiny.state --image_size 20 30", "image size 20 30: height and width must be multiples of the patch, 4"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "message"), BAD_INPUT, ids=[flags for flags, _ in BAD_INPUT])
+def test_bad_input_is_told_in_one_line_and_nothing_is_written(bad_place, place, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(bad_place)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = flags.split()
+    if "--load" not in words:
+        words += ["--load", str(place / "tiny.safetensors")]
+    if "--load_state" not in words and "--data_path" not in words:
+        words += ["--data_path", "test_data_path.json"]
+    if "--load_state" not in words and not set(words) & {"--num_input_views", "--view_index"}:
+        words += ["--num_input_views", "2"]
+    before = files(bad_place)
+    assert inference.main(words) == 2
+    output = capsys.readouterr()
+    assert re.fullmatch(f"inference.py: {message}\n", output.err)
+    assert output.out == ""
+    assert files(bad_place) == before
+
+
+def test_damaged_photo_leaves_finished_scenes_and_the_report_of_an_earlier_run(infer, bad_place, tmp_path, capsys):
+    earlier = infer("--num_input_views 2 --no_lpips --video_frames 2")
+    kept = {name: (earlier / name).read_bytes() for name in files(earlier) if not name.startswith("scene_0")}
+    (earlier / "scene_0" / "video.mp4").unlink()
+    capsys.readouterr()
+    words = f"--load {bad_place.parent} --num_input_views 2 --no_lpips --video_frames 2 --image_size 20 28".split()
+    words[1] = json.loads((earlier / "metrics.json").read_text())["about"]["load"]
+    assert inference.main([*words, "--data_path", str(bad_place / "test_data_path.json"), "--output_dir", str(earlier)]) == 2
+    (line,) = told(capsys.readouterr().err)
+    assert re.fullmatch("inference.py: .*scene_1/images/00003.png: found a damaged image .*, wanted a whole .*", line)
+    assert {name: (earlier / name).read_bytes() for name in kept} == kept
+    assert (earlier / "scene_0" / "video.mp4").exists()
+    assert len(files(earlier)) == len(kept) + 2
+
+
+@pytest.mark.parametrize("extension", ["mp4", "gif"])
+def test_error_in_the_middle_of_a_video_leaves_the_old_one(infer, place, tmp_path, monkeypatch, capsys, extension):
+    flags = f"--num_input_views 2 --num_target_views 0 --video_frames 6 --video_format {extension}"
+    folder = infer(flags, data="scene_0/opencv_cameras.json")
+    old = (folder / "scene_0" / f"video.{extension}").read_bytes()
+    write, calls = inference.VideoWriter.write, []
+
+    def failing(self, frame):
+        calls.append(1)
+        if len(calls) == 4:
+            raise OSError(28, "No space left on device")
+        write(self, frame)
+
+    monkeypatch.setattr(inference.VideoWriter, "write", failing)
+    with pytest.raises(AssertionError):
+        infer(flags, data="scene_0/opencv_cameras.json")
+    assert told(capsys.readouterr().err)[-1] == "inference.py: [Errno 28] No space left on device"
+    assert files(folder) == [f"scene_0/video.{extension}"]
+    assert (folder / "scene_0" / f"video.{extension}").read_bytes() == old
+
+
+def test_running_out_of_gpu_memory_is_told_in_one_line(place, tmp_path, monkeypatch, capsys):
+    def reconstruct(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 3 GiB")
+
+    monkeypatch.setattr(LaCTLVSM, "reconstruct", reconstruct)
+    words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "test_data_path.json"), "--no_lpips"]
+    assert inference.main([*words, "--output_dir", str(tmp_path), "--num_input_views", "2"]) == 2
+    assert "out of GPU memory; wanted fewer input views" in told(capsys.readouterr().err)[-1]
+
+
+def test_faults_of_the_program_are_not_hidden(infer, monkeypatch):
+    monkeypatch.setattr(LaCTLVSM, "reconstruct", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        infer("--num_input_views 2 --no_lpips")

@@ -1,0 +1,97 @@
+"""inference.py as a program: stopped by a scheduler, and shared among two processes."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+import inference
+from tests.inference_run import command, environment, files, metrics, told
+
+
+def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
+    (tmp_path / "scene_0").mkdir()
+    (tmp_path / "scene_0" / "video.mp4").write_bytes(b"old")
+    words = command(place, tmp_path, place / "scene_0" / "opencv_cameras.json", "--video_frames", "1000000")
+    shown = tmp_path / "shown.txt"
+    with shown.open("w") as file:
+        process = subprocess.Popen([sys.executable, *words], env=environment(), stderr=file)
+    try:
+        deadline = time.monotonic() + 60
+        while not re.search(r"video:.* \d\d+/1000000", shown.read_text()):
+            assert process.poll() is None, shown.read_text()
+            assert time.monotonic() < deadline, shown.read_text()
+            time.sleep(0.05)
+        assert len(list((tmp_path / "scene_0").glob(".video.*.mp4"))) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+    assert told(shown.read_text()) == []
+    assert files(tmp_path) == ["scene_0/comparison.png", "scene_0/video.mp4", "shown.txt"]
+    assert (tmp_path / "scene_0" / "video.mp4").read_bytes() == b"old"
+
+
+def test_torchrun_shares_the_scenes_and_writes_one_table(infer, place, tmp_path):
+    alone = metrics(infer("--num_input_views 3 --no_lpips --video_frames 2", "alone"))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    flags = ["--video_frames", "2", "--newton_schulz_dtype", "float32"]
+    words = command(place, tmp_path / "two", place / "test_data_path.json", *flags)
+    done = subprocess.run([*launch, *words], env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "two") == files(tmp_path / "alone")
+    found = metrics(tmp_path / "two")
+    for one, two in zip(alone["views"], found["views"], strict=True):
+        assert two == {**one, "psnr": pytest.approx(one["psnr"], abs=1e-3), "ssim": pytest.approx(one["ssim"], abs=1e-4)}
+    first_words = [line.split()[0] for line in done.stdout.splitlines()]
+    assert first_words == ["scene", "scene_0", "scene_1", "scene_2", "mean", "LPIPS", "results"]
+    # Progress bars, with rate and remaining time, and nothing else.
+    assert told(done.stderr) == []
+    for name in ("scenes:  67%", "reconstruct: 100%", "evaluate: 100%", "video: 100%"):
+        assert name in done.stderr
+    assert re.search(r"reconstruct:.*<.*layer/s", done.stderr)
+
+
+def test_what_goes_wrong_in_one_process_ends_both_and_is_told_once(bad_place, place, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    words = command(place, tmp_path, bad_place / "test_data_path.json", "--video_format", "none")
+    processes = []
+    for rank in range(2):
+        variables = environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=port)
+        processes.append(subprocess.Popen([sys.executable, *words], env=variables, stderr=subprocess.PIPE, text=True))
+    errors = [process.communicate(timeout=60)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], errors
+    (line,) = [line for error in errors for line in told(error)]
+    assert re.match(r"inference.py: .*scene_1/images/00003.png: found a damaged image", line)
+    # Scene 0 was the other process's, and is finished; the report would have been of all.
+    assert files(tmp_path) == ["scene_0/comparison.png"]
+
+
+class TwoProcesses:
+    """Stands for `Processes` on one of two, the other of which has failed."""
+
+    def __init__(self, first: bool) -> None:
+        self.first = first
+
+    def highest(self, number: int) -> int:
+        return 1
+
+    def gather(self, value: str | None) -> list[str | None] | None:
+        return [value, "b.json: bad"] if self.first else None
+
+
+def test_processes_stop_together_and_the_first_reports():
+    with pytest.raises(ValueError, match=r"^b.json: bad$"):
+        inference.together(TwoProcesses(first=True), lambda: 1)
+    with pytest.raises(ValueError, match=r"^Expecting value: "):
+        inference.together(TwoProcesses(first=True), lambda: json.loads("x"))
+    with pytest.raises(SystemExit) as stopped:
+        inference.together(TwoProcesses(first=False), lambda: 1)
+    assert stopped.value.code == 2

@@ -4,7 +4,8 @@
         LaCT=outputs/box_32/model.safetensors "full attention=outputs/lvsm_32/snapshot/step_00002500.pt@config/lvsm_l4_d256.yaml"
 
 A script, no test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
-inputs; inputs are far apart among the others. Seconds are medians over the scenes. Letters: v inputs, u targets.
+inputs; inputs are far apart among the others. With `--target_every 0` all views that are no inputs are targets, as inference.py has
+it. Seconds are medians over the scenes. Letters: v inputs, u targets.
 """
 
 import argparse
@@ -27,7 +28,6 @@ from model.metric import psnr
 from model.plot import Panel, draw_panels
 
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
-TARGET_EVERY = 4
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_path", required=True)
     parser.add_argument("--image_size", nargs=2, type=int, default=[64, 64], metavar=("H", "W"))
     parser.add_argument("--num_input_views", nargs="+", type=int, default=[4, 8, 16, 32])
+    parser.add_argument("--target_every", type=int, default=4)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--picture", default="outputs/memories.png")
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         file, _, config = place.partition("@")
         model = load_model(file, config or None, args.device, args.precision)
         for count in args.num_input_views:
-            rows[name, count] = measure(model, dataset, count, f"{name}, {count}")
+            rows[name, count] = measure(model, dataset, count, args.target_every, f"{name}, {count}")
     print_table(rows)
     names = list(dict.fromkeys(name for name, _ in rows))
     panels = [
@@ -64,13 +65,14 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n{args.picture}: the same as a picture")
 
 
-def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, what: str) -> dict[str, float]:
+def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: int, what: str) -> dict[str, float]:
     """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames a second."""
     scores, floors, taken, rendered = [], [], [], []
     for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False):
         scene = dataset[i]
         poses = np.stack([view.c2w for view in scene.views])
-        inputs, targets = select_views(poses, None, count, None, "spread", target_every=TARGET_EVERY)
+        num_targets = None if target_every else len(poses) - count
+        inputs, targets = select_views(poses, None, count, num_targets, "spread", target_every=target_every or None)
         given, wanted = (
             {key: value[None].to(model.device) for key, value in dataset.load(scene, views).items() if key != "index"}
             for views in (inputs, targets)

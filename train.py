@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
-    end_processes()
+    finally:
+        end_processes()
     return status
 
 

@@ -1,6 +1,7 @@
 """The processes of a training run: who they are, and the few things that they agree on."""
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,6 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Functions in there have the default group as a default argument. Imported later, by a compiler say, they would keep the group that
+# there is by then, and its threads, beyond `end_processes`.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from model.runtime import pick_device
@@ -109,6 +114,10 @@ def start_processes(device: str, context: int = 1) -> Processes:
 
 
 def end_processes() -> None:
-    """Leave the other processes."""
+    """Leave the other processes, and wait for the threads that talk to them.
+
+    A thread of theirs that outlives the interpreter kills the process: it may hold the last reference to a tensor.
+    """
     if dist.is_initialized():
+        gc.collect()  # a network that averages gradients refers to itself and to the group
         dist.destroy_process_group()

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import load_config
-from config.recipe import Recipe, read_recipe
+from config.recipe import Recipe, parse_size, read_recipe
 from data.picture import comparison
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, views_of_sample
 from data.video import to_uint8
@@ -41,6 +41,7 @@ from model.optimiser import apply_step, build_optimiser, gradient_norm, learning
 from model.runtime import PRECISIONS, pick_dtype
 from model.snapshot import (
     SnapshotWriter,
+    check_parts,
     check_same_run,
     code_version,
     list_snapshots,
@@ -49,6 +50,7 @@ from model.snapshot import (
     rng_state,
     snapshot,
 )
+from model.snapshot_parts import name_of_parts
 from model.training_log import TrainingLog, Window
 
 OUTPUT_DIR = Path("outputs")
@@ -79,7 +81,8 @@ def train(recipe: Recipe, processes: Processes) -> int:
     device, dtype = processes.device, pick_dtype(recipe.precision, processes.device)
     context = join_context(recipe.context_parallel)
     share, own = own_share(recipe, context)
-    source = open_source(recipe.data_path, recipe, config.patch_size, device, own)
+    data_share = (processes.data_rank, processes.data_ranks)
+    source = open_source(recipe.data_path, recipe, config.patch_size, device, own, data_share)
     held_out = open_source(recipe.val_data_path, recipe, config.patch_size, device) if recipe.val_data_path else None
     if held_out:
         held_out.held_out(0)  # what is wrong with it shows now and not after hours
@@ -100,6 +103,10 @@ def train(recipe: Recipe, processes: Processes) -> int:
             path = resolve_weights(recipe.load)
         load_weights(model, read_weights(path), str(path))
     average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
+    parts = None
+    if recipe.snapshot_parts:
+        parts = (parse_size(recipe.snapshot_parts, "snapshot_parts"), parse_size(recipe.snapshot_total, "snapshot_total"))
+        check_parts(model, average is not None, parts[1])
     step, counts = 0, torch.zeros(2, device=device)  # steps left out: in all, and in a row until now
     if resume_from is not None:
         content = read_snapshot(resume_from)
@@ -113,8 +120,10 @@ def train(recipe: Recipe, processes: Processes) -> int:
     model.context = context
     network = wrap(model, processes)
 
-    writer = SnapshotWriter(folder / "snapshot", recipe.keep) if processes.first else None
+    writer = SnapshotWriter(folder / "snapshot", recipe.keep, parts) if processes.first else None
     log = TrainingLog(folder, step, recipe.steps, recipe.wandb, dataclasses.asdict(recipe)) if processes.first else None
+    if log and resume_from is not None and content["optimiser"] is None:
+        log.say(f"{resume_from}: holds no optimizer state; it starts anew, and the learning rate goes on")
     if log:
         log.say(f"{folder}: {describe(model, recipe, processes, dtype)}, {resume_from or recipe.load or 'from scratch'}")
 
@@ -134,9 +143,11 @@ def train(recipe: Recipe, processes: Processes) -> int:
     window = Window(device)
     # The mean over processes of weighted losses is the mean over all targets, however uneven they are shared.
     weight = recipe.context_parallel * share.num_target_views / recipe.num_target_views
-    broken_down, failed, problem, first_step = False, False, None, step
+    broken_down, failed, timed_out, problem, first_step = False, False, False, None, step
     ahead = AHEAD_SYNTHETIC.get(device.type, 0) if recipe.data_path.startswith("synthetic:") else AHEAD
-    with stop_signal() as stop, contextlib.closing(load_ahead(source, plan(step, recipe, processes), device, ahead)) as batches:
+    ahead = 0 if recipe.pool else ahead
+    batches = load_ahead(source, plan(step, recipe, processes), device, ahead)
+    with stop_signal() as stop, contextlib.closing(source), contextlib.closing(batches):
         while step < recipe.steps:
             with_lpips = lpips if step >= recipe.lpips_start else None
             num_inputs = inputs_of_step(step, recipe)
@@ -145,13 +156,13 @@ def train(recipe: Recipe, processes: Processes) -> int:
             parts, problem = accumulate(network, batches, num_inputs, with_lpips, share, window, dtype, weight)
             norm = gradient_norm(model.parameters())
             refused = refuse(parts["loss"], norm, recipe, step, processes)
-            lr = learning_rate(step, recipe.lr, recipe.warmup, recipe.steps)
+            lr = learning_rate(step, recipe.lr, recipe.warmup, recipe.steps, recipe.schedule)
             apply_step(optimiser, norm, refused, lr, recipe.grad_clip)
             optimiser.zero_grad(set_to_none=True)
             out_of_time = recipe.max_hours is not None and time.monotonic() - started > recipe.max_hours * 3600
             # One question for all: a process whose data is broken must not leave the others waiting.
-            answer = processes.highest(2 if problem else int(stop.is_set() or out_of_time))
-            stopping, failed = answer == 1, answer == 2
+            answer = processes.highest(3 if problem else 2 if out_of_time else int(stop.is_set()))
+            stopping, timed_out, failed = answer in (1, 2), answer == 2, answer == 3
             if failed:
                 if step > first_step:
                     save()
@@ -175,7 +186,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
                 break
             if step % recipe.save_every == 0 or step == recipe.steps or stopping:
                 save()
-            if step % recipe.val_every == 0 or step == recipe.steps:
+            if step % recipe.val_every == 0 or step == recipe.steps or timed_out:
                 validation()
                 window.restart()
             if stopping:
@@ -190,12 +201,15 @@ def train(recipe: Recipe, processes: Processes) -> int:
     if log and not failed:
         if broken_down:
             print(f"train.py: {last_words(step, recipe, folder)}", file=sys.stderr, flush=True)
-        elif step == recipe.steps:
-            weights = {name: x.to(PRECISIONS[recipe.export]) for name, x in (average or model).state_dict().items()}
-            save_weights(folder / "model.safetensors", weights, config)
-            print(f"{folder}: finished", flush=True)
         else:
-            print(f"{folder}: stopped at step {step}, the same command goes on", flush=True)
+            if step == recipe.steps or timed_out:
+                weights = {name: x.to(PRECISIONS[recipe.export]) for name, x in (average or model).state_dict().items()}
+                save_weights(folder / "model.safetensors", weights, config)
+            state = "finished" if step == recipe.steps else f"stopped at step {step}, the same command goes on"
+            print(f"{folder}: {state}", flush=True)
+        if writer.whole is not None:
+            held = "the whole snapshot" if writer.whole else "the snapshot without the optimizer's state, which is more than fits"
+            print(f"{folder / 'parts'}: {held}; --resume goes on from there", flush=True)
     return 2 if failed else int(broken_down)
 
 
@@ -213,7 +227,8 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
             raise ValueError(f"{folder}: holds {found[-1][1].name} of an earlier run; wanted another --expname, or --resume auto")
         return None
     path = Path(resume)
-    newer = [other.name for _, other in found if other.name > path.name or path.resolve().parent != folder.resolve()]
+    name = name_of_parts(path) if path.is_dir() else path.name
+    newer = [other.name for _, other in found if other.name > name or path.resolve().parent != folder.resolve()]
     if newer:
         raise ValueError(f"{folder}: holds {newer[-1]}, which {resume} does not lead to; wanted it deleted, or another --expname")
     return path
@@ -224,7 +239,7 @@ def compile_for_training(model: LaCTLVSM, recipe: Recipe) -> None:
     counts = recipe.num_input_views - (recipe.min_input_views or recipe.num_input_views) + 1
     # One graph for all numbers is what torch tries first, but some kernels for CPUs hold for a few of them only.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * counts)
-    model.compile_layers()
+    model.compile_layers(mode=recipe.compile_mode)
 
 
 def wrap(model: LaCTLVSM, processes: Processes) -> nn.Module:

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from config import did_you_mean, read_yaml
 
 MAXIMUM_SEED = 2**31 - 1
+# reduce-overhead replays CUDA graphs, for networks so small that launching kernels takes longer than running them.
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
 
 
 def _flag(default: Any, text: str, least: float | None = None, choices: Sequence[str] = (), free: bool = False):
@@ -33,6 +36,7 @@ class Recipe:
     device: str = _flag("auto", "auto, cpu, cuda or cuda:N", free=True)
     precision: str = _flag("auto", "of the layers; auto is bfloat16 where hardware has it", choices=("auto", "float32", "bfloat16"))
     compile: bool = _flag(False, "torch.compile the blocks", free=True)
+    compile_mode: str = _flag("default", "mode of torch.compile", choices=COMPILE_MODES, free=True)
     actckpt: bool = _flag(False, "activation checkpointing: recompute each block in the backward pass", free=True)
     seed: int = _flag(95, "of weights and data", least=0)
     max_hours: float | None = _flag(None, "save and exit after this time", least=0, free=True)
@@ -47,12 +51,15 @@ class Recipe:
     num_target_views: int = _flag(8, "targets among them, inputs too where num_all_views has less than both", least=1)
     frame_window: int | None = _flag(None, "draw views from so many frames in a row (scenes), not from all (objects)", least=1)
     scene_pose_normalize: bool = _flag(False, "bring poses into the frame and scale of their mean camera (scenes)")
-    workers: int = _flag(4, "threads that decode images", least=1, free=True)
+    pool: int | None = _flag(None, "synthetic scenes kept in the device's memory, each with num_all_views views", least=1)
+    pool_reuse: int = _flag(16, "samples drawn of a scene of the pool, on average, before a new one takes its place", least=1)
+    workers: int = _flag(4, "threads that decode images, or processes that describe scenes of the pool", least=1, free=True)
     skip_broken: int = _flag(0, "unreadable samples that a process may replace, naming each, before it stops", least=0, free=True)
 
     optimizer: str = _flag("adamw", "adamw, or muon for the matrices inside the blocks", choices=("adamw", "muon"))
     lr: float = _flag(4e-4, "peak learning rate", least=0)
-    warmup: int = _flag(4000, "steps of linear warm-up, then cosine to 0", least=0)
+    warmup: int = _flag(4000, "steps of linear warm-up", least=0)
+    schedule: str = _flag("cosine", "of the learning rate: to 0 at the last step, or constant", choices=("cosine", "constant"))
     steps: int = _flag(80000, "steps in all", least=1)
     weight_decay: float = _flag(0.05, "on tensors of two or more dimensions", least=0)
     grad_clip: float = _flag(1.0, "clip the gradient to this norm", least=0)
@@ -66,6 +73,8 @@ class Recipe:
     export: str = _flag("float32", "precision of model.safetensors at the end", choices=("float32", "bfloat16"), free=True)
     save_every: int = _flag(1000, "steps between snapshots", least=1, free=True)
     keep: int = _flag(3, "snapshots kept", least=1, free=True)
+    snapshot_parts: str | None = _flag(None, "also leave the newest snapshot in files of this size, such as 15M", free=True)
+    snapshot_total: str = _flag("60M", "of all these files; a larger snapshot goes without the optimizer's state", free=True)
     log_every: int = _flag(100, "steps between log lines", least=1, free=True)
     val_data_path: str | None = _flag(None, "held-out scenes, named as data_path is", free=True)
     val_every: int = _flag(1000, "steps between validations", least=1, free=True)
@@ -123,10 +132,24 @@ def differences(old: Recipe, new: Recipe, world: tuple[int, int] = (1, 1)) -> li
     """
     changed = [name for name, field in FIELDS.items() if not field.metadata["free"] and getattr(old, name) != getattr(new, name)]
     found = [f"{name} {getattr(old, name)!r} → {getattr(new, name)!r}" for name in changed]
+    if new.pool is not None and world[0] != world[1]:
+        found.append(f"processes with a pool of scenes each {world[0]} → {world[1]}")
     scenes = [recipe.bs_per_gpu * recipe.grad_accum * ranks for recipe, ranks in zip((old, new), world, strict=True)]
     if scenes[0] != scenes[1]:
         found.append(f"bs_per_gpu × grad_accum × processes {scenes[0]} → {scenes[1]}")
     return found
+
+
+def parse_size(text: str, name: str) -> int:
+    """Return the bytes of a size such as 900K, 15M or 1G, in powers of 1024 as `split -b` has them.
+
+    Raises:
+        ValueError: another spelling, or nothing.
+    """
+    match = re.fullmatch(r"(\d{1,6})([KMG])", text)
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"{name} is {text!r}; wanted a whole number and K, M or G, such as 15M")
+    return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -213,6 +236,16 @@ def _check_together(recipe: Recipe, named: Mapping[str, str]) -> None:
         raise ValueError(f"expname is {recipe.expname!r}; wanted the name of a folder in outputs")
     if recipe.val_data_path is None and named.get("val_every") == "command line":
         raise ValueError("--val_every has no effect without --val_data_path; wanted both or neither")
+    endless = recipe.data_path.startswith("synthetic:") and recipe.data_path.count(":") == 1
+    if recipe.pool is not None and not endless:
+        raise ValueError(f"pool has no effect on {recipe.data_path}; wanted synthetic:objects or synthetic:scenes, or no pool")
+    for name, needed in (("pool_reuse", "pool"), ("compile_mode", "compile"), ("snapshot_total", "snapshot_parts")):
+        if name in named and not getattr(recipe, needed):
+            raise ValueError(f"{name} has no effect without {needed}; wanted both or neither")
+    if recipe.snapshot_parts is not None:
+        part, total = (parse_size(getattr(recipe, name), name) for name in ("snapshot_parts", "snapshot_total"))
+        if part > total:
+            raise ValueError(f"snapshot_parts is {recipe.snapshot_parts}; wanted snapshot_total, {recipe.snapshot_total}, or less")
     if recipe.data_path.startswith("synthetic:") and recipe.frame_window is not None:
         raise ValueError(f"frame_window has no effect on {recipe.data_path}, which has no frames; wanted it left out")
 

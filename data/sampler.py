@@ -8,6 +8,7 @@ Letters: b samples, n views of a sample: inputs are the first of them, targets t
 """
 
 import functools
+import os
 import sys
 import threading
 from collections import deque
@@ -33,7 +34,7 @@ SYNTHETIC = "synthetic:"
 SYNTHETIC_HELD_OUT = 8
 SYNTHETIC_KEPT = 64
 # What a random number is for, so that no two uses share a stream.
-ORDER, VIEWS, REPLACEMENT, INPUTS = 1, 2, 3, 4
+ORDER, VIEWS, REPLACEMENT, INPUTS, POOL = 1, 2, 3, 4, 5
 
 
 class Source(Protocol):
@@ -48,9 +49,13 @@ class Source(Protocol):
     def held_out_scenes(self) -> int:
         """Return how many scenes validation has."""
 
+    def close(self) -> None:
+        """End the threads and processes that make samples."""
+
 
 def open_source(
-    path: str, recipe: Recipe, patch_size: int, device: torch.device, own: Sequence[int] | None = None
+    path: str, recipe: Recipe, patch_size: int, device: torch.device, own: Sequence[int] | None = None,
+    share: tuple[int, int] | None = None,
 ) -> Source:
     """Return the source that `--data_path` or `--val_data_path` names.
 
@@ -60,11 +65,14 @@ def open_source(
         patch_size: of the network.
         device: where synthetic scenes are made.
         own: positions, among the n views of a sample, of those that this process computes; None for all.
+        share: (data rank, data ranks) of this process, for a source that training draws from; None for validation alone.
 
     Raises:
         FileNotFoundError, ValueError: there is nothing of that name, or it cannot be read.
     """
     if path.startswith(SYNTHETIC):
+        if recipe.pool is not None and share is not None:
+            return PoolSource(path, recipe, device, own, share)
         return SyntheticSource(path, recipe, device, own)
     return FolderSource(path, recipe, patch_size, own)
 
@@ -148,6 +156,9 @@ class FolderSource:
     def held_out_scenes(self) -> int:
         return len(self.dataset)
 
+    def close(self) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
     def _sample(self, number: int) -> Batch:
         attempt = 0
         while True:
@@ -229,6 +240,9 @@ class SyntheticSource:
     def held_out_scenes(self) -> int:
         return self.scenes or SYNTHETIC_HELD_OUT
 
+    def close(self) -> None:
+        """Nothing runs by itself."""
+
     def _keep(self, index: int) -> Batch:
         return self._render(self.recipe.seed, [index], self.recipe.num_all_views)
 
@@ -247,6 +261,47 @@ class SyntheticSource:
         if self.recipe.scene_pose_normalize:
             batch["c2w"] = normalise_poses(batch["c2w"])
         return batch if self.own is None else {key: value[:, list(self.own)] for key, value in batch.items()}
+
+
+class PoolSource(SyntheticSource):
+    """Endless scenes of which a window lies in the device's memory: each is drawn `pool_reuse` times on average, then makes room.
+
+    A sample is a function of seed, number, scenes a step, and which of how many shares of the samples it belongs to.
+    """
+
+    def __init__(
+        self, path: str, recipe: Recipe, device: torch.device, own: Sequence[int] | None, share: tuple[int, int]
+    ) -> None:
+        from data.synthetic.pool import ScenePool
+
+        super().__init__(path, recipe, device, own)
+        # On a CPU the cores have enough to do with rendering.
+        processes = min(recipe.workers, max((os.cpu_count() or 1) - 1, 0)) if device.type == "cuda" else 0
+        self.share = share
+        self.pool = ScenePool(
+            self.kind, recipe.seed, recipe.pool, recipe.num_all_views, recipe.image_size, device, share, processes
+        )
+
+    def batch(self, numbers: Sequence[int]) -> Batch:
+        """See `Source`. `numbers` are those of a micro-step, as `numbers_of` gives them; later ones than those before."""
+        a_step = self.recipe.bs_per_gpu * self.recipe.grad_accum
+        step = numbers[0] // (a_step * self.share[1])
+        first = self.pool.move(step * a_step // self.recipe.pool_reuse)
+        streams = [np.random.default_rng([self.recipe.seed, POOL, number]) for number in numbers]
+        scenes = [first + int(rng.integers(self.pool.scenes)) for rng in streams]
+        wanted = views_of_sample(self.recipe)
+        views = np.stack([rng.permutation(self.recipe.num_all_views)[:wanted] for rng in streams])
+        own = list(range(wanted) if self.own is None else self.own)
+        batch = self.pool.draw(scenes, views[:, own])
+        if self.recipe.scene_pose_normalize:
+            # Over all views of the sample, also those of other processes.
+            batch["c2w"] = normalise_poses(self.pool.c2w(scenes, views))[:, own]
+        if self.device.type == "cuda":
+            batch = {key: x if x.is_cuda else x.pin_memory().to(self.device, non_blocking=True) for key, x in batch.items()}
+        return batch
+
+    def close(self) -> None:
+        self.pool.close()
 
 
 def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device, ahead: int) -> Iterator[Batch]:

@@ -70,6 +70,7 @@ class LaCTLVSM(nn.Module):
         self.activation_checkpointing = False
         self.context: ContextGroup | None = None
         self._run, self._write, self._read, self._train = _run, _write, _read, _train
+        self._fingerprint: tuple[object, str] | None = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -115,10 +116,16 @@ class LaCTLVSM(nn.Module):
         return self.input_linear.weight.device
 
     def fingerprint(self) -> str:
-        """Return a short hash of weights that are the same in every precision: whose state a file holds."""
+        """Return a short hash of weights that are the same in every precision: whose state a file holds.
+
+        Waits for the device where these weights have changed since the last call.
+        """
         weights = (self.input_layernorm.weight, self.image_token_decoder[1].weight)
-        data = b"".join(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
-        return hashlib.sha256(data).hexdigest()[:16]
+        now = tuple((weight.data_ptr(), weight._version) for weight in weights)
+        if self._fingerprint is None or self._fingerprint[0] != now:
+            data = b"".join(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
+            self._fingerprint = now, hashlib.sha256(data).hexdigest()[:16]
+        return self._fingerprint[1]
 
     def forward(self, inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
         """Render targets from inputs in one pass, with gradients.

@@ -66,10 +66,12 @@ def build_optimiser(model: nn.Module, weight_decay: float, kind: str = "adamw") 
     return MuonAndAdamW(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"), adamw)
 
 
-def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:
-    """Return the learning rate of step 0, 1, …: linear to `peak` at step warmup − 1, then a cosine to 0 behind the last."""
+def learning_rate(step: int, peak: float, warmup: int, steps: int, schedule: str = "cosine") -> float:
+    """Return the learning rate of step 0, 1, …: linear to `peak` at step warmup − 1, then a cosine to 0, or constant."""
     if step < warmup:
         return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
@@ -80,9 +82,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def apply_step(optimiser: Optimiser, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
-    """Clip and update, or, where `refused`, leave weights, moments and step count untouched.
-
-    With AdamW alone the host waits for nothing; with Muon it waits for `refused`.
+    """Clip and update, or, where `refused`, leave weights, moments and step count untouched. No host sync.
 
     Args:
         optimiser: from `build_optimiser`.
@@ -96,16 +96,31 @@ def apply_step(optimiser: Optimiser, norm: Tensor, refused: Tensor, lr: float, c
     adamw = optimiser
     if isinstance(optimiser, MuonAndAdamW):
         adamw = optimiser.adamw
-        if not refused:
-            gradients = [x.grad for group in optimiser.muon.param_groups for x in group["params"] if x.grad is not None]
-            torch._foreach_div_(gradients, (norm / clip).clamp(min=1.0))
-            optimiser.muon.step()
+        _step_muon(optimiser.muon, norm, refused, clip)
     # The two attributes through which torch's GradScaler talks to a fused optimiser: its kernel divides gradients by the one and
     # does nothing where the other is set, so that neither clipping nor skipping costs a pass or a wait.
     adamw.grad_scale = (norm / clip).clamp(min=1.0)
     adamw.found_inf = refused
     adamw.step()
     del adamw.grad_scale, adamw.found_inf
+
+
+@torch.no_grad()
+def _step_muon(muon: torch.optim.Muon, norm: Tensor, refused: Tensor, clip: float) -> None:
+    """Take Muon's step, and take it back on the device where it is refused: torch's Muon cannot leave a step out by itself.
+
+    Cost: a copy of its matrices and momenta until the step is done.
+    """
+    matrices = [x for group in muon.param_groups for x in group["params"] if x.grad is not None]
+    for x in matrices:
+        if "momentum_buffer" not in muon.state[x]:
+            muon.state[x]["momentum_buffer"] = torch.zeros_like(x)
+    changing = matrices + [muon.state[x]["momentum_buffer"] for x in matrices]
+    before = [x.clone() for x in changing]
+    torch._foreach_div_([x.grad for x in matrices], (norm / clip).clamp(min=1.0))
+    muon.step()
+    for x, old in zip(changing, before, strict=True):
+        x.copy_(torch.where(refused > 0, old, x))
 
 
 @torch.no_grad()

@@ -18,9 +18,12 @@ from config.recipe import Recipe, differences, recipe_from_dict
 from data.files import replace_when_finished
 from model.checkpoint import load_weights
 from model.optimiser import Optimiser
+from model.snapshot_parts import join_parts, write_parts
 
 FORMAT = "lact_nvs training snapshot 1"
 NAME = re.compile(r"step_(\d+)\.pt")
+# Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
+ROOM, ROOM_A_TENSOR = 1 << 15, 512
 KEYS = ("model", "average", "optimiser", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
 
 
@@ -30,10 +33,15 @@ class SnapshotWriter:
     Args:
         folder: where; leftovers of writes that were killed are removed from it.
         keep: how many of the newest stay.
+        parts: (bytes of a part, of all parts): the newest is in files of that size, too, in the folder `parts` beside.
+
+    Attributes:
+        whole: whether the parts hold the whole snapshot, or all but the optimiser's state; None before there are any.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.keep = folder, keep
+    def __init__(self, folder: Path, keep: int, parts: tuple[int, int] | None = None) -> None:
+        self.folder, self.keep, self.parts = folder, keep, parts
+        self.whole: bool | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._pending: Future | None = None
         for leftover in folder.glob(".step_*.tmp.pt"):
@@ -67,6 +75,10 @@ class SnapshotWriter:
         path = self.folder / f"step_{content['step']:08d}.pt"
         with replace_when_finished(path) as temporary:
             torch.save(content, temporary)
+        if self.parts:
+            self.whole = write_parts(
+                path, self.folder.parent / "parts", *self.parts, lambda file: torch.save({**content, "optimiser": None}, file)
+            )
         for _, old in list_snapshots(self.folder)[: -self.keep]:
             old.unlink()
 
@@ -104,6 +116,20 @@ def snapshot(
     }
 
 
+def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
+    """Refuse parts that cannot even hold the weights and their average.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    tensors = model.state_dict().values()
+    least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
+    if least > total_bytes:
+        held = "weights and their average" if averaged else "weights"
+        wanted = f"{-(-least >> 10)}K or more, for {held}, or no snapshot_parts"
+        raise ValueError(f"snapshot_total is {total_bytes >> 10}K; wanted {wanted}")
+
+
 def list_snapshots(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, path) of the finished snapshots of a folder, oldest first."""
     found = [(NAME.fullmatch(path.name), path) for path in folder.glob("step_*.pt")]
@@ -111,16 +137,17 @@ def list_snapshots(folder: Path) -> list[tuple[int, Path]]:
 
 
 def read_snapshot(path: Path) -> dict[str, Any]:
-    """Read a snapshot; its tensors stay on disk until they are used.
+    """Read a snapshot, or a folder that holds one in parts; tensors of the former stay on disk until they are used.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or is something else.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such snapshot; wanted one of outputs/EXPNAME/snapshot")
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such snapshot; wanted one of outputs/EXPNAME/snapshot, or a folder with its parts")
+    source = join_parts(path) if path.is_dir() else path
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=source is path and zipfile.is_zipfile(path))
     except MemoryError:
         raise
     except Exception as error:  # a damaged file raises nearly anything
@@ -157,13 +184,16 @@ def restore(
 ) -> None:
     """Put a snapshot back into a network, its average, its optimiser, and the random number generators of process `rank`.
 
+    A snapshot without an optimiser's state, as parts may hold it, leaves that as it is: new.
+
     Raises:
         ValueError: the weights do not fit the network.
     """
     load_weights(model, content["model"], str(path))
     if average is not None:
         load_weights(average, content["average"], str(path))
-    optimiser.load_state_dict(content["optimiser"])
+    if content["optimiser"] is not None:
+        optimiser.load_state_dict(content["optimiser"])
     if rank < len(content["rng"]):
         set_rng_state(content["rng"][rank])
 

@@ -48,6 +48,10 @@ def test_learning_rate_by_hand(step, expected):
     assert learning_rate(step, 2e-3, 10, 110) == pytest.approx(2e-3 * expected)
 
 
+def test_learning_rate_that_stays():
+    assert [learning_rate(step, 2.0, 4, 10, "constant") for step in (0, 3, 4, 9)] == [0.5, 2.0, 2.0, 2.0]
+
+
 def test_learning_rate_without_warmup():
     assert learning_rate(0, 1.0, 0, 10) == 1.0
 

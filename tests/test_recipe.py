@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from config import load_config
-from config.recipe import FIELDS, Recipe, differences, read_recipe, recipe_from_dict
+from config.recipe import FIELDS, Recipe, differences, parse_size, read_recipe, recipe_from_dict
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "config" / "train").glob("*.yaml"))
@@ -42,11 +42,14 @@ def test_every_field_is_a_flag_of_its_own_type():
     values = {
         "precision": "float32", "resume": "none", "data_path": "a.json", "val_data_path": "b.json", "image_size": (8, 16),
         "warmup": 1, "steps": 2, "ema": 0.5, "num_all_views": 50, "frame_window": 60, "context_parallel": 1, "export": "bfloat16",
-        "optimizer": "muon",
+        "optimizer": "muon", "compile_mode": "reduce-overhead", "schedule": "constant", "snapshot_parts": "9M", "snapshot_total": "80M",
     }
     for name, field in FIELDS.items():
         values.setdefault(name, {str: "x", int: 9, float: 2.0, bool: True}.get(type(field.default), "x"))
     values |= {"max_hours": 2.0, "wandb": "x", "load": "x", "min_input_views": 4}
+    del values["pool"], values["pool_reuse"]  # of synthetic data, which has no frame_window
+    pool = read_recipe([*DATA, "--pool", "9", "--pool_reuse", "3"])
+    assert (pool.pool, pool.pool_reuse) == (9, 3)
     argv = []
     for name, value in values.items():
         items = value if isinstance(value, tuple) else (value,)
@@ -135,11 +138,24 @@ def test_missing_recipe():
         ([*DATA, "--expname", "a/b"], r"expname is 'a/b'; wanted the name of a folder"),
         ([*DATA, "--expname", ".."], r"expname is '..'; wanted the name of a folder"),
         ([*DATA, "--val_every", "5"], r"--val_every has no effect without --val_data_path"),
+        (["--data_path", "a.json", "--pool", "9"], r"pool has no effect on a.json; wanted synthetic:objects or synthetic:scenes"),
+        (["--data_path", "synthetic:objects:3", "--pool", "9"], r"pool has no effect on synthetic:objects:3"),
+        ([*DATA, "--pool_reuse", "9"], r"pool_reuse has no effect without pool; wanted both or neither"),
+        ([*DATA, "--compile_mode", "default"], r"compile_mode has no effect without compile"),
+        ([*DATA, "--snapshot_total", "60M"], r"snapshot_total has no effect without snapshot_parts"),
+        ([*DATA, "--snapshot_parts", "15"], r"snapshot_parts is '15'; wanted a whole number and K, M or G, such as 15M"),
+        ([*DATA, "--snapshot_parts", "0M"], r"snapshot_parts is '0M'; wanted a whole number and K, M or G"),
+        ([*DATA, "--snapshot_parts", "61M"], r"snapshot_parts is 61M; wanted snapshot_total, 60M, or less"),
     ],
 )
 def test_command_line_is_checked(argv, message):
     with pytest.raises(ValueError, match=message):
         read_recipe(argv)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("900K", 900 * 1024), ("15M", 15 * 1024**2), ("2G", 2 * 1024**3)])
+def test_sizes_are_in_powers_of_1024(text, expected):
+    assert parse_size(text, "size") == expected
 
 
 def test_recipe_survives_plain_values():
@@ -157,5 +173,8 @@ def test_differences_leave_out_what_does_not_change_learning():
     assert differences(old, free) == []
     assert differences(old, dataclasses.replace(old, bs_per_gpu=1, grad_accum=2), (1, 3)) == []
     assert differences(old, dataclasses.replace(old, grad_accum=4), (1, 1)) == ["bs_per_gpu × grad_accum × processes 6 → 8"]
+    pool = dataclasses.replace(old, pool=8)
+    assert differences(pool, dataclasses.replace(pool, bs_per_gpu=1, grad_accum=6), (1, 1)) == []
+    assert differences(pool, dataclasses.replace(pool, grad_accum=1), (1, 3)) == ["processes with a pool of scenes each 1 → 3"]
     changed = dataclasses.replace(old, data_path="b.json", seed=1)
     assert differences(old, changed) == ["data_path 'a.json' → 'b.json'", "seed 95 → 1"]

@@ -85,9 +85,14 @@ def stop_with_sigterm(monkeypatch, after: int) -> list[int]:
     return taken
 
 
-def test_max_hours_saves_and_exits_cleanly():
-    assert train.main(arguments("short", max_hours=0)) == 0
+def test_run_that_ends_by_the_clock_saves_validates_and_exports(capsys):
+    argv = arguments("short", max_hours=0, val_data_path="scenes/test_data_path.json", ema=0.5, schedule="constant")
+    assert train.main(argv) == 0
     assert [step for step, _ in list_snapshots(Path("outputs/short/snapshot"))] == [1]
+    assert [row["step"] for row in rows("short") if "val_psnr" in row] == [1]
+    weights = read_weights("outputs/short/model.safetensors")
+    assert all(torch.equal(weights[name], x) for name, x in final("short")["average"].items())
+    assert capsys.readouterr().out.endswith("outputs/short: stopped at step 1, the same command goes on\n")
 
 
 def test_sigterm_handler_is_put_back():
@@ -107,7 +112,7 @@ def test_other_micro_steps_are_equal_to_rounding(monkeypatch):
 
 def test_activation_checkpointing_and_compile_change_nothing(monkeypatch):
     compile_layers = LaCTLVSM.compile_layers
-    monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda model: compile_layers(model, backend="aot_eager"))
+    monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda model, **_: compile_layers(model, backend="aot_eager"))
     assert train.main(arguments("plain", steps=3)) == 0
     assert train.main(arguments("both", steps=3, actckpt=True, compile=True)) == 0
     one, other = final("plain")["model"], final("both")["model"]

@@ -1,6 +1,6 @@
 """Compare networks that remember their inputs in different ways: PSNR and speed for few and many inputs, a table and a plot.
 
-    python tests/benchmark_memories.py --data_path outputs/test/objects_data_path.json --image_size 32 32 \
+    python tests/benchmark/memories.py --data_path outputs/test/objects_data_path.json --image_size 32 32 \
         LaCT=outputs/box_32/model.safetensors "full attention=outputs/lvsm_32/snapshot/step_00002500.pt@config/lvsm_l4_d256.yaml"
 
 A script, no test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from data.dataset import SceneDataset
 from data.view_selection import select_views

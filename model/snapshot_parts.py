@@ -1,0 +1,101 @@
+"""A snapshot in files of a bounded size, to be carried away from a machine: written, checked, and put together again.
+
+The files are cut from the snapshot as `split` cuts them; beside them lie their sums as `sha256sum` writes them. So
+`sha256sum -c step_00001234.sha256 && cat step_00001234.pt.part* > step_00001234.pt` does what `join_parts` does.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from data.files import replace_when_finished, write_text
+
+SUMS = re.compile(r"(step_\d+)\.sha256")
+SUM_LINE = re.compile(r"([0-9a-f]{64})  (step_\d+\.pt\.part\d+)")
+
+
+def write_parts(
+    snapshot: Path, folder: Path, part_bytes: int, total_bytes: int, write_reduced: Callable[[Path], None]
+) -> bool:
+    """Cut a snapshot into files; those of an older one go when the new ones are complete.
+
+    Args:
+        snapshot: a finished `step_N.pt`.
+        folder: where the files go.
+        part_bytes, total_bytes: most bytes of a file, and of all.
+        write_reduced: called with a path to write a smaller snapshot to, where this one has more than `total_bytes`.
+
+    Returns:
+        whether it is the whole snapshot.
+    """
+    whole = snapshot.stat().st_size <= total_bytes
+    if whole:
+        names = _cut(snapshot, snapshot.name, folder, part_bytes)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        reduced = folder / f".{snapshot.stem}.tmp.pt"
+        try:
+            write_reduced(reduced)
+            names = _cut(reduced, snapshot.name, folder, part_bytes)
+        finally:
+            reduced.unlink(missing_ok=True)
+    sums = f"{snapshot.stem}.sha256"
+    write_text(folder / sums, "".join(f"{_sum(folder / name)}  {name}\n" for name in names))
+    for path in folder.iterdir():
+        if path.name not in (*names, sums) and path.name.startswith("step_"):
+            path.unlink()
+    return whole
+
+
+def name_of_parts(folder: Path) -> str:
+    """Return the name of the newest snapshot that a folder holds in parts.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    found = sorted(match[1] for match in map(SUMS.fullmatch, os.listdir(folder)) if match)
+    if not found:
+        raise ValueError(f"{folder}: holds no step_N.sha256; wanted a snapshot, or a folder with one in parts")
+    return f"{found[-1]}.pt"
+
+
+def join_parts(folder: Path) -> io.BytesIO:
+    """Return the newest snapshot of a folder, put together from its parts.
+
+    Raises:
+        ValueError: there is none, or a part is missing or damaged.
+    """
+    sums = folder / f"{Path(name_of_parts(folder)).stem}.sha256"
+    lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
+    matches = [SUM_LINE.fullmatch(line) for line in lines]
+    if not lines or None in matches:
+        raise ValueError(f"{sums}: not sums of parts; wanted lines as sha256sum writes them")
+    whole = io.BytesIO()
+    for match in matches:
+        part = folder / match[2]
+        if not part.is_file():
+            raise ValueError(f"{part}: is missing; wanted all {len(lines)} parts that {sums.name} names")
+        content = part.read_bytes()
+        if hashlib.sha256(content).hexdigest() != match[1]:
+            raise ValueError(f"{part}: is not what {sums.name} says; wanted it carried over again")
+        whole.write(content)
+    whole.seek(0)
+    return whole
+
+
+def _cut(source: Path, name: str, folder: Path, part_bytes: int) -> list[str]:
+    """Cut `source` into files named after `name`; return their names."""
+    names = []
+    with source.open("rb") as file:
+        while content := file.read(part_bytes):
+            names.append(f"{name}.part{len(names):02d}")
+            with replace_when_finished(folder / names[-1]) as temporary:
+                temporary.write_bytes(content)
+    return names
+
+
+def _sum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,98 @@
+"""Measuring: seconds, peak memory, what the machine itself can do, and which machine it is."""
+
+import ctypes
+import datetime
+import gc
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.camera_path import turntable
+from model.flops import synchronise
+from model.snapshot import code_version
+
+# Bytes that are copied to measure bandwidth: several times any cache.
+COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
+
+
+def time_calls(call: Callable[[], object], device: torch.device, repeats: int) -> float:
+    """Return the median seconds of `repeats` runs; none of them warms up."""
+    seconds = []
+    for _ in range(repeats):
+        synchronise(device)
+        start = time.perf_counter()
+        call()
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def copy_rate(device: torch.device, size: int | None = None) -> float:
+    """Measure bytes a second, read and written counted, of copies within the memory of `device`; the best of five."""
+    source = torch.empty(size or COPY_BYTES[device.type], dtype=torch.uint8, device=device).fill_(1)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    return 2 * source.numel() / min(time_calls(lambda: target.copy_(source), device, 1) for _ in range(5))
+
+
+def reset_peak(device: torch.device) -> int:
+    """Start counting peak memory anew; return the bytes in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def peak(device: torch.device) -> int:
+    """Return the most bytes in use since `reset_peak`."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident("VmHWM")
+
+
+def resident(field: str) -> int:
+    """Read a memory field of this process, in bytes (Linux)."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[field].split()[0]) * 1024
+
+
+def give_memory_back() -> None:
+    """Return what earlier measurements freed to the system, so that it does not hide what the next one takes."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def random_scene(views: int, image_size: tuple[int, int], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return noise images with cameras of a turntable, one scene."""
+    fxfycxcy, c2w = turntable(views, image_size)
+    return {
+        "image": torch.rand(1, views, 3, *image_size, device=device),
+        "fxfycxcy": fxfycxcy[None].float().to(device),
+        "c2w": c2w[None].float().to(device),
+    }
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Return what a figure has to be read with: device, driver, torch, date and commit."""
+    about = {"device": f"CPU, {torch.get_num_threads()} threads", "driver": "-"}
+    if device.type == "cuda":
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+        except (OSError, subprocess.CalledProcessError, IndexError):
+            driver = "unknown"
+        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
+        about = {"device": f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB", "driver": driver}
+    return about | {"torch": torch.__version__, "date": datetime.date.today().isoformat(), "commit": code_version()}
+
+
+def show(dtype: torch.dtype) -> str:
+    """Return the dtype's bare name."""
+    return str(dtype).removeprefix("torch.")

@@ -26,7 +26,7 @@ from torch import Tensor
 from data.dataset import SceneDataset, check_image_size
 from data.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
 from data.scene_format import Scene
-from data.video import VideoWriter, to_uint8
+from data.video import VideoWriter, find_encoder, to_uint8
 from data.view_selection import PICKERS, read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
 from model.camera import normalise_poses
@@ -172,6 +172,8 @@ def fill_in(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, processes: Processes) -> None:
     """Work on all scenes and report on them, or render the video of one that was reconstructed before."""
+    if args.video_format != "none":
+        together(processes, partial(find_encoder, f"video.{args.video_format}"))
     together(processes, partial(open_folder, args.output_dir))
     if args.load_state is not None:
         state = SceneState.load(args.load_state)

@@ -11,16 +11,12 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 
-import av
 import numpy as np
 import torch
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from PIL import Image
 
 from data.files import replace_when_finished
 
-# x264's constant rate factor: 18 is taken for visually lossless; one less for smooth gradients, which band first.
-_QUALITY = "17"
 # Pixels from which a GIF's palette is taken.
 _PALETTE_SAMPLE = 500_000
 
@@ -51,15 +47,13 @@ class VideoWriter:
         fps: frames a second, 0.1 to 240.
 
     Raises:
-        ValueError: another ending, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3) uint8 of the
-            first one's size; at the end of the block, no frame.
+        ValueError: another ending, MP4 without PyAV, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3)
+            uint8 of the first one's size; at the end of the block, no frame.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float = 30.0) -> None:
         self.path = Path(path)
-        encoder = _ENCODERS.get(self.path.suffix.lower())
-        if encoder is None:
-            raise ValueError(f"{path}: a video by the ending {self.path.suffix!r}: expected {' or '.join(_ENCODERS)}")
+        encoder = find_encoder(self.path)
         if not 0.1 <= fps <= 240:
             raise ValueError(f"{path}: {fps} frames a second: expected 0.1 to 240")
         self._new_encoder = functools.partial(encoder, fps=Fraction(fps).limit_denominator(1001))
@@ -94,43 +88,6 @@ class VideoWriter:
             raise ValueError(f"{self.path}: no frame was written: a video needs one or more")
 
 
-class _Mp4Encoder:
-    def __init__(self, path: Path, fps: Fraction) -> None:
-        self._path, self._fps = path, fps
-        self._container: av.container.OutputContainer | None = None
-        self._count = 0
-
-    def write(self, frame: np.ndarray) -> None:
-        h, w, _ = frame.shape
-        frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-        if self._container is None:
-            self._open(*frame.shape[:2])
-        picture = av.VideoFrame.from_ndarray(frame, "rgb24").reformat(
-            format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
-        )
-        picture.pts, picture.time_base = self._count, 1 / self._fps
-        self._container.mux(self._stream.encode(picture))
-        self._count += 1
-
-    def close(self, whole: bool) -> None:
-        if self._container is None:
-            return
-        if whole:
-            self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-    def _open(self, h: int, w: int) -> None:
-        self._container = av.open(str(self._path), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": _QUALITY})
-        self._stream.width, self._stream.height, self._stream.pix_fmt = w, h, "yuv420p"
-        codec = self._stream.codec_context
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-
-
 class _GifEncoder:
     def __init__(self, path: Path, fps: Fraction) -> None:
         self._path = path
@@ -152,4 +109,19 @@ class _GifEncoder:
         first.save(self._path, save_all=True, append_images=rest, duration=self._duration_ms, loop=0)
 
 
-_ENCODERS = {".mp4": _Mp4Encoder, ".gif": _GifEncoder}
+def find_encoder(path: str | os.PathLike) -> type:
+    """Return the encoder of a video by the ending of its name.
+
+    Raises:
+        ValueError: an ending that none has, or PyAV, which MP4 needs, is not installed.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".gif":
+        return _GifEncoder
+    if suffix != ".mp4":
+        raise ValueError(f"{path}: a video by the ending {Path(path).suffix!r}: expected .mp4 or .gif")
+    try:
+        from data.video_mp4 import Mp4Encoder
+    except ImportError as error:
+        raise ValueError(f"{path}: MP4 needs PyAV, which is not installed; wanted `pip install av`, or a GIF") from error
+    return Mp4Encoder

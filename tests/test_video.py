@@ -1,15 +1,15 @@
 """Videos decode to the frames that went in, at the size and speed asked for, whole or not at all."""
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image, ImageSequence
 
+import inference
 from data.video import VideoWriter, to_uint8
 
 COLOURS = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 30, 120), (17, 99, 64), (128, 128, 128)]
@@ -21,6 +21,10 @@ def colour_blocks(h: int, w: int, side: int, shift: int = 0) -> np.ndarray:
 
 
 def decode(path: Path) -> tuple[np.ndarray, dict[str, object]]:
+    """Return a video's frames (n, h, w, 3), and what its header says."""
+    import av  # here, so that tests that read no video run without it
+    from av.video.reformatter import Interpolation
+
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         pictures = list(container.decode(stream))
@@ -58,6 +62,8 @@ def test_to_uint8_rounds_and_clamps() -> None:
 
 
 def test_mp4_gives_back_colours_frames_and_speed(tmp_path: Path) -> None:
+    from av.video.reformatter import ColorRange, Colorspace
+
     frames = [colour_blocks(48, 80, 16, shift) for shift in range(7)]
     with VideoWriter(tmp_path / "new" / "path.mp4", fps=25) as video:
         for frame in frames:
@@ -198,3 +204,16 @@ def test_unknown_endings_and_speeds_are_refused(tmp_path: Path) -> None:
     for fps in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match=r"a.mp4: .* frames a second: expected 0.1 to 240"):
             VideoWriter(tmp_path / "a.mp4", fps=fps)
+
+
+def test_mp4_without_pyav_is_told_before_anything_is_done(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.delitem(sys.modules, "data.video_mp4", raising=False)
+    message = "video.mp4: MP4 needs PyAV, which is not installed; wanted `pip install av`, or a GIF"
+    with pytest.raises(ValueError, match=message):
+        VideoWriter(tmp_path / "video.mp4")
+    assert inference.main(["--output_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == f"inference.py: {message}\n"
+    assert not (tmp_path / "out").exists()
+    with VideoWriter(tmp_path / "video.gif") as video:
+        video.write(colour_blocks(4, 6, 2))

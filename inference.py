@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
 from data.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
 from data.scene_format import Scene
@@ -36,6 +37,7 @@ from model.context_parallel import ContextGroup, join_context, own_inputs, own_t
 from model.distributed import Processes, end_processes, start_processes
 from model.hub import resolve_lpips
 from model.metric import LPIPS, psnr, ssim
+from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import PRECISIONS, pick_dtype
 
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
@@ -127,7 +129,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--context_parallel", type=int, metavar="M", help="processes that share the views of each scene (default: 1)")
     add("--num_workers", type=int, help="threads that read images (default: one a core, 8 at most)")
     add("--compile", action="store_true", help="compile every layer with torch.compile")
-    add("--fast_weight_ops", choices=["auto", "naive", "compiled"], default="auto", help="default: compiled on CUDA")
+    add("--compile_mode", choices=COMPILE_MODES, help="of torch.compile (default: default)")
+    add("--fast_weight_ops", choices=IMPLEMENTATIONS, default="auto", help="default: compiled on CUDA")
     return parser.parse_args(argv)
 
 
@@ -153,6 +156,7 @@ def check_flags(args: argparse.Namespace) -> None:
         ("with --num_target_views 0", args.num_target_views == 0, ["save_images", "no_lpips"]),
         ("without --view_selection random or kmeans", args.view_selection not in ("random", "kmeans"), ["seed"]),
         ("without --scene_inference", not args.scene_inference, ["pose_reference", "scene_scale", "path_order"]),
+        ("without --compile", not args.compile, ["compile_mode"]),
         ("with --video_format none", args.video_format == "none", ["load_state", "video_frames", "video_fps", "path_order"]),
         ("under torchrun: it is one video of one process", os.environ.get("WORLD_SIZE", "1") != "1", ["load_state"]),
     ):
@@ -266,7 +270,7 @@ def prepare_model(args: argparse.Namespace, device: torch.device) -> LaCTLVSM:
     newton_schulz = args.newton_schulz_dtype or "bfloat16"
     model = load_model(args.load, args.config, device, args.precision, newton_schulz)
     model.set_fast_weight(PRECISIONS[newton_schulz], args.fast_weight_ops)
-    return model.compile_layers() if args.compile else model
+    return model.compile_layers(mode=args.compile_mode or "default") if args.compile else model
 
 
 def process_scenes(

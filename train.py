@@ -68,6 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
+    except torch.OutOfMemoryError:
+        wanted = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
+        print(f"train.py: out of GPU memory; wanted {wanted}", file=sys.stderr, flush=True)
+        return 2
     finally:
         end_processes()
     return status
@@ -301,6 +305,8 @@ def accumulate(
             inputs, targets = split(batch, num_inputs, recipe.num_target_views)
         last = micro_step == recipe.grad_accum - 1
         alone = last or not isinstance(network, DistributedDataParallel)
+        if recipe.compile_mode == "reduce-overhead":
+            torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last pass returned may be overwritten
         with contextlib.nullcontext() if alone else network.no_sync():
             rendered = network(inputs, targets)
             loss, parts = render_loss(

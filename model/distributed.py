@@ -92,7 +92,8 @@ def start_processes(device: str, context: int = 1) -> Processes:
     """Join the processes that torchrun started, or be the only one.
 
     Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; with several processes on CUDA each takes the one of its local rank.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`; with several processes on CUDA each takes the one of its local rank, or with
+            `cuda:N` all take that one, and talk over gloo: NCCL refuses to share a GPU.
         context: how many share the views of each scene.
 
     Raises:
@@ -103,13 +104,12 @@ def start_processes(device: str, context: int = 1) -> Processes:
         raise ValueError(f"context_parallel is {context} with {world} processes; wanted a divisor of their number (see torchrun)")
     if "RANK" not in os.environ:
         return Processes(0, 1, pick_device(device))
-    if torch.cuda.is_available() and device in ("auto", "cuda"):
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-    picked = pick_device(device)
+    own = torch.cuda.is_available() and device in ("auto", "cuda")
+    picked = pick_device(f"cuda:{os.environ['LOCAL_RANK']}" if own else device)
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
-    backend = "cpu:gloo,cuda:nccl" if picked.type == "cuda" else "gloo"
-    dist.init_process_group(backend)
+    shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
+    dist.init_process_group("gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl")
     return Processes(dist.get_rank(), dist.get_world_size(), picked, context)
 
 

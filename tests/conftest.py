@@ -39,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Return every device that the main path is tested on: what a GPU runs has been run on a CPU to the last line."""
+    return torch.device(request.param)
+
+
 @pytest.fixture(params=["one_head", "two_heads"])
 def golden(request: pytest.FixtureRequest) -> dict:
     """Return the tensors of a golden file, its `config`, and `inputs` and `targets` as dicts."""
@@ -51,11 +57,16 @@ def golden(request: pytest.FixtureRequest) -> dict:
     return {**tensors, **views, "config": config}
 
 
-def golden_model(golden: dict) -> LaCTLVSM:
-    """Return the golden file's network with its weights, Newton-Schulz in float32."""
-    model = LaCTLVSM(golden["config"]).set_fast_weight(torch.float32)
+def golden_model(golden: dict, device: torch.device = torch.device("cpu")) -> LaCTLVSM:  # noqa: B008 (a constant)
+    """Return the golden file's network with its weights, Newton-Schulz in float32, nothing compiled."""
+    model = LaCTLVSM(golden["config"]).set_fast_weight(torch.float32, "naive")
     model.load_state_dict({key.removeprefix("model."): x for key, x in golden.items() if key.startswith("model.")})
-    return model
+    return model.to(device)
+
+
+def on(device: torch.device, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return views on a device."""
+    return {name: x.to(device) for name, x in views.items()}
 
 
 def small_config(*names: str, layers: int = 2) -> ModelConfig:

@@ -117,11 +117,10 @@ def test_rays_compile_to_the_same_numbers() -> None:
     torch.testing.assert_close(compiled, rays(FXFYCXCY, c2w, (6, 4)), atol=1e-6, rtol=0)
 
 
-@pytest.mark.gpu
-def test_rays_on_a_gpu_under_autocast_equal_the_cpu() -> None:
+def test_rays_on_every_device_under_autocast_equal_the_cpu(device: torch.device) -> None:
     c2w = random_poses(2, 3, seed=9).float()
-    with torch.autocast("cuda", dtype=torch.bfloat16):
-        got = rays(FXFYCXCY.cuda(), c2w.cuda(), (6, 4))
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        got = rays(FXFYCXCY.to(device), c2w.to(device), (6, 4))
     assert got[1].dtype == torch.float32
     torch.testing.assert_close([t.cpu() for t in got], list(rays(FXFYCXCY, c2w, (6, 4))), atol=1e-6, rtol=0)
 

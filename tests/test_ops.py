@@ -188,7 +188,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 def test_unknown_implementation_is_refused() -> None:
     weights, query, _, _ = tokens()
-    with pytest.raises(ValueError, match=r"implementation is 'fast'; wanted one of auto, naive, compiled"):
+    with pytest.raises(ValueError, match=r"implementation is 'fast'; wanted one of auto, naive, compiled, autotuned"):
         op.apply(weights, query, "fast")
 
 
@@ -201,9 +201,17 @@ def test_compiled_equals_naive() -> None:
         assert relative_error(x, y) < 1e-12
 
 
-@pytest.mark.gpu
-def test_gpu_compiled_equals_cpu() -> None:
-    weights, key, value, learning_rate = tokens(l=64, k=16, m=32)
-    on_gpu = [tuple(x.cuda() for x in weights), key.cuda(), value.cuda(), learning_rate.cuda()]
-    for x, y in zip(op.gradients(*on_gpu, "compiled"), op.gradients(weights, key, value, learning_rate), strict=True):
+def test_operations_on_every_device_are_those_of_the_cpu(device: torch.device) -> None:
+    implementation = "compiled" if device.type == "cuda" else "naive"
+    weights, query, value, learning_rate = tokens(l=64, k=16, m=32)
+    there = tuple(x.to(device) for x in weights)
+    expected = op.gradients(weights, query, value, learning_rate)
+    found = op.gradients(there, query.to(device), value.to(device), learning_rate.to(device), implementation)
+    for x, y in zip(found, expected, strict=True):
         assert relative_error(x.cpu(), y) < 1e-10
+    # Newton-Schulz turns a difference of 1e-7 in its input into 1e-2: float64 goes in.
+    for steps, bound in ((0, 1e-10), (5, 1e-6)):
+        updated = op.update(there, tuple(x.to(device) for x in expected), steps, torch.float64, implementation)
+        for x, y in zip(updated, op.update(weights, expected, steps, torch.float64), strict=True):
+            assert relative_error(x.cpu(), y) < bound
+    assert relative_error(op.apply(there, query.to(device), implementation).cpu(), op.apply(weights, query)) < 1e-10

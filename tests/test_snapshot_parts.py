@@ -87,11 +87,11 @@ def test_newer_parts_replace_older_ones_and_tools_of_the_shell_join_them(folder)
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (lambda parts: parts[1].unlink(), r"part01: is missing; wanted all 4 parts that step_00000007.sha256 names"),
-        (lambda parts: parts[2].write_bytes(b"other"), r"part02: is not what step_00000007.sha256 says"),
-        (lambda parts: parts[0].with_name("step_00000007.sha256").write_text("../x  y\n"), r"step_00000007.sha256: not sums of parts"),
-        (lambda parts: parts[0].with_name("step_00000007.sha256").write_text(""), r"step_00000007.sha256: not sums of parts"),
-        (lambda parts: parts[0].with_name("step_00000007.sha256").unlink(), r"carried: holds no step_N.sha256"),
+        (lambda parts, sums: parts[1].unlink(), r"part01: is missing; wanted all 4 parts that step_00000007.sha256 names"),
+        (lambda parts, sums: parts[2].write_bytes(b"other"), r"part02: is not what step_00000007.sha256 says"),
+        (lambda parts, sums: sums.write_text("../x  y\n"), r"step_00000007.sha256: not sums of parts"),
+        (lambda parts, sums: sums.write_text(""), r"step_00000007.sha256: not sums of parts"),
+        (lambda parts, sums: sums.unlink(), r"carried: holds no step_N.sha256"),
     ],
 )
 def test_damaged_parts_are_refused(folder, fault, message):
@@ -99,7 +99,7 @@ def test_damaged_parts_are_refused(folder, fault, message):
     assert write_parts(folder / "step_00000007.pt", folder / "carried", 110, 1000, Path.touch)
     parts = sorted((folder / "carried").glob("*.part*"))
     assert join_parts(folder / "carried").read() == bytes(range(100)) * 4
-    fault(parts)
+    fault(parts, folder / "carried" / "step_00000007.sha256")
     with pytest.raises(ValueError, match=message):
         join_parts(folder / "carried")
 

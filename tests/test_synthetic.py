@@ -204,9 +204,10 @@ def test_layouts_are_for_objects():
         describe("objects", 0, 0, 2, SIZE, "ring")
 
 
-@pytest.mark.gpu
-def test_cuda_agrees_with_the_cpu():
-    for kind in KINDS:
-        here, there = (synthetic_batch(kind, 3, [0, 1, 2], 2, SIZE, device) for device in ("cpu", "cuda"))
-        assert torch.equal(here["c2w"], there["c2w"].cpu())
-        assert ((here["image"] - there["image"].cpu()).abs() > 5e-3).float().mean() < 0.02
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_device_agrees_with_the_cpu(kind, device):
+    here, there = (synthetic_batch(kind, 3, range(6), 4, SIZE, place) for place in ("cpu", device))
+    assert torch.equal(here["c2w"], there["c2w"].cpu())
+    # Colours to rounding; a pixel differs by a sample, a quarter of it, where a ray grazes an edge.
+    differs = (here["image"] - there["image"].cpu()).abs().amax(2) > 2e-3
+    assert differs.float().mean() < 1e-3

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.ops.fast_weight.naive import Weights, apply_naive, gradients_naive, update_naive
 
-IMPLEMENTATIONS = ("auto", "naive", "compiled")
+IMPLEMENTATIONS = ("auto", "naive", "compiled", "autotuned")
 
 
 def gradients(
@@ -27,7 +27,8 @@ def gradients(
         weights: the weights before the step, in the dtype of `key`.
         key, value: (b, l, k).
         learning_rate: (3, b, l, 1), of w0, w1, w2, positive; inside the sum.
-        implementation: `naive` (eager PyTorch), `compiled` (the same under torch.compile) or `auto` (compiled on CUDA).
+        implementation: `naive` (eager PyTorch), `compiled` (the same under torch.compile), `autotuned` (the same with the
+            compiler trying kernels for the matrix products) or `auto` (compiled on CUDA).
 
     Returns:
         (dw0, dw1, dw2), shaped as the weights: what is to be added, before orthogonalisation.
@@ -80,10 +81,11 @@ def apply(weights: Weights, query: Tensor, implementation: str = "auto") -> Tens
 def _choose(function: Callable, implementation: str, x: Tensor) -> Callable:
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"fast_weight: implementation is {implementation!r}; wanted one of {', '.join(IMPLEMENTATIONS)}")
-    compiled = implementation == "compiled" or (implementation == "auto" and x.is_cuda)
-    return _compiled(function) if compiled and not torch.compiler.is_compiling() else function
+    if torch.compiler.is_compiling() or implementation == "naive" or (implementation == "auto" and not x.is_cuda):
+        return function
+    return _compiled(function, "max-autotune-no-cudagraphs" if implementation == "autotuned" else "default")
 
 
 @functools.cache
-def _compiled(function: Callable) -> Callable:
-    return torch.compile(function, fullgraph=True)
+def _compiled(function: Callable, mode: str) -> Callable:
+    return torch.compile(function, fullgraph=True, mode=mode)

@@ -1,0 +1,152 @@
+"""The programs on every device: as a user starts them, in several processes, from one device to another, out of memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import inference
+import train
+from model.blocks import FastWeight
+from model.checkpoint import read_weights
+from model.snapshot import list_snapshots
+from tests.inference_run import metrics, told
+from tests.processes import run_processes
+from tests.test_train import stop_with_sigterm
+from tests.training_run import arguments, assert_same, final, rows, work_in
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "data_example" / "objects_1000003_000060" / "opencv_cameras.json"
+# A run of six steps as test_train has it; nothing is compiled but where that is what is tested.
+EXACT = {"precision": "float32", "ema": 0.9}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(FastWeight, "implementation", "naive")
+    return work_in(tmp_path, monkeypatch)
+
+
+def test_bundled_model_renders_the_same_on_every_device(folder, device):
+    words = ["--data_path", str(EXAMPLE), "--precision", "float32", "--newton_schulz_dtype", "float32", "--save_images"]
+    words += ["--video_format", "gif", "--video_frames", "3"]
+    found = {}
+    for name in ("cpu", device.type):
+        assert inference.main([*words, "--device", name, "--output_dir", name]) == 0
+        found[name] = metrics(Path(name))
+        assert (Path(name) / found[name]["views"][0]["scene"] / "video.gif").stat().st_size > 0
+    for one, other in zip(found["cpu"]["views"], found[device.type]["views"], strict=True):
+        assert other["psnr"] == pytest.approx(one["psnr"], abs=0.01)  # float32: errors below 1e-4 in a picture at 20 dB
+
+
+def test_debug_recipe_learns_on_every_device(folder, device):
+    recipe, config = ROOT / "config" / "train" / "debug.yaml", ROOT / "config" / "debug.yaml"
+    short = ["--steps", "100", "--warmup", "10", "--log_every", "25", "--val_every", "100"]
+    assert train.main(["--recipe", str(recipe), "--config", str(config), "--device", device.type, *short]) == 0
+    found = [row["psnr"] for row in rows("debug") if "psnr" in row]
+    assert found[-1] > found[0] + 3  # from a grey picture to coarse shapes
+    assert read_weights("outputs/debug/model.safetensors")
+
+
+def test_stopped_and_resumed_on_a_device_is_bitwise_equal(folder, monkeypatch, device):
+    changes = {"device": device.type, **EXACT, "optimizer": "muon"}
+    assert train.main(arguments("straight", **changes)) == 0
+    with monkeypatch.context() as patched:
+        stop_with_sigterm(patched, 3)
+        assert train.main(arguments("resumed", **changes)) == 0
+    assert train.main(arguments("resumed", **changes)) == 0
+    assert_same(final("straight"), final("resumed"))
+
+
+def test_snapshot_of_a_device_goes_on_on_a_cpu_to_rounding(folder, monkeypatch, device):
+    monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)  # bfloat16 makes a last bit a hundredth
+    assert train.main(arguments("straight", device=device.type, **EXACT)) == 0
+    begun = next(path for step, path in list_snapshots(Path("outputs/straight/snapshot")) if step == 4)
+    assert train.main(arguments("moved", device="cpu", resume=str(begun), **EXACT)) == 0
+    one, other = final("straight")["model"], final("moved")["model"]
+    assert max((one[name] - other[name]).abs().max() for name in one) < 1e-3  # two steps of up to 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+def test_compiled_training_follows_the_eager_one(folder, monkeypatch, device, mode):
+    monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
+    if device.type == "cpu":
+        compile_layers = train.LaCTLVSM.compile_layers
+        monkeypatch.setattr(train.LaCTLVSM, "compile_layers", lambda model, **_: compile_layers(model, backend="aot_eager"))
+    assert train.main(arguments("eager", device=device.type, steps=3, **EXACT)) == 0
+    compiled = {"compile": True, "compile_mode": mode, "actckpt": mode == "default"}
+    assert train.main(arguments("compiled", device=device.type, steps=3, **compiled, **EXACT)) == 0
+    one, other = final("eager")["model"], final("compiled")["model"]
+    assert max((one[name] - other[name]).abs().max() for name in one) < 1e-3  # three steps of up to 1e-2
+
+
+TRAINING = """
+import sys, train
+from model.blocks import FastWeight
+FastWeight.newton_schulz_dtype, FastWeight.implementation = train.torch.float32, "naive"
+train.matmul_rate = lambda device, dtype: 1e12
+sys.exit(train.main({argv!r}))
+"""
+
+
+@pytest.mark.parametrize("context", [1, 2])
+def test_two_processes_share_one_device(folder, device, context, monkeypatch):
+    monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
+    name = "cuda:0" if device.type == "cuda" else "cpu"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun sets it
+    share = {"context_parallel": 2, "bs_per_gpu": 2} if context == 2 else {"bs_per_gpu": 1}
+    run_processes(2, TRAINING.format(argv=arguments("two", device=name, **share, **EXACT)), folder)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    assert train.main(arguments("one", device=device.type, **EXACT)) == 0
+    one, two = final("one")["model"], final("two")["model"]
+    assert max((one[key] - two[key]).abs().max() for key in one) < 1e-3  # the order of sums, six steps of up to 1e-2
+
+
+ONE_PROCESS = """
+import torch
+import torch.distributed as dist
+from model.distributed import end_processes, start_processes
+processes = start_processes({device!r})
+assert processes.world == 1 and processes.device.type == {device!r}
+x = torch.ones(3, device=processes.device)
+dist.all_reduce(x)
+assert x.tolist() == [1, 1, 1]
+assert dist.get_backend() == {backend!r}, dist.get_backend()
+end_processes()
+"""
+
+
+def test_one_process_under_torchrun_talks_by_the_backend_of_its_device(folder, device, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    run_processes(1, ONE_PROCESS.format(device=device.type, backend=backend), folder)
+
+
+def out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("out of memory.\nTried to allocate 3 GiB")
+
+
+@pytest.mark.parametrize("program", ["inference", "train"])
+def test_out_of_memory_is_one_line(folder, device, monkeypatch, capsys, program):
+    if device.type == "cpu":
+        monkeypatch.setattr(train.LaCTLVSM, "forward", out_of_memory)
+        monkeypatch.setattr(inference.LaCTLVSM, "reconstruct", out_of_memory)
+    else:
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(0.002)  # 160 MiB of 80 GiB
+    try:
+        if program == "inference":
+            argv = ["--device", device.type, "--image_size", "1024", "1024", "--num_input_views", "12", "--chunk_views", "12"]
+            status = inference.main([*argv, "--data_path", str(EXAMPLE), "--video_format", "none", "--output_dir", "out"])
+        else:
+            large = {"image_size": [256, 256], "bs_per_gpu": 8}
+            status = train.main(arguments("large", device=device.type, **large))
+    finally:
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)
+    assert status == 2
+    error = told(capsys.readouterr().err)
+    assert len(error) == 1
+    assert error[0].startswith(f"{program}.py: out of GPU memory; wanted fewer")

@@ -84,12 +84,14 @@ def our_step(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> Callab
     model = LaCTLVSM(load_config(recipe.config)).to(device).set_compute_dtype(dtype)
     model.activation_checkpointing = recipe.actckpt
     if recipe.compile:
-        model.compile_layers()
+        model.compile_layers(mode=recipe.compile_mode)
     optimiser = build_optimiser(model, recipe.weight_decay, recipe.optimizer)
     inputs, targets = batch(recipe, device)
 
     def step() -> None:
         for _ in range(recipe.grad_accum):
+            if recipe.compile_mode == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()
             loss, _ = render_loss(model(inputs, targets), targets["image"], None, 0.0)
             (loss / recipe.grad_accum).backward()
         norm = gradient_norm(model.parameters())

@@ -364,7 +364,8 @@ def describe(model: LaCTLVSM, recipe: Recipe, processes: Processes, dtype: torch
     parameters = sum(x.numel() for x in model.parameters()) / 1e6
     scenes = recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
     precision = str(dtype).removeprefix("torch.")
-    return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {scenes} scenes a step"
+    pool = f" of a pool of {recipe.pool}, each drawn {recipe.pool_reuse} times on average" if recipe.pool else ""
+    return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {scenes} scenes a step{pool}"
 
 
 @contextlib.contextmanager

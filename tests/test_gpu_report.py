@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.checkpoint import read_weights
 from model.ops.newton_schulz import newton_schulz
 from model.snapshot import read_snapshot
+from tests.benchmark import gpu_report
 from tests.benchmark.gpu_report import STEPS, Report, line
-from tests.benchmark.gpu_steps import GIB, Step, largest_batch
+from tests.benchmark.gpu_steps import GIB, Bench, Step, largest_batch
 from tests.benchmark.gpu_variants import newton_schulz_by_halves, symmetric_product
 
 ROOT = Path(__file__).parent.parent
@@ -43,14 +45,21 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Rehearsal at tiny sizes" in page
     assert page.count("### ") == len(STEPS)
-    # What comes back from a lent machine: eight files at most, of which the parts go on as a snapshot.
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) <= 8
-    assert read_snapshot(tmp_path / "parts")["step"] > 0
+    # What comes back from a lent machine: eight files at most.
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) <= 8
+    content, weights = read_snapshot(tmp_path / "parts"), read_weights(tmp_path / "model.safetensors")
+    assert all(torch.equal(x, content["average"][name].bfloat16()) for name, x in weights.items())
+    # The training was started, and stopped by the clock; its parts were carried here, and it goes on from them.
+    again = tmp_path / "again"
+    again.mkdir()
+    command = gpu_report.model_command(Bench(torch.device("cpu"), tiny=True), 2, again)
+    subprocess.run([*command, "--resume", str(tmp_path / "parts")], cwd=again, env=ENVIRONMENT, check=True, timeout=120)
+    log = (again / "outputs" / "gpu_objects_64" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert content["step"] < json.loads(log[0])["step"] <= content["step"] + 2
 
 
 def test_steps_are_left_out_when_time_is_up(tmp_path):
-    done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "0.01", "--only", "machine", "chunks")
+    done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "0.01", "--only", "chunks")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].endswith("failed: none; left out for time: machine, chunks")
     assert "Left out for time: machine, chunks." in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -58,7 +67,7 @@ def test_steps_are_left_out_when_time_is_up(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
 def test_a_step_that_fails_takes_no_other_with_it(tmp_path):
-    done = report(tmp_path, "--device", "cuda", "--rehearse", "--only", "machine", "chunks")
+    done = report(tmp_path, "--device", "cuda", "--rehearse", "--only", "chunks")
     assert done.returncode == 1
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]
     for name in ("machine", "chunks"):
@@ -76,6 +85,7 @@ def test_a_step_that_takes_too_long_is_cut_off_and_keeps_its_rows(tmp_path, monk
             command = [sys.executable, "-c", sleeper, str(folder / name / "rows.jsonl")]
             return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
+    monkeypatch.setitem(STEPS, "machine", Step("slow too", None, 2))
     args = argparse.Namespace(out=tmp_path, minutes=5.0, only=["chunks"], rehearse=True, device="cpu")
     assert Sleeping(args).run() == 1
     rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]["chunks"]

@@ -129,7 +129,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--context_parallel", type=int, metavar="M", help="processes that share the views of each scene (default: 1)")
     add("--num_workers", type=int, help="threads that read images (default: one a core, 8 at most)")
     add("--compile", action="store_true", help="compile every layer with torch.compile")
-    add("--compile_mode", choices=COMPILE_MODES, help="of torch.compile (default: default)")
+    # The others replay CUDA graphs, whose results the next chunk of views would overwrite.
+    add("--compile_mode", choices=[mode for mode in COMPILE_MODES if mode != "reduce-overhead"], help="default: default")
     add("--fast_weight_ops", choices=IMPLEMENTATIONS, default="auto", help="default: compiled on CUDA")
     return parser.parse_args(argv)
 

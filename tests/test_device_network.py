@@ -55,6 +55,7 @@ def test_bfloat16_stays_near_float32(device):
 @pytest.mark.slow
 def test_compiled_network_is_the_eager_one_and_is_not_compiled_for_every_number_of_views(device):
     torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     eager, compiled = model_on(device), model_on(device)
     compiled.compile_layers(backend=BACKEND[device.type])
     graphs = []

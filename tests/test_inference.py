@@ -260,11 +260,13 @@ def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypat
 
     monkeypatch.setattr(inference, "SceneDataset", Dataset)
     monkeypatch.setattr(inference, "smooth_path", path)
-    monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda self: seen.update(compiled=True) or self)
+    monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda self, mode: seen.update(compiled=mode) or self)
     monkeypatch.setattr(LaCTLVSM, "set_fast_weight", lambda self, *args: seen.update(fast_weight=args) or self)
     words = "--scene_inference --num_input_views 3 --num_target_views 0 --video_frames 1"
-    infer(f"{words} --path_order nearest --num_workers 0 --compile --fast_weight_ops naive", data="scene_0/opencv_cameras.json")
-    assert seen == {"workers": 0, "order": "nearest", "compiled": True, "fast_weight": (torch.float32, "naive")}
+    machine = "--num_workers 0 --compile --compile_mode max-autotune-no-cudagraphs --fast_weight_ops naive"
+    infer(f"{words} --path_order nearest {machine}", data="scene_0/opencv_cameras.json")
+    compiled = {"compiled": "max-autotune-no-cudagraphs", "fast_weight": (torch.float32, "naive")}
+    assert seen == {"workers": 0, "order": "nearest", **compiled}
     del seen["compiled"]
     infer(words, data="scene_0/opencv_cameras.json")
     assert seen == {"workers": min(8, os.cpu_count()), "order": "given", "fast_weight": (torch.float32, "auto")}

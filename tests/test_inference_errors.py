@@ -24,6 +24,7 @@ WITHOUT_EFFECT = {
     "with --target_every": ["--num_all_views 4", "--num_target_views 2"],
     "with --num_target_views 0": ["--save_images", "--no_lpips"],
     "without --view_selection random or kmeans": ["--seed 0", "--view_selection uniform --seed 1"],
+    "without --compile": ["--compile_mode default"],
     "without --scene_inference": ["--pose_reference all", "--scene_scale 1", "--path_order given"],
     "with --video_format none": ["--video_frames 3", "--video_fps 3", "--scene_inference --path_order given"],
 }  # fmt: skip

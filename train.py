@@ -107,10 +107,10 @@ def train(recipe: Recipe, processes: Processes) -> int:
             path = resolve_weights(recipe.load)
         load_weights(model, read_weights(path), str(path))
     average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
-    parts = None
+    part_sizes = None
     if recipe.snapshot_parts:
-        parts = (parse_size(recipe.snapshot_parts, "snapshot_parts"), parse_size(recipe.snapshot_total, "snapshot_total"))
-        check_parts(model, average is not None, parts[1])
+        part_sizes = (parse_size(recipe.snapshot_parts, "snapshot_parts"), parse_size(recipe.snapshot_total, "snapshot_total"))
+        check_parts(model, average is not None, part_sizes[1])
     step, counts = 0, torch.zeros(2, device=device)  # steps left out: in all, and in a row until now
     if resume_from is not None:
         content = read_snapshot(resume_from)
@@ -124,7 +124,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     model.context = context
     network = wrap(model, processes)
 
-    writer = SnapshotWriter(folder / "snapshot", recipe.keep, parts) if processes.first else None
+    writer = SnapshotWriter(folder / "snapshot", recipe.keep, part_sizes) if processes.first else None
     log = TrainingLog(folder, step, recipe.steps, recipe.wandb, dataclasses.asdict(recipe)) if processes.first else None
     if log and resume_from is not None and content["optimiser"] is None:
         log.say(f"{resume_from}: holds no optimizer state; it starts anew, and the learning rate goes on")

@@ -32,7 +32,7 @@ class Recipe:
     expname: str = _flag("default", "name of the run: it writes into outputs/EXPNAME", free=True)
     data_path: str | None = _flag(None, "NAME_data_path.json, or synthetic:objects or synthetic:scenes, with :N for N scenes only")
     load: str | None = _flag(None, "weights to start from", free=True)
-    resume: str = _flag("auto", "auto: the newest snapshot of outputs/EXPNAME if there is one; none; or a snapshot", free=True)
+    resume: str = _flag("auto", "auto (the newest snapshot of the run, if any), none, a snapshot, or its parts' folder", free=True)
     device: str = _flag("auto", "auto, cpu, cuda or cuda:N", free=True)
     precision: str = _flag("auto", "of the layers; auto is bfloat16 where hardware has it", choices=("auto", "float32", "bfloat16"))
     compile: bool = _flag(False, "torch.compile the blocks", free=True)

@@ -66,7 +66,7 @@ class ScenePool:
         self._first: int | None = None  # group that the window begins with
         self._made = 0  # groups up to this one are ready
         self._ready: dict[int, Any] = {}  # group → event behind its rendering
-        self._released: Any = None  # event behind the last draw from groups before the window
+        self._released: Any = None  # event behind the last use of slots that are not the window's
         self._closed, self._problem = False, None
         self._thread: threading.Thread | None = None
 
@@ -85,16 +85,17 @@ class ScenePool:
         """
         first = scene // self.group
         with self._changed:
-            if self._first is None:
-                self._first, self._made = first, first
-                self._thread = threading.Thread(target=self._make_all, name="scene pool", daemon=True)
-                self._thread.start()
-            elif first > self._first:
+            begins = self._first is None
+            if begins or first > self._first:
                 self._first = first
-                if self._cuda:
+                if self._cuda:  # at the beginning, too: the pool's memory may have been another tensor's
                     self._released = torch.cuda.current_stream(self.device).record_event()
                 self._changed.notify_all()
-            self._wait_until_made(first + self.groups)
+            if begins:
+                self._made = first
+                self._thread = threading.Thread(target=self._make_all, name="scene pool", daemon=True)
+                self._thread.start()
+            self._wait_until_made(first + self.groups, show=begins and self.share[0] == 0)
             ready = [self._ready.pop(group) for group in sorted(self._ready) if group < first + self.groups]
         if self._cuda and ready:
             torch.cuda.current_stream(self.device).wait_event(ready[-1])  # the thread's stream finishes them in order
@@ -135,10 +136,9 @@ class ScenePool:
         """Return where scenes lie, (b, 1)."""
         return np.array(scenes)[:, None] % (self.slots * self.group)
 
-    def _wait_until_made(self, group: int) -> None:
-        """Wait until the groups up to this one are made; with a progress bar while the pool is filled for the first time."""
-        filling = self._made < self._first + self.groups and self._released is None and self.share[0] == 0
-        with tqdm(total=self.scenes, desc="pool", unit="scene", disable=None if filling else True, leave=False) as bar:
+    def _wait_until_made(self, group: int, show: bool) -> None:
+        """Wait until the groups up to this one are made, with a progress bar or without."""
+        with tqdm(total=self.scenes, desc="pool", unit="scene", disable=None if show else True, leave=False) as bar:
             while self._made < group and self._problem is None:
                 self._changed.wait()
                 bar.update((self._made - self._first) * self.group - bar.n)

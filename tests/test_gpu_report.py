@@ -92,6 +92,24 @@ def test_a_step_that_takes_too_long_is_cut_off_and_keeps_its_rows(tmp_path, monk
     assert rows == [{"what": "one"}, {"what": "step chunks", "value": "cut off after 4 s"}]
 
 
+def test_training_that_was_cut_off_leaves_its_parts(tmp_path):
+    output = tmp_path / "training"
+    (output / "parts").mkdir(parents=True)
+    found = Report(argparse.Namespace(out=tmp_path / "out"))
+    found.take_training(tmp_path / "nothing")
+    for i in range(4):
+        (output / "parts" / f"step_00000001.pt.part{i:02d}").write_text("x")
+    found.take_training(output)
+    (output / "model.safetensors").write_text("x")
+    found.take_training(output)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert len(list((tmp_path / "out" / "parts").iterdir())) == 4
+    (output / "parts" / "step_00000001.sha256").write_text("x")  # with the report, one file more than comes back
+    full = Report(argparse.Namespace(out=tmp_path / "full"))
+    full.take_training(output)
+    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["parts", "report.log"]
+
+
 def test_a_row_by_hand():
     row = {"what": "a | b", "seconds": 0.5, "frames": 8, "unit": "frames", "flops": 3e12, "peak_bytes": 3 * GIB, "target": "≥ 45 %"}
     assert line(row | {"least_share": 0.45}, 1e13) == "| a / b | 0.5 | 16 frames/s | 60% | 3.00 GiB |  | ≥ 45 % | yes |  |"

@@ -37,8 +37,8 @@ from tests.benchmark.measure import machine
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds that a step's process needs for itself; with less left, it is not started.
 LEAST_SECONDS = 15
-# What the model's training keeps of its time to write what it has come to.
-CLOSING_SECONDS = 30
+# What the model's training keeps of its time for what comes before it and after: imports, the last snapshot, validation.
+CLOSING_SECONDS = 60
 # What comes back from a lent machine.
 MOST_FILES = 8
 MODEL_RECIPE = "config/train/gpu_objects_64.yaml"
@@ -108,7 +108,7 @@ class Report:
                 process = waiting.pop()
                 waiting += [self.prepare(other, Path(folder)) for other in names[i + 1 : i + 2]]
                 left = self.args.minutes * 60 - (time.monotonic() - self.started)
-                if left < LEAST_SECONDS:
+                if left < LEAST_SECONDS + CLOSING_SECONDS * (name == "model"):
                     self.left_out.append(name)
                     process.communicate()  # it has nothing to do
                     continue
@@ -148,11 +148,16 @@ class Report:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         self.rows[name] = list(self.take(folder / "rows.jsonl"))
-        if (folder / "parts").is_dir():
-            shutil.copytree(folder / "parts", self.args.out / "parts", dirs_exist_ok=True)
-            if len(list((folder / "parts").iterdir())) + 4 <= MOST_FILES:
-                shutil.copy(folder / "model.safetensors", self.args.out)
+        self.take_training(folder / "outputs" / Path(MODEL_RECIPE).stem)
         return problem
+
+    def take_training(self, output: Path) -> None:
+        """Keep the parts and the weights of a training, also of one that was cut off."""
+        if (output / "parts").is_dir():
+            shutil.copytree(output / "parts", self.args.out / "parts", dirs_exist_ok=True)
+            weights = output / "model.safetensors"
+            if weights.is_file() and len(list((output / "parts").iterdir())) + 4 <= MOST_FILES:
+                shutil.copy(weights, self.args.out)
 
     def take(self, path: Path) -> Iterator[Row]:
         """Yield the rows that a step has written, a half-written last one aside."""
@@ -228,14 +233,11 @@ def run_tests(bench: Bench) -> Iterator[Row]:
 
 
 def run_model(bench: Bench, seconds: float, folder: Path) -> Iterator[Row]:
-    """Train the bundled model on until `seconds` have passed; leave its parts and its averaged weights in `folder`."""
+    """Train the bundled model on until `seconds` have passed, in `folder`."""
     start = time.perf_counter()
     subprocess.run(model_command(bench, seconds, folder), cwd=folder, check=True)
-    output = folder / "outputs" / "gpu_objects_64"
-    log = (output / "log.jsonl").read_text(encoding="utf-8")
+    log = (folder / "outputs" / Path(MODEL_RECIPE).stem / "log.jsonl").read_text(encoding="utf-8")
     print(log, flush=True)
-    shutil.copytree(output / "parts", folder / "parts")
-    shutil.copy(output / "model.safetensors", folder)
     last = {name: value for text in log.splitlines() for name, value in json.loads(text).items()}
     value = f"step {last['step']}, {last['samples_per_s']:.0f} scenes/s, data wait {last['data_wait']:.0%}, "
     value += f"skipped {last['skips']}, examples {last['val_psnr']:.2f} dB"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.synthetic import render as render_module
 from data.synthetic.batch import describe
 from data.synthetic.materials import random_material
 from data.synthetic.primitives import (
@@ -251,6 +252,19 @@ def test_nearer_solid_hides_the_farther():
     back, _, _ = view(scene_of(near, far), (-4, 0.001, 0), samples=1)
     assert front["image"][0, 18, 29] > 0.9 > 0.2 > front["image"][2, 18, 29]
     assert back["image"][2, 18, 29] > 0.9 > 0.2 > back["image"][0, 18, 29]
+
+
+def test_of_two_surfaces_at_one_place_each_ray_meets_one(monkeypatch):
+    red, blue = plain((0.9, 0.01, 0.01)), plain((0.01, 0.01, 0.9))
+    one, other = (Solid("ellipsoid", affine(np.eye(3) * 0.5), material) for material in (red, blue))
+    found = []
+    nearest = render_module.nearest
+    monkeypatch.setattr(render_module, "nearest", lambda *args: found.append(nearest(*args)) or found[-1])
+    both, _, _ = view(scene_of(one, other), (2, 1, 1), samples=4)
+    alone, _, _ = view(scene_of(other), (2, 1, 1), samples=4)
+    for hits in found:
+        assert len(hits.ray.unique()) == len(hits.ray) > 0
+    assert torch.equal(both["image"], alone["image"])
 
 
 def test_lambert_ambient_and_display_colours_by_hand():

@@ -110,7 +110,7 @@ def extents(solids: Solids, scene: torch.Tensor, view_from_world: torch.Tensor) 
 
 
 def nearest(solids: Solids, rays: Rays) -> Hits:
-    """Return the first surface on every ray that meets one; of two at the very same depth, both."""
+    """Return the first surface on every ray that meets one; of two at the very same depth, the later solid's."""
     groups, m = rays.direction.shape[1:]
     best = torch.full((groups, m), torch.inf, dtype=rays.origin.dtype, device=rays.origin.device)
     found = []
@@ -126,12 +126,15 @@ def nearest(solids: Solids, rays: Rays) -> Hits:
     if not hits:
         none = torch.zeros(0, dtype=torch.long, device=best.device)
         return Hits(none, none, best.new_zeros(0), best.new_zeros(3, 0))
-    return Hits(
-        torch.cat([hit.ray for hit in hits]),
-        torch.cat([hit.solid for hit in hits]),
-        torch.cat([hit.depth for hit in hits]),
-        torch.cat([hit.normal for hit in hits], dim=1),
-    )
+    ray, solid, depth = (torch.cat([getattr(hit, name) for hit in hits]) for name in ("ray", "solid", "depth"))
+    outward = torch.cat([hit.normal for hit in hits], dim=1)
+    if len(ray) > int((best < torch.inf).sum()):
+        # Two hits of one ray would be written to one place, on a GPU in either order.
+        number = torch.arange(len(ray), device=ray.device)
+        last = torch.zeros(groups * m, dtype=torch.long, device=ray.device).scatter_reduce_(0, ray, number, "amax")
+        kept = (last[ray] == number).nonzero().squeeze(1)
+        ray, solid, depth, outward = ray[kept], solid[kept], depth[kept], outward[:, kept]
+    return Hits(ray, solid, depth, outward)
 
 
 def blocked(solids: Solids, rays: Rays, active: torch.Tensor) -> torch.Tensor:

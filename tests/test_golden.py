@@ -33,9 +33,9 @@ def test_backward_gives_the_golden_gradients(golden: dict, device: torch.device)
     assert abs(error.item() - golden["expect.mse"].item()) < 1e-6
     error.backward()
     for name, parameter in model.named_parameters():
-        # 1e-2 is needed by lr_fc.bias alone, a sum of cancelling terms whose golden figure is itself 0.65 % from float64;
-        # the others are within 2e-4.
-        bound = 1e-2 if name.endswith("lr_fc.bias") else 1e-3
+        # 1e-2 is needed by lr_fc.bias alone, a sum of cancelling terms whose golden figure is itself 0.65 % from float64, and which
+        # another order of the same sums moves by 0.6 %: a GPU's is its own. The others are within 2e-4.
+        bound = {"cpu": 1e-2, "cuda": 3e-2}[device.type] if name.endswith("lr_fc.bias") else 1e-3
         assert relative_error(parameter.grad.cpu(), golden[f"expect.grad.{name}"]) < bound, name
 
 

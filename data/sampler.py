@@ -1,4 +1,4 @@
-"""What a training step sees: scenes and views as a function of seed and sample number alone, loaded ahead by threads.
+"""Training samples: scenes and views as a function of seed and sample number alone, loaded ahead by threads.
 
 Samples are numbered through the whole run, 0, 1, 2, …; a step takes the next `batch` numbers and its ranks and micro-steps share
 them. So a resumed run needs no replay, and another split of the same batch sees the same samples.

@@ -1,4 +1,4 @@
-"""What a training step costs in matrix products, and how fast this machine multiplies matrices.
+"""FLOPs of a training step, and the rate at which this machine multiplies matrices.
 
 Letters: b scenes, v views, h w pixels.
 """

@@ -28,14 +28,16 @@ def folder(tmp_path, monkeypatch):
     return work_in(tmp_path, monkeypatch)
 
 
-def mean_difference(one: str, other: str) -> float:
-    """Return the mean distance of two runs' final weights.
+def assert_near(one: str, other: str, device: torch.device) -> None:
+    """Compare two runs' final weights.
 
     AdamW moves a weight by up to the learning rate, 1e-2, whatever the size of its gradient: where that is rounding alone, two
     devices may go apart. A run on other samples from the same weights ends 2e-2 away on average.
     """
     weights = [torch.cat([x.flatten() for x in final(name)["model"].values()]) for name in (one, other)]
-    return (weights[0] - weights[1]).abs().mean().item()
+    distance = (weights[0] - weights[1]).abs()
+    assert distance.mean() < 1e-4
+    assert device.type == "cuda" or distance.max() < 1e-3
 
 
 def test_bundled_model_renders_the_same_on_every_device(folder, device):
@@ -74,7 +76,7 @@ def test_snapshot_of_a_device_goes_on_on_a_cpu_to_rounding(folder, monkeypatch, 
     assert train.main(arguments("straight", device=device.type, **EXACT)) == 0
     begun = next(path for step, path in list_snapshots(Path("outputs/straight/snapshot")) if step == 4)
     assert train.main(arguments("moved", device="cpu", resume=str(begun), **EXACT)) == 0
-    assert mean_difference("straight", "moved") < 1e-4
+    assert_near("straight", "moved", device)
 
 
 @pytest.mark.slow
@@ -87,7 +89,7 @@ def test_compiled_training_follows_the_eager_one(folder, monkeypatch, device, mo
     assert train.main(arguments("eager", device=device.type, steps=3, **EXACT)) == 0
     compiled = {"compile": True, "compile_mode": mode, "actckpt": mode == "default"}
     assert train.main(arguments("compiled", device=device.type, steps=3, **compiled, **EXACT)) == 0
-    assert mean_difference("eager", "compiled") < 1e-4
+    assert_near("eager", "compiled", device)
 
 
 TRAINING = """
@@ -108,7 +110,7 @@ def test_two_processes_share_one_device(folder, device, context, monkeypatch):
     run_processes(2, TRAINING.format(argv=arguments("two", device=name, **share, **EXACT)), folder)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert train.main(arguments("one", device=device.type, **EXACT)) == 0
-    assert mean_difference("one", "two") < 1e-4
+    assert_near("one", "two", device)
 
 
 ONE_PROCESS = """

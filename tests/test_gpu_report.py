@@ -52,7 +52,7 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
     # The training was started, and stopped by the clock; its parts were carried here, and it goes on from them.
     again = tmp_path / "again"
     again.mkdir()
-    command = gpu_report.model_command(Bench(torch.device("cpu"), tiny=True), 2, again)
+    command = gpu_report.model_command(Bench(torch.device("cpu"), True, gpu_report.CLOSING_SECONDS + 2, again))
     subprocess.run([*command, "--resume", str(tmp_path / "parts")], cwd=again, env=ENVIRONMENT, check=True, timeout=120)
     log = (again / "outputs" / "gpu_objects_64" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert content["step"] < json.loads(log[0])["step"] <= content["step"] + 2

@@ -30,7 +30,7 @@ RUN = {"data_path": "synthetic:objects", "pool": 2, "pool_reuse": 2}
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setitem(pool_module.GROUP, "cpu", 2)
+    monkeypatch.setattr(pool_module, "GROUP", 2)
 
 
 @pytest.fixture
@@ -72,6 +72,18 @@ def test_window_is_the_same_wherever_the_pool_began(make):
         early.move(scene)
     late.move(12)
     assert all(torch.equal(x, y) for x, y in zip(everything(early, 12).values(), everything(late, 12).values(), strict=True))
+
+
+def test_window_is_the_same_on_every_device(make, monkeypatch):
+    # Without a GPU: nothing that says where the window lies may ask for the device.
+    monkeypatch.undo()
+    monkeypatch.setattr(ScenePool, "_make", lambda *_: None)
+    pools = [ScenePool("objects", 5, 100, VIEWS, SIZE, torch.device(name)) for name in ("cpu", "meta")]
+    try:
+        assert [(pool.group, pool.scenes, pool.move(200)) for pool in pools] == [(64, 128, 192)] * 2
+    finally:
+        for pool in pools:
+            pool.close()
 
 
 def test_views_are_drawn_as_asked(make):

@@ -25,8 +25,9 @@ from data.synthetic.batch import describe
 from data.synthetic.render import render
 from data.synthetic.tables import Batch, pack
 
-# Scenes rendered together: on a GPU enough to fill it. They are the same ones after a resume, so that their pixels are.
-GROUP = {"cpu": 4, "cuda": 64}
+# Scenes rendered together, and by which the window moves: enough to fill a GPU. The same number on every device, so that a run sees
+# the same scenes wherever it goes on, and always the same ones together, so that a resumed run sees the same pixels.
+GROUP = 64
 # Groups that may be ready, or in the works, beyond the window.
 AHEAD = 2
 
@@ -53,7 +54,7 @@ class ScenePool:
     ) -> None:
         self.kind, self.seed, self.num_views, self.image_size = kind, seed, num_views, image_size
         self.device, self.share, self.samples = device, share, samples
-        self.group = min(GROUP.get(device.type, GROUP["cuda"]), scenes)
+        self.group = min(GROUP, scenes)
         self.groups = -(-scenes // self.group)
         self.slots = self.groups + AHEAD
         shape = (self.slots * self.group, num_views)
@@ -138,6 +139,8 @@ class ScenePool:
 
     def _wait_until_made(self, group: int, show: bool) -> None:
         """Wait until the groups up to this one are made, with a progress bar or without."""
+        if self._made >= group:
+            return
         with tqdm(total=self.scenes, desc="pool", unit="scene", disable=None if show else True, leave=False) as bar:
             while self._made < group and self._problem is None:
                 self._changed.wait()

@@ -70,15 +70,11 @@ def main(argv: list[str] | None = None) -> int:
 def work(args: argparse.Namespace, seconds: float) -> None:
     """Run one step in this process; write its rows to the file that --out names, a line each."""
     os.chdir(ROOT)
-    bench = Bench(pick_device(args.device), args.rehearse)
-    if args.step == "model":
-        rows = run_model(bench, seconds - CLOSING_SECONDS, args.out.parent)
-    else:
-        rows = STEPS[args.step].run(bench)
+    bench = Bench(pick_device(args.device), args.rehearse, seconds, args.out.parent)
     with args.out.open("a", encoding="utf-8") as file:
         if args.step == "machine":
             file.write(json.dumps({"machine": machine(bench.device)}) + "\n")
-        for row in rows:
+        for row in STEPS[args.step].run(bench):
             file.write(json.dumps(row) + "\n")
             file.flush()
 
@@ -232,11 +228,11 @@ def run_tests(bench: Bench) -> Iterator[Row]:
         yield {"what": name, "value": word.lower()}
 
 
-def run_model(bench: Bench, seconds: float, folder: Path) -> Iterator[Row]:
-    """Train the bundled model on until `seconds` have passed, in `folder`."""
+def run_model(bench: Bench) -> Iterator[Row]:
+    """Train the bundled model on until time is up."""
     start = time.perf_counter()
-    subprocess.run(model_command(bench, seconds, folder), cwd=folder, check=True)
-    log = (folder / "outputs" / Path(MODEL_RECIPE).stem / "log.jsonl").read_text(encoding="utf-8")
+    subprocess.run(model_command(bench), cwd=bench.folder, check=True)
+    log = (bench.folder / "outputs" / Path(MODEL_RECIPE).stem / "log.jsonl").read_text(encoding="utf-8")
     print(log, flush=True)
     last = {name: value for text in log.splitlines() for name, value in json.loads(text).items()}
     value = f"step {last['step']}, {last['samples_per_s']:.0f} scenes/s, data wait {last['data_wait']:.0%}, "
@@ -245,22 +241,19 @@ def run_model(bench: Bench, seconds: float, folder: Path) -> Iterator[Row]:
     yield row | {"target": "ends by the clock, leaves its parts", "met": True}
 
 
-def model_command(bench: Bench, seconds: float, folder: Path) -> list[str]:
-    """Return the command that trains the bundled model on; a rehearsal trains a tiny one, of random weights put into `folder`."""
+def model_command(bench: Bench) -> list[str]:
+    """Return the command that trains the bundled model on; a rehearsal trains a tiny one, of random weights that it writes."""
+    seconds = bench.seconds - CLOSING_SECONDS
     files = {"config": "config/lact_l4_d256.yaml", "load": "weight/lact_objects_64.safetensors"}
     files = {name: str(ROOT / path) for name, path in files.items()}
     flags = ["--val_data_path", str(ROOT / "data_example" / "objects_data_path.json"), "--device", str(bench.device)]
     if bench.tiny:
-        files = {"config": str(ROOT / "config" / "debug.yaml"), "load": str(folder / "tiny.safetensors")}
+        files = {"config": str(ROOT / "config" / "debug.yaml"), "load": str(bench.folder / "tiny.safetensors")}
         config = load_config(files["config"])
         save_weights(files["load"], LaCTLVSM(config).state_dict(), config)
         flags, seconds = TINY_MODEL.split(), min(seconds, 5)
     command = [sys.executable, str(ROOT / "train.py"), "--recipe", str(ROOT / MODEL_RECIPE), *flags]
     return [*command, "--config", files["config"], "--load", files["load"], "--max_hours", str(max(seconds, 1) / 3600)]
-
-
-def _by_work(bench: Bench) -> Iterator[Row]:
-    raise AssertionError("the model's step is run by `work`, which knows its time")
 
 
 # In the order of their value. Seconds are what each may take on an H100.
@@ -281,7 +274,7 @@ STEPS = {
     "newton_schulz": Step("Variants: Newton-Schulz", gpu_variants.run_newton_schulz, 50),
     "chunks": Step("Variants: views at a time", gpu_variants.run_chunks, 30),
     "machine_after": Step("The machine, afterwards", gpu_steps.run_machine, 30),
-    "model": Step("The bundled model, trained on", _by_work, 0),
+    "model": Step("The bundled model, trained on", run_model, 0),
 }
 
 

@@ -40,10 +40,19 @@ RECIPES = ("object_256", "object_512", "scene_128x128", "scene_72x128", "scene_1
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and at what size a step measures."""
+    """Where and at what size a step measures.
+
+    Attributes:
+        device: what is measured.
+        tiny: rehearse.
+        seconds: that the step may take.
+        folder: where it may write.
+    """
 
     device: torch.device
     tiny: bool
+    seconds: float = 0.0
+    folder: Path = Path()
 
     @property
     def dtype(self) -> torch.dtype:

@@ -26,6 +26,7 @@ from model import LaCTLVSM, load_model
 from model.flops import synchronise
 from model.metric import psnr
 from model.plot import Panel, draw_panels
+from tests.benchmark.measure import machine
 
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
 
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         model = load_model(file, config or None, args.device, args.precision)
         for count in args.num_input_views:
             rows[name, count] = measure(model, dataset, count, args.target_every, f"{name}, {count}")
-    print_table(rows)
+    print_table(rows, model.device)
     names = list(dict.fromkeys(name for name, _ in rows))
     panels = [
         Panel(title, [(name, COLOURS[i % 4], [(v, row[key]) for (n, v), row in rows.items() if n == name])
@@ -97,10 +98,9 @@ def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: in
     }
 
 
-def print_table(rows: dict[tuple[str, int], dict[str, float]]) -> None:
+def print_table(rows: dict[tuple[str, int], dict[str, float]], device: torch.device) -> None:
     """Print PSNR and speeds, a line for each network and number of inputs."""
-    threads = f"CPU, {torch.get_num_threads()} threads" if not torch.cuda.is_available() else torch.cuda.get_device_name()
-    print(f"{threads}; torch {torch.__version__}\n")
+    print(", ".join(f"{name} {value}" for name, value in machine(device).items()), end="\n\n")
     print("| network | inputs | PSNR, dB | mean of the inputs, dB | seconds to reconstruct | frames/s |")
     print("| --- | --- | --- | --- | --- | --- |")
     for (name, count), row in rows.items():

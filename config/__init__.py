@@ -19,6 +19,32 @@ PUBLISHED_TYPES = {
 }
 
 
+# What an address can be made of, and what of a fast-weight layer it can rotate: see `model.address`.
+PHASES = ("image", "line", "foot")
+SITES = ("qk", "hidden", "vo")
+
+
+@dataclass(frozen=True)
+class AddressConfig:
+    """How the tokens of a fast-weight layer are rotated by where they look.
+
+    Attributes:
+        phases: `image`: column and row of the patch; `line`: the six Plücker numbers of its ray; `foot`: the point of the ray
+            that is nearest to the point where the inputs look.
+        sites: what is rotated: `qk`, queries and keys; `hidden`, the hidden numbers of the fast weights' MLP; `vo`, values and
+            outputs, by the camera's rotation whatever `phases` are.
+        lowest, highest: ends of the geometric ladder of angular frequencies, in radians per unit of length of the poses (`line`,
+            `foot`) or per height of the image (`image`).
+        frequencies: how many there are at most; None: as many as fit a head. 0 rotates neither queries and keys nor hidden numbers.
+    """
+
+    phases: str
+    sites: tuple[str, ...]
+    lowest: float
+    highest: float
+    frequencies: int | None = None
+
+
 @dataclass(frozen=True)
 class LayerConfig:
     """One layer of a block.
@@ -26,7 +52,7 @@ class LayerConfig:
     Attributes:
         type: name in `model.blocks.BLOCKS`.
         length_dim: what the layer mixes: `l`, the tokens of one image, or `vl`, the tokens of all images of a scene.
-        params: constructor arguments of that layer besides `dim` and `length_dim`.
+        params: constructor arguments of that layer besides `dim` and `length_dim`: numbers, and `address`, an `AddressConfig`.
     """
 
     type: str
@@ -51,8 +77,8 @@ class ModelConfig:
     block: tuple[LayerConfig, ...]
 
     def to_dict(self) -> dict:
-        """Return plain dicts, lists and numbers: what `config_from_dict`, YAML and JSON take."""
-        return {**dataclasses.asdict(self), "block": [dataclasses.asdict(layer) for layer in self.block]}
+        """Return plain dicts, lists, numbers and texts: what `config_from_dict`, YAML and JSON take."""
+        return {**dataclasses.asdict(self), "block": [_plain(dataclasses.asdict(layer)) for layer in self.block]}
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
@@ -120,10 +146,44 @@ def _layer(value: object, where: str) -> LayerConfig:
     params = value.get("params") or {}
     if not isinstance(params, Mapping):
         raise ValueError(f"{where}: params is {params!r}; wanted a mapping")
-    for key, param in params.items():
-        if not isinstance(param, (bool, int, float)):
-            raise ValueError(f"{where}: {key} is {param!r}; wanted a number (YAML reads 1e-4 as text: write 1.0e-4)")
-    return LayerConfig(PUBLISHED_TYPES.get(value["type"], value["type"]), value["length_dim"], dict(params))
+    params = {key: _param(key, param, where) for key, param in params.items()}
+    return LayerConfig(PUBLISHED_TYPES.get(value["type"], value["type"]), value["length_dim"], params)
+
+
+def _param(key: str, value: object, where: str) -> bool | float | AddressConfig:
+    if key == "address":
+        return _address(value, f"{where}: address")
+    if not isinstance(value, (bool, int, float)):
+        raise ValueError(f"{where}: {key} is {value!r}; wanted a number (YAML reads 1e-4 as text: write 1.0e-4)")
+    return value
+
+
+def _address(value: object, where: str) -> AddressConfig:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r}; wanted a mapping with phases, sites, lowest and highest")
+    _check_keys(value, AddressConfig, where)
+    if value["phases"] not in PHASES:
+        raise ValueError(f"{where}: phases is {value['phases']!r}; wanted {', '.join(PHASES)}")
+    sites = value["sites"]
+    known = isinstance(sites, (list, tuple)) and all(site in SITES for site in sites)
+    if not known or not 0 < len(sites) == len(set(sites)):
+        raise ValueError(f"{where}: sites is {sites!r}; wanted a list of one or more of {', '.join(SITES)}")
+    for key in ("lowest", "highest"):
+        if type(value[key]) not in (int, float) or not 0 < value[key] < float("inf"):
+            raise ValueError(f"{where}: {key} is {value[key]!r}; wanted a number above 0 (YAML reads 1e-4 as text: write 1.0e-4)")
+    if value["lowest"] > value["highest"]:
+        raise ValueError(f"{where}: lowest is {value['lowest']}; wanted highest, {value['highest']}, or less")
+    frequencies = value.get("frequencies")
+    if frequencies is not None and (type(frequencies) is not int or frequencies < 0):
+        raise ValueError(f"{where}: frequencies is {frequencies!r}; wanted a whole number, or nothing for all that fit")
+    return AddressConfig(value["phases"], tuple(sites), float(value["lowest"]), float(value["highest"]), frequencies)
+
+
+def _plain(value: object) -> object:
+    """Return lists for tuples, all the way down."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _rename(value: Mapping, names: Mapping[str, str]) -> dict:
@@ -136,5 +196,5 @@ def _check_keys(value: Mapping, cls: type, where: str) -> None:
         if key not in fields:
             raise ValueError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), list(fields))}")
     for name, field in fields.items():
-        if name not in value and field.default_factory is dataclasses.MISSING:
+        if name not in value and field.default_factory is field.default is dataclasses.MISSING:
             raise ValueError(f"{where}: no key {name!r}; wanted {', '.join(fields)}")

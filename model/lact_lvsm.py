@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig
-from model.blocks import Block, FastWeight, Layer
+from model.address import Address, focus_of, places_of
+from model.blocks import Addresses, Block, FastWeight, Layer
 from model.blocks.primitives import LayerNorm, Linear
 from model.camera import rays
 from model.context_parallel import ContextGroup, Shares
@@ -29,16 +30,22 @@ def _run(layer: Layer, x: Tensor) -> Tensor:
     return layer(x)
 
 
-def _write(layer: Layer, x: Tensor, memory):
-    return layer.write(x, memory)
+def _write(layer: Layer, x: Tensor, memory, address: Address | None):
+    return layer.write(x, memory, address)
 
 
-def _read(layer: Layer, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
-    return layer.read(x, state, target)
+def _read(layer: Layer, x: Tensor, state: dict[str, Tensor], target: bool, address: Address | None) -> Tensor:
+    return layer.read(x, state, target, address)
 
 
-def _train(block: Block, inputs: Tensor, targets: Tensor, last: bool, shares: Shares | None) -> tuple[Tensor, Tensor]:
-    return block(inputs, targets, last, shares)
+def _train(
+    block: Block, inputs: Tensor, targets: Tensor, last: bool, shares: Shares | None, addresses: tuple[Addresses | None, ...]
+) -> tuple[Tensor, Tensor]:
+    return block(inputs, targets, last, shares, *addresses)
+
+
+def _of_layer(addresses: Addresses | None, i: int) -> Address | None:
+    return None if addresses is None else addresses[i]
 
 
 class LaCTLVSM(nn.Module):
@@ -144,12 +151,17 @@ class LaCTLVSM(nn.Module):
         x = self.tokenise(inputs["fxfycxcy"], inputs["c2w"], inputs["image"].shape[-2:], inputs["image"])
         y = self.tokenise(targets["fxfycxcy"], targets["c2w"], image_size)
         shares = self._shares(x, tuple(inputs["image"].shape[-2:]))
+        focus = self._focus(inputs["c2w"], shares)
+        addresses = (
+            self._addresses(inputs["fxfycxcy"], inputs["c2w"], tuple(inputs["image"].shape[-2:]), focus),
+            self._addresses(targets["fxfycxcy"], targets["c2w"], image_size, focus),
+        )
         for i, block in enumerate(self.blocks):
             last = i == len(self.blocks) - 1
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x, y = checkpoint(self._train, block, x, y, last, shares, use_reentrant=False)
+                x, y = checkpoint(self._train, block, x, y, last, shares, addresses, use_reentrant=False)
             else:
-                x, y = self._train(block, x, y, last, shares)
+                x, y = self._train(block, x, y, last, shares, addresses)
         return self.decode(y, image_size)
 
     @torch.no_grad()
@@ -185,30 +197,32 @@ class LaCTLVSM(nn.Module):
         bounds = self._chunks(image.shape[:2], image_size, chunk_views, keeps_tokens=True)
         stream = [self.tokenise(fxfycxcy[:, s], c2w[:, s], image_size, image[:, s]) for s in bounds]
         shares = self._shares(image, image_size)
-        layers = [layer for block in self.blocks for layer in block.module_list]
-        writers = sum(layer.mixes_views for layer in layers)
+        focus = self._focus(c2w, shares)
+        addresses = [self._addresses(fxfycxcy[:, s], c2w[:, s], image_size, focus) for s in bounds]
+        layers = [(i, layer) for block in self.blocks for i, layer in enumerate(block.module_list)]
+        writers = sum(layer.mixes_views for _, layer in layers)
         states: list[dict[str, Tensor]] = []
         # Steps that the stream has yet to go through. They wait until a layer needs their result: the steps behind the last
         # write are never run.
-        waiting: list[Callable[[Tensor], Tensor]] = []
-        for layer in layers:
+        waiting: list[Callable[[Tensor, Addresses | None], Tensor]] = []
+        for i, layer in layers:
             if not layer.mixes_views:
-                waiting.append(partial(self._run, layer))
+                waiting.append(partial(self._step, i, layer, None))
                 continue
             memory = None
-            for i, x in enumerate(stream):
+            for chunk, x in enumerate(stream):
                 for step in waiting:
-                    x = step(x)
-                stream[i] = x
-                memory = self._write(layer, x, memory)
+                    x = step(x, addresses[chunk])
+                stream[chunk] = x
+                memory = self._write(layer, x, memory, _of_layer(addresses[chunk], i))
             states.append(layer.finish(memory, shares))
-            waiting = [partial(self._read, layer, state=states[-1], target=False)]
+            waiting = [partial(self._step, i, layer, states[-1])]
             if progress:
                 progress(len(states), writers)
         fxfycxcy, c2w = fxfycxcy.detach().float(), c2w.detach().float()
         if shares is not None:
             fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
-        return SceneState(states, fxfycxcy, c2w, image_size, self.fingerprint())
+        return SceneState(states, fxfycxcy, c2w, image_size, self.fingerprint(), focus)
 
     def render(
         self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
@@ -244,16 +258,57 @@ class LaCTLVSM(nn.Module):
         bounds = self._chunks(fxfycxcy.shape[:2], image_size, chunk_views, keeps_tokens=False)
         # It may have been kept on another machine, in another precision.
         state = state.to(self.device, self.compute_dtype)
+        if self._needs_focus and state.focus is None:
+            raise ValueError("scene state: holds no focus, which this network's config needs; wanted a state that it wrote")
         return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
 
     @torch.no_grad()
     def _render_chunk(self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int]) -> Tensor:
         y = self.tokenise(fxfycxcy, c2w, image_size)
+        addresses = self._addresses(fxfycxcy, c2w, image_size, state.focus)
         states = iter(state.layers)
         for block in self.blocks:
-            for layer in block.module_list:
-                y = self._read(layer, y, next(states), True) if layer.mixes_views else self._run(layer, y)
+            for i, layer in enumerate(block.module_list):
+                y = self._step(i, layer, next(states) if layer.mixes_views else None, y, addresses, target=True)
         return self.decode(y, image_size)
+
+    def _step(
+        self,
+        i: int,
+        layer: Layer,
+        state: dict[str, Tensor] | None,
+        x: Tensor,
+        addresses: Addresses | None,
+        target: bool = False,
+    ) -> Tensor:
+        """Return tokens behind layer `i` of a block, which reads `state` where it mixes views."""
+        return self._run(layer, x) if state is None else self._read(layer, x, state, target, _of_layer(addresses, i))
+
+    @property
+    def _needs_focus(self) -> bool:
+        configs = [layer.params.get("address") for layer in self.config.block]
+        return any(config is not None and config.phases == "foot" for config in configs)
+
+    @property
+    def _address_bytes(self) -> int:
+        """Return an upper bound of the memory that the addresses of a token take."""
+        return sum(4 * layer.params["head_dim"] for layer in self.config.block if "address" in layer.params)
+
+    def _focus(self, c2w: Tensor, shares: Shares | None) -> Tensor | None:
+        """Return the point where the inputs of all processes look, (b, 3), if a layer asks for it."""
+        if not self._needs_focus:
+            return None
+        c2w = c2w.to(self.device)
+        return focus_of(c2w if shares is None else shares.gather(c2w, shares.views))
+
+    def _addresses(
+        self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], focus: Tensor | None
+    ) -> Addresses | None:
+        """Return the addresses of the tokens of some views for the layers of a block, the same in all blocks."""
+        if not any("address" in layer.params for layer in self.config.block):
+            return None
+        places = places_of(fxfycxcy.to(self.device), c2w.to(self.device), image_size, self.config.patch_size, focus)
+        return tuple(layer.address(places) for layer in self.blocks[0].module_list)
 
     def tokenise(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> Tensor:
         """Return tokens (b, v, t, d), float32, of posed images, or of bare cameras where `image` is None."""
@@ -301,7 +356,7 @@ class LaCTLVSM(nn.Module):
         tokens = b * image_size[0] * image_size[1] // self.config.patch_size**2
         d = self.config.dim
         widest = max(max(x.shape) for name, x in self.named_parameters() if name.startswith("blocks."))
-        reserved = v * tokens * d * 4 if keeps_tokens else 0
+        reserved = v * tokens * (d * 4 + self._address_bytes) if keeps_tokens else 0
         # Six results of the widest layer's width at a time, and float32 copies of the token: at least what any layer holds.
         sizes = even_chunks(v, chunk_views) if chunk_views else split_views(v, tokens, 24 * (widest + d), reserved, self.device)
         sizes = sizes or [0]

@@ -1,5 +1,6 @@
 """What a scene becomes: the state that its input views wrote, which any number of views is rendered from."""
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class SceneState:
         c2w: (b, v, 4, 4) poses of the input views, in the frame that they were given in: new views are asked for in the same.
         image_size: (height, width) of the input views.
         model: fingerprint of the weights that wrote it; only they can read it.
+        focus: (b, 3) the point where the input views look, in the same frame; None for a network that does not ask for it.
     """
 
     layers: list[dict[str, Tensor]]
@@ -32,6 +34,7 @@ class SceneState:
     c2w: Tensor
     image_size: tuple[int, int]
     model: str
+    focus: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -41,12 +44,14 @@ class SceneState:
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "SceneState":
         """Return the state with its layers on `device` and, where it is given, in `dtype`."""
         layers = [{name: tensor.to(device, dtype) for name, tensor in layer.items()} for layer in self.layers]
-        return SceneState(layers, self.fxfycxcy, self.c2w, self.image_size, self.model)
+        return dataclasses.replace(self, layers=layers)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the state as safetensors, whole or not at all."""
         tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
         tensors |= {"fxfycxcy": self.fxfycxcy, "c2w": self.c2w}
+        if self.focus is not None:
+            tensors["focus"] = self.focus
         about = {"format": FORMAT, "model": self.model, "image_size": json.dumps(list(self.image_size))}
         with replace_when_finished(path) as temporary:
             save_file({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, about)
@@ -70,9 +75,10 @@ class SceneState:
         if about.get("format") != FORMAT:
             raise ValueError(f"{path}: format is {about.get('format')!r}; wanted {FORMAT!r}")
         cameras = {name: tensors.pop(name) for name in ("fxfycxcy", "c2w")}
+        focus = tensors.pop("focus", None)
         layers: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             _, index, part = name.split(".")
             layers.setdefault(int(index), {})[part] = tensor
         ordered = [layers[i] for i in range(len(layers))]
-        return cls(ordered, **cameras, image_size=tuple(json.loads(about["image_size"])), model=about["model"])
+        return cls(ordered, **cameras, image_size=tuple(json.loads(about["image_size"])), model=about["model"], focus=focus)

@@ -19,19 +19,27 @@ IMPLEMENTATIONS = ("auto", "naive", "compiled", "autotuned")
 
 
 def gradients(
-    weights: Weights, key: Tensor, value: Tensor, learning_rate: Tensor, implementation: str = "auto"
-) -> Weights:
+    weights: Weights,
+    key: Tensor,
+    value: Tensor,
+    learning_rate: Tensor,
+    implementation: str = "auto",
+    turn: Tensor | None = None,
+) -> tuple[Tensor, ...]:
     """Return the descent step of the loss −Σ_l lr · v·f(k), per weight, summed over the tokens.
 
     Args:
         weights: the weights before the step, in the dtype of `key`.
         key, value: (b, l, k).
-        learning_rate: (3, b, l, 1), of w0, w1, w2, positive; inside the sum.
+        learning_rate: (3, b, l, 1), of w0, w1, w2, or (1, b, l, 1), of w1 alone; positive; inside the sum.
         implementation: `naive` (eager PyTorch), `compiled` (the same under torch.compile), `autotuned` (the same with the
             compiler trying kernels for the matrix products) or `auto` (compiled on CUDA).
+        turn: (2, scenes, l, p), cosine and sine of the angles by which a token's hidden numbers are rotated before w1, see
+            `model.ops.rotation`; None leaves them as they are.
 
     Returns:
-        (dw0, dw1, dw2), shaped as the weights: what is to be added, before orthogonalisation.
+        (dw0, dw1, dw2) or, where there is a learning rate of w1 alone, (dw1,), shaped as the weights: what is to be added,
+        before orthogonalisation.
 
     Raises:
         ValueError: unknown implementation, or shapes that do not fit.
@@ -40,15 +48,16 @@ def gradients(
     Cost: 12 · b · l · k · m FLOPs.
     """
     b, l, k = key.shape
-    if value.shape != key.shape or learning_rate.shape != (3, b, l, 1) or weights[0].shape[:2] != (b, k):
+    rates = len(learning_rate)
+    if value.shape != key.shape or learning_rate.shape != (rates, b, l, 1) or rates not in (1, 3) or weights[0].shape[:2] != (b, k):
         shapes = [tuple(x.shape) for x in (weights[0], key, value, learning_rate)]
         raise ValueError(f"fast_weight.gradients: w0, key, value, learning_rate are {shapes}; wanted b k m, b l k, b l k, 3 b l 1")
-    return _choose(gradients_naive, implementation, key)(weights, key, value, learning_rate)
+    return _choose(gradients_naive, implementation, key)(weights, key, value, learning_rate, turn)
 
 
 def update(
     weights: Weights,
-    gradients: Weights,
+    gradients: tuple[Tensor, ...],
     steps: int = 5,
     newton_schulz_dtype: torch.dtype = torch.bfloat16,
     implementation: str = "auto",
@@ -57,7 +66,7 @@ def update(
 
     Args:
         weights: the weights before the step, float32 (float64 in tests).
-        gradients: as `gradients` returns them, summed over all tokens of the scene.
+        gradients: as `gradients` returns them, summed over all tokens of the scene; of w1 alone, the others stay.
         steps, newton_schulz_dtype: of the Newton-Schulz iteration.
         implementation: as in `gradients`.
 
@@ -70,12 +79,12 @@ def update(
     return _choose(update_naive, implementation, weights[0])(weights, gradients, steps, newton_schulz_dtype)
 
 
-def apply(weights: Weights, query: Tensor, implementation: str = "auto") -> Tensor:
-    """Return f(query), (b, l, k), in the dtype of `query` and the weights.
+def apply(weights: Weights, query: Tensor, implementation: str = "auto", turn: Tensor | None = None) -> Tensor:
+    """Return f(query), (b, l, k), in the dtype of `query` and the weights; `turn` as in `gradients`.
 
     Cost: 6 · b · l · k · m FLOPs.
     """
-    return _choose(apply_naive, implementation, query)(weights, query)
+    return _choose(apply_naive, implementation, query)(weights, query, turn)
 
 
 def _choose(function: Callable, implementation: str, x: Tensor) -> Callable:

@@ -10,30 +10,39 @@ from torch.ops import aten
 
 from model.ops.newton_schulz import newton_schulz
 from model.ops.product import product
+from model.ops.rotation import rotate
 
 NORM_EPS = 1e-5
 
 Weights = tuple[Tensor, Tensor, Tensor]
 
 
-def gradients_naive(weights: Weights, key: Tensor, value: Tensor, learning_rate: Tensor) -> Weights:
+def gradients_naive(
+    weights: Weights, key: Tensor, value: Tensor, learning_rate: Tensor, turn: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """See `model.ops.fast_weight.gradients`."""
     w0, w1, w2 = weights
-    lr0, lr1, lr2 = learning_rate.to(key.dtype).unbind(0)
+    rates = learning_rate.to(key.dtype).unbind(0)
     gate = key @ w0
     up = key @ w2
     gate_silu = F.silu(gate)
-    d_hidden = value @ w1.mT
     # A learning rate multiplies the narrow operand (k wide): the same product as on the wide one (m), for less work. And the
     # narrow operand is the transposed one: transposing the wide one took as long again on a CPU as the product itself.
-    dw1 = ((value * lr1).mT @ (gate_silu * up)).mT
-    dw0 = (key * lr0).mT @ _silu_backward(d_hidden * up, gate)
-    dw2 = (key * lr2).mT @ (d_hidden * gate_silu)
+    dw1 = ((value * rates[len(rates) // 2]).mT @ _turned(gate_silu * up, turn)).mT
+    if len(rates) == 1:
+        return (dw1,)
+    d_hidden = _turned(value @ w1.mT, turn, back=True)
+    dw0 = (key * rates[0]).mT @ _silu_backward(d_hidden * up, gate)
+    dw2 = (key * rates[2]).mT @ (d_hidden * gate_silu)
     return dw0, dw1, dw2
 
 
-def update_naive(weights: Weights, gradients: Weights, steps: int, dtype: torch.dtype) -> Weights:
+def update_naive(weights: Weights, gradients: tuple[Tensor, ...], steps: int, dtype: torch.dtype) -> Weights:
     """See `model.ops.fast_weight.update`."""
+    w0, w1, w2 = weights
+    if len(gradients) == 1:
+        d1 = newton_schulz(gradients[0].mT, steps, dtype).mT
+        return w0, _add_keeping_norm(w1, d1.to(w1.dtype)), w2
     dw0, dw1, dw2 = gradients
     # One batch of equal shapes: three times the work in each call, which small batches need to fill the machine.
     orthogonal = newton_schulz(torch.cat([dw0, dw1.mT, dw2]), steps, dtype)
@@ -41,11 +50,16 @@ def update_naive(weights: Weights, gradients: Weights, steps: int, dtype: torch.
     return tuple(_add_keeping_norm(w, d.to(w.dtype)) for w, d in zip(weights, (d0, d1.mT, d2), strict=True))
 
 
-def apply_naive(weights: Weights, query: Tensor) -> Tensor:
+def apply_naive(weights: Weights, query: Tensor, turn: Tensor | None = None) -> Tensor:
     """See `model.ops.fast_weight.apply`."""
     w0, w1, w2 = weights
-    hidden = F.silu(query @ w0) * (query @ w2)
+    hidden = _turned(F.silu(query @ w0) * (query @ w2), turn)
     return product(hidden[0], w1[0])[None] if len(hidden) == 1 else hidden @ w1
+
+
+def _turned(fresh: Tensor, turn: Tensor | None, back: bool = False) -> Tensor:
+    """Rotate a result that nothing else holds."""
+    return fresh if turn is None else rotate(fresh, turn, back, in_place=True)
 
 
 def _silu_backward(d: Tensor, gate: Tensor) -> Tensor:

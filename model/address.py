@@ -1,0 +1,137 @@
+"""Addresses: where a token looks, as angles that rotate what it writes into the fast weights and what it reads there.
+
+Letters: b scenes, v views, h w pixels, p patch side, t tokens of a view, l = v·t, n numbers of a place, f frequencies.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from config import AddressConfig
+from model.camera import rays
+
+# How strongly the focus is drawn to the cameras' mean position, beside the optical axes: it decides where the axes leave it open.
+TOWARDS_CAMERAS = 1e-3
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
+NUMBERS_OF_PLACE = {"image": 2, "line": 6, "foot": 6}
+
+
+class Places(NamedTuple):
+    """The geometry of the tokens of some views.
+
+    Attributes:
+        from_focus: (b, v, t, 3) camera centre as seen from the focus; from the origin where no layer asks for a focus.
+        centre: (b, v, t, 3) camera centre.
+        direction: (b, v, t, 3) unit direction of the ray through the patch's centre.
+        position: (t, 2) column and row of the patch's centre from the image's centre, in heights of the image.
+        rotation: (b, v, 3, 3) world from camera.
+    """
+
+    from_focus: Tensor
+    centre: Tensor
+    direction: Tensor
+    position: Tensor
+    rotation: Tensor
+
+
+class Address(NamedTuple):
+    """What one fast-weight layer makes of the places: what it rotates, and by how much.
+
+    Attributes:
+        turn_qk, turn_hidden: (2, b, l, p), cosine and sine of the angles, in the compute dtype; None: not rotated.
+        rotation: (b, v, 3, 3) world from camera, float32, which rotates values and outputs; None: not rotated.
+    """
+
+    turn_qk: Tensor | None
+    turn_hidden: Tensor | None
+    rotation: Tensor | None
+
+
+def focus_of(c2w: Tensor) -> Tensor:
+    """Return the point nearest to the optical axes of the views, (b, 3) float32.
+
+    It minimises Σ |(I − d dᵀ)(x − c)|² + 10⁻³ Σ |x − c̄|² over the views' axes (centre c, direction d; c̄ is the mean centre): a
+    continuous function of the cameras. Parallel axes, or a single view, leave the place along d open: there x is level with c̄.
+
+    Args:
+        c2w: (b, v, 4, 4) world from camera, OpenCV axes, of at least one view.
+
+    Precision: float64 inside. Does not wait for the device.
+    """
+    c2w = c2w.double()
+    axis = torch.nn.functional.normalize(c2w[..., :3, 2], dim=-1)
+    mean = c2w[..., :3, 3].mean(dim=1)
+    centre = c2w[..., :3, 3] - mean[:, None]  # sums of centres far from the origin would lose digits
+    identity = torch.eye(3, dtype=torch.float64, device=c2w.device)
+    across = identity - axis[..., :, None] * axis[..., None, :]
+    matrix = across.mean(dim=1) + TOWARDS_CAMERAS * identity
+    towards = (across * centre[..., None, :]).sum(dim=-1).mean(dim=1)
+    return (mean + torch.linalg.solve_ex(matrix, towards[..., None])[0][..., 0]).float()
+
+
+def places_of(fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], patch_size: int, focus: Tensor | None) -> Places:
+    """Return where the tokens of some views look.
+
+    Args:
+        fxfycxcy: (b, v, 4) in pixels.
+        c2w: (b, v, 4, 4) world from camera, OpenCV axes.
+        image_size: (h, w), multiples of the patch.
+        patch_size: p.
+        focus: (b, 3), from `focus_of` the inputs; None where no layer asks for it.
+
+    Precision: float32.
+    """
+    h, w = image_size[0] // patch_size, image_size[1] // patch_size
+    # A patch's centre is the centre of the pixel that the whole patch would be.
+    centre, direction = (x.flatten(-2).mT for x in rays(fxfycxcy.float() / patch_size, c2w, (h, w)))
+    rows, columns = (torch.arange(n, device=c2w.device, dtype=torch.float32) + 0.5 - n / 2 for n in (h, w))
+    position = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1).flatten(0, 1) / h
+    from_focus = centre if focus is None else centre - focus.to(centre)[:, None, None]
+    return Places(from_focus, centre, direction, position, c2w[..., :3, :3].float())
+
+
+def address_of(config: AddressConfig, places: Places, width: int, dtype: torch.dtype) -> Address:
+    """Return the address of every token for a layer with heads of `width`, in its compute `dtype`.
+
+    Precision: angles, cosine and sine in float32.
+    Cost: l · width cosines and sines.
+    """
+    place = _PLACE[config.phases](places)
+    f = frequencies_of(config, width)
+    steps = torch.arange(f, device=place.device, dtype=torch.float32) / max(f - 1, 1)
+    ladder = config.lowest * (config.highest / config.lowest) ** steps
+    angle = (place[..., None] * ladder).flatten(-2).flatten(1, 2)
+    turn = torch.stack([angle.cos(), angle.sin()]).to(dtype)
+    qk, hidden, vo = (site in config.sites for site in ("qk", "hidden", "vo"))
+    return Address(turn if qk else None, turn if hidden else None, places.rotation if vo else None)
+
+
+def frequencies_of(config: AddressConfig, width: int) -> int:
+    """Return how many frequencies each number of a place has: as many as fit heads of `width`, or fewer where told so."""
+    most = width // (2 * NUMBERS_OF_PLACE[config.phases])
+    return most if config.frequencies is None else min(config.frequencies, most)
+
+
+def _image(places: Places) -> Tensor:
+    """Return column and row, (b, v, t, 2)."""
+    return places.position.expand(*places.direction.shape[:-1], 2)
+
+
+def _line(places: Places) -> Tensor:
+    """Return the Plücker numbers of the ray: direction, and origin × direction, (b, v, t, 6)."""
+    return torch.cat([places.direction, torch.linalg.cross(places.centre, places.direction, dim=-1)], dim=-1)
+
+
+def _foot(places: Places) -> Tensor:
+    """Return the foot of the perpendicular from the focus to the ray, along the six axes of an icosahedron, (b, v, t, 6)."""
+    along = (places.from_focus * places.direction).sum(dim=-1, keepdim=True)
+    x, y, z = (places.from_focus - along * places.direction).unbind(-1)
+    long = GOLDEN_RATIO / math.hypot(1, GOLDEN_RATIO)
+    short = long / GOLDEN_RATIO
+    pairs = ((y, z), (z, x), (x, y))
+    return torch.stack([short * a + sign * long * b for a, b in pairs for sign in (1, -1)], dim=-1)
+
+
+_PLACE = {"image": _image, "line": _line, "foot": _foot}

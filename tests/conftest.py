@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 import inference
-from config import LayerConfig, ModelConfig, config_from_dict
+from config import AddressConfig, LayerConfig, ModelConfig, config_from_dict
 from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, load_model
@@ -22,11 +22,22 @@ GOLDEN = Path(__file__).parent / "golden"
 FAST_WEIGHT = LayerConfig(
     "fast_weight", "vl", {"head_dim": 24, "inter_multi": 1.5, "base_lr": 0.01, "muon_update_steps": 5}
 )
+
+
+def addressed(phases: str, *sites: str, **params: bool) -> LayerConfig:
+    """Return FAST_WEIGHT with an address."""
+    address = AddressConfig(phases, sites, 0.5, 4.0)
+    return LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "address": address, **params})
+
+
 LAYERS = {
     "self_attention": LayerConfig("self_attention", "l", {"head_dim": 16, "use_qk_norm": True}),
     "self_attention over the scene": LayerConfig("self_attention", "vl", {"head_dim": 16, "use_qk_norm": True}),
     "self_attention without norm": LayerConfig("self_attention", "l", {"head_dim": 16, "use_qk_norm": False}),
     "fast_weight": FAST_WEIGHT,
+    "fast_weight by image": addressed("image", "hidden"),
+    "fast_weight by line": addressed("line", "qk", "vo", w1_only=True),
+    "fast_weight by foot": addressed("foot", "qk", "hidden", "vo"),
     "mlp": LayerConfig("mlp", "vl", {"inter_multi": 2}),
     "register_attention": LayerConfig("register_attention", "vl", {"head_dim": 16, "num_registers": 11}),
 }

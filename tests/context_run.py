@@ -23,11 +23,18 @@ LAYERS = {
     "attention": {"type": "self_attention", "length_dim": "l", "params": {"head_dim": 8}},
     "full_attention": {"type": "self_attention", "length_dim": "vl", "params": {"head_dim": 8}},
     "fast_weight": {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 8, "inter_multi": 2, "base_lr": 0.01}},
+    "by_foot": {
+        "type": "fast_weight", "length_dim": "vl", "params": {
+            "head_dim": 16, "inter_multi": 2, "base_lr": 0.01,
+            "address": {"phases": "foot", "sites": ["qk", "hidden", "vo"], "lowest": 0.5, "highest": 2.0},
+        },
+    },
     "registers": {"type": "register_attention", "length_dim": "vl", "params": {"head_dim": 8, "num_registers": 5}},
     "mlp": {"type": "mlp", "length_dim": "vl", "params": {"inter_multi": 2}},
 }
 NETWORKS = {
     "lact": ("attention", "fast_weight", "mlp"),
+    "addressed": ("attention", "by_foot", "mlp"),
     "lvsm": ("full_attention", "mlp"),
     "perceiver": ("attention", "registers", "mlp"),
     "mixed": ("full_attention", "mlp", "registers", "attention", "fast_weight"),
@@ -57,7 +64,9 @@ EXACT = [
 ROUNDED = [Case(network, 4, bfloat16=True) for network in ("lact", "lvsm", "perceiver")]
 FORGETFUL = [Case(network, 4, forgetful=True) for network in ("lact", "lvsm", "perceiver")]
 DATA_PARALLEL = Case("mixed", 2, recompute=True)
-STATES = [Case(network, size) for network in ("lact", "mixed") for size in (2, 4)] + [Case("mixed", 4, inputs=2, targets=1)]
+STATES = [Case(network, size) for network in ("lact", "addressed", "mixed") for size in (2, 4)] + [
+    Case("mixed", 4, inputs=2, targets=1), Case("addressed", 4, inputs=2, targets=1),
+]
 
 
 def build(case: Case) -> LaCTLVSM:
@@ -157,7 +166,8 @@ def reconstruct(case: Case, context: ContextGroup | None) -> tuple[dict[str, Ten
     state = model.reconstruct(**inputs, chunk_views=2)
     tensors = {f"{i}.{name}": x for i, layer in enumerate(state.layers) for name, x in layer.items()}
     rendered = model.render(state, targets["fxfycxcy"], targets["c2w"], IMAGE_SIZE)
-    return {**tensors, "fxfycxcy": state.fxfycxcy, "c2w": state.c2w}, rendered
+    focus = {} if state.focus is None else {"focus": state.focus}
+    return {**tensors, **focus, "fxfycxcy": state.fxfycxcy, "c2w": state.c2w}, rendered
 
 
 def collectives(context: ContextGroup) -> dict[str, Tensor]:

@@ -11,9 +11,16 @@ from model import LaCTLVSM
 from model.blocks import BLOCKS, Layer, build_layer
 
 RECIPES = sorted(path for path in (Path(__file__).parent.parent / "config").glob("*.yaml"))
-MIXING = ["fast_weight", "register_attention", "self_attention over the scene"]
+MIXING = [name for name, layer in LAYERS.items() if layer.length_dim == "vl" and layer.type != "mlp"]
 # What a layer needs beside it so that a network sees all views and every parameter matters.
-NETWORKS = [("self_attention", "fast_weight", "mlp"), ("self_attention without norm", "register_attention"), (MIXING[2], "mlp")]
+NETWORKS = [
+    ("self_attention", "fast_weight", "mlp"),
+    ("self_attention", "fast_weight by image", "mlp"),
+    ("self_attention", "fast_weight by line", "mlp"),
+    ("fast_weight by foot", "fast_weight by image", "mlp"),
+    ("self_attention without norm", "register_attention"),
+    ("self_attention over the scene", "mlp"),
+]
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

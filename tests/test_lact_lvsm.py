@@ -15,9 +15,9 @@ from model.metric import psnr
 LACT = ("self_attention", "fast_weight", "mlp")
 
 
-@pytest.fixture
-def model() -> LaCTLVSM:
-    return small_model(*LACT)
+@pytest.fixture(params=["fast_weight", "fast_weight by foot"])
+def model(request: pytest.FixtureRequest) -> LaCTLVSM:
+    return small_model("self_attention", request.param, "mlp")
 
 
 def cameras(views: dict) -> tuple[torch.Tensor, torch.Tensor]:

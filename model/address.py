@@ -40,7 +40,7 @@ class Address(NamedTuple):
     """What one fast-weight layer makes of the places: what it rotates, and by how much.
 
     Attributes:
-        turn_qk, turn_hidden: (2, b, l, p), cosine and sine of the angles, in the compute dtype; None: not rotated.
+        turn_qk, turn_hidden: (2, b, l, p), cosine and sine of the angles, float32; None: not rotated.
         rotation: (b, v, 3, 3) world from camera, float32, which rotates values and outputs; None: not rotated.
     """
 
@@ -92,10 +92,10 @@ def places_of(fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], patch_
     return Places(from_focus, centre, direction, position, c2w[..., :3, :3].float())
 
 
-def address_of(config: AddressConfig, places: Places, width: int, dtype: torch.dtype) -> Address:
-    """Return the address of every token for a layer with heads of `width`, in its compute `dtype`.
+def address_of(config: AddressConfig, places: Places, width: int) -> Address:
+    """Return the address of every token for a layer with heads of `width`.
 
-    Precision: angles, cosine and sine in float32.
+    Precision: float32.
     Cost: l · width cosines and sines.
     """
     place = _PLACE[config.phases](places)
@@ -103,7 +103,7 @@ def address_of(config: AddressConfig, places: Places, width: int, dtype: torch.d
     steps = torch.arange(f, device=place.device, dtype=torch.float32) / max(f - 1, 1)
     ladder = config.lowest * (config.highest / config.lowest) ** steps
     angle = (place[..., None] * ladder).flatten(-2).flatten(1, 2)
-    turn = torch.stack([angle.cos(), angle.sin()]).to(dtype)
+    turn = torch.stack([angle.cos(), angle.sin()])
     qk, hidden, vo = (site in config.sites for site in ("qk", "hidden", "vo"))
     return Address(turn if qk else None, turn if hidden else None, places.rotation if vo else None)
 

@@ -41,17 +41,16 @@ def moved(c2w: Tensor, seed: int = 5) -> tuple[Tensor, Tensor]:
     return motion @ c2w, motion
 
 
+def measured(turn: Tensor) -> Tensor:
+    """Return the place that angles of a thousandth of a radian a unit stand for, float64."""
+    return torch.atan2(turn[1], turn[0]).double() / 1e-3
+
+
 def foot_of(views: dict[str, Tensor], focus: Tensor) -> Tensor:
-    """Return foot − focus of every token, (b, v, t, 3) float64, from angles of 1 radian a unit along the six axes."""
-    config = AddressConfig("foot", ("qk",), 1.0, 1.0, frequencies=1)
-    small = AddressConfig("foot", ("qk",), 1e-3, 1e-3, frequencies=1)
+    """Return foot − focus of every token along the six axes, (b, v, t, 6) float64."""
+    config = AddressConfig("foot", ("qk",), 1e-3, 1e-3, frequencies=1)
     places = places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, focus)
-    turn = address_of(small, places, 12, torch.float64).turn_qk
-    assert address_of(config, places, 12, torch.float64).turn_qk.shape == turn.shape
-    along = (torch.atan2(turn[1], turn[0]) / 1e-3).double()
-    # Axes may come in any order and sense: find each by what it measures of known feet.
-    b, v = views["c2w"].shape[:2]
-    return along.unflatten(1, (v, -1)).view(b, v, -1, 6)
+    return measured(address_of(config, places, 12).turn_qk).unflatten(1, (views["c2w"].shape[1], -1))
 
 
 def expected_feet(views: dict[str, Tensor], focus: Tensor) -> Tensor:
@@ -76,9 +75,9 @@ def expected_feet(views: dict[str, Tensor], focus: Tensor) -> Tensor:
 def test_feet_are_the_points_of_the_rays_nearest_to_the_focus() -> None:
     views, focus = random_views(2, 3, *SIZE), torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
     along, feet = foot_of(views, focus), expected_feet(views, focus)
-    measured = feet @ AXES.T
+    known = feet @ AXES.T
     # Each of the six numbers is the foot along one axis, up to its sense; float32 angles of a thousandth of a radian.
-    distance = torch.stack([(along[..., i, None] - s * measured).abs().amax((0, 1, 2)) for i in range(6) for s in (1, -1)])
+    distance = torch.stack([(along[..., i, None] - s * known).abs().amax((0, 1, 2)) for i in range(6) for s in (1, -1)])
     assert (distance.view(6, 2, 6).amin(1) < 2e-4).sum(1).tolist() == [1] * 6
     assert (distance.view(6, 2, 6).amin(1) < 2e-4).sum(0).tolist() == [1] * 6
     # Six axes of an icosahedron measure the length: the sum of squares is twice that of the foot.
@@ -97,8 +96,8 @@ def test_foot_of_a_projected_point_is_as_far_away_as_the_point_is_along_its_ray(
         column, row = PATCH / 2, PATCH / 2
         lens = torch.tensor([[[40.0, 50.0, column - 40.0 * camera[0] / camera[2], row - 50.0 * camera[1] / camera[2]]]])
         places = places_of(lens, c2w[:, view : view + 1], (PATCH, PATCH), PATCH, focus)
-        turn = address_of(AddressConfig("foot", ("qk",), 1e-3, 1e-3, 1), places, 12, torch.float64).turn_qk
-        length = (torch.atan2(turn[1], turn[0]) / 1e-3).norm() / math.sqrt(2)
+        turn = address_of(AddressConfig("foot", ("qk",), 1e-3, 1e-3, 1), places, 12).turn_qk
+        length = measured(turn).norm() / math.sqrt(2)
         from_focus = point - focus[0]
         ray = F.normalize(point - c2w[0, view, :3, 3], dim=0)
         # Pythagoras: what the point is away from the focus, without its way along the ray.
@@ -157,7 +156,7 @@ def test_translation_of_all_cameras_leaves_the_angles_of_feet_as_they_are() -> N
     turns = []
     for x in (views, shifted):
         places = places_of(x["fxfycxcy"], x["c2w"], SIZE, PATCH, focus_of(x["c2w"]))
-        turns.append(address_of(FOOT, places, 24, torch.float32).turn_qk)
+        turns.append(address_of(FOOT, places, 24).turn_qk)
     # 8 radians a unit, coordinates of 50 in float32: 8 · 50 · 2^-23, a few times.
     assert (turns[0] - turns[1]).abs().max() < 5e-4
 
@@ -166,8 +165,8 @@ def test_lines_are_direction_and_moment_of_any_point_on_the_ray() -> None:
     views = random_views(1, 2, *SIZE)
     config = AddressConfig("line", ("qk",), 1e-3, 1e-3, 1)
     places = places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, None)
-    turn = address_of(config, places, 12, torch.float64).turn_qk
-    line = (torch.atan2(turn[1], turn[0]) / 1e-3).unflatten(1, (2, -1))
+    turn = address_of(config, places, 12).turn_qk
+    line = measured(turn).unflatten(1, (2, -1))
     feet = expected_feet(views, torch.zeros(1, 3))  # points on the rays, found otherwise
     direction = line[..., :3]
     torch.testing.assert_close(direction.norm(dim=-1), torch.ones(1, 2, 6, dtype=torch.float64), rtol=1e-3, atol=1e-3)
@@ -177,8 +176,8 @@ def test_lines_are_direction_and_moment_of_any_point_on_the_ray() -> None:
 def test_image_places_are_heights_from_the_centre_whatever_the_camera() -> None:
     views = random_views(1, 2, *SIZE)
     config = AddressConfig("image", ("qk",), 1e-3, 1e-3, 1)
-    turn = address_of(config, places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, None), 4, torch.float64).turn_qk
-    place = (torch.atan2(turn[1], turn[0]) / 1e-3).unflatten(1, (2, -1))[0]
+    turn = address_of(config, places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, None), 4).turn_qk
+    place = measured(turn).unflatten(1, (2, -1))[0]
     expected = torch.tensor([(x, y) for y in (-0.25, 0.25) for x in (-0.5, 0.0, 0.5)], dtype=torch.float64)
     torch.testing.assert_close(place, expected.expand(2, 6, 2), rtol=1e-4, atol=1e-6)
 
@@ -188,8 +187,8 @@ def test_ladder_is_geometric_and_as_long_as_fits() -> None:
     places = places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, focus_of(views["c2w"]))
     config = AddressConfig("image", ("qk",), 0.001, 0.016)
     assert [frequencies_of(config, width) for width in (3, 4, 20, 21)] == [0, 1, 5, 5]
-    turn = address_of(config, places, 20, torch.float64).turn_qk
-    angle = torch.atan2(turn[1], turn[0])[0].unflatten(-1, (2, 5))
+    turn = address_of(config, places, 20).turn_qk
+    angle = measured(turn)[0].unflatten(-1, (2, 5))
     ratio = angle[..., 1:] / angle[..., :1]
     assert torch.allclose(ratio[[0, 2, 3]], torch.tensor([2.0, 4, 8, 16], dtype=torch.float64), rtol=1e-3)
     assert frequencies_of(AddressConfig("foot", ("qk",), 1, 2, frequencies=3), 128) == 3
@@ -341,12 +340,19 @@ def test_all_of_a_scene_may_move_and_turn_for_feet_along_the_axes_that_turn_with
 
 
 def test_angles_are_float32_in_a_network_of_bfloat16() -> None:
-    views = random_views(1, 2, *SIZE)
-    places = places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, focus_of(views["c2w"]))
-    wide, narrow = (address_of(AddressConfig("foot", ("qk",), 1.0, 200.0), places, 24, x) for x in (torch.float32, torch.bfloat16))
-    assert narrow.turn_qk.dtype == torch.bfloat16
-    # Angles of several hundred radians in bfloat16 would be off by a radian; only cosine and sine are rounded, 2^-9.
-    assert (wide.turn_qk - narrow.turn_qk).abs().max() < 2**-8
+    # Angles of several hundred radians in bfloat16 would be off by a radian.
+    model, views = small_model("fast_weight by foot"), random_views(1, 2, *SIZE)
+    focus = model._focus(views["c2w"], None)
+    wide, narrow = (
+        model.set_compute_dtype(dtype)._addresses(views["fxfycxcy"], views["c2w"], SIZE, focus)[0]
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(narrow.turn_qk, wide.turn_qk)
+    assert narrow.turn_qk.dtype == narrow.rotation.dtype == torch.float32
+    x = torch.randn(2, 12, 24).bfloat16()
+    with torch.no_grad():
+        found, expected = rotate(x, narrow.turn_qk), rotate(x.double(), narrow.turn_qk.double())
+    assert relative_error(found.double(), expected) < 2**-9  # rounded once
 
 
 LAYER = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 24, "inter_multi": 2, "base_lr": 0.01}}

@@ -39,7 +39,7 @@ class FastWeight(nn.Module):
     Raises:
         ValueError: `head_dim` does not divide `dim`, `length_dim` is not `vl`, or hidden numbers are too few to rotate.
 
-    Precision: products and rotations in the compute dtype; learning rates, norms, sums over chunks and weights in float32.
+    Precision: products in the compute dtype; rotations, learning rates, norms, sums over chunks and weights in float32.
     Source: LaCT (arXiv 2505.23884), section 3; for w1 alone arXiv 2602.21204.
     """
 
@@ -80,7 +80,7 @@ class FastWeight(nn.Module):
         """Return the address of tokens at these places; the same in every block."""
         if self.address_config is None:
             return None
-        return address_of(self.address_config, places, self.w0.shape[1], self.to_qkv.compute_dtype)
+        return address_of(self.address_config, places, self.w0.shape[1])
 
     def write(
         self, x: Tensor, memory: tuple[op.Weights, op.Weights] | None = None, address: Address | None = None
@@ -93,15 +93,12 @@ class FastWeight(nn.Module):
         shape, x = x.shape, x.flatten(1, 2)
         d = x.shape[-1]
         narrow = x.to(self.to_qkv.compute_dtype)
-        key = unit(self._heads(F.silu(self.to_qkv(narrow, slice(d, 2 * d)))))
+        key = _unit(self._heads(F.silu(self.to_qkv(narrow, slice(d, 2 * d)))), address)
         value = self._heads(F.silu(self.to_qkv(narrow, slice(2 * d, 3 * d))))
-        turn = None
-        if address is not None:
-            turn = address.turn_hidden
-            key = key if address.turn_qk is None else rotate(key, address.turn_qk, in_place=True)
-            value = value if address.rotation is None else _rotate_blocks(value, address.rotation, shape)
+        if address is not None and address.rotation is not None:
+            value = _rotate_blocks(value, address.rotation, shape)
         weights = memory[0] if memory else self._weights_to_write(shape[0], key.dtype)
-        part = op.gradients(weights, key, value, self._learning_rate(x), self.implementation, turn)
+        part = op.gradients(weights, key, value, self._learning_rate(x), self.implementation, _turn_hidden(address))
         if memory is None:
             return weights, tuple(gradient.float() for gradient in part)
         return weights, tuple(total + gradient for total, gradient in zip(memory[1], part, strict=True))
@@ -122,12 +119,8 @@ class FastWeight(nn.Module):
 
     def read(self, x: Tensor, state: dict[str, Tensor], target: bool, address: Address | None = None) -> Tensor:
         """Read tokens (b, v, t, d) out through the fast weights; inputs and targets alike."""
-        query = unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))))
-        turn = None
-        if address is not None:
-            turn = address.turn_hidden
-            query = query if address.turn_qk is None else rotate(query, address.turn_qk, in_place=True)
-        out = op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation, turn)
+        query = _unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))), address)
+        out = op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation, _turn_hidden(address))
         if address is not None and address.rotation is not None:
             out = _rotate_blocks(out, address.rotation.mT, x.shape)
         return self.c_proj(rearrange(self.o_norm(out), "(b n) l k -> b l (n k)", n=self.heads)).view(x.shape)
@@ -150,14 +143,24 @@ class FastWeight(nn.Module):
         return rearrange(x, "b l (n k) -> (b n) l k", n=self.heads)
 
 
+def _unit(x: Tensor, address: Address | None) -> Tensor:
+    """Return queries or keys (b·n, l, k) as unit vectors, rotated by their address, rounded once."""
+    if address is None or address.turn_qk is None:
+        return unit(x)
+    return rotate(unit(x.float()), address.turn_qk, in_place=True).to(x.dtype)
+
+
+def _turn_hidden(address: Address | None) -> Tensor | None:
+    return None if address is None else address.turn_hidden
+
+
 def _rotate_blocks(x: Tensor, rotation: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Rotate blocks of three numbers of x (b·n, l, k) by the rotation (b, v, 3, 3) of their view, in float32; the rest stays.
 
     `shape` is that of the tokens, (b, v, t, d).
     """
     b, v, t, _ = shape
-    turning = x.shape[-1] // 3 * 3
-    blocks = x[..., :turning].float().unflatten(0, (b, -1)).unflatten(2, (v, t)).unflatten(-1, (-1, 3))
-    rows = rotation[:, None, :, None, None].unbind(-2)
-    turned = torch.stack([(blocks * row).sum(dim=-1) for row in rows], dim=-1)
-    return torch.cat([turned.flatten(-2).flatten(2, 3).flatten(0, 1).to(x.dtype), x[..., turning:]], dim=-1)
+    n, turning = x.shape[0] // b, x.shape[-1] // 3 * 3
+    blocks = x[..., :turning].float().reshape(b, n, v, t * turning // 3, 3)
+    turned = (blocks @ rotation.mT[:, None]).reshape(b * n, v * t, turning).to(x.dtype)
+    return torch.cat([turned, x[..., turning:]], dim=-1)

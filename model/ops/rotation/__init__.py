@@ -13,17 +13,17 @@ def rotate(x: Tensor, turn: Tensor, back: bool = False, in_place: bool = False) 
 
     Args:
         x: (b·n, l, k).
-        turn: (2, b, l, p), cosine and sine of the angles, in the dtype of `x`; 2p ≤ k. The heads of a scene share them.
+        turn: (2, b, l, p), cosine and sine of the angles; 2p ≤ k. The heads of a scene share them.
         back: rotate by minus the angles.
         in_place: write into the memory of `x`, where no gradient is recorded.
 
     Returns:
-        (b·n, l, k). The length of a token's vector does not change.
+        (b·n, l, k), in the dtype of `x`. The length of a token's vector does not change.
 
     Raises:
         ValueError: shapes that do not fit.
 
-    Precision: the dtype of `x`.
+    Precision: the dtype of `turn`, then rounded to that of `x`.
     Cost: 6 · b · n · l · p FLOPs.
     """
     _, b, l, p = turn.shape

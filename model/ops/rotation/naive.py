@@ -13,15 +13,18 @@ def rotate_naive(x: Tensor, turn: Tensor, back: bool, in_place: bool) -> Tensor:
     cos, sin = turn[:, :, None].unbind(0)
     sin = -sin if back else sin
     heads = x.unflatten(0, (cos.shape[0], -1))
-    first, second = heads[..., :p], heads[..., p : 2 * p]
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        parts = [first * cos - second * sin, first * sin + second * cos, heads[..., 2 * p :]]
-        return torch.cat(parts, dim=-1).flatten(0, 1)
-    # Without gradients: passes over the turning numbers alone, where putting parts together would copy all of them.
-    if not in_place:
-        heads = heads.clone()
-        first, second = heads[..., :p], heads[..., p : 2 * p]
+        first, second = (heads[..., :p].to(turn.dtype), heads[..., p : 2 * p].to(turn.dtype))
+        turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
+        return torch.cat([turned, heads[..., 2 * p :]], dim=-1).flatten(0, 1)
+    # Without gradients: passes over the turning numbers alone, where putting parts together would copy all of them. In bfloat16,
+    # arithmetic on a CPU takes twice as long as converting to float32 and back.
+    heads = heads if in_place else heads.clone()
+    places = heads[..., :p], heads[..., p : 2 * p]
+    first, second = (place.to(turn.dtype) for place in places)
     crossed = first * sin
     first.mul_(cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).add_(crossed)
+    if x.dtype != turn.dtype:
+        places[0].copy_(first), places[1].copy_(second)
     return heads.flatten(0, 1)

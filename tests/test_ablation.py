@@ -124,7 +124,7 @@ def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypa
     assert main(["--only", "none", "--seeds", "0", "1", "--data_path", str(tmp_path / "data.json"), "--out", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert "none_s0" not in told.out + told.err
-    assert "none_s1: failed" in told.err
+    assert "none_s1: not finished: train.py: " in told.err
     assert "data.json" in told.err
     assert sorted(path.name for path in (tmp_path / "objects_600" / "result").iterdir()) == ["none_s0.json"]
 

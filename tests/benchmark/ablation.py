@@ -6,8 +6,8 @@
     python tests/benchmark/ablation.py --curve none foot lvsm
 
 `NAME@OTHER` trains NAME for as many steps as take the time of OTHER's: both must have a finished run. Finished runs are not
-repeated, and interrupted ones go on from their snapshots. Step times are wall-clock medians of a process of one thread. A script,
-no test: see model/ABLATION.md for what was measured.
+repeated, and interrupted ones go on from their snapshots. A step's time is the median of what its process took of CPUs, decoding
+included and compiling not, so that other work on the machine changes little. A script, no test: see model/ABLATION.md.
 """
 
 import argparse
@@ -165,7 +165,8 @@ def train_missing(wanted: Sequence[tuple[str, int]], args: argparse.Namespace, f
                 finish(run, args.kind, test_path)
             else:
                 failed.append(run.label)
-                print(f"{run.label}: failed: {console(run).read_text().splitlines()[-1:]}", file=sys.stderr, flush=True)
+                last = (console(run).read_text(encoding="utf-8").splitlines() or ["no word"])[-1]
+                print(f"{run.label}: not finished: {last}", file=sys.stderr, flush=True)
             cores.append(core)
     finally:
         for run, _, process in running.values():
@@ -232,17 +233,19 @@ def finish(run: Run, kind: str, test_path: Path) -> None:
             load_weights(model, average, str(path))
             tests.insert(0, memories.measure(model, dataset, TEST_INPUTS, 3, f"{run.label}, average", kind == "scenes"))
         curve.append((step, tests[0]["psnr"]))
-    times = [row["seconds_per_step"] for row in read_rows(run.output / "log.jsonl") if row.get("seconds_per_step")]
+    rows = read_rows(run.output / "log.jsonl")
     result = {
         "name": run.name, "seed": run.seed, "steps": run.steps, "psnr": tests[0]["psnr"], "floor": tests[0]["floor"],
-        "psnr_last": tests[-1]["psnr"], "curve": curve, "seconds_per_step": statistics.median(times),
+        "psnr_last": tests[-1]["psnr"], "curve": curve,
         "cpu_seconds": json.loads((run.output / "cpu_seconds.json").read_text()), "machine": machine(torch.device("cpu")),
+        "seconds_per_step": statistics.median(row["cpu_seconds_per_step"] for row in rows),
+        "wall_seconds_per_step": statistics.median(row["seconds_per_step"] for row in rows),
         "parameters": sum(x.numel() for x in model.parameters()),
     }  # fmt: skip
     write_json(run.result, result)
     for _, path in snapshots:
         path.unlink()
-    print(f"{run.label}: {result['psnr']:.2f} dB, {result['seconds_per_step']:.2f} s a step", flush=True)
+    print(f"{run.label}: {result['psnr']:.2f} dB, {result['seconds_per_step']:.2f} CPU seconds a step", flush=True)
 
 
 def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str]) -> None:

@@ -115,7 +115,7 @@ def write_report(folder: Path) -> str:
     comparisons = compare(figures)
     hours = sum(row["cpu_seconds"] for row in results) / 3600
     text = f"{folder.name}: {len(results)} runs, {hours:.1f} core-hours. PSNR in dB, mean over seeds (largest minus smallest).\n\n"
-    head = ["name", "what", "seeds", "steps", "PSNR", "at equal seconds", "s a step", "CPU s", "M parameters"]
+    head = ["name", "what", "seeds", "steps", "PSNR", "at equal seconds", "CPU s a step", "CPU s in all", "M parameters"]
     text += table(head, [_line(name, figure) for name, figure in figures.items()])
     lines = [[row["name"], row["against"], *(_verdict(row[key]) for key in ("psnr", "at_equal_seconds"))] for row in comparisons]
     text += "\n" + table(["name", "against", "difference at the end", "at equal seconds"], lines)
@@ -148,7 +148,7 @@ def _verdict(found: dict | None) -> str:
 
 
 def _draw(path: Path, results: Sequence[dict], figures: dict[str, dict]) -> None:
-    """Draw PSNR over core seconds, the mean over seeds, in panels of four variants."""
+    """Draw PSNR over CPU seconds, the mean over seeds, in panels of four variants."""
     panels = []
     for title, names in PICTURE.items():
         curves = []
@@ -159,6 +159,6 @@ def _draw(path: Path, results: Sequence[dict], figures: dict[str, dict]) -> None
                 points = [(steps[0][0] * seconds, statistics.mean(x for _, x in steps)) for steps in zip(*found, strict=True)]
                 curves.append((name, colour, points))
         if curves:
-            panels.append(Panel(f"{title}: PSNR in dB, over seconds", curves))
+            panels.append(Panel(f"{title}: PSNR in dB, over CPU seconds", curves))
     if panels:
         draw_panels(path, panels)

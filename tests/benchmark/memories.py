@@ -72,7 +72,7 @@ def measure(
         normalise: bring poses into the frame and scale of the mean camera of inputs and targets (scenes).
     """
     scores, floors, taken, rendered = [], [], [], []
-    for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False):
+    for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False, disable=None):
         scene = dataset[i]
         poses = np.stack([view.c2w for view in scene.views])
         num_targets = None if target_every else len(poses) - count

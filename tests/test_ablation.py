@@ -129,6 +129,12 @@ def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypa
     assert sorted(path.name for path in (tmp_path / "objects_600" / "result").iterdir()) == ["none_s0.json"]
 
 
+def test_results_of_a_variant_that_is_no_more_are_refused(tmp_path, capsys):
+    write(tmp_path / "objects_600", result("nine", 0, 17.0))
+    assert main(["--report", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("ablation.py: nine: unknown variant 'nine'; did you mean 'none'?")
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

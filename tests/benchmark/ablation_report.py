@@ -8,15 +8,21 @@ from pathlib import Path
 
 from data.files import write_json, write_text
 from model.plot import Panel, draw_panels
-from tests.benchmark.ablation_variants import PICTURE, VARIANTS
+from tests.benchmark.ablation_variants import PICTURE, VARIANTS, check_name
 from tests.benchmark.memories import COLOURS
 
 BASELINE = "none"
 
 
 def read_results(folder: Path) -> list[dict]:
-    """Return the results of the finished runs in a folder, in the order of `VARIANTS`, seeds ascending."""
+    """Return the results of the finished runs in a folder, in the order of `VARIANTS`, seeds ascending.
+
+    Raises:
+        ValueError: one is of a variant that there is no more.
+    """
     results = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "result").glob("*.json")]
+    for row in results:
+        check_name(row["name"])
     order = list(VARIANTS)
     return sorted(results, key=lambda row: (order.index(row["name"].partition("@")[0]), row["name"], row["seed"]))
 
@@ -148,7 +154,7 @@ def _verdict(found: dict | None) -> str:
 
 
 def _draw(path: Path, results: Sequence[dict], figures: dict[str, dict]) -> None:
-    """Draw PSNR over CPU seconds, the mean over seeds, in panels of four variants."""
+    """Draw PSNR over CPU seconds, the mean over seeds, in panels of two to four variants."""
     panels = []
     for title, names in PICTURE.items():
         curves = []
@@ -158,7 +164,7 @@ def _draw(path: Path, results: Sequence[dict], figures: dict[str, dict]) -> None
                 seconds = figures[name]["seconds_per_step"]
                 points = [(steps[0][0] * seconds, statistics.mean(x for _, x in steps)) for steps in zip(*found, strict=True)]
                 curves.append((name, colour, points))
-        if curves:
+        if len(curves) > 1:
             panels.append(Panel(f"{title}: PSNR in dB, over CPU seconds", curves))
     if panels:
         draw_panels(path, panels)

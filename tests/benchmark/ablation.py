@@ -35,12 +35,13 @@ from model.checkpoint import load_weights
 from model.snapshot import list_snapshots, read_snapshot
 from model.training_log import read_rows
 from tests.benchmark import memories
-from tests.benchmark.ablation_report import read_results, table, write_report
+from tests.benchmark.ablation_report import mean_and_spread, read_results, table, write_report
 from tests.benchmark.ablation_variants import IMAGE_SIZE, KINDS, RECIPE, ROOT, TRAINED, VARIANTS, check_name, network
 from tests.benchmark.measure import machine
 
 TEST_INPUTS, POINTS = 8, 6  # inputs of a test; points of a curve
 TEST_SEED, CURVE_SEED = 1000002, 1000003
+TRAIN_SCENES = {"objects": 2000, "scenes": 300}
 CURVE_SCENES, CURVE_VIEWS, CURVE_TARGET_EVERY = 24, 80, 5
 CURVE_INPUTS = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 
@@ -107,7 +108,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=int, default=600)
     add("--jobs", type=int, default=1, help="runs beside each other, each on a core of its own")
     add("--data_path", type=Path, help="training scenes, 20 views or more each; default: they are exported")
-    add("--train_scenes", type=int, default=2000, help="scenes to export for training")
+    add("--train_scenes", type=int, help="scenes to export for training; default: 2000 objects, or 300 scenes, which take longer")
     add("--test_scenes", type=int, default=32, help="scenes to export for tests")
     add("--compile", action=argparse.BooleanOptionalAction, default=True)
     add("--out", type=Path, default=Path("outputs/ablation"))
@@ -144,7 +145,7 @@ def train_missing(wanted: Sequence[tuple[str, int]], args: argparse.Namespace, f
     waiting = [run for run in runs if not run.result.exists()]
     if not waiting:
         return []
-    data_path = args.data_path or export(args, 0, args.train_scenes, 24)
+    data_path = args.data_path or export(args, 0, args.train_scenes or TRAIN_SCENES[args.kind], 24)
     test_path = export(args, TEST_SEED, args.test_scenes, 24)
     cores = sorted(os.sched_getaffinity(0))[: args.jobs] if args.jobs > 1 and shutil.which("taskset") else [None] * args.jobs
     running: dict[int, tuple[Run, int | None, subprocess.Popen]] = {}
@@ -270,12 +271,11 @@ def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str])
                 for run, model in zip(runs, models, strict=True)
             ]
             rows[name, count] = {key: statistics.mean(test[key] for test in tests) for key in tests[0]}
-            scores = [test["psnr"] for test in tests]
-            rows[name, count] |= {"seeds": len(tests), "spread": max(scores) - min(scores)}
+            rows[name, count]["seeds"] = [test["psnr"] for test in tests]
     for count in CURVE_INPUTS:
-        scores = [f"{rows[name, count]['psnr']:.2f} ({rows[name, count]['spread']:.2f})" for name in names]
+        scores = [mean_and_spread(rows[name, count]["seeds"]) for name in names]
         lines.append([str(count), *scores, f"{rows[names[0], count]['floor']:.2f}"])
-    text = table(["inputs", *(f"{name}, {len(found[name])} seeds" for name in names), "mean of the inputs"], lines)
+    text = table(["inputs", *names, "mean of the inputs"], lines)
     write_text(folder / "inputs.md", text)
     write_json(folder / "inputs.json", [{"name": name, "inputs": count, **row} for (name, count), row in rows.items()])
     memories.draw(folder / "inputs.png", rows, TRAINED)

@@ -126,7 +126,7 @@ def write_report(folder: Path) -> str:
     lines = [[row["name"], row["against"], *(_verdict(row[key]) for key in ("psnr", "at_equal_seconds"))] for row in comparisons]
     text += "\n" + table(["name", "against", "difference at the end", "at equal seconds"], lines)
     averages = {name: figure for name, figure in figures.items() if figure["psnr"] != figure["psnr_last"]}
-    text += "".join(f"\n{name} without averaging: {_mean(figure['psnr_last'])}\n" for name, figure in averages.items())
+    text += "".join(f"\n{name} without averaging: {mean_and_spread(figure['psnr_last'])}\n" for name, figure in averages.items())
     write_text(folder / "report.md", text)
     write_json(folder / "report.json", {"figures": figures, "comparisons": comparisons, "results": results})
     if results:
@@ -138,11 +138,12 @@ def _line(name: str, figure: dict) -> list[str]:
     base, _, other = name.partition("@")
     what = VARIANTS[base].what + (f", for the time of {other}" if other else "")
     numbers = [f"{figure['seconds_per_step']:.2f}", f"{figure['cpu_seconds']:.0f}", f"{figure['parameters'] / 1e6:.2f}"]
-    scores = [_mean(figure["psnr"]), _mean(figure["at_equal_seconds"])]
+    scores = [mean_and_spread(figure["psnr"]), mean_and_spread(figure["at_equal_seconds"])]
     return [name, what, str(len(figure["seeds"])), str(figure["steps"]), *scores, *numbers]
 
 
-def _mean(values: Sequence[float] | None) -> str:
+def mean_and_spread(values: Sequence[float] | None) -> str:
+    """Return the mean over seeds in words, with the spread in brackets where there are several; `-` for None."""
     if values is None:
         return "-"
     between = spread(values)

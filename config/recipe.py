@@ -68,6 +68,9 @@ class Recipe:
     max_skips: int = _flag(100, "stop after so many left out steps in a row", least=1, free=True)
     lpips_weight: float = _flag(1.0, "weight of LPIPS beside the mean squared error; 0 is none", least=0)
     lpips_start: int = _flag(5000, "first step with LPIPS", least=0)
+    gradient_weight: float = _flag(
+        0.0, "weight of the squared error of differences between neighbouring pixels beside that of the pixels; 0 is none", least=0
+    )
     ema: float = _flag(0.0, "decay of the average over weights that is validated and exported; 0 is none", least=0)
 
     export: str = _flag("float32", "precision of model.safetensors at the end", choices=("float32", "bfloat16"), free=True)

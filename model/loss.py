@@ -1,4 +1,4 @@
-"""What training minimises: mean squared error, and from some step on LPIPS.
+"""What training minimises: mean squared error, that of neighbouring differences where asked for, and from some step on LPIPS.
 
 Letters: b scenes, v views, h w pixels.
 """
@@ -17,7 +17,8 @@ LPIPS_VIEWS = 16
 
 
 def render_loss(
-    rendered: Tensor, target: Tensor, lpips: LPIPS | None, weight: float, recompute: bool = False, autocast: bool = False
+    rendered: Tensor, target: Tensor, lpips: LPIPS | None, weight: float, recompute: bool = False, autocast: bool = False,
+    gradient_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compare renderings with photos.
 
@@ -28,19 +29,30 @@ def render_loss(
         weight: what it is multiplied by.
         recompute: run the trunk of LPIPS again in the backward pass instead of keeping its activations.
         autocast: run the trunk in bfloat16.
+        gradient_weight: what the squared error of differences between neighbouring pixels is multiplied by; 0 leaves it out.
 
     Returns:
-        the loss, a mean over all views, and its parts without gradients: `mse`, and `lpips` where there is one.
+        the loss, a mean over all views, and its parts without gradients: `mse`, and `gradient` and `lpips` where there are any.
 
     Precision: float32; the trunk's features are compared in float32 whatever they were computed in.
     """
-    mse = F.mse_loss(rendered, target.to(rendered.dtype))
-    parts = {"mse": mse.detach()}
+    loss = F.mse_loss(rendered, target.to(rendered.dtype))
+    parts = {"mse": loss.detach()}
+    if gradient_weight:
+        gradient = _gradient_error(rendered - target.to(rendered.dtype))
+        parts["gradient"] = gradient.detach()
+        loss = loss + gradient_weight * gradient
     if lpips is None:
-        return mse, parts
+        return loss, parts
     distance = _perceptual(rendered.flatten(0, 1), target.flatten(0, 1), lpips, recompute, autocast)
     parts["lpips"] = distance.detach()
-    return mse + weight * distance, parts
+    return loss + weight * distance, parts
+
+
+def _gradient_error(error: Tensor) -> Tensor:
+    """Return the mean square of what an error (…, h, w) changes by from pixel to pixel, down and across, patch borders included."""
+    down, across = error.diff(dim=-2), error.diff(dim=-1)
+    return (down.square().sum() + across.square().sum()) / (down.numel() + across.numel())
 
 
 def _perceptual(rendered: Tensor, target: Tensor, lpips: LPIPS, recompute: bool, autocast: bool) -> Tensor:

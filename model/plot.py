@@ -11,7 +11,7 @@ from data.files import replace_when_finished
 
 SIZE = (480, 960)
 MARGIN = {"left": 72, "right": 24, "top": 34, "bottom": 40}
-INK, GRID, TRAIN, VALIDATION = "#202020", "#e2e2e2", "#3b6ea8", "#c2502e"
+INK, GRID, SHADE, TRAIN, VALIDATION = "#202020", "#e2e2e2", "#f3efe2", "#3b6ea8", "#c2502e"
 TICKS = 5
 
 Points = list[tuple[float, float]]
@@ -25,11 +25,13 @@ class Panel:
         title: above it.
         curves: (name, colour, points).
         log: draw the vertical axis logarithmically.
+        span: part of the horizontal axis that is shaded.
     """
 
     title: str
     curves: Sequence[tuple[str, str, Points]]
     log: bool = False
+    span: tuple[float, float] | None = None
 
 
 def draw_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
@@ -99,6 +101,9 @@ def _draw(image: Image.Image, panel: Panel, top: int) -> None:
         low, high, y = (math.log(value) if panel.log else value for value in (y_low, y_high, y))
         return lower - (y - low) / (high - low) * (lower - upper)
 
+    if panel.span is not None:
+        low, high = (min(max(x, x_low), x_high) for x in panel.span)
+        draw.rectangle((x_px(low), upper, x_px(high), lower), SHADE)
     for y in ticks(y_low, y_high, panel.log):
         draw.line([(left, y_px(y)), (right, y_px(y))], GRID)
         draw.text((left - 8, y_px(y)), f"{y:.4g}", INK, font, anchor="rm")

@@ -110,7 +110,8 @@ class Window:
         """Forget what was added, and start the clock."""
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
-        self.steps, self.waited_s, self.start_s = 0, 0.0, time.perf_counter()
+        self.steps, self.waited_s = 0, 0.0
+        self.start_s, self.start_cpu_s = time.perf_counter(), time.process_time()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -127,7 +128,7 @@ class Window:
             self.counts[name] = self.counts.get(name, 0) + (1 - refused)
 
     def row(self, recipe: Recipe, processes: Processes, tokens: int, flops: int, rate: float, broken: int) -> dict[str, Any]:
-        """Return the figures since the last row, over all processes.
+        """Return the figures since the last row, over all processes; CPU seconds are this one's, of all its threads.
 
         Args:
             tokens: of one scene, inputs and targets.
@@ -153,6 +154,7 @@ class Window:
             "broken": int(total[-2]),
             "memory_gib": peak_memory(self.device) / 2**30,
             "seconds_per_step": seconds / self.steps,
+            "cpu_seconds_per_step": (time.process_time() - self.start_cpu_s) / self.steps,
         }
 
 

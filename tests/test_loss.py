@@ -1,4 +1,4 @@
-"""The training loss: squared error, LPIPS, and ways to compute the latter in less memory."""
+"""The training loss: squared error, neighbouring differences, LPIPS, and ways to compute the latter in less memory."""
 
 import pytest
 import torch
@@ -30,6 +30,43 @@ def test_squared_error_by_hand():
     loss, parts = render_loss(rendered, target, None, 1.0)
     assert loss.item() == pytest.approx((0.25 + 0.04) / 3)
     assert parts == {"mse": loss}
+
+
+def test_differences_of_neighbours_against_a_loop():
+    rendered, target = images()
+    error = (rendered - target).detach().double().numpy()
+    squares = []
+    for image in error.reshape(-1, *error.shape[-2:]):
+        h, w = image.shape
+        squares += [(image[y + 1, x] - image[y, x]) ** 2 for y in range(h - 1) for x in range(w)]
+        squares += [(image[y, x + 1] - image[y, x]) ** 2 for y in range(h) for x in range(w - 1)]
+    loss, parts = render_loss(rendered, target, None, 1.0, gradient_weight=0.3)
+    assert parts["gradient"].item() == pytest.approx(sum(squares) / len(squares), rel=1e-5)
+    assert parts["mse"].item() == pytest.approx((error**2).mean(), rel=1e-5)
+    assert loss.item() == pytest.approx(parts["mse"].item() + 0.3 * parts["gradient"].item(), rel=1e-5)
+    assert not parts["gradient"].requires_grad
+
+
+def test_differences_see_edges_and_no_offset():
+    target = images()[1]
+    shifted, step = target + 0.1, target.clone()
+    step[..., 8:] += 0.1  # at a border of patches
+    assert render_loss(shifted, target, None, 1.0, gradient_weight=1.0)[1]["gradient"].item() < 1e-12
+    expected = 0.1**2 * 16 / (15 * 24 + 16 * 23)
+    assert render_loss(step, target, None, 1.0, gradient_weight=1.0)[1]["gradient"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_weight_for_differences_changes_no_bit(lpips):
+    results = []
+    for settings in ({}, {"gradient_weight": 0.0}):
+        rendered, target = images()
+        loss, parts = render_loss(rendered, target, lpips, 0.3, **settings)
+        loss.backward()
+        results.append((loss.detach(), rendered.grad))
+        assert list(parts) == ["mse", "lpips"]
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    rendered, target = images()
+    assert torch.equal(render_loss(rendered, target, None, 0.3)[0], torch.nn.functional.mse_loss(rendered, target))
 
 
 def test_lpips_is_added_with_its_weight(lpips):

@@ -9,6 +9,7 @@ it. Seconds are medians over the scenes. Letters: v inputs, u targets.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from data.dataset import SceneDataset
 from data.view_selection import select_views
 from model import LaCTLVSM, load_model
+from model.camera import normalise_poses
 from model.flops import synchronise
 from model.metric import psnr
 from model.plot import Panel, draw_panels
@@ -52,24 +54,25 @@ def main(argv: list[str] | None = None) -> None:
         for count in args.num_input_views:
             rows[name, count] = measure(model, dataset, count, args.target_every, f"{name}, {count}")
     print_table(rows, model.device)
-    names = list(dict.fromkeys(name for name, _ in rows))
-    panels = [
-        Panel(title, [(name, COLOURS[i % 4], [(v, row[key]) for (n, v), row in rows.items() if n == name])
-                      for i, name in enumerate(names)], log)
-        for title, key, log in (
-            ("PSNR of new views in dB, over inputs", "psnr", False),
-            ("frames rendered a second, over inputs", "frames_per_second", True),
-            ("seconds to take the inputs in, over inputs", "reconstruct", True),
-        )
-    ]  # fmt: skip
-    draw_panels(args.picture, panels)
+    draw(args.picture, rows)
     print(f"\n{args.picture}: the same as a picture")
 
 
-def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: int, what: str) -> dict[str, float]:
-    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames a second."""
+def measure(
+    model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: int, what: str, normalise: bool = False
+) -> dict[str, float]:
+    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames a second.
+
+    Args:
+        model: the network.
+        dataset: scenes of one image size.
+        count: inputs of each scene.
+        target_every: targets are the views 0, k, 2k, …; 0 takes all that are no inputs.
+        what: words for the progress bar.
+        normalise: bring poses into the frame and scale of the mean camera of inputs and targets (scenes).
+    """
     scores, floors, taken, rendered = [], [], [], []
-    for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False):
+    for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False, disable=None):
         scene = dataset[i]
         poses = np.stack([view.c2w for view in scene.views])
         num_targets = None if target_every else len(poses) - count
@@ -78,6 +81,9 @@ def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: in
             {key: value[None].to(model.device) for key, value in dataset.load(scene, views).items() if key != "index"}
             for views in (inputs, targets)
         )
+        if normalise:
+            poses = normalise_poses(torch.cat([given["c2w"], wanted["c2w"]], dim=1))
+            given["c2w"], wanted["c2w"] = poses.split([len(inputs), len(targets)], dim=1)
         synchronise(model.device)
         start = time.perf_counter()
         state = model.reconstruct(**given)
@@ -96,6 +102,21 @@ def measure(model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: in
         "reconstruct": statistics.median(taken),
         "frames_per_second": statistics.median(rendered),
     }
+
+
+def draw(path: str | os.PathLike, rows: dict[tuple[str, int], dict[str, float]], trained: tuple[int, int] | None = None) -> None:
+    """Draw PSNR and speeds over the number of inputs, a curve for each network; shade the numbers that it was trained with."""
+    names = list(dict.fromkeys(name for name, _ in rows))
+    panels = [
+        Panel(title, [(name, COLOURS[i % 4], [(v, row[key]) for (n, v), row in rows.items() if n == name])
+                      for i, name in enumerate(names)], log, trained)
+        for title, key, log in (
+            ("PSNR of new views in dB, over inputs", "psnr", False),
+            ("frames rendered a second, over inputs", "frames_per_second", True),
+            ("seconds to take the inputs in, over inputs", "reconstruct", True),
+        )
+    ]  # fmt: skip
+    draw_panels(path, panels)
 
 
 def print_table(rows: dict[tuple[str, int], dict[str, float]], device: torch.device) -> None:

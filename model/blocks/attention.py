@@ -6,12 +6,12 @@ Letters: b scenes, v views, t tokens of a view, l tokens of all views, n heads, 
 import math
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from model.blocks.primitives import LayerNorm, Linear, RMSNorm
 from model.context_parallel import Shares
+from model.ops.attention import attention
 
 
 class SelfAttention(nn.Module):
@@ -145,18 +145,6 @@ class RegisterAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """Split (…, l, s·d) into (…, l, s·n, k)."""
         return x.unflatten(-1, (-1, self.registers.shape[1] // self.heads))
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Softmax attention of (b, l, n, k) queries over (b, L, n, k) keys and values: (b, l, n·k)."""
-    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
-    if query.numel() == 0:  # a process without views: CUDA has no fused kernel for it, and key and value still get a gradient
-        return (query @ key.mT @ value).transpose(1, 2).flatten(2)
-    # On a CPU the backward pass of the fused kernel is four times as slow in bfloat16 as in float32.
-    wide = query.device.type == "cpu" and torch.is_grad_enabled()
-    dtype = torch.float32 if wide and query.dtype == torch.bfloat16 else query.dtype
-    out = F.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype)).to(query.dtype)
-    return out.transpose(1, 2).flatten(2)
 
 
 def count_heads(dim: int, head_dim: int) -> int:

@@ -19,22 +19,24 @@ from model.training_log import Window
 from tests.host_sync import no_host_sync
 
 LACT = ("self_attention", "fast_weight", "mlp")
+ADDRESSED = ("self_attention", "fast_weight by foot", "mlp")
 CPU = torch.device("cpu")
 # Compiling is what is tested, not the compiler: on a CPU the graphs alone.
 BACKEND = {"cpu": "aot_eager", "cuda": "inductor"}
 
 
-def model_on(device: torch.device, implementation: str = "naive") -> LaCTLVSM:
-    return small_model(*LACT).to(device).set_fast_weight(torch.float32, implementation)
+def model_on(device: torch.device, layers: tuple[str, ...] = LACT, implementation: str = "naive") -> LaCTLVSM:
+    return small_model(*layers).to(device).set_fast_weight(torch.float32, implementation)
 
 
 def cameras(views: dict) -> tuple[torch.Tensor, torch.Tensor]:
     return views["fxfycxcy"], views["c2w"]
 
 
-def test_chunks_change_nothing_and_one_pass_is_reconstruct_and_render(device):
-    model, given, wanted = model_on(device), random_views(2, 5, 8, 12), random_views(2, 3, 8, 12, seed=3)
-    expected = small_model(*LACT)(given, wanted)
+@pytest.mark.parametrize("layers", [LACT, ADDRESSED])
+def test_chunks_change_nothing_and_one_pass_is_reconstruct_and_render(device, layers):
+    model, given, wanted = model_on(device, layers), random_views(2, 5, 8, 12), random_views(2, 3, 8, 12, seed=3)
+    expected = small_model(*layers)(given, wanted)
     for chunk_views in (1, 3, 5, None):
         state = model.reconstruct(**given, chunk_views=chunk_views)
         rendered = model.render(state, *cameras(wanted), (8, 12), chunk_views)
@@ -53,10 +55,11 @@ def test_bfloat16_stays_near_float32(device):
 
 
 @pytest.mark.slow
-def test_compiled_network_is_the_eager_one_and_is_not_compiled_for_every_number_of_views(device):
+@pytest.mark.parametrize("layers", [LACT, ADDRESSED])
+def test_compiled_network_is_the_eager_one_and_is_not_compiled_for_every_number_of_views(device, layers):
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    eager, compiled = model_on(device), model_on(device)
+    eager, compiled = model_on(device, layers), model_on(device, layers)
     compiled.compile_layers(backend=BACKEND[device.type])
     graphs = []
     for views in (2, 3, 5, 4, 7):
@@ -97,8 +100,9 @@ def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, opt
     flags = "--pool 4 --num_all_views 5 --image_size 8 12 --num_input_views 2 --num_target_views 2 --bs_per_gpu 2 --grad_accum 2"
     flags += f" --ema 0.9 --steps 9 --warmup 2 --optimizer {optimizer}"
     recipe = read_recipe(["--data_path", *kind, *flags.split()])
-    model, window = model_on(device), Window(device)
-    average = model_on(device).requires_grad_(False)
+    layers = ADDRESSED if poses == "given" else LACT
+    model, window = model_on(device, layers), Window(device)
+    average = model_on(device, layers).requires_grad_(False)
     build = build_optimiser(model, 0.05, optimizer)
     processes = train.Processes(0, 1, device)
     source = train.open_source(recipe.data_path, recipe, 4, device, share=(0, 1))
@@ -127,8 +131,9 @@ def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, opt
         source.close()
 
 
-def test_host_waits_for_nothing_while_views_are_rendered(device):
-    model, given, wanted = model_on(device), random_views(1, 3, 8, 12), on(device, random_views(1, 4, 8, 12, seed=3))
+@pytest.mark.parametrize("layers", [LACT, ADDRESSED])
+def test_host_waits_for_nothing_while_views_are_rendered(device, layers):
+    model, given, wanted = model_on(device, layers), random_views(1, 3, 8, 12), on(device, random_views(1, 4, 8, 12, seed=3))
     state = model.reconstruct(**given)
     expected = model.render(state, *cameras(wanted), (8, 12))
     with no_host_sync(device):
@@ -185,13 +190,14 @@ def test_chunks_by_free_memory_fit_beside_a_tensor_that_takes_half_of_it(monkeyp
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="no CUDA build of torch: it knows no CUDA device, not even without data")
-def test_no_operation_mixes_devices():
+@pytest.mark.parametrize("config", ["debug", "lact_l4_d256_foot"])
+def test_no_operation_mixes_devices(config):
     """Run the whole path on CUDA tensors without data: needs a CUDA build of torch, no GPU."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode():
         with torch.device("cuda"):
-            model = LaCTLVSM(load_config("config/debug.yaml")).set_compute_dtype(torch.bfloat16)
+            model = LaCTLVSM(load_config(f"config/{config}.yaml")).set_compute_dtype(torch.bfloat16)
         model.set_fast_weight(torch.bfloat16, "naive")
         model.fingerprint = lambda: "no data"
         given, wanted = (

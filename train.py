@@ -38,7 +38,7 @@ from model.lact_lvsm import LaCTLVSM
 from model.loss import render_loss
 from model.metric import LPIPS, psnr, ssim
 from model.optimiser import apply_step, build_optimiser, gradient_norm, learning_rate, update_average
-from model.runtime import PRECISIONS, pick_dtype
+from model.runtime import PRECISIONS, keep_freed_memory, pick_dtype
 from model.snapshot import (
     SnapshotWriter,
     check_parts,
@@ -83,6 +83,8 @@ def train(recipe: Recipe, processes: Processes) -> int:
     folder = OUTPUT_DIR / recipe.expname
     config = load_config(recipe.config)
     device, dtype = processes.device, pick_dtype(recipe.precision, processes.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     context = join_context(recipe.context_parallel)
     share, own = own_share(recipe, context)
     data_share = (processes.data_rank, processes.data_ranks)

@@ -6,7 +6,8 @@
 
 A script, no test: machines differ and are noisy. Takes the flags of train.py that matter to a step. Beside ours it runs, in the
 same process, a baseline: the same step written plainly in float32 (plain.py), where every target computes key, value and learning
-rates too. LPIPS is left out. FLOPs are those that the model needs, forward and backward, without recomputation.
+rates too. LPIPS is left out. On a CPU both keep freed memory, as train.py does. FLOPs are those that the model needs, forward and
+backward, without recomputation.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from model import LaCTLVSM
 from model.flops import matmul_rate, training_flops
 from model.loss import render_loss
 from model.optimiser import apply_step, build_optimiser, gradient_norm
-from model.runtime import pick_device, pick_dtype
+from model.runtime import keep_freed_memory, pick_device, pick_dtype
 from tests.benchmark.measure import give_memory_back, machine, peak, random_scene, reset_peak, show, time_calls
 from tests.benchmark.plain import plain_pass
 
@@ -47,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     recipes = [read_recipe([*source, "--data_path", "none", *flags]) for source in sources]
     device = pick_device(recipes[0].device)
     dtype = pick_dtype(recipes[0].precision, device)
+    if device.type == "cpu":
+        keep_freed_memory()
     rates = {dtype: 0.0, torch.float32: 0.0}
     print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
     print(HEADER, "| --- " * HEADER.count(" | ") + "| --- |", sep="\n")

@@ -93,7 +93,7 @@ def places_of(fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], patch_
 
 
 def address_of(config: AddressConfig, places: Places, width: int) -> Address:
-    """Return the address of every token for a layer with heads of `width`.
+    """Return the address of every token for a layer with heads of `width`: width / 2 angles, those beyond the frequencies 0.
 
     Precision: float32.
     Cost: l · width cosines and sines.
@@ -103,6 +103,7 @@ def address_of(config: AddressConfig, places: Places, width: int) -> Address:
     steps = torch.arange(f, device=place.device, dtype=torch.float32) / max(f - 1, 1)
     ladder = config.lowest * (config.highest / config.lowest) ** steps
     angle = (place[..., None] * ladder).flatten(-2).flatten(1, 2)
+    angle = torch.nn.functional.pad(angle, (0, width // 2 - angle.shape[-1]))  # pairs are the halves of a head, well aligned
     turn = torch.stack([angle.cos(), angle.sin()])
     qk, hidden, vo = (site in config.sites for site in ("qk", "hidden", "vo"))
     return Address(turn if qk else None, turn if hidden else None, places.rotation if vo else None)

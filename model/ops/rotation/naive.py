@@ -9,22 +9,57 @@ from torch import Tensor
 
 def rotate_naive(x: Tensor, turn: Tensor, back: bool, in_place: bool) -> Tensor:
     """See `model.ops.rotation.rotate`."""
-    p = turn.shape[-1]
-    cos, sin = turn[:, :, None].unbind(0)
-    sin = -sin if back else sin
-    heads = x.unflatten(0, (cos.shape[0], -1))
+    if torch.is_grad_enabled() and not turn.requires_grad:
+        return Rotation.apply(x, turn, back)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        first, second = (heads[..., :p].to(turn.dtype), heads[..., p : 2 * p].to(turn.dtype))
-        turned = torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
-        return torch.cat([turned, heads[..., 2 * p :]], dim=-1).flatten(0, 1)
+        return _put_together(x, turn, back)
     # Without gradients: passes over the turning numbers alone, where putting parts together would copy all of them. In bfloat16,
     # arithmetic on a CPU takes twice as long as converting to float32 and back.
-    heads = heads if in_place else heads.clone()
-    places = heads[..., :p], heads[..., p : 2 * p]
+    heads = _heads(x if in_place else x.clone(), turn)
+    places = _pairs(heads, turn)
     first, second = (place.to(turn.dtype) for place in places)
-    crossed = first * sin
-    first.mul_(cos).addcmul_(second, sin, value=-1)
-    second.mul_(cos).add_(crossed)
+    cos, sin = _cos_sin(turn, back)
+    turned = (first * sin).addcmul_(second, cos)
+    first.mul_(cos).addcmul_(second, sin, value=-1)  # in float32 the numbers of x themselves
+    places[1].copy_(turned)
     if x.dtype != turn.dtype:
-        places[0].copy_(first), places[1].copy_(second)
+        places[0].copy_(first)
     return heads.flatten(0, 1)
+
+
+class Rotation(torch.autograd.Function):
+    """A rotation with its derivative written out, the rotation back: autograd would add up parts that it pads with zeros."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, turn: Tensor, back: bool) -> Tensor:
+        ctx.save_for_backward(turn)
+        ctx.back = back
+        return _put_together(x, turn, back)
+
+    @staticmethod
+    def backward(ctx, d: Tensor) -> tuple[Tensor, None, None]:
+        return _put_together(d, ctx.saved_tensors[0], not ctx.back), None, None
+
+
+def _put_together(x: Tensor, turn: Tensor, back: bool) -> Tensor:
+    heads = _heads(x, turn)
+    first, second = (place.to(turn.dtype) for place in _pairs(heads, turn))
+    cos, sin = _cos_sin(turn, back)
+    parts = (first * cos - second * sin).to(x.dtype), (first * sin + second * cos).to(x.dtype)
+    return torch.cat([*parts, heads[..., 2 * turn.shape[-1] :]], dim=-1).flatten(0, 1)
+
+
+def _heads(x: Tensor, turn: Tensor) -> Tensor:
+    """Return x as (b, n, l, k)."""
+    return x.unflatten(0, (turn.shape[1], -1))
+
+
+def _pairs(heads: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first and the second numbers of the pairs, (b, n, l, p) each."""
+    p = turn.shape[-1]
+    return heads[..., :p], heads[..., p : 2 * p]
+
+
+def _cos_sin(turn: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+    cos, sin = turn[:, :, None].unbind(0)
+    return cos, -sin if back else sin

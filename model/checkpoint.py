@@ -33,6 +33,8 @@ OUTER_KEYS = {
     "input_linear.weight", "input_layernorm.weight", "image_token_decoder.0.weight", "image_token_decoder.1.weight",
 }
 BLOCK_KEY = re.compile(r"blocks\.(\d+)\.module_list\.(\d+)\.(?:f\.)?(.+)")
+# What a training snapshot calls itself, whatever its version.
+SNAPSHOT_FORMAT = "lact_nvs training snapshot"
 # What the published weights were trained with and shapes do not tell.
 PUBLISHED_HEAD_DIM = 64
 PUBLISHED_FAST_WEIGHT = {"base_lr": 0.01, "muon_update_steps": 5}
@@ -128,8 +130,20 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _read_torch_file(path: Path) -> dict[str, Tensor]:
+    content = _load_torch_file(path)
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"{path}: holds {_kind(state)}; wanted a state dict, or {{'model': state dict}}")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{path}: {key!r} holds {_kind(value)}; wanted a state dict, or {{'model': state dict}}")
+    return state
+
+
+def _load_torch_file(path: Path) -> object:
+    """Return what a torch file holds, its tensors mapped where the format allows it."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except MemoryError:
         raise
     except Exception as error:  # a damaged file raises nearly anything, from IndexError to struct.error
@@ -140,13 +154,6 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
                 "as torch.save(model.state_dict(), path) writes"
             ) from error
         raise _damaged(path, error) from error
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path}: holds {_kind(state)}; wanted a state dict, or {{'model': state dict}}")
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{path}: {key!r} holds {_kind(value)}; wanted a state dict, or {{'model': state dict}}")
-    return state
 
 
 def _kind(value: object) -> str:
@@ -165,8 +172,8 @@ def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> Model
     """Work a LaCT network's recipe out from the names and shapes of its weights.
 
     Shapes do not tell base_lr, the Newton-Schulz steps and, without q_norm, the attention's head width: these take the
-    published values. Nor do they tell attention within an image from attention over the scene, so that only blocks with
-    a fast-weight layer are accepted.
+    published values. Nor do they tell addresses, which published networks do not have, nor attention within an image from
+    attention over the scene, so that only blocks with a fast-weight layer are accepted.
 
     Args:
         weights: as `read_weights` returns them; only names and shapes are looked at, `meta` tensors will do.
@@ -200,8 +207,10 @@ def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> Model
 
 def _infer_layer(weights: Mapping[str, Tensor], prefix: str, names: set[str], d: int, where: str) -> LayerConfig:
     if "w0" in names:
-        _, k, m = _shape(weights, prefix + "w0", 3, where)
+        n, k, m = _shape(weights, prefix + "w0", 3, where)
         params = {"head_dim": k, "inter_multi": _multiple(m, k), **PUBLISHED_FAST_WEIGHT}
+        if _shape(weights, prefix + "lr_fc.bias", 1, where) == (n,):
+            params["w1_only"] = True
         return LayerConfig("fast_weight", "vl", params)
     if "c_fc.weight" in names:
         hidden, _ = _shape(weights, prefix + "c_fc.weight", 2, where)
@@ -225,10 +234,10 @@ def _multiple(hidden: int, width: int) -> int | float:
 
 
 def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> ModelConfig:
-    """Return the recipe that a `.safetensors` file carries in its metadata, or else the one that the shapes tell.
+    """Return the recipe that a file carries, `.safetensors` in its metadata and training snapshots, or the one that shapes tell.
 
     Raises:
-        ValueError: the metadata's config is not JSON or no recipe; or see `infer_config`.
+        ValueError: the config is not JSON or no recipe; or see `infer_config`.
     """
     if Path(path).suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -241,6 +250,10 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Model
             if not isinstance(value, dict):
                 raise ValueError(f"{path}: metadata 'config' is {text[:40]!r}; wanted a network's recipe in JSON")
             return config_from_dict(value, where=f"{path}: metadata 'config'")
+    elif zipfile.is_zipfile(path):
+        content = _load_torch_file(Path(path))
+        if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
+            return config_from_dict(content["config"], where=f"{path}: config")
     return infer_config(weights, where=str(path))
 
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from config import ModelConfig
 from config.recipe import Recipe, differences, recipe_from_dict
 from data.files import replace_when_finished
-from model.checkpoint import load_weights
+from model.checkpoint import SNAPSHOT_FORMAT, load_weights
 from model.optimiser import Optimiser
 from model.snapshot_parts import join_parts, write_parts
 
-FORMAT = "lact_nvs training snapshot 1"
+FORMAT = f"{SNAPSHOT_FORMAT} 1"
 NAME = re.compile(r"step_(\d+)\.pt")
 # Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
 ROOM, ROOM_A_TENSOR = 1 << 15, 512

@@ -16,10 +16,12 @@ import torch
 
 from config import ModelConfig, config_from_dict
 from config.recipe import Recipe
-from model.checkpoint import read_weights
+from model import load_model
+from model.checkpoint import read_config, read_weights
 from model.lact_lvsm import LaCTLVSM
 from model.optimiser import build_optimiser
 from model.snapshot import (
+    FORMAT,
     SnapshotWriter,
     check_same_run,
     code_version,
@@ -210,3 +212,20 @@ def test_code_version_is_the_commit_or_unknown(monkeypatch):
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", code_version())
     monkeypatch.setenv("PATH", "")
     assert code_version() == "unknown"
+
+
+def test_weights_of_a_snapshot_bring_their_config(tmp_path):
+    # Shapes would not tell the address, and the network would render nonsense without a word.
+    address = {"phases": "foot", "sites": ["qk"], "lowest": 1.0, "highest": 2.0, "frequencies": None}
+    layer = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 12, "inter_multi": 2, "base_lr": 0.02}}
+    layer["params"] |= {"address": address, "w1_only": True}
+    described = config_from_dict({"patch_size": 2, "dim": 24, "layers": 1, "block": [layer]})
+    model = LaCTLVSM(described)
+    rng = [rng_state(torch.device("cpu"))]
+    torch.save({"format": FORMAT, **snapshot(model, None, build_optimiser(model, 0.05), rng, RECIPE, 1, 7, 0)}, tmp_path / "a.pt")
+    assert read_config(tmp_path / "a.pt", read_weights(tmp_path / "a.pt")) == described
+    assert load_model(tmp_path / "a.pt", device="cpu").config == described
+    # Of bare weights, shapes tell what they can.
+    torch.save(model.state_dict(), tmp_path / "b.pt")
+    told = read_config(tmp_path / "b.pt", read_weights(tmp_path / "b.pt")).block[0].params
+    assert told == {"head_dim": 12, "inter_multi": 2, "base_lr": 0.01, "muon_update_steps": 5, "w1_only": True}

@@ -91,12 +91,12 @@ def test_differences_below_the_spread_are_none(one, other, known, verdict):
 
 
 def test_report_of_results(tmp_path, capsys):
-    folder = tmp_path / "objects_600"
+    folder = tmp_path / "objects_400"
     write(folder, *(result("none", seed, 17 + seed / 10) for seed in (0, 1)), result("none_p4", 0, 18.0, 2.0),
           result("lvsm", 0, 17.1) | {"psnr_last": 16.5})  # fmt: skip
     assert main(["--report", "--out", str(tmp_path)]) == 0
     page = capsys.readouterr().out
-    assert page.startswith("objects_600: 4 runs, 2.0 core-hours.")
+    assert page.startswith("objects_400: 4 runs, 2.0 core-hours.")
     assert "| none | no address | 2 | 600 | 17.05 (0.10) | 17.05 (0.10) | 1.00 | 1800 | 5.24 |\n" in page
     assert "| none_p4 | none | +0.95, one seed | -2.05, one seed |\n" in page
     assert "| lvsm | none | none, one seed | none, one seed |\n" in page
@@ -117,20 +117,20 @@ def test_steps_for_the_time_of_another():
 
 
 def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypatch, capsys):
-    write(tmp_path / "objects_600", result("none", 0, 17.0))
+    write(tmp_path / "objects_400", result("none", 0, 17.0))
     monkeypatch.setattr(ablation, "export", lambda *_: tmp_path / "data.json")
     assert main(["--only", "none", "--out", str(tmp_path)]) == 0  # or it would miss data.json
-    assert not (tmp_path / "objects_600" / "console").exists()
+    assert not (tmp_path / "objects_400" / "console").exists()
     assert main(["--only", "none", "--seeds", "0", "1", "--data_path", str(tmp_path / "data.json"), "--out", str(tmp_path)]) == 1
     told = capsys.readouterr()
     assert "none_s0" not in told.out + told.err
     assert "none_s1: not finished: train.py: " in told.err
     assert "data.json" in told.err
-    assert sorted(path.name for path in (tmp_path / "objects_600" / "result").iterdir()) == ["none_s0.json"]
+    assert sorted(path.name for path in (tmp_path / "objects_400" / "result").iterdir()) == ["none_s0.json"]
 
 
 def test_results_of_a_variant_that_is_no_more_are_refused(tmp_path, capsys):
-    write(tmp_path / "objects_600", result("nine", 0, 17.0))
+    write(tmp_path / "objects_400", result("nine", 0, 17.0))
     assert main(["--report", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("ablation.py: nine: unknown variant 'nine'; did you mean 'none'?")
 

@@ -25,10 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from config import load_config
 from data.files import write_json, write_text
-from model import LaCTLVSM
-from model.checkpoint import save_weights
 from model.runtime import pick_device
 from tests.benchmark import gpu_steps, gpu_variants
 from tests.benchmark.gpu_steps import GIB, Bench, Row, Step
@@ -229,7 +226,7 @@ def run_tests(bench: Bench) -> Iterator[Row]:
 
 
 def run_model(bench: Bench) -> Iterator[Row]:
-    """Train the bundled model on until time is up."""
+    """Train the bundled network until time is up."""
     start = time.perf_counter()
     subprocess.run(model_command(bench), cwd=bench.folder, check=True)
     log = (bench.folder / "outputs" / Path(MODEL_RECIPE).stem / "log.jsonl").read_text(encoding="utf-8")
@@ -242,18 +239,14 @@ def run_model(bench: Bench) -> Iterator[Row]:
 
 
 def model_command(bench: Bench) -> list[str]:
-    """Return the command that trains the bundled model on; a rehearsal trains a tiny one, of random weights that it writes."""
+    """Return the command that trains the bundled network; a rehearsal trains a tiny one."""
     seconds = bench.seconds - CLOSING_SECONDS
-    files = {"config": "config/lact_l4_d256.yaml", "load": "weight/lact_objects_64.safetensors"}
-    files = {name: str(ROOT / path) for name, path in files.items()}
+    config = f"config/{gpu_steps.BUNDLED}.yaml"
     flags = ["--val_data_path", str(ROOT / "data_example" / "objects_data_path.json"), "--device", str(bench.device)]
     if bench.tiny:
-        files = {"config": str(ROOT / "config" / "debug.yaml"), "load": str(bench.folder / "tiny.safetensors")}
-        config = load_config(files["config"])
-        save_weights(files["load"], LaCTLVSM(config).state_dict(), config)
-        flags, seconds = TINY_MODEL.split(), min(seconds, 5)
+        config, flags, seconds = "config/debug.yaml", TINY_MODEL.split(), min(seconds, 5)
     command = [sys.executable, str(ROOT / "train.py"), "--recipe", str(ROOT / MODEL_RECIPE), *flags]
-    return [*command, "--config", files["config"], "--load", files["load"], "--max_hours", str(max(seconds, 1) / 3600)]
+    return [*command, "--config", str(ROOT / config), "--max_hours", str(max(seconds, 1) / 3600)]
 
 
 # In the order of their value. Seconds are what each may take on an H100.
@@ -274,7 +267,7 @@ STEPS = {
     "newton_schulz": Step("Variants: Newton-Schulz", gpu_variants.run_newton_schulz, 50),
     "chunks": Step("Variants: views at a time", gpu_variants.run_chunks, 30),
     "machine_after": Step("The machine, afterwards", gpu_steps.run_machine, 30),
-    "model": Step("The bundled model, trained on", run_model, 0),
+    "model": Step("The bundled network, trained", run_model, 0),
 }
 
 

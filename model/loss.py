@@ -1,4 +1,4 @@
-"""What training minimises: mean squared error, that of neighbouring differences where asked for, and from some step on LPIPS.
+"""Training loss: mean squared error, that of neighbouring differences where asked for, and from some step on LPIPS.
 
 Letters: b scenes, v views, h w pixels.
 """

@@ -1,4 +1,4 @@
-"""What the machine can do: device, dtype in silicon, free memory, and how many views fit a chunk."""
+"""Abilities of the machine: device, dtype in silicon, free memory, and how many views fit a chunk."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""What a scene becomes: the state that its input views wrote, which any number of views is rendered from."""
+"""State of a scene: what its input views wrote, which any number of views is rendered from."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What a training run tells while it runs: a line and a progress bar, JSON lines, TensorBoard and Weights & Biases."""
+"""Training log: a line and a progress bar, JSON lines, TensorBoard and Weights & Biases."""
 
 import contextlib
 import json

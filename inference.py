@@ -25,20 +25,20 @@ from torch import Tensor
 
 from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
-from data.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
+from data.output.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
+from data.output.video import VideoWriter, find_encoder, to_uint8
+from data.poses import normalise_poses
 from data.scene_format import Scene
-from data.video import VideoWriter, find_encoder, to_uint8
 from data.view_selection import PICKERS, read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
-from model.camera import normalise_poses
 from model.camera_path import smooth_path, turntable
-from model.checkpoint import known_weights
-from model.context_parallel import ContextGroup, join_context, own_inputs, own_targets
-from model.distributed import Processes, end_processes, start_processes
-from model.hub import resolve_lpips
 from model.metric import LPIPS, psnr, ssim
 from model.ops.fast_weight import IMPLEMENTATIONS
+from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
+from model.parallel.processes import Processes, end_processes, start_processes
 from model.runtime import PRECISIONS, pick_dtype
+from model.weights.hub import resolve_lpips
+from model.weights.table import known_weights
 
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 DEFAULT_VIDEO_FRAMES, DEFAULT_VIDEO_FPS = 120, 30

@@ -27,19 +27,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config import load_config
 from config.recipe import Recipe, parse_size, read_recipe
-from data.picture import comparison
+from data.output.picture import comparison
+from data.output.video import to_uint8
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, views_of_sample
-from data.video import to_uint8
-from model.checkpoint import load_weights, read_weights, resolve_lpips, resolve_weights, save_weights
-from model.context_parallel import ContextGroup, join_context, own_inputs, own_targets
-from model.distributed import Processes, end_processes, start_processes
-from model.flops import matmul_rate, training_flops
 from model.lact_lvsm import LaCTLVSM
-from model.loss import render_loss
 from model.metric import LPIPS, psnr, ssim
-from model.optimiser import apply_step, build_optimiser, gradient_norm, learning_rate, update_average
+from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
+from model.parallel.processes import Processes, end_processes, start_processes
 from model.runtime import PRECISIONS, keep_freed_memory, pick_dtype
-from model.snapshot import (
+from model.training.flops import matmul_rate, training_flops
+from model.training.log import TrainingLog, Window
+from model.training.loss import render_loss
+from model.training.optimizer import apply_step, build_optimiser, gradient_norm, learning_rate, update_average
+from model.training.snapshot import (
     SnapshotWriter,
     check_parts,
     check_same_run,
@@ -50,8 +50,10 @@ from model.snapshot import (
     rng_state,
     snapshot,
 )
-from model.snapshot_parts import name_of_parts
-from model.training_log import TrainingLog, Window
+from model.training.snapshot_parts import name_of_parts
+from model.weights.file import read_weights, save_weights
+from model.weights.hub import resolve_lpips, resolve_weights
+from model.weights.load import load_weights
 
 OUTPUT_DIR = Path("outputs")
 # Batches made ahead of the one in use. Synthetic scenes on a GPU are made when they are asked for: it is busy anyway.

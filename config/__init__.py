@@ -19,7 +19,7 @@ PUBLISHED_TYPES = {
 }
 
 
-# What an address can be made of, and what of a fast-weight layer it can rotate: see `model.address`.
+# What an address can be made of, and what of a fast-weight layer it can rotate: see `model.layers.address`.
 PHASES = ("image", "line", "foot")
 SITES = ("qk", "hidden", "vo")
 
@@ -50,7 +50,7 @@ class LayerConfig:
     """One layer of a block.
 
     Attributes:
-        type: name in `model.blocks.BLOCKS`.
+        type: name in `model.layers.BLOCKS`.
         length_dim: what the layer mixes: `l`, the tokens of one image, or `vl`, the tokens of all images of a scene.
         params: constructor arguments of that layer besides `dim` and `length_dim`: numbers, and `address`, an `AddressConfig`.
     """

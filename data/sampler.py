@@ -23,9 +23,9 @@ from torch import Tensor
 
 from config.recipe import Recipe
 from data.dataset import SceneDataset
+from data.poses import normalise_poses
 from data.scene_format import Scene
 from data.view_selection import select_views
-from model.camera import normalise_poses
 
 Batch = dict[str, Tensor]
 

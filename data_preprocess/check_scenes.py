@@ -21,7 +21,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data.images import read_pixels, rescale_intrinsics
-from data.picture import camera_plot, contact_sheet
+from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
 from data_preprocess.command import Parser, at_least, cores, run_script
 

@@ -23,15 +23,15 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_preprocess.colmap_model import Image, find_model, lens_of, read_model
+from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.orientation import FRAMES, orient
+from data_preprocess.capture.stored_image import read_header
+from data_preprocess.capture.transforms import natural_key
+from data_preprocess.capture.video_frames import draw_frames
+from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
+from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import Parser, at_least, cores, run_script
-from data_preprocess.conversion import Photo, convert, photo_name
-from data_preprocess.lens import Lens
-from data_preprocess.orientation import FRAMES, orient
-from data_preprocess.stored_image import read_header
-from data_preprocess.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.transforms import natural_key
-from data_preprocess.video_frames import draw_frames
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEFAULT_FRAMES = 120

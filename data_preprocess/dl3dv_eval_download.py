@@ -25,7 +25,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from data_preprocess.command import Parser, at_least
-from data_preprocess.hub_files import Item, Transfer, bytes_text, hub_item, list_files, missing, run_download
+from data_preprocess.hub.files import Item, Transfer, bytes_text, hub_item, list_files, missing, run_download
 
 REPO = "DL3DV/DL3DV-10K-Benchmark"
 HASH = re.compile("[0-9a-f]{64}")

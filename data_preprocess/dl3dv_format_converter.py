@@ -19,10 +19,10 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.stored_image import read_header
+from data_preprocess.capture.transforms import Frame, find_image, read_transforms
 from data_preprocess.command import Parser, run_script
-from data_preprocess.conversion import Photo, convert, photo_name
-from data_preprocess.stored_image import read_header
-from data_preprocess.transforms import Frame, find_image, read_transforms
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"

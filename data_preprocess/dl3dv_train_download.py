@@ -36,7 +36,7 @@ from data.files import write_json
 from data.scene_format import read_json
 from data_preprocess.command import Parser, at_least
 from data_preprocess.dl3dv_eval_download import HASH, IMAGE, benchmark_scenes
-from data_preprocess.hub_files import (
+from data_preprocess.hub.files import (
     Item,
     Transfer,
     bytes_text,

@@ -25,8 +25,8 @@ from huggingface_hub.utils import get_session
 
 from data.scene_format import read_json, read_scene
 from data_preprocess.command import Parser, at_least
-from data_preprocess.hub_files import Item, Transfer, bytes_text, is_inside, missing, one_line, run_download
-from model.hub import download_url
+from data_preprocess.hub.files import Item, Transfer, bytes_text, is_inside, missing, one_line, run_download
+from model.weights.hub import download_url
 
 REPO, BRANCH, FOLDER = "a1600012888/LaCT", "main", "lact_nvs/data_example"
 OBJECTS = ("gso_character", "gso_toy")

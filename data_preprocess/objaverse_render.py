@@ -29,13 +29,13 @@ if __package__ in (None, ""):
 
 from data.files import write_json
 from data.scene_format import write_data_path
-from data_preprocess.blender_pool import BlenderPool, clean_environment, find_python
+from data_preprocess.blender.asset import Asset, Render
+from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python
 from data_preprocess.command import Parser, at_least, cores, run_script
-from data_preprocess.objaverse_asset import Asset, Render
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
 UID = re.compile("[0-9a-f]{32}")
-_FETCH = Path(__file__).with_name("objaverse_fetch.py")
+_FETCH = Path(__file__).parent / "blender" / "objaverse_worker.py"
 
 
 def find_glbs(folder: Path) -> dict[str, Path]:

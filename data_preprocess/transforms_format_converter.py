@@ -19,11 +19,11 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.orientation import FRAMES, orient
+from data_preprocess.capture.stored_image import read_header
+from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
 from data_preprocess.command import Parser, run_script
-from data_preprocess.conversion import Photo, convert, photo_name
-from data_preprocess.orientation import FRAMES, orient
-from data_preprocess.stored_image import read_header
-from data_preprocess.transforms import find_image, natural_key, read_transforms
 
 
 def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:

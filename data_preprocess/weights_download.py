@@ -17,9 +17,8 @@ from huggingface_hub.hf_api import RepoFile
 
 from config import did_you_mean
 from data_preprocess.command import Parser, at_least
-from data_preprocess.hub_files import Transfer, bytes_text, hub_item, list_files, missing, one_line, run_download
-from model.checkpoint import KnownWeights, published_weights
-from model.hub import WEIGHT_DIR
+from data_preprocess.hub.files import Transfer, bytes_text, hub_item, list_files, missing, one_line, run_download
+from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
 
 def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:

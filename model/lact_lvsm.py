@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig
-from model.address import Address, focus_of, places_of
-from model.blocks import Addresses, Block, FastWeight, Layer
-from model.blocks.primitives import LayerNorm, Linear
 from model.camera import rays
-from model.context_parallel import ContextGroup, Shares
+from model.layers import Addresses, Block, FastWeight, Layer
+from model.layers.address import Address, focus_of, places_of
+from model.layers.primitives import LayerNorm, Linear
+from model.parallel.context import ContextGroup, Shares
 from model.runtime import even_chunks, split_views
 from model.scene_state import SceneState
 

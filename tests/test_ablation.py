@@ -10,8 +10,8 @@ import torch
 from config import config_from_dict
 from config.recipe import recipe_from_dict
 from data.files import write_json
-from model.blocks.fast_weight import FastWeight
 from model.lact_lvsm import LaCTLVSM
+from model.layers.fast_weight import FastWeight
 from tests.benchmark import ablation, ablation_report
 from tests.benchmark.ablation import Run, main, parse, recipe, steps_of
 from tests.benchmark.ablation_report import at_seconds, compare, difference, summarise

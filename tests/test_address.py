@@ -8,14 +8,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_poses, random_views, relative_error, small_model
 from torch import Tensor
 
 from config import AddressConfig, LayerConfig, ModelConfig, config_from_dict
 from model import LaCTLVSM, SceneState
-from model.address import address_of, focus_of, frequencies_of, places_of
-from model.blocks.fast_weight import FastWeight
+from model.layers.address import address_of, focus_of, frequencies_of, places_of
+from model.layers.fast_weight import FastWeight
 from model.ops.rotation import rotate
+from tests.support.networks import random_poses, random_views, relative_error, small_model
 
 SIZE, PATCH = (8, 12), 4
 FOOT = AddressConfig("foot", ("qk", "hidden"), 0.5, 8.0)

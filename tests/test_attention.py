@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from conftest import relative_error
 
 from model.ops import attention as op
 from model.ops.attention import attention, products
+from tests.support.networks import relative_error
 
 # Queries, keys: odd and unequal, one of each, more keys than queries and the other way round.
 LENGTHS = [(5, 7), (1, 9), (8, 1), (11, 4)]

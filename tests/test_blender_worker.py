@@ -22,7 +22,7 @@ from PIL import Image
 from trimesh.transformations import compose_matrix
 
 from data.scene_format import Scene, View, read_data_path, read_scene
-from data_preprocess.blender_pool import REQUIREMENT, BlenderPool
+from data_preprocess.blender.pool import REQUIREMENT, BlenderPool
 from data_preprocess.objaverse_render import main
 
 pytestmark = pytest.mark.slow

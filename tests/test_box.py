@@ -17,7 +17,7 @@ from data.dataset import SceneDataset
 from data.view_selection import select_views
 from model import load_model
 from model.metric import psnr
-from tests.test_video import decode
+from tests.support.videos import decode
 
 ROOT = Path(__file__).parent.parent
 # What the weights came to when they were put here, 21.79 dB, less what another machine's rounding may take.

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.camera import normalise_poses, rays
+from data.poses import normalise_poses
+from model.camera import rays
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 

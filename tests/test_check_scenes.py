@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import write_random_data_path, write_random_scene
 
 import data_preprocess.check_scenes as check_scenes
 from data.scene_format import read_scene
 from data_preprocess.check_scenes import camera_problems, check_scene, describe, main
+from tests.support.scenes import write_random_data_path, write_random_scene
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "check_scenes.py"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from captures import dots, equidistant, found_dots, orbit, paint, perspective, project
-from colmap_files import WRITERS, quaternion, write_binary
 from PIL import Image
-from scenes import look_at
 
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.colmap_format_converter import main, scene_name
+from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project
+from tests.support.colmap_files import WRITERS, quaternion, write_binary
+from tests.support.scenes import look_at
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "colmap_format_converter.py"
 MIDDLE = np.array([1.0, -2.0, 0.5])

@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
-from colmap_files import MODELS, WRITERS, rotated, write_binary, write_text
 
-from data_preprocess.colmap_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_model, lens_of, read_model
+from data_preprocess.colmap.sparse_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_model, lens_of, read_model
+from tests.support.colmap_files import MODELS, WRITERS, rotated, write_binary, write_text
 
 PINHOLE = ("PINHOLE", 64, 48, (50.0, 51.0, 32.5, 23.0))
 UPRIGHT = (1.0, 0.0, 0.0, 0.0)

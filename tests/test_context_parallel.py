@@ -14,17 +14,17 @@ import inference
 import train
 from config.recipe import Recipe, read_recipe
 from data.sampler import open_source
-from model.blocks import BLOCKS, FastWeight
-from model.checkpoint import save_weights
-from model.context_parallel import ContextGroup, own_inputs, own_targets
-from model.distributed import start_processes
+from model.layers import BLOCKS, FastWeight
+from model.parallel.context import ContextGroup, own_inputs, own_targets
+from model.parallel.processes import start_processes
 from model.scene_state import SceneState
+from model.weights.file import save_weights
 from tests import context_run
-from tests.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
-from tests.processes import run_processes
-from tests.scenes import write_random_data_path
-from tests.test_video import decode
-from tests.training_run import arguments, final, rows, work_in
+from tests.support.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
+from tests.support.processes import run_processes
+from tests.support.scenes import write_random_data_path
+from tests.support.training_run import arguments, final, rows, work_in
+from tests.support.videos import decode
 
 ROOT = Path(__file__).parent.parent
 # Three times what one process differs by from itself when its input views come in another order: 6e-7, and where Newton-Schulz
@@ -38,7 +38,7 @@ BOUNDS_BFLOAT16 = {"lact": 0.1, "lvsm": 2e-3, "perceiver": 5e-3}
 def results(tmp_path_factory) -> list[dict]:
     """Return what each of the processes came to."""
     folder = tmp_path_factory.mktemp("context")
-    run_processes(WORLD, "from tests.context_run import work; work()", folder)
+    run_processes(WORLD, "from tests.support.context_run import work; work()", folder)
     with torch.serialization.safe_globals([Case]):
         return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
@@ -139,7 +139,7 @@ TRAINING = """
 import sys
 import torch
 import train
-from model.blocks import FastWeight
+from model.layers import FastWeight
 
 FastWeight.newton_schulz_dtype = torch.float32
 torch.set_num_threads(1)

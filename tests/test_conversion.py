@@ -6,13 +6,13 @@ import threading
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import random_c2w
 
-import data_preprocess.conversion as conversion
+import data_preprocess.capture.conversion as conversion
 from data.scene_format import read_data_path, read_scene
-from data_preprocess.conversion import Photo, convert, photo_name
-from data_preprocess.lens import Lens
-from data_preprocess.stored_image import read_header, read_stored, write_png
+from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.stored_image import read_header, read_stored, write_png
+from tests.support.scenes import random_c2w
 
 CLEAR = Lens(28, 20, 30.0, 31.0, 14.0, 10.0)
 BENT = Lens(28, 20, 30.0, 31.0, 14.0, 10.0, (0.1,))

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scenes import write_random_data_path, write_random_scene
 from torch.utils.data import DataLoader
 
 from data.dataset import SceneDataset, check_image_size, load_views, own_image_size
 from data.scene_format import read_scene
+from tests.support.scenes import write_random_data_path, write_random_scene
 
 
 @pytest.fixture

@@ -5,18 +5,18 @@ import gc
 import numpy as np
 import pytest
 import torch
-from conftest import on, random_views, relative_error, small_model
 
 import train
 from config import load_config
 from config.recipe import read_recipe
 from data.synthetic.pool import ScenePool
 from model import LaCTLVSM, runtime
-from model.loss import render_loss
 from model.metric import psnr
-from model.optimiser import apply_step, build_optimiser, gradient_norm, update_average
-from model.training_log import Window
-from tests.host_sync import no_host_sync
+from model.training.log import Window
+from model.training.loss import render_loss
+from model.training.optimizer import apply_step, build_optimiser, gradient_norm, update_average
+from tests.support.host_sync import no_host_sync
+from tests.support.networks import on, random_views, relative_error, small_model
 
 LACT = ("self_attention", "fast_weight", "mlp")
 ADDRESSED = ("self_attention", "fast_weight by foot", "mlp")

@@ -7,13 +7,12 @@ import torch
 
 import inference
 import train
-from model.blocks import FastWeight
-from model.checkpoint import read_weights
-from model.snapshot import list_snapshots
-from tests.inference_run import metrics, told
-from tests.processes import run_processes
-from tests.test_train import stop_with_sigterm
-from tests.training_run import arguments, assert_same, final, rows, work_in
+from model.layers import FastWeight
+from model.training.snapshot import list_snapshots
+from model.weights.file import read_weights
+from tests.support.inference_run import metrics, told
+from tests.support.processes import run_processes
+from tests.support.training_run import arguments, assert_same, final, rows, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "data_example" / "objects_1000003_000060" / "opencv_cameras.json"
@@ -94,7 +93,7 @@ def test_compiled_training_follows_the_eager_one(folder, monkeypatch, device, mo
 
 TRAINING = """
 import sys, train
-from model.blocks import FastWeight
+from model.layers import FastWeight
 FastWeight.newton_schulz_dtype, FastWeight.implementation = train.torch.float32, "naive"
 train.matmul_rate = lambda device, dtype: 1e12
 sys.exit(train.main({argv!r}))
@@ -116,7 +115,7 @@ def test_two_processes_share_one_device(folder, device, context, monkeypatch):
 ONE_PROCESS = """
 import torch
 import torch.distributed as dist
-from model.distributed import end_processes, start_processes
+from model.parallel.processes import end_processes, start_processes
 processes = start_processes({device!r})
 assert processes.world == 1 and processes.device.type == {device!r}
 x = torch.ones(3, device=processes.device)

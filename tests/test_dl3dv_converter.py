@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from captures import equidistant, found_dots, paint, perspective, project
-from conftest import GOLDEN
 from PIL import Image
 
 import data_preprocess.dl3dv_format_converter as dl3dv
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.dl3dv_format_converter import main
+from tests.support.captures import equidistant, found_dots, paint, perspective, project
+from tests.support.networks import GOLDEN
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "dl3dv_format_converter.py"
 TRANSFORMS = json.loads((GOLDEN / "fox_transforms.json").read_text())

@@ -12,17 +12,17 @@ from types import SimpleNamespace
 import huggingface_hub
 import numpy as np
 import pytest
-from conftest import random_poses
-from hub_server import HubServer, point_at
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import are_progress_bars_disabled
 
 import data_preprocess.gso_example_download as gso
 import data_preprocess.weights_download as weights
 from data.scene_format import View, read_data_path, read_scene, write_scene
-from data_preprocess import hub_files
-from data_preprocess.hub_files import Item, Transfer
-from model.checkpoint import published_weights
+from data_preprocess.hub import files as hub_files
+from data_preprocess.hub.files import Item, Transfer
+from model.weights.table import published_weights
+from tests.support.hub_server import HubServer, point_at
+from tests.support.networks import random_poses
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = {file: random.Random(file).randbytes(1500 + 7 * i) for i, file in enumerate(published_weights())}
@@ -149,7 +149,7 @@ def test_a_hub_out_of_reach(tmp_path, capsys, monkeypatch, hub):
     ],
 )
 def test_a_listing_that_is_none(hub, tmp_path, capsys, monkeypatch, answer, wanted):
-    monkeypatch.setattr("hub_server._Handler._send_json", lambda self, value, headers=None: self._send(200, {}, answer.encode()))
+    monkeypatch.setattr("tests.support.hub_server._Handler._send_json", lambda self, value, headers=None: self._send(200, {}, answer.encode()))
     assert fetch_weights(tmp_path) == 2
     assert wanted in lines_of(capsys, "weights_download.py")[0]
     assert hub.count("HEAD") == 0
@@ -406,7 +406,7 @@ def test_a_server_gets_the_patience_that_it_asks_for(tmp_path, monkeypatch, erro
 
 
 def test_the_bar_counts_bytes_as_they_arrive(tmp_path, monkeypatch):
-    """Also those of an earlier run, in the partial file that `model.hub` keeps."""
+    """Also those of an earlier run, in the partial file that `model.weights.hub` keeps."""
     monkeypatch.setattr(hub_files, "POLL_S", 0.001)
     partial = tmp_path / ".cache" / "a.0123.incomplete"
     partial.parent.mkdir()

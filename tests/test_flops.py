@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from config import config_from_dict
-from model.flops import matmul_rate, training_flops
+from model.training.flops import matmul_rate, training_flops
 
 # Letters: v inputs, u targets, t tokens of a view, d width, k head width, m hidden width, p patch side.
 V, U, T, D, P = 3, 2, 6, 16, 4

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import golden_model, on, relative_error
 
 from model.camera import rays
 from model.metric import psnr
+from tests.support.networks import golden_model, on, relative_error
 
 
 def test_forward_renders_the_golden_images(golden: dict, device: torch.device) -> None:

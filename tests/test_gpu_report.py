@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import read_weights
 from model.ops.newton_schulz import newton_schulz
-from model.snapshot import read_snapshot
+from model.training.snapshot import read_snapshot
+from model.weights.file import read_weights
 from tests.benchmark import gpu_report
 from tests.benchmark.gpu_report import STEPS, Report, line
 from tests.benchmark.gpu_steps import GIB, Bench, Step, largest_batch

@@ -9,11 +9,12 @@ from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
-from hub_server import COMMIT, HubServer, point_at
 from huggingface_hub.errors import HTTPError
 
-import model.hub
-from model.hub import LpipsFile, download, download_url, resolve_lpips
+import model.weights.hub
+from model.weights.hub import download, download_url, resolve_lpips
+from model.weights.table import LpipsFile
+from tests.support.hub_server import COMMIT, HubServer, point_at
 
 REPO = "owner/repo"
 CONTENT = random.Random(7).randbytes(25_321)
@@ -84,7 +85,7 @@ def test_a_cut_is_continued_by_the_next_call(hub, target):
 
 
 def test_a_reset_connection_is_tried_again_while_bytes_arrive(hub, target, monkeypatch):
-    real, calls = model.hub.http_get, []
+    real, calls = model.weights.hub.http_get, []
 
     def http_get(url, file, **options):
         calls.append(options["resume_size"])
@@ -93,7 +94,7 @@ def test_a_reset_connection_is_tried_again_while_bytes_arrive(hub, target, monke
             raise HTTPError("connection reset by peer")
         real(url, file, **options)
 
-    monkeypatch.setattr(model.hub, "http_get", http_get)
+    monkeypatch.setattr(model.weights.hub, "http_get", http_get)
     download(REPO, "w.pt", target)
     assert target.read_bytes() == CONTENT
     assert calls == [0, 700]
@@ -141,7 +142,7 @@ def test_the_final_name_waits_for_the_check(hub, target, monkeypatch):
         raise RuntimeError("power cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.hub, "_digest", interrupted)
+        patch.setattr(model.weights.hub, "_digest", interrupted)
         with pytest.raises(RuntimeError, match="power cut"):
             download(REPO, "w.pt", target)
     assert not target.exists()
@@ -231,7 +232,7 @@ def test_a_full_disk(hub, target, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.hub, "http_get", http_get)
+        patch.setattr(model.weights.hub, "http_get", http_get)
         refused(OSError, "disk full at 1234 of 25321 bytes; make room and run again", REPO, "w.pt", target)
     assert not target.exists()
     download(REPO, "w.pt", target)
@@ -258,7 +259,7 @@ def test_a_plain_address_is_checked_and_continued(hub, tmp_path):
 
 
 def test_a_plain_address_that_goes_away_after_its_first_answer(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(model.hub, "_first_answer", lambda url, patience_s: None)
+    monkeypatch.setattr(model.weights.hub, "_first_answer", lambda url, patience_s: None)
     with pytest.raises(OSError, match=r"n\.pth: not there, and fetching it failed .*404.*get .* and save it as"):
         download_url(f"{hub.url}/none", tmp_path / "n.pth", 1, "0" * 64)
 
@@ -271,7 +272,7 @@ def test_silence_is_not_waited_for(hub, tmp_path, monkeypatch):
         hang.wait()
         raise TimeoutError("at last")
 
-    monkeypatch.setattr(model.hub, "get_session", lambda: SimpleNamespace(head=head))
+    monkeypatch.setattr(model.weights.hub, "get_session", lambda: SimpleNamespace(head=head))
     with pytest.raises(FileNotFoundError, match=r"failed \(TimeoutError: no answer within 0.05 s\)"):
         download_url("https://example.invalid/v", tmp_path / "v", 1, "0" * 64, patience_s=0.05)
     hang.set()
@@ -283,9 +284,9 @@ def lpips(hub, tmp_path, monkeypatch):
         LpipsFile(name, f"{hub.cdn}/{REPO}/{file}", len(content), hashlib.sha256(content).hexdigest())
         for name, file, content in (("trunk.pth", "w.pt", CONTENT), ("heads.pth", "table.csv", TABLE))
     ]
-    monkeypatch.setattr(model.hub, "LPIPS_FILES", tuple(files))
-    monkeypatch.setattr(model.hub, "WEIGHT_DIR", tmp_path)
-    monkeypatch.setattr(model.hub, "_lpips_failures", {})
+    monkeypatch.setattr(model.weights.hub, "LPIPS_FILES", tuple(files))
+    monkeypatch.setattr(model.weights.hub, "WEIGHT_DIR", tmp_path)
+    monkeypatch.setattr(model.weights.hub, "_lpips_failures", {})
     return tmp_path
 
 

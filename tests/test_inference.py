@@ -18,9 +18,9 @@ from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
-from tests.inference_run import SIZE, files, metrics
-from tests.test_metric import head_weights, vgg_weights
-from tests.test_video import decode
+from tests.support.inference_run import SIZE, files, metrics
+from tests.support.lpips_weights import head_weights, vgg_weights
+from tests.support.videos import decode
 
 
 def reconstruction(place: Path, scene: str, inputs: list[int], c2w: torch.Tensor | None = None):

@@ -9,7 +9,7 @@ import torch
 
 import inference
 from model import LaCTLVSM
-from tests.inference_run import files, told
+from tests.support.inference_run import files, told
 
 WITHOUT_EFFECT = {
     "with --load_state": [

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import inference
-from tests.inference_run import command, environment, files, metrics, told
+from tests.support.inference_run import command, environment, files, metrics, told
 
 
 def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import small_model
 
 import inference
 from data.scene_format import write_data_path
-from model import LaCTLVSM, SceneState, checkpoint
-from tests.inference_run import metrics
-from tests.scenes import write_random_scene
-from tests.test_video import decode
+from model import LaCTLVSM, SceneState
+from model.weights import load, table
+from tests.support.inference_run import metrics
+from tests.support.networks import small_model
+from tests.support.scenes import write_random_scene
+from tests.support.videos import decode
 
 PUBLISHED = [
     "--load weight/obj_res256.pt --image_size 256 256 --data_path data_example/gso_sample_data_path.json",
@@ -39,7 +40,7 @@ def published(tmp_path_factory):
         scene = write_random_scene(folder / "data_example" / name, n, size=(9, 16))
         write_data_path(folder / "data_example" / f"{name}_sample_data_path.json", [scene])
     model = small_model("fast_weight", layers=1)
-    for row in checkpoint.published_weights().values():
+    for row in table.published_weights().values():
         torch.save({"model": model.state_dict()}, folder / "weight" / row.file)
         (folder / row.config).write_text(json.dumps(model.config.to_dict()))  # JSON is YAML
     return folder
@@ -48,7 +49,7 @@ def published(tmp_path_factory):
 @pytest.mark.parametrize("command", PUBLISHED, ids=lambda command: command.split()[1])
 def test_published_commands_run_as_they_stand(published, monkeypatch, command):
     monkeypatch.chdir(published)
-    monkeypatch.setattr(checkpoint, "ROOT", published)
+    monkeypatch.setattr(load, "ROOT", published)
     monkeypatch.setattr(inference, "DEFAULT_VIDEO_FRAMES", 2)
     monkeypatch.setattr(inference, "resolve_lpips", lambda fetch: (_ for _ in ()).throw(FileNotFoundError("none")))
     monkeypatch.setattr(inference, "ssim", inference.psnr)  # slow at these sizes
@@ -72,7 +73,7 @@ def test_published_commands_run_as_they_stand(published, monkeypatch, command):
 
 def test_image_size_and_inputs_default_to_what_the_weights_were_trained_with(published, monkeypatch):
     monkeypatch.chdir(published)
-    monkeypatch.setattr(checkpoint, "ROOT", published)
+    monkeypatch.setattr(load, "ROOT", published)
     data = "--data_path data_example/dl3dv_sample_data_path.json --num_target_views 1 --output_dir default"
     command = f"--load weight/scene_res72x128.pt {data} --scene_inference --video_format none --no_lpips"
     assert inference.main(shlex.split(command)) == 0

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import random_views, relative_error, small_model
 
 from model import LaCTLVSM, SceneState, load_model
-from model.checkpoint import save_weights
 from model.metric import psnr
+from model.weights.file import save_weights
+from tests.support.networks import random_views, relative_error, small_model
 
 LACT = ("self_attention", "fast_weight", "mlp")
 

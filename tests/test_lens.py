@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 import pytest
-from captures import equidistant, found_dots, paint, perspective, project
 
-from data_preprocess.lens import WIDEST_DEG, Lens, pinhole_camera, undistort, undistortion
+from data_preprocess.capture.lens import WIDEST_DEG, Lens, pinhole_camera, undistort, undistortion
+from tests.support.captures import equidistant, found_dots, paint, perspective, project
 
 ORDER = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 CASES = {

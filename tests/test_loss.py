@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.loss import LPIPS_VIEWS, render_loss
 from model.metric import LPIPS, _vgg_layers
+from model.training.loss import LPIPS_VIEWS, render_loss
 
 
 @pytest.fixture(scope="module")

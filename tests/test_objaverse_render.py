@@ -16,8 +16,8 @@ from PIL import Image
 
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
-from data_preprocess import blender_pool
-from data_preprocess.objaverse_asset import Render, cameras, check_image
+from data_preprocess.blender import pool as blender_pool
+from data_preprocess.blender.asset import Render, cameras, check_image
 from data_preprocess.objaverse_render import main, read_uids
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "objaverse_render.py"
@@ -30,7 +30,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 from PIL import Image
 here = Path({folder!r})
-if sys.argv[1].endswith("objaverse_fetch.py"):
+if sys.argv[1].endswith("objaverse_worker.py"):
     for uid in sys.stdin.read().split():
         (here / uid).write_text("fine")
         answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "found no such object"}}
@@ -252,7 +252,7 @@ def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("BLENDER_PYTHON", str(python))
     assert main(["--uids", *UIDS, "--output", str(tmp_path)]) == 2
     failed = json.loads((tmp_path / "objaverse_failed.json").read_text())
-    assert failed == {uid: f"{uid}: could not be downloaded: objaverse_fetch.py ended early (no room for a cat)" for uid in UIDS}
+    assert failed == {uid: f"{uid}: could not be downloaded: objaverse_worker.py ended early (no room for a cat)" for uid in UIDS}
     assert not (tmp_path / "objaverse_data_path.json").exists()
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import GOLDEN, relative_error
 
 from model.ops import fast_weight as op
 from model.ops.newton_schulz import newton_schulz
 from model.ops.newton_schulz.naive import Step
 from model.ops.product import product
+from tests.support.networks import GOLDEN, relative_error
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 

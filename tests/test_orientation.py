@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from captures import orbit
-from scenes import look_at, ring_c2w
 
-from data_preprocess.orientation import OBJECT_RADIUS, orient, point_of_view, up_direction
+from data_preprocess.capture.orientation import OBJECT_RADIUS, orient, point_of_view, up_direction
+from tests.support.captures import orbit
+from tests.support.scenes import look_at, ring_c2w
 
 
 def similarity(seed: int = 1) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from skimage.color import rgb2lab
 
-from data.picture import _evenly, camera_plot, colour_table, comparison, contact_sheet
+from data.output.picture import _evenly, camera_plot, colour_table, comparison, contact_sheet
 
 BLUE, ORANGE = (29, 98, 176), (217, 98, 12)
 

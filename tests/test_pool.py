@@ -14,8 +14,7 @@ from data.sampler import PoolSource, numbers_of, open_source
 from data.synthetic import pool as pool_module
 from data.synthetic import synthetic_batch
 from data.synthetic.pool import ScenePool
-from tests.test_train import stop_with_sigterm
-from tests.training_run import arguments, assert_same, final, work_in
+from tests.support.training_run import arguments, assert_same, final, stop_with_sigterm, work_in
 
 SIZE, VIEWS = (8, 12), 3
 RECIPE = Recipe(

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from data import report
-from data.report import (
+from data.output import report
+from data.output.report import (
     SceneReport,
     bar,
     explain,

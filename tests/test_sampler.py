@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from config.recipe import Recipe
+from data.poses import normalise_poses
 from data.sampler import FolderSource, inputs_of_step, load_ahead, numbers_of, open_source, scene_of, views_of_sample
-from model.camera import normalise_poses
-from tests.scenes import write_random_data_path, write_random_scene
+from tests.support.scenes import write_random_data_path, write_random_scene
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scenes import random_c2w, write_random_data_path, write_random_scene
 
 from data.scene_format import View, read_data_path, read_scene, same_views, write_data_path, write_scene
+from tests.support.scenes import random_c2w, write_random_data_path, write_random_scene
 
 
 @pytest.fixture

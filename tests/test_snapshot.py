@@ -17,10 +17,9 @@ import torch
 from config import ModelConfig, config_from_dict
 from config.recipe import Recipe
 from model import load_model
-from model.checkpoint import read_config, read_weights
 from model.lact_lvsm import LaCTLVSM
-from model.optimiser import build_optimiser
-from model.snapshot import (
+from model.training.optimizer import build_optimiser
+from model.training.snapshot import (
     FORMAT,
     SnapshotWriter,
     check_same_run,
@@ -32,6 +31,8 @@ from model.snapshot import (
     set_rng_state,
     snapshot,
 )
+from model.weights.file import read_weights
+from model.weights.load import read_config
 
 ROOT = Path(__file__).parent.parent
 RECIPE = Recipe(data_path="train_data_path.json")
@@ -123,7 +124,7 @@ def test_error_in_the_background_is_raised(tmp_path):
 KILLED = """
 import sys, torch
 from pathlib import Path
-from model.snapshot import SnapshotWriter
+from model.training.snapshot import SnapshotWriter
 writer = SnapshotWriter(Path(sys.argv[1]), keep=2)
 for step in range(1, 1000):
     writer.save({"step": step, "model": {"weight": torch.full((4096, 4096), float(step))}, "average": None, "optimiser": {},

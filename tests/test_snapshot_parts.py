@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import train
-from model.snapshot import read_snapshot
-from model.snapshot_parts import join_parts, write_parts
-from tests.training_run import arguments, assert_same, final, work_in
+from model.training.snapshot import read_snapshot
+from model.training.snapshot_parts import join_parts, write_parts
+from tests.support.training_run import arguments, assert_same, final, work_in
 
 LARGE = {"snapshot_parts": "100K", "snapshot_total": "9M", "ema": 0.9}
 

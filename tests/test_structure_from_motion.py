@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import look_at
 
+from data.output.video import VideoWriter
 from data.scene_format import read_data_path, read_scene
-from data.video import VideoWriter
-from data_preprocess import structure_from_motion
+from data_preprocess.colmap import structure_from_motion
+from data_preprocess.colmap.structure_from_motion import find_cameras
 from data_preprocess.colmap_format_converter import main
-from data_preprocess.structure_from_motion import find_cameras
+from tests.support.scenes import look_at
 
 with_pycolmap = pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="pycolmap is not installed")
 FOCAL, SIZE = 300.0, (240, 320)
@@ -116,7 +116,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
 import pycolmap
-from colmap_worker import refine_centres
+from worker import refine_centres
 
 def centre(count, roll_deg):
     # Points seen by cameras on a ring, in photos of 320x240 whose lens's centre is at (166, 113) and not in the middle.
@@ -176,7 +176,7 @@ WORKER = """
 import json, os, sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-from colmap_files import write_binary
+from tests.support.colmap_files import write_binary
 os.chdir(sys.argv[1])
 job = json.loads(Path("job.json").read_text())
 print(json.dumps({{"stage": "features", "done": 0, "total": len(job["photos"])}}), flush=True)
@@ -201,9 +201,8 @@ def stand_in(tmp_path, monkeypatch):
     monkeypatch.setattr(structure_from_motion.importlib.util, "find_spec", lambda name: name)
 
     def put(mode: str) -> None:
-        tests = Path(__file__).parent
         worker = tmp_path / "worker.py"
-        worker.write_text(WORKER.format(path=[str(tests), str(tests.parent)], mode=mode))
+        worker.write_text(WORKER.format(path=[str(Path(__file__).parents[1])], mode=mode))
         monkeypatch.setattr(structure_from_motion, "_WORKER", worker)
 
     return put

@@ -27,7 +27,7 @@ from data.synthetic.primitives import (
 )
 from data.synthetic.render import render
 from data.synthetic.tables import Cut, Description, Light, Material, Pattern, Sky, Solid, pack
-from tests.scenes import look_at
+from tests.support.scenes import look_at
 
 SHAPES = {
     "cone": (0.3,),

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import train
-from model.blocks import FastWeight
-from model.checkpoint import config_for, load_weights, read_weights
 from model.lact_lvsm import LaCTLVSM
-from model.snapshot import list_snapshots
-from tests.training_run import arguments, assert_same, final, rows, work_in
+from model.layers import FastWeight
+from model.training.snapshot import list_snapshots
+from model.weights.file import read_weights
+from model.weights.load import config_for, load_weights
+from tests.support.training_run import arguments, assert_same, final, rows, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -69,20 +70,6 @@ def test_stopped_by_sigterm_and_resumed_is_bitwise_equal(monkeypatch, stop_after
     assert_same(final("straight"), final("resumed"))
     steps = [row["step"] for row in rows("resumed")]
     assert steps == sorted(set(steps))
-
-
-def stop_with_sigterm(monkeypatch, after: int) -> list[int]:
-    """Send this process SIGTERM while it is in its step number `after`."""
-    apply_step, taken = train.apply_step, [0]
-
-    def counted(*args):
-        apply_step(*args)
-        taken[0] += 1
-        if taken[0] == after:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(train, "apply_step", counted)
-    return taken
 
 
 def test_run_that_ends_by_the_clock_saves_validates_and_exports(capsys):

@@ -13,11 +13,11 @@ import torch
 
 import train
 from data.sampler import scene_of
-from model.blocks import FastWeight
-from model.snapshot import list_snapshots
-from tests.processes import run_processes
-from tests.scenes import write_random_data_path
-from tests.training_run import arguments, assert_same, final, furnish, rows
+from model.layers import FastWeight
+from model.training.snapshot import list_snapshots
+from tests.support.processes import run_processes
+from tests.support.scenes import write_random_data_path
+from tests.support.training_run import arguments, assert_same, final, furnish, rows
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,7 +33,7 @@ WORKER = """
 import json, os, signal, sys
 import torch
 import train
-from model.blocks import FastWeight
+from model.layers import FastWeight
 
 FastWeight.newton_schulz_dtype = torch.float32
 torch.set_num_threads(1)

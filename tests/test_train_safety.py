@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import train
-from model.snapshot import read_snapshot
-from tests.training_run import NETWORK, arguments, assert_same, rows, work_in
+from model.training.snapshot import read_snapshot
+from tests.support.training_run import NETWORK, arguments, assert_same, rows, work_in
 
 
 @pytest.fixture(autouse=True)

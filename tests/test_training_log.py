@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from config.recipe import Recipe
-from model.distributed import Processes
-from model.plot import draw_curves, series, ticks
-from model.training_log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
+from data.output.curves import draw_curves, series, ticks
+from model.parallel.processes import Processes
+from model.training.log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)

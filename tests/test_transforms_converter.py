@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
 from PIL import Image
-from scenes import ring_c2w
 
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
-from data_preprocess.transforms import natural_key, read_transforms
+from data_preprocess.capture.transforms import natural_key, read_transforms
 from data_preprocess.transforms_format_converter import main
+from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
+from tests.support.scenes import ring_c2w
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
 MIDDLE = np.array([1.0, -2.0, 0.5])

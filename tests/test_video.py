@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageSequence
 
 import inference
-from data.video import VideoWriter, to_uint8
+from data.output.video import VideoWriter, to_uint8
+from tests.support.videos import decode
 
 COLOURS = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (200, 30, 120), (17, 99, 64), (128, 128, 128)]
 
@@ -18,30 +19,6 @@ COLOURS = [(255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (2
 def colour_blocks(h: int, w: int, side: int, shift: int = 0) -> np.ndarray:
     rows, columns = np.arange(h)[:, None] // side, np.arange(w) // side
     return np.array(COLOURS, np.uint8)[(rows * 3 + columns + shift) % len(COLOURS)]
-
-
-def decode(path: Path) -> tuple[np.ndarray, dict[str, object]]:
-    """Return a video's frames (n, h, w, 3), and what its header says."""
-    import av  # here, so that tests that read no video run without it
-    from av.video.reformatter import Interpolation
-
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        pictures = list(container.decode(stream))
-        exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-        frames = [picture.to_ndarray(format="rgb24", interpolation=exact) for picture in pictures]
-        codec = stream.codec_context
-        facts = {
-            "codec": codec.name,
-            "format": codec.pix_fmt,
-            "rate": stream.average_rate,
-            "times": [picture.pts * picture.time_base for picture in pictures],
-            "matrix": codec.colorspace,
-            "range": codec.color_range,
-            "primaries": codec.color_primaries,
-            "transfer": codec.color_trc,
-        }
-    return np.stack(frames), facts
 
 
 def files_in(folder: Path) -> list[str]:
@@ -208,7 +185,7 @@ def test_unknown_endings_and_speeds_are_refused(tmp_path: Path) -> None:
 
 def test_mp4_without_pyav_is_told_before_anything_is_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
-    monkeypatch.delitem(sys.modules, "data.video_mp4", raising=False)
+    monkeypatch.delitem(sys.modules, "data.output.video_mp4", raising=False)
     message = "video.mp4: MP4 needs PyAV, which is not installed; wanted `pip install av`, or a GIF"
     with pytest.raises(ValueError, match=message):
         VideoWriter(tmp_path / "video.mp4")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.video import VideoWriter
-from data_preprocess.video_frames import draw_frames
+from data.output.video import VideoWriter
+from data_preprocess.capture.video_frames import draw_frames
 
 SHARP = (3, 11, 12, 25)
 

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
-from scenes import random_c2w, ring_c2w
 
 from data.view_selection import read_view_index, select_views
+from tests.support.scenes import random_c2w, ring_c2w
 
 METHODS = ["uniform", "spread", "random", "kmeans"]
 

@@ -31,9 +31,9 @@ from data.dataset import SceneDataset
 from data.files import write_json, write_text
 from data_preprocess import synthetic_export
 from model import load_model
-from model.checkpoint import load_weights
-from model.snapshot import list_snapshots, read_snapshot
-from model.training_log import read_rows
+from model.training.log import read_rows
+from model.training.snapshot import list_snapshots, read_snapshot
+from model.weights.load import load_weights
 from tests.benchmark import memories
 from tests.benchmark.ablation_report import mean_and_spread, read_results, table, write_report
 from tests.benchmark.ablation_variants import IMAGE_SIZE, KINDS, RECIPE, ROOT, TRAINED, VARIANTS, check_name, network

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.files import write_json, write_text
-from model.plot import Panel, draw_panels
+from data.output.curves import Panel, draw_panels
 from tests.benchmark.ablation_variants import PICTURE, VARIANTS, check_name
 from tests.benchmark.memories import COLOURS
 

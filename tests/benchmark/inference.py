@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from config import load_config
 from model import LaCTLVSM
-from model.flops import matmul_rate
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import pick_device, pick_dtype
+from model.training.flops import matmul_rate
 from tests.benchmark.measure import machine, peak, random_scene, reset_peak, show, time_calls
 from tests.benchmark.plain import plain_pass
 

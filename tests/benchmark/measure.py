@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from model.camera_path import turntable
-from model.flops import synchronise
-from model.snapshot import code_version
+from model.training.flops import synchronise
+from model.training.snapshot import code_version
 
 # Bytes that are copied to measure bandwidth: several times any cache.
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}

@@ -22,12 +22,12 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from data.dataset import SceneDataset
+from data.output.curves import Panel, draw_panels
+from data.poses import normalise_poses
 from data.view_selection import select_views
 from model import LaCTLVSM, load_model
-from model.camera import normalise_poses
-from model.flops import synchronise
 from model.metric import psnr
-from model.plot import Panel, draw_panels
+from model.training.flops import synchronise
 from tests.benchmark.measure import machine
 
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")

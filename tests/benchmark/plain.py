@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from model import LaCTLVSM
-from model.blocks import FastWeight, Layer, SelfAttention
-from model.blocks.primitives import unit
+from model.layers import FastWeight, Layer, SelfAttention
+from model.layers.primitives import unit
 from model.ops.newton_schulz import newton_schulz
 
 State = tuple[Tensor, Tensor, Tensor]

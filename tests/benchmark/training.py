@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from config import load_config
 from config.recipe import Recipe, read_recipe
 from model import LaCTLVSM
-from model.flops import matmul_rate, training_flops
-from model.loss import render_loss
-from model.optimiser import apply_step, build_optimiser, gradient_norm
 from model.runtime import keep_freed_memory, pick_device, pick_dtype
+from model.training.flops import matmul_rate, training_flops
+from model.training.loss import render_loss
+from model.training.optimizer import apply_step, build_optimiser, gradient_norm
 from tests.benchmark.measure import give_memory_back, machine, peak, random_scene, reset_peak, show, time_calls
 from tests.benchmark.plain import plain_pass
 

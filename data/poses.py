@@ -1,0 +1,71 @@
+"""Poses of a scene brought into one frame and scale, as networks of scenes are trained on.
+
+Letters: b scenes, v views. Axes are OpenCV's: x right, y down, z forward. `c2w` is world from camera.
+"""
+
+import torch
+
+# Below this length a mean of unit vectors is rounding noise and not a direction.
+_NO_DIRECTION = 1e-5
+
+
+def normalise_poses(
+    c2w: torch.Tensor, reference: int | slice | None = None, scene_scale: float = 1.0
+) -> torch.Tensor:
+    """Move scenes into the frame of their mean camera and scale their cameras into a cube.
+
+    The frame's z is the mean viewing direction, its y the mean of the cameras' y made perpendicular to z, its origin
+    the mean position. Where the views cancel so that no such frame exists (a full ring that looks inwards), the axes
+    of the first reference view are taken.
+
+    Args:
+        c2w: (b, v, 4, 4) world from camera, OpenCV axes.
+        reference: the views that set frame and scale: None for all (the published LaCT demo: inputs and targets), a
+            number for the first so many (Long-LRM: the inputs alone), or a slice.
+        scene_scale: half the side of the cube is 1 / scene_scale: 1.0 for LaCT, 1.35 for LVSM and Long-LRM weights.
+
+    Returns:
+        (b, v, 4, 4), dtype of `c2w`: the largest absolute coordinate of a reference camera is 1 / scene_scale.
+
+    Raises:
+        ValueError: a wrong shape, a reference that holds no view or more than there are, a scale that is not positive,
+            or reference cameras all at one place (a single one always is): they tell no scale.
+
+    Source: the LaCT demo and Long-LRM (arXiv 2410.12781), which divide by zero where we raise or fall back.
+    Precision: float64 inside. Waits for the device.
+    """
+    if c2w.ndim != 4 or c2w.shape[-2:] != (4, 4):
+        raise ValueError(f"normalise_poses: c2w is {tuple(c2w.shape)}: expected (scenes, views, 4, 4)")
+    if not scene_scale > 0:
+        raise ValueError(f"normalise_poses: scene_scale is {scene_scale}: expected a number above 0")
+    views = reference if isinstance(reference, slice) else slice(0, reference)
+    used = c2w[:, views].double()
+    if used.shape[1] == 0 or (isinstance(reference, int) and used.shape[1] != reference):
+        raise ValueError(
+            f"normalise_poses: reference is {reference} but there are {c2w.shape[1]} views: name one or more of those"
+        )
+    rotation, position = _mean_camera(used)
+    moved = c2w.double().clone()
+    moved[..., :3, :3] = rotation.mT[:, None] @ moved[..., :3, :3]
+    moved[..., :3, 3] = (moved[..., :3, 3] - position[:, None]) @ rotation
+    size = moved[:, views, :3, 3].abs().amax((1, 2))
+    rounding = 8 * torch.finfo(c2w.dtype).eps * used[..., :3, 3].abs().amax((1, 2))
+    for scene, (found, least) in enumerate(zip(size.tolist(), rounding.tolist(), strict=True)):
+        if not found > least:
+            raise ValueError(
+                f"normalise_poses: scene {scene}: the {used.shape[1]} reference cameras spread over {found:.3g}, too "
+                "little to set a scale: give cameras at different places (count the targets as reference, too)"
+            )
+    moved[..., :3, 3] /= scene_scale * size[:, None, None]
+    return moved.to(c2w.dtype)
+
+
+def _mean_camera(c2w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rotation (b, 3, 3) and position (b, 3) of the mean of cameras (b, v, 4, 4)."""
+    _, down, forward, position = c2w[..., :3, :].mean(1).unbind(-1)
+    z = torch.nn.functional.normalize(forward, dim=-1)
+    right = torch.linalg.cross(down, z)
+    x = torch.nn.functional.normalize(right, dim=-1)
+    rotation = torch.stack([x, torch.linalg.cross(z, x), z], dim=-1)
+    exists = (forward.norm(dim=-1) > _NO_DIRECTION) & (right.norm(dim=-1) > _NO_DIRECTION)
+    return torch.where(exists[:, None, None], rotation, c2w[:, 0, :3, :3]), position

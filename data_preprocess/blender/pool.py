@@ -1,0 +1,192 @@
+"""Worker processes that render with Blender, each in the environment of `objaverse_requirement.txt`: start, ask, watch, replace.
+
+See `worker.py` for what is said between them.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKER = Path(__file__).with_name("worker.py")
+ENVIRONMENT = ROOT / ".blender_env"
+REQUIREMENT = ROOT / "data_preprocess" / "objaverse_requirement.txt"
+DEBIAN_PACKAGES = "libx11-6 libxrender1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1"
+# Blender's memory grows from object to object: a fresh process after so many of them.
+JOBS_PER_PROCESS = 50
+
+
+def find_python(given: str | None) -> str:
+    """Return the Python of Blender's environment.
+
+    Args:
+        given: its path; None takes the environment variable BLENDER_PYTHON, else the folder `.blender_env` of the project.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    python = given or os.environ.get("BLENDER_PYTHON") or str(ENVIRONMENT / "bin" / "python")
+    if not Path(python).is_file():
+        raise FileNotFoundError(
+            f"--blender_python: found no {python}, wanted the Python of an environment with Blender. To make one: "
+            f"python3.11 -m venv {ENVIRONMENT} && {ENVIRONMENT}/bin/pip install -r {REQUIREMENT}"
+        )
+    return os.path.abspath(python)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return the environment variables for a process of Blender's Python, without those that point to another Python's packages."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    return {**kept, "PYTHONNOUSERSITE": "1"}
+
+
+class BlenderPool:
+    """Some workers that wait for jobs; a context manager that ends them.
+
+    Args:
+        python: of Blender's environment.
+        workers: how many, 1 or more.
+        threads: that each of them computes with.
+        device: `cpu`, or a kind of GPU that Cycles knows; workers take the GPUs of that kind in turn.
+        timeout_s: a worker that says nothing for so long is ended.
+    """
+
+    def __init__(self, python: str, workers: int, threads: int, device: str, timeout_s: float) -> None:
+        self._workers = [_Worker([python, str(WORKER), device, str(threads), str(number)], timeout_s) for number in range(workers)]
+        self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._workers:
+            self._idle.put(worker)
+
+    def __enter__(self) -> "BlenderPool":
+        """Start one worker, so that what is wrong with all of them is known before any work.
+
+        Raises:
+            ValueError: it does not start.
+        """
+        try:
+            self._workers[0].start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers, whatever they do; jobs of other threads fail."""
+        for worker in self._workers:
+            worker.stop()
+
+    def render(self, job: dict, on_view: Callable[[int], None]) -> None:
+        """Have a job done; may be called by as many threads as there are workers, and more wait.
+
+        Args:
+            job: see `worker.py`.
+            on_view: called with 1 after each picture.
+
+        Raises:
+            ValueError: what the worker answered, or that it crashed, was ended or did not start.
+        """
+        worker = self._idle.get()
+        try:
+            worker.do(job, on_view)
+        finally:
+            self._idle.put(worker)
+
+
+class _Worker:
+    def __init__(self, command: list[str], timeout_s: float) -> None:
+        self._command, self._timeout_s = command, timeout_s
+        self._process: subprocess.Popen | None = None
+        self._open = contextlib.ExitStack()
+        self._jobs, self._timed_out = 0, False
+
+    def start(self) -> None:
+        self.stop()
+        self._jobs, self._timed_out = 0, False
+        log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by stop)
+        self._log = self._open.enter_context(log)
+        # A session of its own: an interrupt from the keyboard is for the project's process, which then ends its workers.
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+            start_new_session=True, env=clean_environment(),
+        )  # fmt: skip
+        message = self._hear()
+        if "ready" not in message:
+            self.stop()
+            raise ValueError(_explain(self._command[0], message.get("error", "no answer")))
+
+    def do(self, job: dict, on_view: Callable[[int], None]) -> None:
+        if self._process is None or self._process.poll() is not None or self._jobs >= JOBS_PER_PROCESS:
+            self.start()
+        self._jobs += 1
+        # A worker that has died since reads nothing; what it died of comes to light when it is heard.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        while True:
+            message = self._hear()
+            if "done" in message:
+                return
+            if "error" in message:
+                raise ValueError(message["error"])
+            on_view(1)
+
+    def stop(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._open.close()
+
+    def _hear(self) -> dict:
+        """Return the next message; a worker that ends or stays silent is a ValueError."""
+        process = self._process
+        watch = threading.Timer(self._timeout_s, self._kill_late, [process])
+        watch.daemon = True
+        watch.start()
+        try:
+            line = process.stdout.readline()
+        finally:
+            watch.cancel()
+        if line:
+            return json.loads(line)
+        process.kill()
+        code = process.wait()
+        if self._timed_out:
+            raise ValueError(f"Blender was ended: found no sign of it for {self._timeout_s:g} s (--timeout), wanted a picture")
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise ValueError(f"Blender crashed ({ended}){self._last_words()}")
+
+    def _kill_late(self, process: subprocess.Popen) -> None:
+        self._timed_out = True
+        process.kill()
+
+    def _last_words(self) -> str:
+        self._log.seek(0)
+        lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
+        return f": {lines[-1][:200]}" if lines else ""
+
+
+def _explain(python: str, error: str) -> str:
+    """Say what to do about a worker that does not start."""
+    if "cannot open shared object file" in error:
+        library = error.split(":")[0]
+        return (
+            f"{python}: found no {library} on this machine, which Blender needs, wanted it installed; on Debian and Ubuntu: "
+            f"apt-get install {DEBIAN_PACKAGES}"
+        )
+    if "No module named" in error:
+        return f"{python}: found {error}, wanted an environment with Blender: {python} -m pip install -r {REQUIREMENT}"
+    return error

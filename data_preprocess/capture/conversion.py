@@ -1,0 +1,255 @@
+"""Write posed photos of any source as scenes of the unified format: what all converters share.
+
+A converter reads its source into `Photo`s and calls `convert`. Letters: h w pixels, c colours.
+"""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from data.files import replace_when_finished, write_text
+from data.images import rescale_intrinsics
+from data.scene_format import Scene, View, read_json, read_scene, same_views, write_data_path, write_scene
+from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
+from data_preprocess.capture.stored_image import read_header, read_stored, write_png
+from data_preprocess.check_scenes import camera_problems, describe
+from data_preprocess.command import at_least, cores
+
+JSON_NAME = "opencv_cameras.json"
+# Says what a half-done scene is made from; it goes when the scene's JSON is there.
+_UNFINISHED = ".unfinished"
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A posed photo of a source.
+
+    Args:
+        source: its file.
+        name: the file to write, without suffix, relative to the scene's folder, with `/`.
+        lens: of the photo, at its size or at another scale.
+        w2c: (4, 4) float64, camera from world, OpenCV axes.
+        as_published: undistort as `lens.pinhole_camera` says.
+    """
+
+    source: Path
+    name: str
+    lens: Lens
+    w2c: np.ndarray
+    as_published: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A photo's file, the lens of its real size, whether that is its size when upright, and the view to make of it."""
+
+    photo: Photo
+    lens: Lens
+    upright: bool
+    copied: bool
+    view: View
+
+
+def convert(
+    scenes: Mapping[str, Callable[[], Sequence[Photo]]],
+    output: str | os.PathLike,
+    data_path_json: str | os.PathLike,
+    workers: int | None = None,
+    long_lrm: bool = False,
+) -> list[str]:
+    """Write scenes, the list of them, and one line about each on standard output.
+
+    A scene that is there already is left alone and a half-done one is completed. A scene that cannot be converted does not
+    stop the others; the list has those that are finished.
+
+    Args:
+        scenes: what reads a scene's photos, by the scene's name, which names its folder, too.
+        output: folder for the scenes.
+        data_path_json: the list to write.
+        workers: threads, 1 or more; one a core by default.
+        long_lrm: write scenes in Long-LRM's spelling.
+
+    Returns:
+        one line for each scene that could not be converted, and for each thing wrong with the cameras of one that was.
+
+    Raises:
+        ValueError: workers is below 1.
+    """
+    workers = at_least("--workers", workers, 1) or cores()
+    finished, problems, lines = [], [], []
+    with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
+        for name, read in scenes.items():
+            json_path = Path(output) / name / JSON_NAME
+            try:
+                scene = convert_scene(json_path, read(), pool, long_lrm)
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+            else:
+                finished.append(json_path)
+                problems += camera_problems(scene)
+                lines.append(describe(scene))
+            progress.update()
+    for line in lines:
+        print(line)
+    if finished:
+        write_data_path(data_path_json, finished)
+        print(f"{len(finished)} of {len(scenes)} scenes in {data_path_json}")
+    return problems
+
+
+def convert_scene(json_path: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool = False) -> Scene:
+    """Write one scene: its images, each whole or not at all, and then its JSON; return it as read again.
+
+    Images that need no change are copied, all others are written as PNG.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
+            the folder holds something else already.
+    """
+    folder = json_path.parent
+    if not photos:
+        raise ValueError(f"{folder.name}: found no photos, wanted at least one")
+    for photo in photos:
+        _check_place(photo, folder)
+    tasks = list(pool.map(lambda photo: _plan(photo, folder), photos))
+    _check_names(tasks)
+    views = [task.view for task in tasks]
+    left = _left_to_do(json_path, tasks)
+    with _bar(total=len(left), desc=folder.name, unit="image") as progress:
+        for _ in pool.map(_write, left):
+            progress.update()
+    if not json_path.exists() or isinstance(read_json(json_path), dict) != long_lrm:
+        write_scene(json_path, views, long_lrm=long_lrm)
+    (folder / _UNFINISHED).unlink(missing_ok=True)
+    return read_scene(json_path)
+
+
+def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
+    """Return a `Photo.name` for a file of the source: below `folder`, without suffix, with the folders that it lies in.
+
+    Args:
+        file_path: relative to the source's folder; a first folder that is itself called images, or images_N, is left out.
+    """
+    path = PurePosixPath(file_path)
+    parts = path.parent.parts
+    if parts and (parts[0] == "images" or parts[0].startswith("images_")):
+        parts = parts[1:]
+    return PurePosixPath(folder, *parts, path.stem).as_posix()
+
+
+def _plan(photo: Photo, folder: Path) -> Task:
+    """Fit the lens to the stored image, whose header alone is read.
+
+    Structure from motion, and what reads its files, takes images as they are stored and leaves orientation tags alone. So do
+    we, unless only the upright image fits the lens.
+    """
+    (h, w), turned = read_header(photo.source)
+    lens, upright = photo.lens, False
+    if turned >= 5 and not _fits(lens, h, w) and _fits(lens, w, h):
+        h, w, upright = w, h, True
+    if not _fits(lens, h, w):
+        raise ValueError(
+            f"{photo.source}: found an image of {w}×{h} (w×h), wanted the {lens.w}×{lens.h} of its camera or the same shape at "
+            "another scale"
+        )
+    lens = lens.scaled(w, h)
+    try:
+        camera = pinhole_camera(lens, photo.as_published)
+    except ValueError as error:
+        raise ValueError(f"{photo.source}: {error}") from error
+    copied = lens.is_pinhole and not photo.as_published and turned == 1
+    target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
+    return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))
+
+
+def _fits(lens: Lens, h: int, w: int) -> bool:
+    try:
+        rescale_intrinsics(np.zeros(4), (lens.h, lens.w), (h, w), "")
+    except ValueError:
+        return False
+    return True
+
+
+def _write(task: Task) -> None:
+    pixels = read_stored(task.photo.source, task.upright)
+    if task.copied:
+        with replace_when_finished(task.view.file_path) as temporary:
+            temporary.write_bytes(task.photo.source.read_bytes())
+    else:
+        write_png(task.view.file_path, undistort(pixels, task.lens, task.photo.as_published))
+
+
+def _check_place(photo: Photo, folder: Path) -> None:
+    name = PurePosixPath(photo.name)
+    if name.is_absolute() or ".." in name.parts or not name.name:
+        raise ValueError(f"{photo.source}: found the name {photo.name!r} to write it to, wanted one in the folder of the scene")
+    if folder.resolve() in photo.source.resolve().parents:
+        raise ValueError(f"{folder}: found {photo.source} in it, wanted an --output apart from the input")
+
+
+def _check_names(tasks: Sequence[Task]) -> None:
+    first: dict[Path, Task] = {}
+    for task in tasks:
+        other = first.setdefault(task.view.file_path, task)
+        if other is not task:
+            raise ValueError(
+                f"{task.photo.source}: found it written to the same file as {other.photo.source}, wanted a name for each"
+            )
+
+
+def _left_to_do(json_path: Path, tasks: Sequence[Task]) -> list[Task]:
+    """Return the tasks whose images are not there, after making sure that those which are there belong to this scene."""
+    mark = json_path.parent / _UNFINISHED
+    made_from = _made_from(tasks)
+    files = [task.view.file_path for task in tasks]
+    if json_path.exists():
+        if not same_views(read_scene(json_path).views, [task.view for task in tasks]):
+            raise ValueError(
+                f"{json_path}: found a scene with other cameras than this input and these flags give, wanted the same ones: "
+                "choose another --output or delete the folder"
+            )
+    elif not mark.exists():
+        for file in files:
+            if file.exists():
+                raise ValueError(f"{file}: found an image of no finished scene, wanted another --output or the folder deleted")
+        write_text(mark, made_from)
+    elif mark.read_text(encoding="utf-8") != made_from:
+        for file in files:
+            file.unlink(missing_ok=True)
+        write_text(mark, made_from)
+    return [task for task in tasks if not task.view.file_path.exists()]
+
+
+def _made_from(tasks: Sequence[Task]) -> str:
+    """Return a digest of all that images are made from, but not of their poses."""
+    digest = hashlib.sha256()
+    for task in tasks:
+        source = task.photo.source.resolve()
+        state = source.stat()
+        what = (str(source), state.st_size, state.st_mtime_ns, task.photo.name, task.lens, task.upright, task.photo.as_published)
+        digest.update(repr(what).encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that share the cores by themselves: OpenCV's own would get in their way."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            yield pool
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _bar(**options) -> tqdm:
+    return tqdm(leave=False, dynamic_ncols=True, **options)

@@ -1,0 +1,101 @@
+"""Draw still frames from a video: evenly spread, and of each stretch the sharpest. Letters: h w pixels."""
+
+import os
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace
+from tqdm import tqdm
+
+from data.files import write_json
+from data.scene_format import read_json
+from data_preprocess.capture.stored_image import write_png
+
+# Sharpness is measured at this width: finer than that there is more of the sensor's noise than of the scene.
+_MEASURED_WIDTH = 640
+_DONE = "frames.json"
+# FFmpeg's AVCOL_SPC_UNSPECIFIED.
+_UNTAGGED = 2
+
+
+def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int) -> list[Path]:
+    """Cut a video into equal stretches and write the sharpest frame of each as PNG, upright.
+
+    Args:
+        video: any file that FFmpeg decodes.
+        folder: for the frames, `NUMBER.png` by their place in the video; frames that an earlier call drew alike are kept.
+        count: how many; all, where the video has fewer.
+
+    Returns:
+        the files in the order of the video.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no video.
+    """
+    video, folder = Path(video), Path(folder)
+    if not video.is_file():
+        raise FileNotFoundError(f"{video}: found no such file, wanted a video or a folder of photos")
+    state = video.stat()
+    made_from = {"video": str(video.resolve()), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "count": count}
+    done = folder / _DONE
+    if done.exists():
+        content = read_json(done)
+        files = [folder / name for name in content.pop("frames")]
+        if content == made_from and all(file.exists() for file in files):
+            return files
+        done.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*.png"):
+        file.unlink()
+    try:
+        files = _draw(video, folder, count)
+    except av.FFmpegError as error:
+        raise ValueError(f"{video}: found no video that can be decoded ({error.strerror}), wanted one") from error
+    write_json(done, {**made_from, "frames": [file.name for file in files]})
+    return files
+
+
+def _draw(video: Path, folder: Path, count: int) -> list[Path]:
+    with av.open(str(video)) as container:
+        if not container.streams.video:
+            raise ValueError(f"{video}: found no pictures in it, wanted a video")
+        total = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+    files = []
+    progress = tqdm(total=total, desc="frames", unit="frame", leave=False, dynamic_ncols=True)
+    with av.open(str(video)) as container, progress:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stretch, best, sharpest = 0, None, -1.0
+        for number, frame in enumerate(container.decode(stream)):
+            progress.update()
+            if number * count // total > stretch:
+                files.append(_write(folder, *best))
+                stretch, sharpest = number * count // total, -1.0
+            value = _sharpness(frame) if count < total else 0.0
+            if value > sharpest:
+                best, sharpest = (number, frame), value
+        if best is None:
+            raise ValueError(f"{video}: found no frame in it, wanted a video")
+        files.append(_write(folder, *best))
+    return files
+
+
+def _sharpness(frame: VideoFrame) -> float:
+    """Return the variance of the Laplacian of the brightness."""
+    w = min(_MEASURED_WIDTH, frame.width)
+    h = max(1, round(frame.height * w / frame.width))
+    return float(cv2.Laplacian(frame.reformat(w, h, "gray").to_ndarray(), cv2.CV_32F).var())
+
+
+def _write(folder: Path, number: int, frame: VideoFrame) -> Path:
+    file = folder / f"{number:06d}.png"
+    # FFmpeg takes BT.601 where a video does not say; what is of high definition is BT.709.
+    space = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= 720 else None
+    pixels = frame.reformat(format="rgb24", src_colorspace=space).to_ndarray()
+    # FFmpeg's angle turns the stored frame counterclockwise.
+    write_png(file, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)))
+    return file

@@ -1,0 +1,190 @@
+"""Find the cameras of plain photos with COLMAP, by its Python package pycolmap.
+
+    pip install pycolmap
+
+COLMAP runs in a process of its own, `worker.py`, and in a folder that keeps what it has found: a call that was
+interrupted continues with what is missing.
+"""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.files import write_json
+from data.scene_format import read_json
+from data_preprocess.capture.stored_image import read_stored, write_png
+from data_preprocess.colmap.sparse_model import Image, read_model
+
+CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "RADIAL_FISHEYE", "OPENCV_FISHEYE")
+MATCHING = ("auto", "all", "sequence")
+# Fewer photos than this leave a camera's place in doubt.
+LEAST_PHOTOS = 3
+# Up to so many photos all pairs are matched.
+ALL_PAIRS = 150
+# In a sequence each photo is matched with so many after it, and with those 2, 4, 8, … times as far.
+NEIGHBOURS = 12
+_WORKER, _LOG = Path(__file__).with_name("worker.py"), "colmap.log"
+_ADVICE = (
+    "photograph so that neighbours share two thirds of what they show: move between photos, not only turn, keep them sharp, keep "
+    "light and zoom, and have something with texture in each"
+)
+
+
+def require_pycolmap() -> None:
+    """Make sure that pycolmap can be used.
+
+    Raises:
+        ValueError: it is not installed.
+    """
+    if importlib.util.find_spec("pycolmap") is None:
+        raise ValueError("--from_images: found no pycolmap in this Python, wanted it to find the cameras: pip install pycolmap")
+
+
+def find_cameras(
+    folder: Path,
+    names: Sequence[str],
+    work: Path,
+    workers: int,
+    camera_model: str = "RADIAL",
+    matching: str = "auto",
+    min_registered: float = 0.5,
+    seed: int = 0,
+) -> tuple[list[Image], list[list[str]]]:
+    """Find where photos were taken and through which lens.
+
+    Photos of one size, and one focal length where their files tell it, share a lens. The same call gives the same cameras on the
+    same machine with the same number of threads.
+
+    Args:
+        folder, names: the photos, relative to the folder, in the order in which they were taken.
+        work: folder for what COLMAP writes; emptied first if it holds the work on other photos or with other settings.
+        workers: threads.
+        camera_model: COLMAP's name of how lenses distort.
+        matching: which photos may show the same: 'all' pairs, those near each other in the 'sequence', 'auto': all of up to 150.
+        min_registered: share of the photos that must be placed.
+        seed: of COLMAP's random numbers.
+
+    Returns:
+        the photos that were placed, in their order; and the names of those that were placed only among themselves, a list for each
+        group.
+
+    Raises:
+        ValueError: pycolmap is missing, there are too few photos, COLMAP failed, or it placed too few.
+    """
+    require_pycolmap()
+    if len(names) < LEAST_PHOTOS:
+        raise ValueError(f"{folder}: found {len(names)} photos, wanted {LEAST_PHOTOS} or more to find cameras")
+    states = [(folder / name).stat() for name in names]
+    job = {
+        "made_from": [[name, state.st_size, state.st_mtime_ns] for name, state in zip(names, states, strict=True)],
+        "folder": str(folder.resolve()),
+        "photos": [f"{i:06d}{_suffix(name)}" for i, name in enumerate(names)],
+        "pairs": _pairs(len(names), matching),
+        "camera_model": camera_model,
+        "seed": seed,
+    }
+    _prepare(folder, names, work, job)
+    place = dict(zip(job["photos"], names, strict=True))
+    if not (work / "model").exists():
+        _run(work, workers, place)
+    found = (work / "model" / "images.bin").exists()
+    images = [replace(image, name=place[image.name]) for image in read_model(work / "model")] if found else []
+    if len(images) < max(LEAST_PHOTOS, min_registered * len(names)):
+        raise ValueError(
+            f"{folder}: found the places of {len(images)} of {len(names)} photos, wanted {min_registered:.0%} (--min_registered) "
+            f"and {LEAST_PHOTOS} at least: {_ADVICE}"
+        )
+    placed = {image.name for image in images}
+    others = [[place[name] for name in group] for group in read_json(work / "model" / "others.json")]
+    others = [[name for name in group if name not in placed] for group in others]
+    return images, [group for group in others if group]
+
+
+def _pairs(count: int, matching: str) -> list[list[int]]:
+    if matching == "all" or (matching == "auto" and count <= ALL_PAIRS):
+        return [[i, j] for i in range(count) for j in range(i + 1, count)]
+    steps = list(range(1, NEIGHBOURS + 1))
+    while 2 * steps[-1] < count:
+        steps.append(2 * steps[-1])
+    return [[i, i + step] for i in range(count) for step in steps if i + step < count]
+
+
+def _suffix(name: str) -> str:
+    """Return the suffix of the file that COLMAP gets; it reads no WebP."""
+    suffix = Path(name).suffix.lower()
+    return ".png" if suffix == ".webp" else suffix
+
+
+def _prepare(folder: Path, names: Sequence[str], work: Path, job: dict) -> None:
+    """Lay out the work folder, unless it is there from an earlier call for the same."""
+    job_path = work / "job.json"
+    # Where its job was cut short, a folder holds some of these names and no job.
+    if job_path.exists() and read_json(job_path) == job:
+        return
+    known = ("photos", "working", "model.finished", "model", "job.json", "pairs.txt", _LOG)
+    for path in [*(work / name for name in known), *work.glob("database.db*")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    photos = work / "photos"
+    photos.mkdir(parents=True)
+    for name, link in zip(names, job["photos"], strict=True):
+        source = (folder / name).resolve()
+        if source.suffix.lower() == ".webp":
+            write_png(photos / link, read_stored(source))
+            continue
+        try:
+            (photos / link).symlink_to(source)
+        except OSError:  # a file system, or a Windows account, without links
+            shutil.copyfile(source, photos / link)
+    write_json(job_path, job)
+
+
+def _run(work: Path, threads: int, place: Mapping[str, str]) -> None:
+    """Run the worker to its end, with a bar for each stage; `place` has the photos' names by those that COLMAP gets."""
+    command = [sys.executable, str(_WORKER), str(work), str(threads)]
+    log = work / _LOG
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8")
+        try:
+            problem = _follow(process.stdout)
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    if problem is None and code == 0:
+        return
+    if problem is None:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        problem = f"exit code {code}: {lines[-1] if lines else 'no word'}"
+    for link, name in place.items():
+        problem = problem.replace(f"photos/{link}", name)
+    raise ValueError(f"{work}: found that COLMAP stopped ({' '.join(problem.split())}), wanted it to finish: see {log}")
+
+
+def _follow(lines: Iterator[str]) -> str | None:
+    """Show the worker's answers until it ends; return what went wrong, if it said so."""
+    problem, bar, stage = None, None, None
+    for line in lines:
+        answer = json.loads(line)
+        problem = answer.get("error", problem)
+        if "stage" in answer:
+            if answer["stage"] != stage:
+                if bar is not None:
+                    bar.close()
+                stage = answer["stage"]
+                unit = "pair" if stage == "matches" else "photo"
+                bar = tqdm(total=answer["total"], desc=stage, unit=unit, leave=False, dynamic_ncols=True)
+            bar.update(answer["done"] - bar.n)
+    if bar is not None:
+        bar.close()
+    return problem

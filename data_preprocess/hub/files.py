@@ -1,0 +1,315 @@
+"""What the download scripts share: listings, parallel transfers under one bar, free disk checked first, errors in one line.
+
+`model.weights.hub` moves single files: continued after a cut, checked, under their own name only when whole. Here are many of them.
+"""
+
+import glob
+import os
+import queue
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.hf_api import RepoFile, RepoFolder
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils import logging as hub_logging
+from tqdm import tqdm
+
+from data_preprocess.command import run_script
+from model.weights.hub import download
+
+PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
+# Between the attempts at one file. A server that asks for more patience gets it.
+RETRY_WAITS_S = (2.0, 10.0)
+# So many files in a row that cannot be had: the network, the hub or the disk is gone, and not a file.
+MAX_FAILURES = 5
+POLL_S = 0.2
+# How long to wait, after an error, for files that are still under way. They are continued by the next run.
+LEAVE_S = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """Something to fetch.
+
+    Attributes:
+        name: what messages call it.
+        size: bytes to transfer.
+        destination: the file that is transferred; the bar watches the partial one beside it.
+        fetch: brings it. Called in a thread; after an OSError it is called again.
+    """
+
+    name: str
+    size: int
+    destination: Path
+    fetch: Callable[[], object]
+
+
+class Transfer:
+    """Fetch items in parallel under one progress bar in bytes.
+
+    The free disk is checked before anything is fetched. An item that fails is tried again, then left to the next run while the
+    others go on; a refusal, or `MAX_FAILURES` failures in a row, end the transfer.
+
+    Args:
+        items: all that `fetch` will be called with.
+        workers: how many at a time.
+        folder: where they go, for the check of free disk.
+        extra: bytes that are needed there beyond the items' sizes.
+
+    Attributes:
+        failures: one line for each item that could not be had.
+
+    Raises:
+        OSError: there is not enough room.
+    """
+
+    def __init__(self, items: Sequence[Item], workers: int, folder: Path, extra: int = 0):
+        self.failures: list[str] = []
+        self._workers = workers
+        self._begun_with = {item: _received(item) for item in items}
+        have = sum(self._begun_with.values())
+        size = sum(item.size for item in items)
+        check_disk(folder, size - have + extra)
+        self._in_a_row = 0
+        self._count = have
+        self._running: set[Item] = set()
+        self._threads: list[threading.Thread] = []
+        self._stop = threading.Event()
+        self._bar = tqdm(total=size, initial=have, unit="B", unit_scale=True, disable=not items)
+
+    def __enter__(self) -> "Transfer":
+        self._hub_state = are_progress_bars_disabled(), hub_logging.get_verbosity()
+        disable_progress_bars()
+        hub_logging.set_verbosity_error()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stop.set()
+        if kind is None or issubclass(kind, Exception):
+            for thread in self._threads:
+                thread.join(LEAVE_S)
+        self._bar.close()
+        silent, verbosity = self._hub_state
+        if not silent:
+            enable_progress_bars()
+        hub_logging.set_verbosity(verbosity)
+
+    def fetch(self, items: Sequence[Item]) -> bool:
+        """Fetch these; return whether all of them are there.
+
+        Raises:
+            PermissionError: access is refused, to the repository or to the disk.
+            OSError: too many failures in a row.
+        """
+        todo: queue.SimpleQueue = queue.SimpleQueue()
+        done: queue.SimpleQueue = queue.SimpleQueue()
+        for item in items:
+            todo.put(item)
+        # Daemons: an impatient Ctrl-C does not wait for gigabytes.
+        count = min(self._workers, len(items))
+        self._threads = [threading.Thread(target=self._work, args=(todo, done), daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+        failures = len(self.failures)
+        for _ in items:
+            self._settle(*self._next(done))
+        return len(self.failures) == failures
+
+    def _work(self, todo: queue.SimpleQueue, done: queue.SimpleQueue) -> None:
+        while not self._stop.is_set():
+            try:
+                item = todo.get_nowait()
+            except queue.Empty:
+                return
+            self._running.add(item)
+            error = self._attempt(item)
+            if isinstance(error, PermissionError):
+                self._stop.set()
+            self._running.discard(item)
+            done.put((item, error))
+
+    def _attempt(self, item: Item) -> Exception | None:
+        for wait_s in (*RETRY_WAITS_S, None):
+            try:
+                item.fetch()
+                return None
+            except OSError as error:
+                hopeless = wait_s is None or isinstance(error, PermissionError) or _status(error.__cause__) == 404
+                if hopeless or self._stop.wait(max(wait_s, _asked_wait_s(error))):
+                    return error
+            except Exception as error:  # the caller's thread raises it
+                return error
+        raise AssertionError("the last attempt returns")
+
+    def _next(self, done: queue.SimpleQueue) -> tuple[Item, Exception | None]:
+        while True:
+            try:
+                return done.get(timeout=POLL_S)
+            except queue.Empty:
+                gained = sum(max(_received(item) - self._begun_with[item], 0) for item in tuple(self._running))
+                self._bar.update(self._count + gained - self._bar.n)
+
+    def _settle(self, item: Item, error: Exception | None) -> None:
+        if error is None:
+            self._in_a_row = 0
+            self._count += item.size - self._begun_with[item]
+            self._bar.update(max(self._count - self._bar.n, 0))
+            return
+        if not isinstance(error, (OSError, ValueError)) or isinstance(error, PermissionError):
+            raise error
+        self.failures.append(f"{item.name}: {one_line(error)}")
+        self._in_a_row += 1
+        if self._in_a_row == MAX_FAILURES:
+            raise OSError(f"{self._in_a_row} files in a row could not be fetched, at last {self.failures[-1]}") from error
+
+    def check(self) -> None:
+        """Raise OSError when an item could not be had."""
+        if self.failures:
+            raise OSError(
+                f"{len(self.failures)} of {len(self._begun_with)} could not be fetched (run again to complete), "
+                f"the first is {self.failures[0]}"
+            )
+
+
+def missing(items: Sequence[Item]) -> list[Item]:
+    """Return the items whose file is not there.
+
+    Raises:
+        ValueError: a file is there and is not of the size that the listing states.
+    """
+    for item in items:
+        if item.destination.is_file() and item.destination.stat().st_size != item.size:
+            found = item.destination.stat().st_size
+            raise ValueError(f"{item.destination}: found {found} bytes, wanted {item.size} as listed; move it away and run again")
+    return [item for item in items if not item.destination.is_file()]
+
+
+def hub_item(repo: str, entry: RepoFile, destination: Path, repo_type: str) -> Item:
+    """Return the item that fetches a listed file of a Hugging Face repository to `destination`."""
+    return Item(entry.path, entry.size, destination, lambda: fetch_file(repo, entry.path, destination, repo_type))
+
+
+def fetch_file(repo: str, file: str, destination: Path, repo_type: str) -> Path:
+    """Download one file; as `model.weights.hub.download`, but a refusal says where to ask for access and how to log in."""
+    try:
+        return download(repo, file, destination, repo_type=repo_type)
+    except PermissionError as error:
+        if error.errno is not None:  # of the disk
+            raise
+        raise _no_access(repo, repo_type, error.__cause__) from error
+
+
+def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursive: bool = False) -> list[RepoFile | RepoFolder]:
+    """List a folder of a Hugging Face repository.
+
+    Args:
+        repo: `owner/name`.
+        folder: path inside the repository; empty for its root.
+        repo_type: `model` or `dataset`.
+        recursive: list what is in subfolders, too.
+
+    Raises:
+        FileNotFoundError: there is no such repository or folder.
+        PermissionError: access is refused.
+        OSError: the hub is out of reach, or its answer is no listing.
+    """
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    where = f"{repo}/{folder}".rstrip("/")
+    try:
+        api = HfApi(endpoint=endpoint)
+        entries = list(api.list_repo_tree(repo, folder or None, recursive=recursive, repo_type=repo_type))
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        status = _status(error)
+        if status in (401, 403):
+            raise _no_access(repo, repo_type, error) from error
+        if status == 404:
+            raise FileNotFoundError(f"{where}: found no such folder on {endpoint} (HTTP 404), wanted one of its listing") from error
+        if status is not None:
+            raise OSError(f"{where}: {endpoint} answers HTTP {status}, wanted a listing; try again later") from error
+        raise ConnectionError(f"{where}: the hub is out of reach ({one_line(error)}), wanted a listing") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise OSError(f"{where}: {endpoint} does not answer as a hub does; check HF_ENDPOINT and proxies") from error
+    for entry in entries:
+        if not isinstance(entry.path, str) or not is_inside(entry.path, folder):
+            raise OSError(f"{where}: the listing names {entry.path!r}, wanted paths in that folder")
+        if isinstance(entry, RepoFile) and (type(entry.size) is not int or entry.size < 0):
+            raise OSError(f"{where}: the listing gives {entry.path} a size of {entry.size!r}, wanted bytes")
+    return entries
+
+
+def is_inside(path: str, folder: str = "") -> bool:
+    """Return whether a path with slashes stays in `folder`: relative, and without `.`, `..`, backslashes or drive letters."""
+    parts = path.split("/")
+    return path.startswith(f"{folder}/" if folder else "") and not any(
+        part in ("", ".", "..") or set(part) & set("\\:\0") for part in parts
+    )
+
+
+def check_disk(folder: Path, need: int) -> None:
+    """Raise OSError unless `need` bytes are free where `folder` is or will be."""
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise OSError(f"{folder}: found {bytes_text(free)} free on that disk, wanted {bytes_text(need)}; make room and run again")
+
+
+def bytes_text(count: float) -> str:
+    """Return a number of bytes as people read it, in powers of 1000."""
+    return tqdm.format_sizeof(count, "B", 1000)
+
+
+def one_line(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_download(program: str, work: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
+    """Do a script's work; return its exit code: 0, 2 after one line about what was wrong, 130 when interrupted."""
+
+    def problems(argv: Sequence[str] | None) -> list[str]:
+        work(argv)
+        return []
+
+    try:
+        return run_script(program, problems, argv)
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; run again to go on", file=sys.stderr)
+        return 130
+
+
+def _received(item: Item) -> int:
+    """Return how many bytes of an item are on disk, in the file or in what `model.weights.hub` keeps of it in `.cache/`."""
+    cache = item.destination.parent / ".cache"
+    for path in (item.destination, *cache.glob(f"{glob.escape(item.destination.name)}.*.incomplete")):
+        try:
+            return min(path.stat().st_size, item.size)
+        except FileNotFoundError:  # not there, or just renamed
+            continue
+    return 0
+
+
+def _asked_wait_s(error: OSError) -> float:
+    """Return how long a server that answered HTTP 429 wants to be left alone, in seconds; else 0."""
+    if _status(error.__cause__) != 429:
+        return 0.0
+    headers = error.__cause__.response.headers
+    asked = re.search(r"\d+", headers.get("Retry-After", "")) or re.search(r"(?<=;t=)\d+", headers.get("RateLimit", ""))
+    return float(asked[0]) + 1 if asked else 60.0
+
+
+def _status(error: BaseException | None) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def _no_access(repo: str, repo_type: str, cause: BaseException | None) -> PermissionError:
+    return PermissionError(
+        f"{repo}: found no access (HTTP {_status(cause)}), wanted an account that was let in: ask at {PAGES[repo_type]}{repo}, "
+        "then log in with `hf auth login` or set HF_TOKEN"
+    )

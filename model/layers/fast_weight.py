@@ -1,0 +1,166 @@
+"""The fast-weight layer of LaCT: input tokens train a small MLP, all tokens are read out through it.
+
+Letters: b scenes, v views, t tokens of a view, l = v·t, n heads, k head width, m hidden width, d width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from config import AddressConfig
+from model.layers.address import Address, Places, address_of
+from model.layers.attention import count_heads
+from model.layers.primitives import Linear, RMSNorm, unit
+from model.ops import fast_weight as op
+from model.ops.rotation import rotate
+from model.parallel.context import Shares
+
+
+class FastWeight(nn.Module):
+    """Large-chunk test-time training of a SwiGLU MLP per head, over all views of a scene.
+
+    Args:
+        dim: token width.
+        length_dim: `vl`.
+        head_dim: k, width of a head.
+        inter_multi: m / k.
+        base_lr: learning rate of a token for which `lr_fc` gives 0.
+        muon_update_steps: Newton-Schulz steps.
+        address: rotate tokens by where they look, see `model.layers.address`; None: the published layer.
+        w1_only: a scene updates w1 alone.
+
+    Attributes:
+        newton_schulz_dtype: dtype of the Newton-Schulz steps.
+        implementation: of the operations, see `model.ops.fast_weight`.
+
+    Raises:
+        ValueError: `head_dim` does not divide `dim`, `length_dim` is not `vl`, or hidden numbers are too few to rotate.
+
+    Precision: products in the compute dtype; rotations, learning rates, norms, sums over chunks and weights in float32.
+    Source: LaCT (arXiv 2505.23884), section 3; for w1 alone arXiv 2602.21204.
+    """
+
+    mixes_views = True
+    newton_schulz_dtype: torch.dtype = torch.bfloat16
+    implementation: str = "auto"
+
+    def __init__(
+        self,
+        dim: int,
+        length_dim: str,
+        head_dim: int,
+        inter_multi: float,
+        base_lr: float,
+        muon_update_steps: int = 5,
+        address: AddressConfig | None = None,
+        w1_only: bool = False,
+    ) -> None:
+        super().__init__()
+        if length_dim != "vl":
+            raise ValueError(f"fast_weight: length_dim is {length_dim!r}; wanted vl, since fast weights hold all images")
+        self.heads = count_heads(dim, head_dim)
+        self.lr_offset = math.log(math.expm1(base_lr))
+        self.muon_update_steps = muon_update_steps
+        self.address_config = address
+        hidden = int(head_dim * inter_multi)
+        if address is not None and hidden < head_dim and "hidden" in address.sites:
+            raise ValueError(f"fast_weight: inter_multi is {inter_multi}; wanted 1 or more to rotate hidden numbers as keys are")
+        self.w0 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))
+        self.w1 = nn.Parameter(torch.randn(self.heads, hidden, head_dim) * math.sqrt(2 / hidden))
+        self.w2 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))
+        self.to_qkv = Linear(dim, 3 * dim)
+        self.c_proj = Linear(dim, dim)
+        self.lr_fc = nn.Linear(dim, (1 if w1_only else 3) * self.heads)
+        self.o_norm = RMSNorm(head_dim, eps=1e-5)
+
+    def address(self, places: Places) -> Address | None:
+        """Return the address of tokens at these places; the same in every block."""
+        if self.address_config is None:
+            return None
+        return address_of(self.address_config, places, self.w0.shape[1])
+
+    def write(
+        self, x: Tensor, memory: tuple[op.Weights, op.Weights] | None = None, address: Address | None = None
+    ) -> tuple[op.Weights, op.Weights]:
+        """Add the gradients of some input views, normalised tokens (b, v, t, d), to `memory`.
+
+        Returns:
+            the initial weights in the compute dtype, cast once for all chunks, and the sum of the gradients in float32.
+        """
+        shape, x = x.shape, x.flatten(1, 2)
+        d = x.shape[-1]
+        narrow = x.to(self.to_qkv.compute_dtype)
+        key = _unit(self._heads(F.silu(self.to_qkv(narrow, slice(d, 2 * d)))), address)
+        value = self._heads(F.silu(self.to_qkv(narrow, slice(2 * d, 3 * d))))
+        if address is not None and address.rotation is not None:
+            value = _rotate_blocks(value, address.rotation, shape)
+        weights = memory[0] if memory else self._weights_to_write(shape[0], key.dtype)
+        part = op.gradients(weights, key, value, self._learning_rate(x), self.implementation, _turn_hidden(address))
+        if memory is None:
+            return weights, tuple(gradient.float() for gradient in part)
+        return weights, tuple(total + gradient for total, gradient in zip(memory[1], part, strict=True))
+
+    def reduce(self, memory: tuple[op.Weights, op.Weights], shares: Shares) -> tuple[op.Weights, op.Weights]:
+        """Add up the gradients of all processes that hold views of the scene."""
+        weights, gradients = memory
+        total = shares.total(torch.cat([gradient.flatten() for gradient in gradients]))
+        parts = total.split([gradient.numel() for gradient in gradients])
+        return weights, tuple(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True))
+
+    def finish(self, memory: tuple[op.Weights, op.Weights]) -> dict[str, Tensor]:
+        """Return the scene's fast weights, (b·n, …), in the compute dtype."""
+        gradients = memory[1]
+        initial = self._initial_weights(gradients[0].shape[0] // self.heads, torch.float32)
+        weights = op.update(initial, gradients, self.muon_update_steps, self.newton_schulz_dtype, self.implementation)
+        return {name: w.to(self.to_qkv.compute_dtype) for name, w in zip(("w0", "w1", "w2"), weights, strict=True)}
+
+    def read(self, x: Tensor, state: dict[str, Tensor], target: bool, address: Address | None = None) -> Tensor:
+        """Read tokens (b, v, t, d) out through the fast weights; inputs and targets alike."""
+        query = _unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))), address)
+        out = op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation, _turn_hidden(address))
+        if address is not None and address.rotation is not None:
+            out = _rotate_blocks(out, address.rotation.mT, x.shape)
+        return self.c_proj(rearrange(self.o_norm(out), "(b n) l k -> b l (n k)", n=self.heads)).view(x.shape)
+
+    def _learning_rate(self, x: Tensor) -> Tensor:
+        """Return (3, b·n, l, 1), float32; of w1 alone (1, b·n, l, 1)."""
+        raw = F.linear(x.float(), self.lr_fc.weight.float(), self.lr_fc.bias.float())
+        return rearrange(F.softplus(raw + self.lr_offset), "b l (s n) -> s (b n) l 1", n=self.heads)
+
+    def _initial_weights(self, b: int, dtype: torch.dtype) -> op.Weights:
+        return tuple(repeat(w.to(dtype), "n i j -> (b n) i j", b=b) for w in (self.w0, self.w1, self.w2))
+
+    def _weights_to_write(self, b: int, dtype: torch.dtype) -> op.Weights:
+        """Return the initial weights, w1 laid out column by column: the gradients need its transpose alone."""
+        w0, w1, w2 = self._initial_weights(b, dtype)
+        return w0, w1.mT.contiguous().mT, w2
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Split (b, l, d) into (b·n, l, k)."""
+        return rearrange(x, "b l (n k) -> (b n) l k", n=self.heads)
+
+
+def _unit(x: Tensor, address: Address | None) -> Tensor:
+    """Return queries or keys (b·n, l, k) as unit vectors, rotated by their address, rounded once."""
+    if address is None or address.turn_qk is None:
+        return unit(x)
+    return rotate(unit(x.float()), address.turn_qk, in_place=True).to(x.dtype)
+
+
+def _turn_hidden(address: Address | None) -> Tensor | None:
+    return None if address is None else address.turn_hidden
+
+
+def _rotate_blocks(x: Tensor, rotation: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Rotate blocks of three numbers of x (b·n, l, k) by the rotation (b, v, 3, 3) of their view, in float32; the rest stays.
+
+    `shape` is that of the tokens, (b, v, t, d).
+    """
+    b, v, t, _ = shape
+    n, turning = x.shape[0] // b, x.shape[-1] // 3 * 3
+    blocks = x[..., :turning].float().reshape(b, n, v, t * turning // 3, 3)
+    turned = (blocks @ rotation.mT[:, None]).reshape(b * n, v * t, turning).to(x.dtype)
+    return torch.cat([turned, x[..., turning:]], dim=-1)

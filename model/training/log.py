@@ -1,0 +1,230 @@
+"""Training log: a line and a progress bar, JSON lines, TensorBoard and Weights & Biases."""
+
+import contextlib
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from config.recipe import Recipe
+from data.files import write_text
+from data.output.curves import draw_curves
+from model.parallel.processes import Processes
+
+# Name in a row → (name in the line, format).
+LINE = {
+    "loss": ("loss", "{:.5f}"),
+    "lpips": ("lpips", "{:.4f}"),
+    "psnr": ("psnr", "{:.2f}"),
+    "val_psnr": ("val psnr", "{:.2f}"),
+    "val_ssim": ("val ssim", "{:.4f}"),
+    "lr": ("lr", "{:.2e}"),
+    "gradient_norm": ("norm", "{:.3f}"),
+    "skips": ("skipped", "{:d}"),
+    "broken": ("broken", "{:d}"),
+    "samples_per_s": ("samples/s", "{:.2f}"),
+    "tokens_per_s": ("tokens/s", "{:.3g}"),
+    "flops_share": ("flops", "{:.1%}"),
+    "data_wait": ("data wait", "{:.1%}"),
+    "memory_gib": ("GiB", "{:.2f}"),
+    "seconds_left": ("left", "{}"),
+}
+ONLY_IF_ANY = ("skips", "broken")
+
+
+class TrainingLog:
+    """The log of one run, kept by its first process.
+
+    Args:
+        folder: of the run; `log.jsonl` in it is continued, `events` holds TensorBoard's files.
+        step: steps done so far: later rows, of a run that was killed after its last snapshot, are dropped.
+        steps: steps in all.
+        wandb_project: None leaves Weights & Biases alone.
+        settings: what Weights & Biases should show as the run's configuration.
+
+    Raises:
+        ValueError: wandb is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, step: int, steps: int, wandb_project: str | None, settings: dict[str, Any]) -> None:
+        self.path, self.steps = folder / "log.jsonl", steps
+        self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._events = open_tensorboard(folder / "events", step)
+        self._wandb = start_wandb(wandb_project, folder, settings) if wandb_project is not None else None
+        self._bar = tqdm(total=steps, initial=step, disable=None, dynamic_ncols=True, unit="step")
+
+    def advance(self, step: int) -> None:
+        """Move the progress bar."""
+        self._bar.update(step - self._bar.n)
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Write one row of figures by name, with its `step`, everywhere."""
+        row = {name: finite(value) for name, value in row.items()}
+        self.rows.append(row)
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        self.say(format_line(row, self.steps))
+        self._bar.set_postfix_str(" · ".join(f"{name} {row[name]:.4g}" for name in ("loss", "psnr") if row.get(name) is not None))
+        numbers = {name: value for name, value in row.items() if name != "step" and value is not None}
+        if self._events is not None:
+            for name, value in numbers.items():
+                self._events.add_scalar(name, value, row["step"])
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=row["step"])
+
+    def close(self) -> None:
+        """Finish all files, and draw `curves.png`."""
+        self._bar.close()
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        draw_curves(self.path.parent / "curves.png", self.rows)
+
+
+class Window:
+    """Means of what happened since the last row of the log; sums stay on the device until the row is asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was added, and start the clock."""
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.steps, self.waited_s = 0, 0.0
+        self.start_s, self.start_cpu_s = time.perf_counter(), time.process_time()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as time spent waiting for data."""
+        start = time.perf_counter()
+        yield
+        self.waited_s += time.perf_counter() - start
+
+    def add(self, values: dict[str, Tensor], refused: Tensor) -> None:
+        """Add the figures of a step; those of a refused one do not count."""
+        self.steps += 1
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + torch.where(refused > 0, 0, value)
+            self.counts[name] = self.counts.get(name, 0) + (1 - refused)
+
+    def row(self, recipe: Recipe, processes: Processes, tokens: int, flops: int, rate: float, broken: int) -> dict[str, Any]:
+        """Return the figures since the last row, over all processes; CPU seconds are this one's, of all its threads.
+
+        Args:
+            tokens: of one scene, inputs and targets.
+            flops: of training on one scene.
+            rate: FLOP/s of matrix products of one process.
+            broken: samples that this process replaced so far.
+        """
+        names = sorted(self.sums)
+        mine = [self.sums[name] for name in names] + [self.counts[name] for name in names]
+        extra = torch.tensor([broken, self.waited_s], device=self.device)
+        total = processes.total(torch.cat([torch.stack(mine), extra]).double()).tolist()
+        seconds = time.perf_counter() - self.start_s
+        n = len(names)
+        row = {name: total[i] / total[n + i] if total[n + i] else None for i, name in enumerate(names)}
+        if row.get("mse"):
+            row["psnr"] = -10 * math.log10(row["mse"])
+        samples_per_s = self.steps * recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks / seconds
+        return row | {
+            "samples_per_s": samples_per_s,
+            "tokens_per_s": samples_per_s * tokens,
+            "flops_share": samples_per_s * flops / (rate * processes.world),
+            "data_wait": total[-1] / processes.world / seconds,
+            "broken": int(total[-2]),
+            "memory_gib": peak_memory(self.device) / 2**30,
+            "seconds_per_step": seconds / self.steps,
+            "cpu_seconds_per_step": (time.process_time() - self.start_cpu_s) / self.steps,
+        }
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a log; a last line that a killed process left half written is dropped."""
+    rows = []
+    if path.is_file():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        for i, line in enumerate(lines):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                if i < len(lines) - 1:
+                    raise ValueError(f"{path}, line {i + 1}: found no JSON, wanted a row of a training log") from None
+    return rows
+
+
+def format_line(row: dict[str, Any], steps: int) -> str:
+    """Return a row as a line of text; figures that are missing are left out, those that are not finite read `-`."""
+    parts = [f"step {row['step']}/{steps}"]
+    for name, (label, form) in LINE.items():
+        if name not in row or (name in ONLY_IF_ANY and not row[name]):
+            continue
+        value = format_seconds(row[name]) if name == "seconds_left" and row[name] is not None else row[name]
+        parts.append(f"{label} {'-' if value is None else form.format(value)}")
+    return " · ".join(parts)
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a time as 1d02h, 2h03m, 3m04s or 5s."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days}d{h:02d}h"
+    if hours:
+        return f"{h}h{m:02d}m"
+    return f"{m}m{s:02d}s" if minutes else f"{s}s"
+
+
+def finite(value: Any) -> Any:
+    """Return None for a number that JSON has no word for, else the value."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process held so far on the device; on a CPU, resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def open_tensorboard(folder: Path, step: int) -> Any:
+    """Return a writer of TensorBoard events, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(os.fspath(folder), purge_step=step + 1)
+
+
+def start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
+    """Start, or go on with, the run of this folder in Weights & Biases.
+
+    Raises:
+        ValueError: wandb is not installed.
+    """
+    try:
+        import wandb
+    except ImportError:
+        raise ValueError(f"--wandb {project}: wandb is not installed; wanted it (pip install wandb) or no --wandb") from None
+    return wandb.init(project=project, name=folder.name, id=folder.name, resume="allow", dir=folder, config=settings)

@@ -1,0 +1,241 @@
+"""Training snapshots: all that a run needs to go on as if it had never stopped, written in the background."""
+
+import dataclasses
+import random
+import re
+import subprocess
+import zipfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from config import ModelConfig
+from config.recipe import Recipe, differences, recipe_from_dict
+from data.files import replace_when_finished
+from model.training.optimizer import Optimiser
+from model.training.snapshot_parts import join_parts, write_parts
+from model.weights.file import SNAPSHOT_FORMAT
+from model.weights.load import load_weights
+
+FORMAT = f"{SNAPSHOT_FORMAT} 1"
+NAME = re.compile(r"step_(\d+)\.pt")
+# Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
+ROOM, ROOM_A_TENSOR = 1 << 15, 512
+KEYS = ("model", "average", "optimiser", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
+
+
+class SnapshotWriter:
+    """Write snapshots into a folder, one at a time, while training goes on.
+
+    Args:
+        folder: where; leftovers of writes that were killed are removed from it.
+        keep: how many of the newest stay.
+        parts: (bytes of a part, of all parts): the newest is in files of that size, too, in the folder `parts` beside.
+
+    Attributes:
+        whole: whether the parts hold the whole snapshot, or all but the optimiser's state; None before there are any.
+    """
+
+    def __init__(self, folder: Path, keep: int, parts: tuple[int, int] | None = None) -> None:
+        self.folder, self.keep, self.parts = folder, keep, parts
+        self.whole: bool | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
+        self._pending: Future | None = None
+        for leftover in folder.glob(".step_*.tmp.pt"):
+            leftover.unlink()
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Copy `content`, of `snapshot`, to the CPU and start writing it; waits until the one before is on disk.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        self._pending = self._thread.submit(self._write, {"format": FORMAT, **_copy(content)})
+
+    def wait(self) -> None:
+        """Wait until everything is on disk.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Wait, then end the thread."""
+        self.wait()
+        self._thread.shutdown()
+
+    def _write(self, content: dict[str, Any]) -> None:
+        path = self.folder / f"step_{content['step']:08d}.pt"
+        with replace_when_finished(path) as temporary:
+            torch.save(content, temporary)
+        if self.parts:
+            self.whole = write_parts(
+                path, self.folder.parent / "parts", *self.parts, lambda file: torch.save({**content, "optimiser": None}, file)
+            )
+        for _, old in list_snapshots(self.folder)[: -self.keep]:
+            old.unlink()
+
+
+def snapshot(
+    model: nn.Module, average: nn.Module | None, optimiser: Optimiser, rng: list[dict], recipe: Recipe, data_ranks: int,
+    step: int, skips: int,
+) -> dict[str, Any]:
+    """Collect what a snapshot holds.
+
+    Args:
+        model: the bare network.
+        average: the same with averaged weights, or None.
+        optimiser: of the model.
+        rng: `rng_state` of every process, by rank.
+        recipe: of the run.
+        data_ranks: how many processes share a step's samples.
+        step: steps done.
+        skips: steps left out so far.
+
+    Returns:
+        tensors where they are, and plain values.
+    """
+    return {
+        "model": model.state_dict(),
+        "average": None if average is None else average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "step": step,
+        "skips": skips,
+        "rng": rng,
+        "recipe": dataclasses.asdict(recipe),
+        "config": model.config.to_dict(),
+        "data_ranks": data_ranks,
+        "code_version": code_version(),
+    }
+
+
+def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
+    """Refuse parts that cannot even hold the weights and their average.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    tensors = model.state_dict().values()
+    least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
+    if least > total_bytes:
+        held = "weights and their average" if averaged else "weights"
+        wanted = f"{-(-least >> 10)}K or more, for {held}, or no snapshot_parts"
+        raise ValueError(f"snapshot_total is {total_bytes >> 10}K; wanted {wanted}")
+
+
+def list_snapshots(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, path) of the finished snapshots of a folder, oldest first."""
+    found = [(NAME.fullmatch(path.name), path) for path in folder.glob("step_*.pt")]
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def read_snapshot(path: Path) -> dict[str, Any]:
+    """Read a snapshot, or a folder that holds one in parts; tensors of the former stay on disk until they are used.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such snapshot; wanted one of outputs/EXPNAME/snapshot, or a folder with its parts")
+    source = join_parts(path) if path.is_dir() else path
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=source is path and zipfile.is_zipfile(path))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything
+        reason = " ".join(str(error).split())[:120]
+        problem = f"{path}: cannot be read ({reason}); wanted a whole snapshot: delete it to resume from the one before"
+        raise ValueError(problem) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in KEYS):
+        raise ValueError(f"{path}: not a training snapshot; wanted one of outputs/EXPNAME/snapshot, or --load for weights alone")
+    return content
+
+
+def check_same_run(content: dict[str, Any], path: Path, recipe: Recipe, config: ModelConfig, data_ranks: int) -> None:
+    """Refuse a snapshot of a run with other settings.
+
+    Raises:
+        ValueError: a setting differs that changes what is learned; the message names all of them, old → new.
+    """
+    found = []
+    if content["config"] != config.to_dict():
+        new = config.to_dict()
+        changed = [key for key in new if content["config"].get(key) != new[key]]
+        found += [f"{recipe.config}: {key} {content['config'].get(key)!r} → {new[key]!r}" for key in changed]
+    old = recipe_from_dict(content["recipe"], str(path))
+    found += differences(old, dataclasses.replace(recipe, config=old.config), (content["data_ranks"], data_ranks))
+    if found:
+        raise ValueError(
+            f"{path}: was trained with other settings: {'; '.join(found)}; wanted the same ones, or another --expname "
+            "(with --load to start from its weights)"
+        )
+
+
+def restore(
+    content: dict[str, Any], path: Path, model: nn.Module, average: nn.Module | None, optimiser: Optimiser, rank: int
+) -> None:
+    """Put a snapshot back into a network, its average, its optimiser, and the random number generators of process `rank`.
+
+    A snapshot without an optimiser's state, as parts may hold it, leaves that as it is: new.
+
+    Raises:
+        ValueError: the weights do not fit the network.
+    """
+    load_weights(model, content["model"], str(path))
+    if average is not None:
+        load_weights(average, content["average"], str(path))
+    if content["optimiser"] is not None:
+        optimiser.load_state_dict(content["optimiser"])
+    if rank < len(content["rng"]):
+        set_rng_state(content["rng"][rank])
+
+
+def rng_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of every random number generator of this process: Python, NumPy, torch, and the device's own."""
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (libraries use it)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Set what `rng_state` returned."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    name, words, *rest = state["numpy"]
+    np.random.set_state((name, words.numpy().astype(np.uint32), *rest))  # noqa: NPY002 (libraries use it)
+    torch.set_rng_state(state["torch"].clone())
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].clone())
+
+
+def code_version() -> str:
+    """Return the commit of the program, with `-dirty` where files were changed; `unknown` outside a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _copy(value: Any) -> Any:
+    """Return `value` with its tensors copied to the CPU: training goes on to change the originals."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copy(item) for item in value)
+    return value

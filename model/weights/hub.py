@@ -1,0 +1,297 @@
+"""Fetch files over the network: continued after a cut, checked, and under their final name only when whole.
+
+huggingface_hub finds the file, sends the token and moves the bytes. Its own `hf_hub_download` throws a partial file
+away when the call fails, and checks the size alone; here the partial file is kept in `.cache/` beside the destination,
+named by the content that it is part of, and the hash is checked too. Plain HTTP throughout: hf-xet is not needed.
+"""
+
+import errno
+import glob
+import hashlib
+import os
+import queue
+import re
+import shutil
+import threading
+from pathlib import Path
+
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
+
+from config import did_you_mean
+from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
+
+# A compressed answer has neither a length nor ranges that count in bytes of the file.
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+
+
+_lpips_failures: dict[str, str] = {}
+
+
+def download(
+    repo: str,
+    file: str,
+    destination: str | os.PathLike,
+    repo_type: str = "model",
+    revision: str | None = None,
+) -> Path:
+    """Download one file of a Hugging Face repository, unless it is there already.
+
+    Args:
+        repo: `owner/name`.
+        file: path inside the repository.
+        destination: the file to write. Its folder is created; a partial file waits in that folder's `.cache/`.
+        repo_type: `model` or `dataset`.
+        revision: branch, tag or commit; None for the main branch.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        FileNotFoundError: the hub cannot be reached, or has no such file.
+        PermissionError: the hub refuses access: the repository is gated or private.
+        OSError: the transfer broke off (run again to continue), the disk is full, or the content is not the stated one.
+
+    The environment is read at every call: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+    """
+    destination = Path(destination)
+    if destination.is_file():
+        return destination
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    url = hf_hub_url(repo, file, repo_type=repo_type, revision=revision, endpoint=endpoint)
+    by_hand = _by_hand(url, destination)
+    if _offline():
+        raise FileNotFoundError(f"{destination}: not there, and HF_HUB_OFFLINE forbids fetching it; {by_hand}")
+    try:
+        metadata = get_hf_file_metadata(url, endpoint=endpoint)
+        if metadata.commit_hash is None or metadata.etag is None:
+            raise FileNotFoundError(
+                f"{destination}: not there, and {endpoint} does not answer as a hub does; "
+                f"check HF_ENDPOINT and proxies, or {by_hand}"
+            )
+        # The commit, so that a push between two attempts cannot mix two files; the hub's own address and not the signed
+        # one behind it, which expires.
+        pinned = hf_hub_url(repo, file, repo_type=repo_type, revision=metadata.commit_hash, endpoint=endpoint)
+        _fetch(pinned, destination, metadata.size, metadata.etag, build_hf_headers(headers=UNCOMPRESSED))
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        what = f"{repo_type} repository {repo}"
+        raise _refusal(error, destination, what, f"{file} at {revision or 'main'}", by_hand) from error
+    return destination
+
+
+def download_url(url: str, destination: str | os.PathLike, size: int, sha256: str, patience_s: float = 4.0) -> Path:
+    """Download one file of known content from a plain address, unless it is there already.
+
+    Args:
+        url: address that supports HEAD; ranges are used where it has them.
+        destination: the file to write.
+        size: in bytes.
+        sha256: 64 hexadecimal digits.
+        patience_s: how long to wait for a first answer, name look-up included, before giving up.
+
+    Returns:
+        `destination`.
+
+    Raises:
+        FileNotFoundError: offline, or no answer in time.
+        OSError: as `download`.
+    """
+    destination = Path(destination)
+    if destination.is_file():
+        return destination
+    by_hand = _by_hand(url, destination)
+    if _offline():
+        raise FileNotFoundError(f"{destination}: not there, and HF_HUB_OFFLINE forbids fetching it; {by_hand}")
+    failure = _first_answer(url, patience_s)
+    if failure is not None:
+        raise FileNotFoundError(f"{destination}: not there, and fetching it failed ({_brief(failure)}); {by_hand}")
+    try:
+        _fetch(url, destination, size, sha256, UNCOMPRESSED)
+    except HTTPError as error:
+        raise OSError(f"{destination}: not there, and fetching it failed ({_brief(error)}); {by_hand}") from error
+    return destination
+
+
+def resolve_weights(path: str | os.PathLike) -> Path:
+    """Return the weight file that `path` means, downloading it when it is a known one that is not there.
+
+    Args:
+        path: a file; or one of the table's that need not be there yet. A bare name is looked for here, then in weight/.
+
+    Raises:
+        FileNotFoundError: the file is not there and not in the table; the message names the known ones.
+        OSError: the file is in the table and could not be downloaded: see `download`.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    known = known_weights()
+    if path.name not in known:
+        raise FileNotFoundError(f"{path}: no such weight file; {did_you_mean(path.name, list(known))}")
+    row = known[path.name]
+    if row.repo is None:
+        raise FileNotFoundError(f"{path}: not there; it comes with a clone of the project, in weight/: wanted that path")
+    return download(row.repo, row.file, path if path != Path(path.name) else WEIGHT_DIR / path.name)
+
+
+def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
+    """Return the paths of the VGG-16 trunk and of the LPIPS heads in weight/, downloading what is missing where `fetch` says so.
+
+    A download that fails is not tried again in this process: every later call fails at once with the same message.
+
+    Raises:
+        FileNotFoundError: a file is missing and could not be fetched; the message says what to put where.
+    """
+    paths = tuple(WEIGHT_DIR / file.name for file in LPIPS_FILES)
+    for path, file in zip(paths, LPIPS_FILES, strict=True):
+        if not path.is_file() and not fetch:
+            raise FileNotFoundError(f"{path}: not there, and a run without --load fetches nothing; {_by_hand(file.url, path)}")
+        if not path.is_file() and file.name not in _lpips_failures:
+            try:
+                download_url(file.url, path, file.size, file.sha256)
+            except OSError as error:
+                _lpips_failures[file.name] = str(error)
+        if not path.is_file():
+            raise FileNotFoundError(_lpips_failures[file.name])
+    return paths
+
+
+def _by_hand(url: str, destination: Path) -> str:
+    return f"get {url} and save it as {destination}"
+
+
+def _offline() -> bool:
+    return is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _first_answer(url: str, patience_s: float) -> Exception | None:
+    """Return why `url` does not answer, or None. In a thread, as no timeout covers the look-up of the host's name."""
+    outcome: queue.SimpleQueue = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            get_session().head(url, timeout=patience_s, follow_redirects=True).raise_for_status()
+            outcome.put(None)
+        except (HTTPError, OSError) as error:
+            outcome.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return outcome.get(timeout=patience_s)
+    except queue.Empty:
+        return TimeoutError(f"no answer within {patience_s:g} s")
+
+
+def _fetch(url: str, destination: Path, size: int | None, etag: str, headers: dict[str, str]) -> None:
+    """Bring `url` to `destination` through a partial file that outlives this process; one process at a time."""
+    cache = destination.parent / ".cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    content = re.sub("[^0-9A-Za-z]", "", etag)[:16]
+    partial = cache / f"{destination.name}.{content}.incomplete"
+    with WeakFileLock(cache / f"{destination.name}.lock"):
+        if destination.is_file():
+            return
+        for stale in set(cache.glob(f"{glob.escape(destination.name)}.*.incomplete")) - {partial}:
+            stale.unlink()
+        _receive(url, partial, destination, size, headers)
+        _verify(url, partial, destination, size, etag)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(destination)
+
+
+def _receive(url: str, partial: Path, destination: Path, size: int | None, headers: dict[str, str]) -> None:
+    """Append to `partial` what it lacks of `url`, going on after a cut as long as every attempt brings something."""
+    have = partial.stat().st_size if partial.exists() else 0
+    if size is not None and have > size:
+        partial.unlink()
+        have = 0
+    free = shutil.disk_usage(partial.parent).free
+    if size is not None and size - have > free:
+        raise OSError(f"{destination}: {size - have} bytes to fetch, {free} free on that disk; make room and run again")
+    while True:
+        try:
+            with partial.open("ab") as file:
+                name = destination.name
+                http_get(url, file, resume_size=have, headers=headers, expected_size=size, displayed_filename=name)
+            return
+        except HfHubHTTPError:
+            raise
+        except (HTTPError, OSError) as error:
+            before, have = have, partial.stat().st_size
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise OSError(f"{destination}: disk full at {have} of {size} bytes; make room and run again") from error
+            if size is not None and have > size:
+                return
+            if have <= before:
+                raise OSError(
+                    f"{destination}: the transfer broke off at {have} of {size} bytes ({_brief(error)}); "
+                    f"run again to continue it, or {_by_hand(url, destination)}"
+                ) from error
+
+
+def _verify(url: str, partial: Path, destination: Path, size: int | None, etag: str) -> None:
+    """Compare `partial` with the size and the hash that were stated; delete it where they differ."""
+    have = partial.stat().st_size
+    if size is None or have == size:
+        digest = _digest(partial, etag)
+        if digest == etag:
+            return
+        found, wanted = f"a content of hash {digest}", etag
+    else:
+        found, wanted = f"{have} bytes", f"{size}"
+    partial.unlink()
+    raise OSError(
+        f"{destination}: received {found}, wanted {wanted}; deleted it: run again, or {_by_hand(url, destination)}"
+    )
+
+
+def _digest(path: Path, etag: str) -> str:
+    """Return a file's hash of the kind that `etag` is: sha256 (large files), git's sha1 (small ones), else `etag`."""
+    if re.fullmatch("[0-9a-f]{64}", etag):
+        digest = hashlib.sha256()
+    elif re.fullmatch("[0-9a-f]{40}", etag):
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
+    else:
+        return etag
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _refusal(error: Exception, destination: Path, repo: str, file: str, by_hand: str) -> OSError:
+    """Return the one-line error for what huggingface_hub raised."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if isinstance(error, GatedRepoError):
+        return PermissionError(
+            f"{destination}: {repo} is gated (HTTP {status}); accept its terms on its page and set HF_TOKEN to a token "
+            f"of that account, or {by_hand}"
+        )
+    if isinstance(error, (EntryNotFoundError, RevisionNotFoundError)):
+        return FileNotFoundError(f"{destination}: {repo} has no {file} (HTTP {status}); check the names, or {by_hand}")
+    if status in (401, 403):
+        return PermissionError(
+            f"{destination}: {repo} does not exist or is refused to you (HTTP {status}); set HF_TOKEN to a token that "
+            f"may read it, or {by_hand}"
+        )
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
+        return FileNotFoundError(f"{destination}: there is no {repo} (HTTP {status}); check the names, or {by_hand}")
+    if status is not None:
+        return OSError(f"{destination}: {repo} answers HTTP {status}; try again later, or {by_hand}")
+    return FileNotFoundError(f"{destination}: not there, and the hub is out of reach ({_brief(error)}); {by_hand}")
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__

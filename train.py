@@ -314,7 +314,12 @@ def accumulate(
         with contextlib.nullcontext() if alone else network.no_sync():
             rendered = network(inputs, targets)
             loss, parts = render_loss(
-                rendered, targets["image"], lpips, recipe.lpips_weight, recipe.actckpt, dtype == torch.bfloat16,
+                rendered,
+                targets["image"],
+                lpips,
+                recipe.lpips_weight,
+                recipe.actckpt,
+                dtype == torch.bfloat16,
                 recipe.gradient_weight,
             )
             (loss * weight / recipe.grad_accum).backward()

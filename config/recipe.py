@@ -157,7 +157,10 @@ def parse_size(text: str, name: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="train.py", description="Train a LaCT network.", allow_abbrev=False, argument_default=argparse.SUPPRESS,
+        prog="train.py",
+        description="Train a LaCT network.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--recipe", metavar="YAML", help="settings by flag name, such as config/train/object_256.yaml; flags win")
     for name, field in FIELDS.items():

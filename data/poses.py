@@ -9,9 +9,7 @@ import torch
 _NO_DIRECTION = 1e-5
 
 
-def normalise_poses(
-    c2w: torch.Tensor, reference: int | slice | None = None, scene_scale: float = 1.0
-) -> torch.Tensor:
+def normalise_poses(c2w: torch.Tensor, reference: int | slice | None = None, scene_scale: float = 1.0) -> torch.Tensor:
     """Move scenes into the frame of their mean camera and scale their cameras into a cube.
 
     The frame's z is the mean viewing direction, its y the mean of the cameras' y made perpendicular to z, its origin
@@ -41,9 +39,7 @@ def normalise_poses(
     views = reference if isinstance(reference, slice) else slice(0, reference)
     used = c2w[:, views].double()
     if used.shape[1] == 0 or (isinstance(reference, int) and used.shape[1] != reference):
-        raise ValueError(
-            f"normalise_poses: reference is {reference} but there are {c2w.shape[1]} views: name one or more of those"
-        )
+        raise ValueError(f"normalise_poses: reference is {reference} but there are {c2w.shape[1]} views: name one or more of those")
     rotation, position = _mean_camera(used)
     moved = c2w.double().clone()
     moved[..., :3, :3] = rotation.mT[:, None] @ moved[..., :3, :3]

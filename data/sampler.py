@@ -54,7 +54,11 @@ class Source(Protocol):
 
 
 def open_source(
-    path: str, recipe: Recipe, patch_size: int, device: torch.device, own: Sequence[int] | None = None,
+    path: str,
+    recipe: Recipe,
+    patch_size: int,
+    device: torch.device,
+    own: Sequence[int] | None = None,
     share: tuple[int, int] | None = None,
 ) -> Source:
     """Return the source that `--data_path` or `--val_data_path` names.
@@ -269,9 +273,7 @@ class PoolSource(SyntheticSource):
     A sample is a function of seed, number, scenes a step, and which of how many shares of the samples it belongs to.
     """
 
-    def __init__(
-        self, path: str, recipe: Recipe, device: torch.device, own: Sequence[int] | None, share: tuple[int, int]
-    ) -> None:
+    def __init__(self, path: str, recipe: Recipe, device: torch.device, own: Sequence[int] | None, share: tuple[int, int]) -> None:
         from data.synthetic.pool import ScenePool
 
         super().__init__(path, recipe, device, own)

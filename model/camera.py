@@ -6,9 +6,7 @@ Letters: b scenes, v views, h w pixels. Axes are OpenCV's: x right, y down, z fo
 import torch
 
 
-def rays(
-    fxfycxcy: torch.Tensor, c2w: torch.Tensor, image_size: tuple[int, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rays(fxfycxcy: torch.Tensor, c2w: torch.Tensor, image_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Cast a ray through the centre of every pixel.
 
     Args:

@@ -301,9 +301,7 @@ class LaCTLVSM(nn.Module):
         c2w = c2w.to(self.device)
         return focus_of(c2w if shares is None else shares.gather(c2w, shares.views))
 
-    def _addresses(
-        self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], focus: Tensor | None
-    ) -> Addresses | None:
+    def _addresses(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], focus: Tensor | None) -> Addresses | None:
         """Return the addresses of the tokens of some views for the layers of a block, the same in all blocks."""
         if not any("address" in layer.params for layer in self.config.block):
             return None

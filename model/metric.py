@@ -133,9 +133,7 @@ class LPIPS(nn.Module):
         return levels
 
 
-def _images(
-    rendered: torch.Tensor, target: torch.Tensor, what: str, at_least: int = 1
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _images(rendered: torch.Tensor, target: torch.Tensor, what: str, at_least: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Check the two images, and lift both to float32, or to float64 if one of them is."""
     shape = tuple(rendered.shape)
     if shape != tuple(target.shape) or len(shape) < 3 or shape[-3] != 3 or min(shape[-2:]) < at_least:

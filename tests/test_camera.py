@@ -46,9 +46,7 @@ def inward_ring(views: int, elevation_deg: float) -> torch.Tensor:
     return c2w[None]
 
 
-FXFYCXCY = torch.tensor(
-    [[[11.0, 13.0, 3.2, 4.9], [9.0, 8.5, 2.5, 3.0], [21.0, 20.0, 4.1, 2.2]], [[7.0, 9.0, 3.5, 4.5]] * 3]
-)
+FXFYCXCY = torch.tensor([[[11.0, 13.0, 3.2, 4.9], [9.0, 8.5, 2.5, 3.0], [21.0, 20.0, 4.1, 2.2]], [[7.0, 9.0, 3.5, 4.5]] * 3])
 
 
 def test_points_along_the_rays_project_to_pixel_centres() -> None:
@@ -81,9 +79,7 @@ def test_a_scaled_rotation_still_gives_unit_directions() -> None:
     c2w = random_poses(1, seed=4).float()
     scaled = c2w.clone()
     scaled[:, :3, :3] *= 1.25
-    torch.testing.assert_close(
-        rays(FXFYCXCY[0, :1], scaled, (4, 6))[1], rays(FXFYCXCY[0, :1], c2w, (4, 6))[1], atol=5e-7, rtol=0
-    )
+    torch.testing.assert_close(rays(FXFYCXCY[0, :1], scaled, (4, 6))[1], rays(FXFYCXCY[0, :1], c2w, (4, 6))[1], atol=5e-7, rtol=0)
 
 
 def test_rays_are_float32_in_every_precision_and_under_autocast() -> None:

@@ -148,8 +148,17 @@ argv = {argv!r}
 sys.exit(train.main(argv))
 """
 SHARED_RUN = {
-    "steps": 3, "num_all_views": 5, "num_input_views": 3, "num_target_views": 3, "scene_pose_normalize": True, "grad_accum": 2,
-    "val_data_path": "scenes/test_data_path.json", "val_every": 3, "log_every": 1, "ema": 0.5, "actckpt": True,
+    "steps": 3,
+    "num_all_views": 5,
+    "num_input_views": 3,
+    "num_target_views": 3,
+    "scene_pose_normalize": True,
+    "grad_accum": 2,
+    "val_data_path": "scenes/test_data_path.json",
+    "val_every": 3,
+    "log_every": 1,
+    "ema": 0.5,
+    "actckpt": True,
 }
 
 

@@ -149,7 +149,9 @@ def test_a_hub_out_of_reach(tmp_path, capsys, monkeypatch, hub):
     ],
 )
 def test_a_listing_that_is_none(hub, tmp_path, capsys, monkeypatch, answer, wanted):
-    monkeypatch.setattr("tests.support.hub_server._Handler._send_json", lambda self, value, headers=None: self._send(200, {}, answer.encode()))
+    monkeypatch.setattr(
+        "tests.support.hub_server._Handler._send_json", lambda self, value, headers=None: self._send(200, {}, answer.encode())
+    )
     assert fetch_weights(tmp_path) == 2
     assert wanted in lines_of(capsys, "weights_download.py")[0]
     assert hub.count("HEAD") == 0

@@ -77,7 +77,7 @@ def test_a_step_that_fails_takes_no_other_with_it(tmp_path):
 
 def test_a_step_that_takes_too_long_is_cut_off_and_keeps_its_rows(tmp_path, monkeypatch):
     monkeypatch.setitem(STEPS, "chunks", Step("slow", None, 4))
-    sleeper = "import sys, time; sys.stdin.readline(); open(sys.argv[1], 'a').write('{\"what\": \"one\"}\\n{\"wha'); time.sleep(60)"
+    sleeper = 'import sys, time; sys.stdin.readline(); open(sys.argv[1], \'a\').write(\'{"what": "one"}\\n{"wha\'); time.sleep(60)'
 
     class Sleeping(Report):
         def prepare(self, name: str, folder: Path) -> subprocess.Popen:

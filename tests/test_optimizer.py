@@ -67,9 +67,13 @@ def test_step_equals_clipping_and_stepping_plainly(scale, clip):
     model, plain = with_gradients(small(), scale), with_gradients(small(), scale)
     optimiser = build_optimiser(model, 0.05)
     reference = torch.optim.AdamW(
-        [{"params": [x for x in plain.parameters() if x.ndim > 1], "weight_decay": 0.05},
-         {"params": [x for x in plain.parameters() if x.ndim < 2], "weight_decay": 0.0}],
-        betas=(0.9, 0.95), fused=False, foreach=False,
+        [
+            {"params": [x for x in plain.parameters() if x.ndim > 1], "weight_decay": 0.05},
+            {"params": [x for x in plain.parameters() if x.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.95),
+        fused=False,
+        foreach=False,
     )
     for step in range(3):
         with_gradients(model, scale), with_gradients(plain, scale)

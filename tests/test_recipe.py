@@ -40,9 +40,22 @@ def test_command_line_wins_over_yaml_over_defaults(tmp_path):
 
 def test_every_field_is_a_flag_of_its_own_type():
     values = {
-        "precision": "float32", "resume": "none", "data_path": "a.json", "val_data_path": "b.json", "image_size": (8, 16),
-        "warmup": 1, "steps": 2, "ema": 0.5, "num_all_views": 50, "frame_window": 60, "context_parallel": 1, "export": "bfloat16",
-        "optimizer": "muon", "compile_mode": "reduce-overhead", "schedule": "constant", "snapshot_parts": "9M",
+        "precision": "float32",
+        "resume": "none",
+        "data_path": "a.json",
+        "val_data_path": "b.json",
+        "image_size": (8, 16),
+        "warmup": 1,
+        "steps": 2,
+        "ema": 0.5,
+        "num_all_views": 50,
+        "frame_window": 60,
+        "context_parallel": 1,
+        "export": "bfloat16",
+        "optimizer": "muon",
+        "compile_mode": "reduce-overhead",
+        "schedule": "constant",
+        "snapshot_parts": "9M",
         "snapshot_total": "80M",
     }
     for name, field in FIELDS.items():

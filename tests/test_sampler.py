@@ -81,7 +81,9 @@ def test_batch_shapes_and_distinct_views(tmp_path):
     found = source(tmp_path)
     batch = found.batch(range(6))
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
-        "image": (6, 5, 3, 8, 12), "fxfycxcy": (6, 5, 4), "c2w": (6, 5, 4, 4),
+        "image": (6, 5, 3, 8, 12),
+        "fxfycxcy": (6, 5, 4),
+        "c2w": (6, 5, 4, 4),
     }
     shown = [views_in(found, batch, i) for i in range(6)]
     assert [scene for scene, _ in shown] == [scene_of(i, 3, 7) for i in range(6)]
@@ -205,7 +207,9 @@ def test_synthetic_samples_are_a_function_of_seed_and_number():
     found = open_source("synthetic:objects", RECIPE, 4, CPU)
     one, other = found.batch([5, 9]), found.batch([9])
     assert {key: tuple(value.shape) for key, value in one.items()} == {
-        "image": (2, 5, 3, 8, 12), "fxfycxcy": (2, 5, 4), "c2w": (2, 5, 4, 4),
+        "image": (2, 5, 3, 8, 12),
+        "fxfycxcy": (2, 5, 4),
+        "c2w": (2, 5, 4, 4),
     }
     torch.testing.assert_close(one["image"][1:], other["image"])
     assert torch.equal(one["c2w"][1:], other["c2w"])

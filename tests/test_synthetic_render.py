@@ -97,8 +97,9 @@ INSIDE = {
     "cone": lambda x, y, z: ((x * x + y * y) ** 0.5 < 0.65 - 0.35 * z) & (abs(z) < 1),
     "capsule": lambda x, y, z: x * x + y * y + (z - z.clip(-0.65, 0.65)) ** 2 < 0.35**2,
     "torus": lambda x, y, z: ((x * x + y * y) ** 0.5 - 0.75) ** 2 + z * z < 0.25**2,
-    "frame": lambda x, y, z: (np.stack([abs(x), abs(y), abs(z)]).max(0) < 1)
-    & ((np.stack([abs(x), abs(y), abs(z)]) > 0.8).sum(0) >= 2),
+    "frame": lambda x, y, z: (
+        (np.stack([abs(x), abs(y), abs(z)]).max(0) < 1) & ((np.stack([abs(x), abs(y), abs(z)]) > 0.8).sum(0) >= 2)
+    ),
 }
 
 

@@ -57,8 +57,19 @@ def test_damage_before_the_last_line_is_an_error(tmp_path):
 
 def test_line_of_all_figures():
     row = {
-        "step": 5, "loss": 0.5, "lpips": 0.25, "psnr": 10.0, "lr": 4e-4, "gradient_norm": 0.5, "skips": 3, "broken": 0,
-        "samples_per_s": 2.0, "tokens_per_s": 12345.0, "flops_share": 0.456, "data_wait": 0.012, "memory_gib": 1.5,
+        "step": 5,
+        "loss": 0.5,
+        "lpips": 0.25,
+        "psnr": 10.0,
+        "lr": 4e-4,
+        "gradient_norm": 0.5,
+        "skips": 3,
+        "broken": 0,
+        "samples_per_s": 2.0,
+        "tokens_per_s": 12345.0,
+        "flops_share": 0.456,
+        "data_wait": 0.012,
+        "memory_gib": 1.5,
         "seconds_left": 3700.0,
     }
     assert format_line(row, 9) == (

@@ -27,7 +27,13 @@ def test_the_table_is_the_published_one():
         assert (ROOT / row.config).is_file()
         assert row.num_input_views == (8 if row.kind == "object" else 64 if wide else 32)
     assert sorted(row.resolution for row in rows.values() if row.kind == "scene") == [
-        (72, 128), (128, 128), (144, 256), (256, 256), (288, 512), (512, 512), (536, 960),
+        (72, 128),
+        (128, 128),
+        (144, 256),
+        (256, 256),
+        (288, 512),
+        (512, 512),
+        (536, 960),
     ]
 
 

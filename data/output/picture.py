@@ -175,9 +175,7 @@ def colour_table() -> np.ndarray:
     return np.rint(255 * encoded).astype(np.uint8)
 
 
-def _check_images(
-    path: str | os.PathLike, what: str, images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None
-) -> None:
+def _check_images(path: str | os.PathLike, what: str, images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> None:
     for view, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}: expected (h, w, 3) uint8")

@@ -79,9 +79,7 @@ def synthetic_batch(
     """
     if len(indices) == 0:
         raise ValueError("synthetic data: found no index, wanted at least one")
-    scenes, poses, cameras = zip(
-        *(describe(kind, seed, int(i), num_views, image_size, layout) for i in indices), strict=True
-    )
+    scenes, poses, cameras = zip(*(describe(kind, seed, int(i), num_views, image_size, layout) for i in indices), strict=True)
     c2w = torch.from_numpy(np.stack(poses)).float().to(device)
     fxfycxcy = torch.from_numpy(np.stack(cameras)).float().to(device)
     views = render(pack(scenes, device=device), c2w, fxfycxcy, image_size, samples)

@@ -49,8 +49,16 @@ class ScenePool:
     """
 
     def __init__(
-        self, kind: str, seed: int, scenes: int, num_views: int, image_size: tuple[int, int], device: torch.device,
-        share: tuple[int, int] = (0, 1), processes: int = 0, samples: int = 4,
+        self,
+        kind: str,
+        seed: int,
+        scenes: int,
+        num_views: int,
+        image_size: tuple[int, int],
+        device: torch.device,
+        share: tuple[int, int] = (0, 1),
+        processes: int = 0,
+        samples: int = 4,
     ) -> None:
         self.kind, self.seed, self.num_views, self.image_size = kind, seed, num_views, image_size
         self.device, self.share, self.samples = device, share, samples

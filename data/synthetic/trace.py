@@ -149,9 +149,7 @@ def blocked(solids: Solids, rays: Rays, active: torch.Tensor) -> torch.Tensor:
     result = torch.zeros_like(active)
     pairs = _pairs(solids, rays, solids.casts)
     for _, group, _, depth, _ in _depths(solids, rays, pairs):
-        result.view(torch.uint8).scatter_reduce_(
-            0, group[:, None].expand_as(depth), (depth < 1).view(torch.uint8), "amax"
-        )
+        result.view(torch.uint8).scatter_reduce_(0, group[:, None].expand_as(depth), (depth < 1).view(torch.uint8), "amax")
     return result & active
 
 
@@ -275,9 +273,7 @@ def _other_depth(kind: str, line: _Lines, shape: torch.Tensor) -> torch.Tensor:
     return depth
 
 
-def _normals(
-    solids: Solids, kind: str, solid: torch.Tensor, point: torch.Tensor, on_cut: torch.Tensor | None
-) -> torch.Tensor:
+def _normals(solids: Solids, kind: str, solid: torch.Tensor, point: torch.Tensor, on_cut: torch.Tensor | None) -> torch.Tensor:
     """Return outward unit normals (3, k) in the world."""
     result = _world_normal(kind, solids.local_from_world[solid], solids.shape[solid], point)
     if on_cut is None:

@@ -76,9 +76,7 @@ def extract(job: dict, threads: int, say: Callable[..., None]) -> None:
         for start in range(0, len(names), PHOTOS_AT_ONCE):
             some = names[start : start + PHOTOS_AT_ONCE]
             say(stage="features", done=done, total=len(job["photos"]))
-            pycolmap.extract_features(
-                DATABASE, PHOTOS, image_names=some, reader_options=options, extraction_options=extraction
-            )
+            pycolmap.extract_features(DATABASE, PHOTOS, image_names=some, reader_options=options, extraction_options=extraction)
             done += len(some)
 
 

@@ -17,7 +17,12 @@ LPIPS_VIEWS = 16
 
 
 def render_loss(
-    rendered: Tensor, target: Tensor, lpips: LPIPS | None, weight: float, recompute: bool = False, autocast: bool = False,
+    rendered: Tensor,
+    target: Tensor,
+    lpips: LPIPS | None,
+    weight: float,
+    recompute: bool = False,
+    autocast: bool = False,
     gradient_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Compare renderings with photos.

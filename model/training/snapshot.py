@@ -85,8 +85,14 @@ class SnapshotWriter:
 
 
 def snapshot(
-    model: nn.Module, average: nn.Module | None, optimiser: Optimiser, rng: list[dict], recipe: Recipe, data_ranks: int,
-    step: int, skips: int,
+    model: nn.Module,
+    average: nn.Module | None,
+    optimiser: Optimiser,
+    rng: list[dict],
+    recipe: Recipe,
+    data_ranks: int,
+    step: int,
+    skips: int,
 ) -> dict[str, Any]:
     """Collect what a snapshot holds.
 

@@ -17,9 +17,7 @@ SUMS = re.compile(r"(step_\d+)\.sha256")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (step_\d+\.pt\.part\d+)")
 
 
-def write_parts(
-    snapshot: Path, folder: Path, part_bytes: int, total_bytes: int, write_reduced: Callable[[Path], None]
-) -> bool:
+def write_parts(snapshot: Path, folder: Path, part_bytes: int, total_bytes: int, write_reduced: Callable[[Path], None]) -> bool:
     """Cut a snapshot into files; those of an older one go when the new ones are complete.
 
     Args:

@@ -251,9 +251,7 @@ def _verify(url: str, partial: Path, destination: Path, size: int | None, etag: 
     else:
         found, wanted = f"{have} bytes", f"{size}"
     partial.unlink()
-    raise OSError(
-        f"{destination}: received {found}, wanted {wanted}; deleted it: run again, or {_by_hand(url, destination)}"
-    )
+    raise OSError(f"{destination}: received {found}, wanted {wanted}; deleted it: run again, or {_by_hand(url, destination)}")
 
 
 def _digest(path: Path, etag: str) -> str:

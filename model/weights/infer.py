@@ -16,7 +16,10 @@ LAYER_KEYS = {
     *("w0", "w1", "w2", "lr_fc.weight", "lr_fc.bias", "o_norm.weight"),
 }
 OUTER_KEYS = {
-    "input_linear.weight", "input_layernorm.weight", "image_token_decoder.0.weight", "image_token_decoder.1.weight",
+    "input_linear.weight",
+    "input_layernorm.weight",
+    "image_token_decoder.0.weight",
+    "image_token_decoder.1.weight",
 }
 BLOCK_KEY = re.compile(r"blocks\.(\d+)\.module_list\.(\d+)\.(?:f\.)?(.+)")
 # What the published weights were trained with and shapes do not tell.

@@ -206,9 +206,7 @@ def run_baseline_512(bench: Bench) -> Iterator[Row]:
         yield with_target({"what": what, **ours[name], "value": value}, "≥ 8 times", times >= 8)
 
 
-def training_row(
-    bench: Bench, recipe: Recipe, what: str, repeats: int = 3, step: Callable[[], None] | None = None
-) -> Row:
+def training_row(bench: Bench, recipe: Recipe, what: str, repeats: int = 3, step: Callable[[], None] | None = None) -> Row:
     """Measure a training step of a recipe on noise."""
     give_memory_back()
     found = measure(step or our_step(recipe, bench.device, bench.dtype), bench, repeats)

@@ -19,9 +19,7 @@ from model.ops.newton_schulz import newton_schulz
 State = tuple[Tensor, Tensor, Tensor]
 
 
-def plain_pass(
-    model: LaCTLVSM, x: Tensor, num_inputs: int = 0, states: list[State] | None = None
-) -> tuple[Tensor, list[State]]:
+def plain_pass(model: LaCTLVSM, x: Tensor, num_inputs: int = 0, states: list[State] | None = None) -> tuple[Tensor, list[State]]:
     """Run the blocks over tokens (b, v, t, d).
 
     Args:

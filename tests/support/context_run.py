@@ -24,8 +24,12 @@ LAYERS = {
     "full_attention": {"type": "self_attention", "length_dim": "vl", "params": {"head_dim": 8}},
     "fast_weight": {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 8, "inter_multi": 2, "base_lr": 0.01}},
     "by_foot": {
-        "type": "fast_weight", "length_dim": "vl", "params": {
-            "head_dim": 16, "inter_multi": 2, "base_lr": 0.01,
+        "type": "fast_weight",
+        "length_dim": "vl",
+        "params": {
+            "head_dim": 16,
+            "inter_multi": 2,
+            "base_lr": 0.01,
             "address": {"phases": "foot", "sites": ["qk", "hidden", "vo"], "lowest": 0.5, "highest": 2.0},
         },
     },
@@ -65,7 +69,8 @@ ROUNDED = [Case(network, 4, bfloat16=True) for network in ("lact", "lvsm", "perc
 FORGETFUL = [Case(network, 4, forgetful=True) for network in ("lact", "lvsm", "perceiver")]
 DATA_PARALLEL = Case("mixed", 2, recompute=True)
 STATES = [Case(network, size) for network in ("lact", "addressed", "mixed") for size in (2, 4)] + [
-    Case("mixed", 4, inputs=2, targets=1), Case("addressed", 4, inputs=2, targets=1),
+    Case("mixed", 4, inputs=2, targets=1),
+    Case("addressed", 4, inputs=2, targets=1),
 ]
 
 

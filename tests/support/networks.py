@@ -9,9 +9,7 @@ from model import LaCTLVSM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
-FAST_WEIGHT = LayerConfig(
-    "fast_weight", "vl", {"head_dim": 24, "inter_multi": 1.5, "base_lr": 0.01, "muon_update_steps": 5}
-)
+FAST_WEIGHT = LayerConfig("fast_weight", "vl", {"head_dim": 24, "inter_multi": 1.5, "base_lr": 0.01, "muon_update_steps": 5})
 
 
 def addressed(phases: str, *sites: str, **params: bool) -> LayerConfig:

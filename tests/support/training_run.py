@@ -22,9 +22,23 @@ NETWORK = textwrap.dedent("""
       - {type: mlp, length_dim: vl, params: {inter_multi: 2}}
 """)
 SETTINGS = {
-    "config": "network.yaml", "data_path": "scenes/test_data_path.json", "device": "cpu", "precision": "float32",
-    "image_size": [8, 12], "num_all_views": 4, "num_input_views": 2, "num_target_views": 3, "bs_per_gpu": 2, "workers": 2,
-    "steps": 6, "warmup": 2, "lr": 1e-2, "lpips_weight": 0.0, "save_every": 2, "keep": 9, "log_every": 2,
+    "config": "network.yaml",
+    "data_path": "scenes/test_data_path.json",
+    "device": "cpu",
+    "precision": "float32",
+    "image_size": [8, 12],
+    "num_all_views": 4,
+    "num_input_views": 2,
+    "num_target_views": 3,
+    "bs_per_gpu": 2,
+    "workers": 2,
+    "steps": 6,
+    "warmup": 2,
+    "lr": 1e-2,
+    "lpips_weight": 0.0,
+    "save_every": 2,
+    "keep": 9,
+    "log_every": 2,
 }
 
 

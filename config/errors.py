@@ -1,0 +1,36 @@
+"""What a user can put right: one exception for the whole project, in three parts and one dialect.
+
+The programs turn an `InputError` into one line on standard error and exit code 2. Any other `ValueError` is a fault of the program and
+shows its traceback.
+"""
+
+import os
+
+
+class InputError(ValueError):
+    """Input that cannot be used, as `WHERE: FOUND; wanted WANTED`.
+
+    Args:
+        where: the file, flag, key or view, outermost first: `scene.json, view 3, fx`.
+        found: what is wrong there, as the predicate of a sentence about it: `is -1`, `holds no views`, `cannot be decoded (…)`.
+        wanted: what would have been right, and where it helps what to do: `a number above 0`.
+
+    Source: raised where input is read and checked, and nowhere else; what only a mistake in the program can bring about is an assertion.
+    """
+
+    def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:
+        # All three go to the base class, so that the error can be sent to another process.
+        super().__init__(os.fspath(where), found, wanted)
+        self.where, self.found, self.wanted = os.fspath(where), found, wanted
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}; wanted {self.wanted}"
+
+    def within(self, outer: str | os.PathLike) -> "InputError":
+        """Return the same error with a place around it: `OUTER, WHERE: …`."""
+        return InputError(f"{os.fspath(outer)}, {self.where}", self.found, self.wanted)
+
+
+def missing_file(path: str | os.PathLike, wanted: str) -> FileNotFoundError:
+    """Return the error for a file that is not there, in the same dialect; the programs report every `OSError` in one line, too."""
+    return FileNotFoundError(f"{os.fspath(path)}: is not there; wanted {wanted}")

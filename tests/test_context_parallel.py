@@ -19,7 +19,7 @@ from model.parallel.context import ContextGroup, own_inputs, own_targets
 from model.parallel.processes import start_processes
 from model.scene_state import SceneState
 from model.weights.file import save_weights
-from tests import context_run
+from tests.support import context_run
 from tests.support.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
 from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path

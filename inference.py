@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.errors import InputError
 from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
 from data.output.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
@@ -51,7 +52,7 @@ TARGET_BATCH = 16
 LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
          "video_fps": 1, "chunk_views": 1, "num_workers": 0, "context_parallel": 1}  # fmt: skip
 # What a user can put right. Anything else is a fault of the program and shows its traceback.
-USER_ERRORS = (ValueError, OSError, torch.OutOfMemoryError)
+USER_ERRORS = (InputError, OSError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Job:
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Leave it to `main` how an error is reported."""
-        raise ValueError(f"{message}; see --help")
+        raise InputError("command line", message, "flags as --help lists them")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -77,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         args = parse(argv)
         check_flags(args)
         fill_in(args)
-    except ValueError as error:
+    except InputError as error:
         if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
             print(f"inference.py: {explain(error)}", file=sys.stderr)
         return 2
@@ -86,6 +87,9 @@ def main(argv: list[str] | None = None) -> int:
     except USER_ERRORS as error:
         print(f"inference.py: {explain(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("inference.py: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         end_processes()
     return 0
@@ -93,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Read the command line. What could be without effect is None or False unless given, so that `check_flags` can tell."""
-    parser = Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = Parser(description="Render new views from posed photos.", allow_abbrev=False)
     add = parser.add_argument
     add("--load", help="weights: a file, or a published name such as weight/obj_res256.pt, fetched if not there "
         "(default: the small model in weight/)")  # fmt: skip
@@ -140,14 +144,14 @@ def check_flags(args: argparse.Namespace) -> None:
     given = {name for name, value in vars(args).items() if value is not None and value is not False}
     for name, least in LEAST.items():
         if name in given and getattr(args, name) < least:
-            raise ValueError(f"--{name}: is {getattr(args, name)}; wanted {least} or more")
+            raise InputError(f"--{name}", f"is {getattr(args, name)}", f"{least} or more")
     if "video_fps" in given and args.video_fps > 240:
-        raise ValueError(f"--video_fps: is {args.video_fps}; wanted 240 or less")
+        raise InputError("--video_fps", f"is {args.video_fps}", "240 or less")
     if "scene_scale" in given and not 0 < args.scene_scale < float("inf"):
-        raise ValueError(f"--scene_scale: is {args.scene_scale}; wanted a number above 0")
+        raise InputError("--scene_scale", f"is {args.scene_scale}", "a number above 0")
     world, context = int(os.environ.get("WORLD_SIZE", 1)), args.context_parallel or 1
     if world % context:
-        raise ValueError(f"--context_parallel: is {context} with {world} processes; wanted a divisor of their number")
+        raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number")
     choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
     photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers", "context_parallel"]
     for mode, applies, flags in (
@@ -163,9 +167,11 @@ def check_flags(args: argparse.Namespace) -> None:
     ):
         useless = [flag for flag in flags if flag in given]
         if applies and useless:
-            raise ValueError(f"--{useless[0]}: has no effect {mode}; leave it out")
+            raise InputError(f"--{useless[0]}", f"has no effect {mode}", "it left out")
     if args.num_target_views == 0 and args.video_format == "none" and not args.save_state:
-        raise ValueError("--num_target_views 0: leaves nothing to do with --video_format none; wanted a video or --save_state")
+        raise InputError(
+            "--num_target_views", "is 0 with --video_format none, which leaves nothing to do", "a video, or --save_state"
+        )
 
 
 def fill_in(args: argparse.Namespace) -> None:
@@ -183,7 +189,9 @@ def run(args: argparse.Namespace, processes: Processes) -> None:
     if args.load_state is not None:
         state = SceneState.load(args.load_state)
         model = prepare_model(args, processes.device)
-        frames = render_video(model, state, tuple(args.image_size or state.image_size), args)
+        h, w = args.image_size or state.image_size
+        check_image_size((h, w), model.config.patch_size)
+        frames = render_video(model, state, (h, w), args)
         write_video(frames, Path(args.output_dir), args)
         print(f"results in {args.output_dir}")
         return
@@ -213,10 +221,11 @@ def together(processes: Processes, step: Callable[[], Any]) -> Any:
         problem = error
     if not processes.highest(int(problem is not None)):
         return result
-    problems = processes.gather(problem and explain(problem))
+    sent = problem if problem is None or isinstance(problem, InputError) else OSError(explain(problem))
+    problems = processes.gather(sent)
     if problems is None:
         raise SystemExit(2)
-    raise ValueError(next(filter(None, problems))) from problem
+    raise next(filter(None, problems)) from problem
 
 
 def prepare(
@@ -224,7 +233,8 @@ def prepare(
 ) -> tuple[list[Job], Callable[[list[Job]], list[dict]], dict]:
     """Find out what is to be done and load what it takes; return the jobs, what does them, and the report's preface."""
     row, device = known_weights().get(Path(args.load).name), processes.device
-    image_size = tuple(args.image_size or (row.resolution if row else DEFAULT_IMAGE_SIZE))
+    h, w = args.image_size or (row.resolution if row else DEFAULT_IMAGE_SIZE)
+    image_size = (h, w)
     workers = min(8, os.cpu_count() or 1) if args.num_workers is None else args.num_workers
     dataset = SceneDataset(args.data_path, image_size, patch_size=1, workers=workers)
     scenes = [dataset[i] for i in range(len(dataset))]
@@ -245,7 +255,7 @@ def prepare(
     about = {name: value for name, value in vars(args).items() if value is not None and name != "output_dir"}
     about |= {"image_size": image_size, "device": str(device), "precision": str(pick_dtype(args.precision, device))}
     about |= {"not_computed": missing, "input_views": {job.folder.name: job.inputs for job in jobs}}
-    process = process_scenes if context is None else partial(share_scene, processes)
+    process = process_scenes if context is None else partial(share_scene, processes, context)
     return jobs, partial(process, model, dataset, metrics, args), about
 
 
@@ -253,17 +263,19 @@ def plan(scene: Scene, folder: Path, num_inputs: int, args: argparse.Namespace) 
     """Choose a scene's views and bring their poses into the frame that the network sees."""
     c2w = np.stack([view.c2w for view in scene.views])
     method = args.view_selection or ("uniform" if args.scene_inference else "spread")
-    choice = (args.num_all_views, num_inputs, args.num_target_views, method, args.target_every, None, args.seed or 0)
-    if args.view_index is not None:
-        choice = (None, None, None, None, None, read_view_index(args.view_index, scene.name))
+    numbers = (args.num_all_views, num_inputs, args.num_target_views)
+    index = None if args.view_index is None else read_view_index(args.view_index, scene.name)
     try:
-        inputs, targets = select_views(c2w, *choice)
+        if index is not None:
+            inputs, targets = select_views(c2w, view_index=index)
+        else:
+            inputs, targets = select_views(c2w, *numbers, method, args.target_every, seed=args.seed or 0)
         poses = torch.from_numpy(c2w[inputs + targets])
         if args.scene_inference:
             reference = len(inputs) if args.pose_reference == "inputs" else None
             poses = normalise_poses(poses[None], reference, args.scene_scale or 1.0)[0]
-    except ValueError as error:
-        raise ValueError(f"{scene.json_path}: {error}") from error
+    except InputError as error:
+        raise error.within(scene.json_path) from error
     return Job(scene, inputs, targets, poses.float(), folder)
 
 
@@ -316,6 +328,7 @@ def evaluate(
 
 def share_scene(
     processes: Processes,
+    context: ContextGroup,
     model: LaCTLVSM,
     dataset: SceneDataset,
     metrics: dict[str, Callable],
@@ -326,13 +339,16 @@ def share_scene(
 
     What can go wrong on one process alone is kept apart from what waits for the others.
     """
-    context, job = model.context, jobs[0] if jobs else None
-    part = job and own_part(job, context)
-    photos = together(processes, lambda: job and dataset.load(part.scene, part.inputs))
-    state = job and reconstruct(model, part, photos, args)
-    done = together(processes, lambda: job and work_on_part(model, dataset, metrics, args, job, part, photos, state))
-    found = job and context.gather((done[0].content, done[1]))
-    return together(processes, lambda: found and put_together(done[0], found, state, args)) or []
+    if not jobs:
+        for _ in range(3):  # the questions that contexts with a job ask all processes
+            together(processes, lambda: None)
+        return []
+    part = own_part(jobs[0], context)
+    photos = together(processes, lambda: dataset.load(part.scene, part.inputs))
+    state = reconstruct(model, part, photos, args)
+    report, frames = together(processes, lambda: work_on_part(context, model, dataset, metrics, args, jobs[0], part, photos, state))
+    found = context.gather((report.content, frames))
+    return together(processes, lambda: put_together(report, found, state, args) if found else [])
 
 
 def own_part(job: Job, context: ContextGroup) -> Job:
@@ -345,6 +361,7 @@ def own_part(job: Job, context: ContextGroup) -> Job:
 
 
 def work_on_part(
+    context: ContextGroup,
     model: LaCTLVSM,
     dataset: SceneDataset,
     metrics: dict[str, Callable],
@@ -355,7 +372,6 @@ def work_on_part(
     state: SceneState,
 ) -> tuple[SceneReport, list[np.ndarray]]:
     """Render this process's part of targets and video; return a report on the former, and the frames of the latter."""
-    context = model.context
     first = own_targets(len(job.targets), context.rank, context.size).start
     report = SceneReport(job.folder, photos["image"], len(job.targets), metrics, args.save_images, first)
     evaluate(model, state, dataset, part, report, args)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config import load_config
+from config.errors import InputError
 from config.recipe import Recipe, parse_size, read_recipe
 from data.output.picture import comparison
 from data.output.video import to_uint8
@@ -62,17 +63,23 @@ AHEAD_SYNTHETIC = {"cpu": 1, "cuda": 0}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; return the exit status: 0 when finished or stopped in order, 1 when training broke down, 2 for bad input."""
+    """Train; return the exit status: 0 finished or stopped in order, 1 training broke down, 2 what a user can put right.
+
+    A fault of the program shows its traceback.
+    """
     try:
         recipe = read_recipe(argv)
         processes = start_processes(recipe.device, recipe.context_parallel)
         status = train(recipe, processes)
-    except (OSError, ValueError) as error:
+    except (InputError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        print("train.py: interrupted", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
     except torch.OutOfMemoryError:
         wanted = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
-        print(f"train.py: out of GPU memory; wanted {wanted}", file=sys.stderr, flush=True)
+        print(f"train.py: GPU memory: is full; wanted {wanted}", file=sys.stderr, flush=True)
         return 2
     finally:
         end_processes()
@@ -90,6 +97,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     context = join_context(recipe.context_parallel)
     share, own = own_share(recipe, context)
     data_share = (processes.data_rank, processes.data_ranks)
+    assert recipe.data_path is not None  # a recipe without is refused where it is read
     source = open_source(recipe.data_path, recipe, config.patch_size, device, own, data_share)
     held_out = open_source(recipe.val_data_path, recipe, config.patch_size, device) if recipe.val_data_path else None
     if held_out:
@@ -137,7 +145,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
 
     def save() -> None:
         rng = processes.gather(rng_state(device))
-        if writer:
+        if writer and rng:
             writer.save(snapshot(model, average, optimiser, rng, recipe, processes.data_ranks, step, int(counts[0])))
 
     def validation() -> None:
@@ -206,13 +214,13 @@ def train(recipe: Recipe, processes: Processes) -> int:
         log.close()
     if problem:
         raise problem
-    if log and not failed:
+    if writer and not failed:
         if broken_down:
             print(f"train.py: {last_words(step, recipe, folder)}", file=sys.stderr, flush=True)
         else:
             if step == recipe.steps or timed_out:
-                weights = {name: x.to(PRECISIONS[recipe.export]) for name, x in (average or model).state_dict().items()}
-                save_weights(folder / "model.safetensors", weights, config)
+                weights = (average or model).state_dict()
+                save_weights(folder / "model.safetensors", weights, config, PRECISIONS[recipe.export])
             state = "finished" if step == recipe.steps else f"stopped at step {step}, the same command goes on"
             print(f"{folder}: {state}", flush=True)
         if writer.whole is not None:
@@ -225,20 +233,20 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
     """Return the snapshot to resume from, or None to start anew.
 
     Raises:
-        ValueError: the run's folder holds snapshots that the run would go past or mix with.
+        InputError: the run's folder holds snapshots that the run would go past or mix with.
     """
     found = list_snapshots(folder)
     if resume == "auto":
         return found[-1][1] if found else None
     if resume == "none":
         if found:
-            raise ValueError(f"{folder}: holds {found[-1][1].name} of an earlier run; wanted another --expname, or --resume auto")
+            raise InputError(folder, f"holds {found[-1][1].name} of an earlier run", "another --expname, or --resume auto")
         return None
     path = Path(resume)
     name = name_of_parts(path) if path.is_dir() else path.name
     newer = [other.name for _, other in found if other.name > name or path.resolve().parent != folder.resolve()]
     if newer:
-        raise ValueError(f"{folder}: holds {newer[-1]}, which {resume} does not lead to; wanted it deleted, or another --expname")
+        raise InputError(folder, f"holds {newer[-1]}, which {resume} does not lead to", "it deleted, or another --expname")
     return path
 
 
@@ -304,14 +312,14 @@ def accumulate(
         with window.waiting():
             try:
                 batch = empty_batch(recipe, window.device) if problem else next(batches)
-            except (OSError, ValueError) as error:
+            except (InputError, OSError) as error:
                 batch, problem = empty_batch(recipe, window.device), error
             inputs, targets = split(batch, num_inputs, recipe.num_target_views)
         last = micro_step == recipe.grad_accum - 1
-        alone = last or not isinstance(network, DistributedDataParallel)
+        shared = isinstance(network, DistributedDataParallel)
         if recipe.compile_mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()  # what the graphs of the last pass returned may be overwritten
-        with contextlib.nullcontext() if alone else network.no_sync():
+        with network.no_sync() if shared and not last else contextlib.nullcontext():
             rendered = network(inputs, targets)
             loss, parts = render_loss(
                 rendered,

@@ -1,7 +1,7 @@
 """What a user can put right: one exception for the whole project, in three parts and one dialect.
 
-The programs turn an `InputError` into one line on standard error and exit code 2. Any other `ValueError` is a fault of the program and
-shows its traceback.
+The programs turn an `InputError` into one line on standard error and exit code 2. Any other `ValueError` is a fault of the program
+and shows its traceback.
 """
 
 import os
@@ -15,7 +15,7 @@ class InputError(ValueError):
         found: what is wrong there, as the predicate of a sentence about it: `is -1`, `holds no views`, `cannot be decoded (…)`.
         wanted: what would have been right, and where it helps what to do: `a number above 0`.
 
-    Source: raised where input is read and checked, and nowhere else; what only a mistake in the program can bring about is an assertion.
+    Raised where input is read and checked, and nowhere else: what only a mistake in the program can bring about is another error.
     """
 
     def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:

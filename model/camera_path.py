@@ -40,11 +40,13 @@ def turntable(
     h, w = image_size
     _check_frames(num_frames)
     if h < 1 or w < 1:
-        raise ValueError(f"turntable: image size is {h} x {w} (height x width): expected 1 or more of each")
+        raise ValueError(f"turntable, image size: is {h} {w}; wanted a height and a width of 1 or more")
     if not 0 < fov_deg < 180:
-        raise ValueError(f"turntable: field of view is {fov_deg} degrees: expected more than 0 and less than 180")
+        raise ValueError(f"turntable, field of view: is {fov_deg} degrees; wanted more than 0 and less than 180")
     if not radius[0] > abs(radius[1]):
-        raise ValueError(f"turntable: radius {radius[0]} swings by {radius[1]} and reaches the origin: swing less")
+        raise ValueError(
+            f"turntable, radius: is {radius[0]} and swings by {radius[1]}; wanted a swing that does not reach the origin"
+        )
     swing = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()
     elevation = torch.deg2rad(elevation_deg[0] + elevation_deg[1] * swing)
     azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
@@ -65,7 +67,6 @@ def smooth_path(
     c2w: torch.Tensor,
     fxfycxcy: torch.Tensor,
     num_frames: int,
-    closed: bool = False,
     order: str = "given",
     smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,10 +81,9 @@ def smooth_path(
         c2w: (v, 4, 4) key cameras, v >= 1.
         fxfycxcy: (v, 4) pixels.
         num_frames: f.
-        closed: come back to the first key; the frame after the last would be the first.
         order: 'given', or 'nearest' for photos in no useful order: a short tour through all of them.
         smoothing: width (standard deviation) of a Gaussian over the path, in mean distances between keys: 0 passes
-            through every key, about 1 takes the shake out of hand-held photos. An open path keeps its two ends.
+            through every key, about 1 takes the shake out of hand-held photos; the two ends stay.
 
     Returns:
         fxfycxcy: (f, 4) and c2w: (f, 4, 4) of the given dtypes, on the given devices; rotations are orthonormal.
@@ -97,9 +97,9 @@ def smooth_path(
     _check_keys(c2w, fxfycxcy)
     _check_frames(num_frames)
     if order not in ("given", "nearest"):
-        raise ValueError(f"smooth_path: order is {order!r}: expected 'given' or 'nearest'")
+        raise ValueError(f"smooth_path, order: is {order!r}; wanted given or nearest")
     if not 0 <= smoothing < math.inf:
-        raise ValueError(f"smooth_path: smoothing is {smoothing}: expected a number from 0")
+        raise ValueError(f"smooth_path, smoothing: is {smoothing}; wanted a number from 0")
     position = c2w[:, :3, 3].double().cpu()
     size = ((position.amax(0) - position.amin(0)) / 2).norm().item()
     if size <= 8 * torch.finfo(c2w.dtype).eps * position.abs().max().item():
@@ -108,16 +108,16 @@ def smooth_path(
     quaternion = 2 * _quaternions(c2w[:, :3, :3].double().cpu())
     keys = torch.cat([position / size, quaternion, fxfycxcy.double().cpu()], dim=-1)
     if order == "nearest":
-        keys = keys[_short_tour(_distances(keys), closed)]
-    keys = _drop_repeats(keys, closed)
+        keys = keys[_short_tour(_distances(keys))]
+    keys = _drop_repeats(keys)
     if len(keys) == 1:
         frames = keys.expand(num_frames, -1)
     else:
-        path = _spline(keys, closed, samples=max(64, 4 * num_frames))
+        path = _spline(keys, samples=max(64, 4 * num_frames))
         if smoothing > 0:
-            pieces = len(keys) - 1 + closed
-            path = _smooth(path, closed, smoothing / pieces, samples=8 * max(num_frames, pieces))
-        frames = _at_constant_speed(path, num_frames + closed)[:num_frames]
+            pieces = len(keys) - 1
+            path = _smooth(path, smoothing / pieces, samples=8 * max(num_frames, pieces))
+        frames = _at_constant_speed(path, num_frames)
     poses = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
     poses[:, :3, :3] = _rotations(frames[:, _QUATERNION])
     poses[:, :3, 3] = frames[:, _POSITION] * size
@@ -126,19 +126,19 @@ def smooth_path(
 
 def _check_frames(num_frames: int) -> None:
     if num_frames < 1:
-        raise ValueError(f"camera path: {num_frames} frames asked for: expected 1 or more")
+        raise ValueError(f"camera path, num_frames: is {num_frames}; wanted 1 or more")
 
 
 def _check_keys(c2w: torch.Tensor, fxfycxcy: torch.Tensor) -> None:
     if c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or len(c2w) == 0:
         raise ValueError(
-            f"smooth_path: c2w is {tuple(c2w.shape)} and fxfycxcy is {tuple(fxfycxcy.shape)}: "
-            "expected (v, 4, 4) and (v, 4) with one camera or more"
+            f"smooth_path: c2w is {tuple(c2w.shape)} and fxfycxcy {tuple(fxfycxcy.shape)}; "
+            "wanted (v, 4, 4) and (v, 4) with one camera or more"
         )
     finite = c2w.isfinite().all(-1).all(-1) & fxfycxcy.isfinite().all(-1)
     if not finite.all():
         view = finite.logical_not().nonzero()[0].item()
-        raise ValueError(f"smooth_path: camera {view} holds a value that is not finite: repair it or leave it out")
+        raise ValueError(f"smooth_path, camera {view}: holds a value that is not finite; wanted finite numbers")
 
 
 def _quaternions(rotation: torch.Tensor) -> torch.Tensor:
@@ -177,22 +177,18 @@ def _distances(keys: torch.Tensor) -> torch.Tensor:
     return torch.hypot(move, torch.minimum(*turn))
 
 
-def _short_tour(distance: torch.Tensor, closed: bool) -> torch.Tensor:
+def _short_tour(distance: torch.Tensor) -> torch.Tensor:
     """Return an order (v) of keys `distance` (v, v) apart: nearest neighbour, then 2-opt until no exchange helps."""
-    tour = [0]
-    if not closed:
-        # A last node at no distance from any other turns an open path into a tour.
-        tour = [len(distance), 0]
-        distance = torch.nn.functional.pad(distance, (0, 1, 0, 1))
+    # A last node at no distance from any other turns an open path into a tour.
+    tour = [len(distance), 0]
+    distance = torch.nn.functional.pad(distance, (0, 1, 0, 1))
     left = torch.ones(len(distance), dtype=torch.bool)
     left[tour] = False
     while left.any():
-        tour.append(distance[tour[-1]].masked_fill(~left, math.inf).argmin().item())
+        tour.append(int(distance[tour[-1]].masked_fill(~left, math.inf).argmin()))
         left[tour[-1]] = False
     best = _two_opt(torch.tensor(tour), distance)
-    if closed:
-        return best.roll(-best.argmin().item())
-    path = best.roll(-best.argmax().item())[1:]
+    path = best.roll(-int(best.argmax()))[1:]
     return path if path[0] <= path[-1] else path.flip(0)
 
 
@@ -204,22 +200,20 @@ def _two_opt(tour: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         gain = leg[:, None] + leg - distance[tour][:, tour] - distance[after][:, after]
         # An exchange of a leg with itself gains nothing, but its formula says twice the leg.
         gain.fill_diagonal_(0)
-        best = gain.argmax().item()
+        best = int(gain.argmax())
         if not gain.flatten()[best] > 1e-9:
             return tour
         first, last = sorted(divmod(best, len(tour)))
         tour = torch.cat([tour[: first + 1], tour[first + 1 : last + 1].flip(0), tour[last + 1 :]])
 
 
-def _drop_repeats(keys: torch.Tensor, closed: bool) -> torch.Tensor:
-    """Leave out every key at the pose of the one before it and, if closed, last ones at the pose of the first."""
+def _drop_repeats(keys: torch.Tensor) -> torch.Tensor:
+    """Leave out every key at the pose of the one before it."""
     same = _distances(keys) < _SAME_CAMERA
     kept = [0]
     for view in range(1, len(keys)):
         if not same[view, kept[-1]]:
             kept.append(view)
-    while closed and len(kept) > 1 and same[kept[-1], 0]:
-        kept.pop()
     return keys[kept]
 
 
@@ -232,13 +226,10 @@ def _align_signs(keys: torch.Tensor) -> torch.Tensor:
     return keys
 
 
-def _spline(keys: torch.Tensor, closed: bool, samples: int) -> torch.Tensor:
+def _spline(keys: torch.Tensor, samples: int) -> torch.Tensor:
     """Return the curve through keys (v, 11), v >= 2, as points (pieces · samples + 1, 11), both its ends included."""
-    if closed:
-        around = _align_signs(torch.cat([keys[-1:], keys, keys[:2]]))
-    else:
-        keys = _align_signs(keys)
-        around = torch.cat([2 * keys[:1] - keys[1:2], keys, 2 * keys[-1:] - keys[-2:-1]])
+    keys = _align_signs(keys)
+    around = torch.cat([2 * keys[:1] - keys[1:2], keys, 2 * keys[-1:] - keys[-2:-1]])
     pose = around[:, _POSE]
     span = pose.diff(dim=0).norm(dim=-1, keepdim=True).sqrt()
     tangent = torch.cat([_tangents(pose[:, part], span) for part in (_POSITION, _QUATERNION)], dim=-1)
@@ -267,20 +258,14 @@ def _tangents(points: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
     return tangent * (most / tangent.norm(dim=-1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
 
 
-def _smooth(path: torch.Tensor, closed: bool, width: float, samples: int) -> torch.Tensor:
+def _smooth(path: torch.Tensor, width: float, samples: int) -> torch.Tensor:
     """Convolve a curve with a Gaussian whose standard deviation is `width` of the curve's length."""
     path = _at_constant_speed(path, samples + 1)
     radius = min(math.ceil(4 * width * samples), samples)
     offset = torch.arange(-radius, radius + 1, dtype=torch.float64) / (width * samples)
     weight = torch.exp(-0.5 * offset.square())
-    before, after = path[-radius - 1 : -1].clone(), path[1 : radius + 1].clone()
-    if closed:
-        # After a full turn the quaternion comes back as itself or as its negative.
-        sign = (path[0, _QUATERNION] * path[-1, _QUATERNION]).sum().sign()
-        before[:, _QUATERNION] *= sign
-        after[:, _QUATERNION] *= sign
-    else:
-        before, after = 2 * path[:1] - after.flip(0), 2 * path[-1:] - before.flip(0)
+    before, after = path[-radius - 1 : -1], path[1 : radius + 1]
+    before, after = 2 * path[:1] - after.flip(0), 2 * path[-1:] - before.flip(0)
     padded = torch.cat([before, path, after])
     # By FFT, since a direct convolution would copy the curve once for every weight. The first 2·radius points wrap.
     spectrum = torch.fft.rfft(padded, dim=0) * torch.fft.rfft(weight / weight.sum(), len(padded))[:, None]

@@ -1,4 +1,4 @@
-"""The network: images and rays to tokens, blocks, tokens to images; in one pass, or reconstruct once and render any day.
+"""The network: images and rays to tokens, blocks, tokens to images; in one pass, or reconstruct once and render later.
 
 Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a view, d token width, c channels.
 """
@@ -6,7 +6,9 @@ Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a v
 import hashlib
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -14,10 +16,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from config import ModelConfig
+from config.errors import InputError
 from model.camera import rays
-from model.layers import Addresses, Block, FastWeight, Layer
+from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
 from model.layers.address import Address, focus_of, places_of
 from model.layers.primitives import LayerNorm, Linear
+from model.ops.gradient_mode import gradients_are_recorded
 from model.parallel.context import ContextGroup, Shares
 from model.runtime import even_chunks, split_views
 from model.scene_state import SceneState
@@ -26,16 +30,17 @@ from model.scene_state import SceneState
 CHANNELS = 12
 
 
-def _run(layer: Layer, x: Tensor) -> Tensor:
-    return layer(x)
+# What is compiled, where it is: without gradients a layer at a time, in the memory of its tokens; in training a block at a time.
+def _run(layer: LocalLayer, x: Tensor) -> Tensor:
+    return layer.forward_(x)
 
 
-def _write(layer: Layer, x: Tensor, memory, address: Address | None):
+def _write(layer: MixingLayer, x: Tensor, memory: Any, address: Address | None) -> Any:
     return layer.write(x, memory, address)
 
 
-def _read(layer: Layer, x: Tensor, state: dict[str, Tensor], target: bool, address: Address | None) -> Tensor:
-    return layer.read(x, state, target, address)
+def _read(layer: MixingLayer, x: Tensor, state: State, target: bool, address: Address | None) -> Tensor:
+    return layer.read_(x, state, target, address)
 
 
 def _train(
@@ -46,6 +51,39 @@ def _train(
 
 def _of_layer(addresses: Addresses | None, i: int) -> Address | None:
     return None if addresses is None else addresses[i]
+
+
+@dataclass
+class TokenStream:
+    """The tokens of the input views, chunk by chunk, and the layers that they have yet to go through.
+
+    Layers wait until a later one writes what they return: those behind the last write are never run.
+
+    Attributes:
+        chunks: (b, v, t, d) of some views each.
+        addresses: of these.
+        waiting: layers, in order, as functions of a chunk and its addresses.
+    """
+
+    chunks: list[Tensor]
+    addresses: list[Addresses | None]
+    waiting: list[Callable[[Tensor, Addresses | None], Tensor]] = field(default_factory=list)
+
+    def caught_up(self) -> Iterator[tuple[Tensor, Addresses | None]]:
+        """Yield the tokens of one chunk after the other, behind all layers that wait, and their addresses; then none waits."""
+        for i, addresses in enumerate(self.addresses):
+            x = self.chunks[i]
+            for layer in self.waiting:
+                x = layer(x, addresses)
+            self.chunks[i] = x
+            yield x, addresses
+        self.waiting.clear()
+
+
+def _size_of(image: Tensor) -> tuple[int, int]:
+    """Return (h, w)."""
+    h, w = image.shape[-2:]
+    return h, w
 
 
 class LaCTLVSM(nn.Module):
@@ -60,7 +98,7 @@ class LaCTLVSM(nn.Module):
             gives its own views, some may have none, and gets its own targets, or the state of all views.
 
     Raises:
-        ValueError: the recipe names an unknown layer or parameter, or widths that do not divide.
+        InputError: the config names an unknown layer or parameter, or widths that do not divide.
 
     Precision: tokens, rays, tokenisation and decoding in float32; layers in the compute dtype, see `set_compute_dtype`.
     Source: LaCT (arXiv 2505.23884), LVSM (arXiv 2410.17242). The parameters' names are those of the published checkpoints.
@@ -110,9 +148,16 @@ class LaCTLVSM(nn.Module):
         Args:
             options: of `torch.compile`.
         """
-        calls = (_run, _write, _read, _train)
-        self._run, self._write, self._read, self._train = (torch.compile(call, fullgraph=True, **options) for call in calls)
+        self._run = torch.compile(_run, fullgraph=True, **options)
+        self._write = torch.compile(_write, fullgraph=True, **options)
+        self._read = torch.compile(_read, fullgraph=True, **options)
+        self._train = torch.compile(_train, fullgraph=True, **options)
         return self
+
+    @property
+    def block_list(self) -> list[Block]:
+        """The blocks, in order."""
+        return cast(list[Block], list(self.blocks))
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -127,7 +172,7 @@ class LaCTLVSM(nn.Module):
 
         Waits for the device where these weights have changed since the last call.
         """
-        weights = (self.input_layernorm.weight, self.image_token_decoder[1].weight)
+        weights = (self.input_layernorm.weight, cast(nn.Linear, self.image_token_decoder[1]).weight)
         now = tuple((weight.data_ptr(), weight._version) for weight in weights)
         if self._fingerprint is None or self._fingerprint[0] != now:
             data = b"".join(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
@@ -147,22 +192,21 @@ class LaCTLVSM(nn.Module):
         Raises:
             ValueError: shapes that do not fit each other or the patch.
         """
-        image_size = tuple(targets.get("image", inputs["image"]).shape[-2:])
-        x = self.tokenise(inputs["fxfycxcy"], inputs["c2w"], inputs["image"].shape[-2:], inputs["image"])
-        y = self.tokenise(targets["fxfycxcy"], targets["c2w"], image_size)
-        shares = self._shares(x, tuple(inputs["image"].shape[-2:]))
+        input_size, target_size = _size_of(inputs["image"]), _size_of(targets.get("image", inputs["image"]))
+        x = self.tokenise(inputs["fxfycxcy"], inputs["c2w"], input_size, inputs["image"])
+        y = self.tokenise(targets["fxfycxcy"], targets["c2w"], target_size)
+        shares = self._shares(x, input_size)
         focus = self._focus(inputs["c2w"], shares)
         addresses = (
-            self._addresses(inputs["fxfycxcy"], inputs["c2w"], tuple(inputs["image"].shape[-2:]), focus),
-            self._addresses(targets["fxfycxcy"], targets["c2w"], image_size, focus),
+            self._addresses(inputs["fxfycxcy"], inputs["c2w"], input_size, focus),
+            self._addresses(targets["fxfycxcy"], targets["c2w"], target_size, focus),
         )
-        for i, block in enumerate(self.blocks):
-            last = i == len(self.blocks) - 1
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x, y = checkpoint(self._train, block, x, y, last, shares, addresses, use_reentrant=False)
-            else:
-                x, y = self._train(block, x, y, last, shares, addresses)
-        return self.decode(y, image_size)
+        run = self._train
+        if self.activation_checkpointing and gradients_are_recorded():
+            run = partial(checkpoint, self._train, use_reentrant=False)
+        for block in self.block_list:
+            x, y = run(block, x, y, block is self.blocks[-1], shares, addresses)
+        return self.decode(y, target_size)
 
     @torch.no_grad()
     def reconstruct(
@@ -192,33 +236,28 @@ class LaCTLVSM(nn.Module):
 
         Cost: memory for b·v·t·d float32 tokens and the intermediate results of one chunk.
         """
-        image_size = tuple(image.shape[-2:])
+        image_size = _size_of(image)
         self._check(fxfycxcy, c2w, image_size, image)
-        bounds = self._chunks(image.shape[:2], image_size, chunk_views, keeps_tokens=True)
-        stream = [self.tokenise(fxfycxcy[:, s], c2w[:, s], image_size, image[:, s]) for s in bounds]
+        b, v = image.shape[:2]
+        bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=True)
+        chunks = [self.tokenise(fxfycxcy[:, s], c2w[:, s], image_size, image[:, s]) for s in bounds]
         shares = self._shares(image, image_size)
         focus = self._focus(c2w, shares)
-        addresses = [self._addresses(fxfycxcy[:, s], c2w[:, s], image_size, focus) for s in bounds]
-        layers = [(i, layer) for block in self.blocks for i, layer in enumerate(block.module_list)]
-        writers = sum(layer.mixes_views for _, layer in layers)
-        states: list[dict[str, Tensor]] = []
-        # Steps that the stream has yet to go through. They wait until a layer needs their result: the steps behind the last
-        # write are never run.
-        waiting: list[Callable[[Tensor, Addresses | None], Tensor]] = []
+        stream = TokenStream(chunks, [self._addresses(fxfycxcy[:, s], c2w[:, s], image_size, focus) for s in bounds])
+        layers = [(i, layer) for block in self.block_list for i, layer in enumerate(block.layers)]
+        writers = sum(isinstance(layer, MixingLayer) for _, layer in layers)
+        states: list[State] = []
         for i, layer in layers:
-            if not layer.mixes_views:
-                waiting.append(partial(self._step, i, layer, None))
-                continue
-            memory = None
-            for chunk, x in enumerate(stream):
-                for step in waiting:
-                    x = step(x, addresses[chunk])
-                stream[chunk] = x
-                memory = self._write(layer, x, memory, _of_layer(addresses[chunk], i))
-            states.append(layer.finish(memory, shares))
-            waiting = [partial(self._step, i, layer, states[-1])]
-            if progress:
-                progress(len(states), writers)
+            state = None
+            if isinstance(layer, MixingLayer):
+                memory = None
+                for x, addresses in stream.caught_up():
+                    memory = self._write(layer, x, memory, _of_layer(addresses, i))
+                state = layer.finish(memory, shares)
+                states.append(state)
+                if progress:
+                    progress(len(states), writers)
+            stream.waiting.append(partial(self._pass, i, layer, state))
         fxfycxcy, c2w = fxfycxcy.detach().float(), c2w.detach().float()
         if shares is not None:
             fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
@@ -254,12 +293,13 @@ class LaCTLVSM(nn.Module):
         """
         self._check(fxfycxcy, c2w, image_size)
         if state.model != self.fingerprint():
-            raise ValueError(f"scene state: written by weights {state.model}; wanted {self.fingerprint()}, the ones loaded")
-        bounds = self._chunks(fxfycxcy.shape[:2], image_size, chunk_views, keeps_tokens=False)
+            raise InputError("scene state", f"was written by weights {state.model}", f"{self.fingerprint()}, the ones loaded")
+        b, v = fxfycxcy.shape[:2]
+        bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=False)
         # It may have been kept on another machine, in another precision.
         state = state.to(self.device, self.compute_dtype)
         if self._needs_focus and state.focus is None:
-            raise ValueError("scene state: holds no focus, which this network's config needs; wanted a state that it wrote")
+            raise InputError("scene state", "holds no focus, which this network's config needs", "a state that it wrote")
         return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
 
     @torch.no_grad()
@@ -267,22 +307,20 @@ class LaCTLVSM(nn.Module):
         y = self.tokenise(fxfycxcy, c2w, image_size)
         addresses = self._addresses(fxfycxcy, c2w, image_size, state.focus)
         states = iter(state.layers)
-        for block in self.blocks:
-            for i, layer in enumerate(block.module_list):
-                y = self._step(i, layer, next(states) if layer.mixes_views else None, y, addresses, target=True)
+        for block in self.block_list:
+            for i, layer in enumerate(block.layers):
+                state_of_layer = next(states) if isinstance(layer, MixingLayer) else None
+                y = self._pass(i, layer, state_of_layer, y, addresses, target=True)
         return self.decode(y, image_size)
 
-    def _step(
-        self,
-        i: int,
-        layer: Layer,
-        state: dict[str, Tensor] | None,
-        x: Tensor,
-        addresses: Addresses | None,
-        target: bool = False,
+    def _pass(
+        self, i: int, layer: Layer, state: State | None, x: Tensor, addresses: Addresses | None, target: bool = False
     ) -> Tensor:
-        """Return tokens behind layer `i` of a block, which reads `state` where it mixes views."""
-        return self._run(layer, x) if state is None else self._read(layer, x, state, target, _of_layer(addresses, i))
+        """Take tokens through layer `i` of a block, which reads `state` where it mixes views; return them, in the memory of `x`."""
+        if isinstance(layer, LocalLayer):
+            return self._run(layer, x)
+        assert state is not None
+        return self._read(layer, x, state, target, _of_layer(addresses, i))
 
     @property
     def _needs_focus(self) -> bool:
@@ -306,7 +344,8 @@ class LaCTLVSM(nn.Module):
         if not any("address" in layer.params for layer in self.config.block):
             return None
         places = places_of(fxfycxcy.to(self.device), c2w.to(self.device), image_size, self.config.patch_size, focus)
-        return tuple(layer.address(places) for layer in self.blocks[0].module_list)
+        layers = self.block_list[0].layers
+        return tuple(layer.address(places) if isinstance(layer, MixingLayer) else None for layer in layers)
 
     def tokenise(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> Tensor:
         """Return tokens (b, v, t, d), float32, of posed images, or of bare cameras where `image` is None."""
@@ -342,13 +381,11 @@ class LaCTLVSM(nn.Module):
         """Return what the processes of the context hold; `x` (b, v, …) is of the input views here."""
         if self.context is None:
             return None
-        return self.context.shares(*x.shape[:2], image_size, math.prod(image_size) // self.config.patch_size**2)
+        b, v = x.shape[:2]
+        return self.context.shares(b, v, image_size, math.prod(image_size) // self.config.patch_size**2)
 
-    def _chunks(
-        self, shape: tuple[int, int], image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool
-    ) -> list[slice]:
+    def _chunks(self, b: int, v: int, image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool) -> list[slice]:
         """Return the slices of views that go through a layer together; `keeps_tokens`: those of all views stay in memory."""
-        b, v = shape
         if chunk_views is not None and chunk_views < 1:
             raise ValueError(f"chunk_views is {chunk_views}; wanted at least 1")
         tokens = b * image_size[0] * image_size[1] // self.config.patch_size**2

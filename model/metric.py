@@ -4,13 +4,15 @@ Letters: c channels, h w pixels. Images are (..., 3, h, w) in 0..1; the leading 
 """
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from config.errors import InputError, missing_file
+from model.weights.file import read_weights
 
 # VGG-16, configuration D: output channels of its 3×3 convolutions, a max pool between the groups.
 _VGG_GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -77,6 +79,9 @@ class LPIPS(nn.Module):
     Precision: the trunk runs in the precision of the weights, or of autocast; differences are float32 at least.
     """
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, trunk: Mapping[str, torch.Tensor], heads: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
         with torch.device("meta"):
@@ -94,7 +99,7 @@ class LPIPS(nn.Module):
 
         Raises:
             FileNotFoundError: a file is not there.
-            ValueError: a file is no file of weights, or lacks a weight, or has one of another shape.
+            InputError: a file is no file of weights, or lacks a weight, or has one of another shape.
         """
         with torch.device("meta"):
             features, _ = _vgg_layers()
@@ -115,15 +120,17 @@ class LPIPS(nn.Module):
             ValueError: unequal shapes, not (..., 3, h, w), or an image that the trunk would pool to nothing.
         """
         rendered, target = _images(rendered, target, "LPIPS", at_least=2 ** (len(_VGG_GROUPS) - 1))
-        distance = 0.0
-        for head, one, other in zip(self.heads, self._levels(rendered), self._levels(target), strict=True):
-            distance = distance + ((one - other).square() * head).sum(1).mean((-2, -1))
-        return distance.reshape(rendered.shape[:-3])
+        levels = zip(self.heads, self._levels(rendered), self._levels(target), strict=True)
+        distances = [((one - other).square() * head).sum(1).mean((-2, -1)) for head, one, other in levels]
+        total = distances[0]
+        for distance in distances[1:]:
+            total = total + distance
+        return total.reshape(rendered.shape[:-3])
 
     def _levels(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Return the five feature maps (views, c, h, w), unit length over c, of images (..., 3, h, w)."""
         x = (2 * image.reshape(-1, *image.shape[-3:]) - 1 - self.shift) / self.scale
-        x = x.to(self.features[0].weight.dtype)
+        x = x.to(next(self.features.parameters()).dtype)
         levels = []
         for index, layer in enumerate(self.features):
             x = layer(x)
@@ -138,8 +145,8 @@ def _images(rendered: torch.Tensor, target: torch.Tensor, what: str, at_least: i
     shape = tuple(rendered.shape)
     if shape != tuple(target.shape) or len(shape) < 3 or shape[-3] != 3 or min(shape[-2:]) < at_least:
         raise ValueError(
-            f"{what}: rendered is {shape} and target is {tuple(target.shape)}: "
-            f"expected equal (..., 3, h, w) with h and w from {at_least}"
+            f"{what}: rendered is {shape} and target {tuple(target.shape)}; "
+            f"wanted equal (..., 3, h, w) with h and w from {at_least}"
         )
     dtype = torch.float64 if torch.float64 in (rendered.dtype, target.dtype) else torch.float32
     return rendered.to(dtype), target.to(dtype)
@@ -169,16 +176,10 @@ def _read_weights(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]
     """Read the weights named in `shapes` from a torch file; VGG's classifier may be there too and is left."""
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: expected LPIPS weights, {next(iter(shapes))} and others")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: not a file of weights ({reason}): fetch it again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}: expected a dict of weights")
+        raise missing_file(path, f"LPIPS weights, {next(iter(shapes))} and others")
+    found = read_weights(path)
     for key, shape in shapes.items():
-        has = tuple(found[key].shape) if isinstance(found.get(key), torch.Tensor) else "missing"
-        if has != shape:
-            raise ValueError(f"{path}: {key} is {has}: expected {shape}")
+        if key not in found or tuple(found[key].shape) != shape:
+            has = f"is {tuple(found[key].shape)}" if key in found else "is missing"
+            raise InputError(f"{path}, {key}", has, f"{shape}")
     return {key: found[key].float() for key in shapes}

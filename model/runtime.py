@@ -6,6 +6,8 @@ import sys
 
 import torch
 
+from config.errors import InputError
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Tokens of a chunk: enough to fill the matrix units; on a CPU few enough that a layer's intermediate results stay in cache
 # (2048 tokens of width 1536 in bfloat16 are 6 MB), which made element-wise passes up to 5 times as fast as 8192 did.
@@ -20,16 +22,17 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     """Return the device for `auto` (the current CUDA device if there is one, else the CPU) or for its name.
 
     Raises:
-        ValueError: there is no such device on this machine.
+        InputError: there is no such device on this machine.
     """
     if device == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device {device!r}: not a device; wanted auto, cpu, cuda or cuda:N") from error
+        raise InputError("device", f"is {device!r}", "auto, cpu, cuda or cuda:N") from error
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices; wanted one of them or cpu")
+        there = torch.cuda.device_count()
+        raise InputError("device", f"is {str(device)!r} on a machine with {there} CUDA devices", "one of them, or cpu")
     return picked
 
 
@@ -45,12 +48,12 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the compute dtype for `auto` (bfloat16 where `has_bfloat16`, else float32), `float32` or `bfloat16`.
 
     Raises:
-        ValueError: another name.
+        InputError: another name.
     """
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; wanted auto, {' or '.join(PRECISIONS)}")
+        raise InputError("precision", f"is {precision!r}", f"auto, {' or '.join(PRECISIONS)}")
     return PRECISIONS[precision]
 
 

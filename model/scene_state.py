@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from config.errors import InputError, missing_file
 from data.files import replace_when_finished
 
 FORMAT = "lact_nvs scene state 1"
@@ -62,23 +63,27 @@ class SceneState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it is no safetensors file, or holds something else.
+            InputError: it is no safetensors file, or holds something else.
         """
+        wanted = "a scene state written by --save_state"
         if not Path(path).is_file():
-            raise FileNotFoundError(f"{path}: no such file; wanted a scene state written by --save_state")
+            raise missing_file(path, wanted)
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a safetensors file ({error}); wanted a scene state written by --save_state") from error
+            raise InputError(path, f"is no safetensors file ({error})", wanted) from error
         if about.get("format") != FORMAT:
-            raise ValueError(f"{path}: format is {about.get('format')!r}; wanted {FORMAT!r}")
-        cameras = {name: tensors.pop(name) for name in ("fxfycxcy", "c2w")}
-        focus = tensors.pop("focus", None)
-        layers: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            _, index, part = name.split(".")
-            layers.setdefault(int(index), {})[part] = tensor
-        ordered = [layers[i] for i in range(len(layers))]
-        return cls(ordered, **cameras, image_size=tuple(json.loads(about["image_size"])), model=about["model"], focus=focus)
+            raise InputError(f"{path}, format", f"is {about.get('format')!r}", repr(FORMAT))
+        try:
+            fxfycxcy, c2w, focus = tensors.pop("fxfycxcy"), tensors.pop("c2w"), tensors.pop("focus", None)
+            layers: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                _, index, part = name.split(".")
+                layers.setdefault(int(index), {})[part] = tensor
+            ordered = [layers[i] for i in range(len(layers))]
+            h, w = json.loads(about["image_size"])
+            return cls(ordered, fxfycxcy, c2w, (h, w), about["model"], focus)
+        except (KeyError, ValueError, TypeError) as error:  # what it lacks, or cannot be taken apart
+            raise InputError(path, f"is damaged ({error})", wanted) from error

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config import AddressConfig, LayerConfig, ModelConfig, config_from_dict
+from config.errors import InputError
 from model import LaCTLVSM, SceneState
 from model.layers.address import address_of, focus_of, frequencies_of, places_of
 from model.layers.fast_weight import FastWeight
@@ -230,7 +231,7 @@ def test_rotation_of_shapes_that_do_not_fit_is_refused() -> None:
 @pytest.mark.parametrize("sites", [("qk",), ("hidden",), ("vo",), ("qk", "hidden", "vo")])
 def test_rotated_write_is_a_step_down_the_written_loss(sites: tuple[str, ...], w1_only: bool) -> None:
     torch.manual_seed(0)
-    layer = FastWeight(26, "vl", 13, 2, 0.01, 0, AddressConfig("foot", sites, 0.5, 8.0, 1), w1_only)
+    layer = FastWeight(26, 13, 2, 0.01, 0, AddressConfig("foot", sites, 0.5, 8.0, 1), w1_only)
     torch.nn.init.normal_(layer.lr_fc.bias)
     views, x = random_views(2, 3, *SIZE), torch.randn(2, 3, 6, 26)
     places = places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, focus_of(views["c2w"]))
@@ -270,7 +271,7 @@ def test_rotated_write_is_a_step_down_the_written_loss(sites: tuple[str, ...], w
 
 def test_read_turns_outputs_back_by_the_camera() -> None:
     torch.manual_seed(0)
-    layer = FastWeight(24, "vl", 12, 2, 0.01, 0, AddressConfig("image", ("vo",), 1.0, 1.0))
+    layer = FastWeight(24, 12, 2, 0.01, 0, AddressConfig("image", ("vo",), 1.0, 1.0))
     layer.o_norm = torch.nn.Identity()
     layer.c_proj = torch.nn.Identity()
     views, x = random_views(1, 2, *SIZE), torch.randn(1, 2, 6, 24)
@@ -388,5 +389,5 @@ def test_address_survives_a_dict_and_needs_hidden_numbers() -> None:
     config = config_from_dict({"patch_size": 4, "dim": 48, "layers": 1, "block": [layer]})
     assert config.to_dict()["block"][0]["params"]["address"] == address
     assert config_from_dict(config.to_dict()) == config
-    with pytest.raises(ValueError, match=r"fast_weight: inter_multi is 0.5; wanted 1 or more to rotate hidden numbers"):
-        FastWeight(48, "vl", 24, 0.5, 0.01, 5, AddressConfig("line", ("hidden",), 1.0, 2.0))
+    with pytest.raises(InputError, match=r"inter_multi: is 0.5; wanted 1 or more, to rotate hidden numbers"):
+        FastWeight(48, 24, 0.5, 0.01, 5, AddressConfig("line", ("hidden",), 1.0, 2.0))

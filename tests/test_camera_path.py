@@ -79,10 +79,10 @@ def test_turntable_of_a_wide_image_sees_the_origin_in_its_middle_and_the_fov_acr
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ((0, (4, 6)), "0 frames asked for: expected 1"),
-        ((3, (0, 6)), "image size is 0 x 6"),
-        ((3, (4, 6), 180.0), "field of view is 180.0 degrees"),
-        ((3, (4, 6), 50.0, (0.0, 0.0), (1.0, -1.0)), "radius 1.0 swings by -1.0"),
+        ((0, (4, 6)), "num_frames: is 0; wanted 1"),
+        ((3, (0, 6)), "image size: is 0 6"),
+        ((3, (4, 6), 180.0), "field of view: is 180.0 degrees"),
+        ((3, (4, 6), 50.0, (0.0, 0.0), (1.0, -1.0)), "radius: is 1.0 and swings by -1.0"),
     ],
 )
 def test_turntable_refuses_what_gives_no_image(arguments: tuple, match: str) -> None:
@@ -90,19 +90,16 @@ def test_turntable_refuses_what_gives_no_image(arguments: tuple, match: str) -> 
         turntable(*arguments)
 
 
-@pytest.mark.parametrize("closed", [False, True])
 @pytest.mark.parametrize("smoothing", [0.0, 0.7])
 @pytest.mark.parametrize("views", [2, 3, 7])
-def test_a_path_is_rigid_and_without_a_jump(views: int, smoothing: float, closed: bool) -> None:
+def test_a_path_is_rigid_and_without_a_jump(views: int, smoothing: float) -> None:
     keys = random_keys(views, seed=views)
-    fxfycxcy, c2w = smooth_path(keys, intrinsics(views), 400, closed=closed, smoothing=smoothing)
+    fxfycxcy, c2w = smooth_path(keys, intrinsics(views), 400, smoothing=smoothing)
     assert c2w.shape == (400, 4, 4)
     assert fxfycxcy.shape == (400, 4)
     assert c2w.dtype == torch.float64
     assert fxfycxcy.dtype == torch.float32
     assert_rigid(c2w)
-    if closed:
-        c2w = torch.cat([c2w, c2w[:1]])
     size = (keys[:, :3, 3].amax(0) - keys[:, :3, 3].amin(0)).norm() / 2
     step = torch.hypot((c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1) / size, angles(c2w[1:], c2w[:-1]))
     # Equal arcs; a chord is shorter than its arc only where the path bends within a frame.
@@ -112,16 +109,15 @@ def test_a_path_is_rigid_and_without_a_jump(views: int, smoothing: float, closed
     assert fxfycxcy.amax() < 205.01
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_a_path_passes_every_key_in_order(closed: bool) -> None:
+def test_a_path_passes_every_key_in_order() -> None:
     keys, given = random_keys(6, seed=1), intrinsics(6)
-    fxfycxcy, c2w = smooth_path(keys, given, 3000, closed=closed)
+    fxfycxcy, c2w = smooth_path(keys, given, 3000)
     distance = (c2w[:, None, :3, 3] - keys[:, :3, 3]).norm(dim=-1) + angles(c2w[:, None], keys)
     nearest, frame = distance.min(0)
     step = (c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1).max() + angles(c2w[1:], c2w[:-1]).max()
     assert (nearest < step).all()
     assert (frame.diff() > 0).all()
-    assert torch.equal(frame[[0] if closed else [0, -1]], torch.tensor([0] if closed else [0, 2999]))
+    assert torch.equal(frame[[0, -1]], torch.tensor([0, 2999]))
     # A frame next to a key shows the key's intrinsics: up to 100 px a piece of several hundred frames.
     assert (fxfycxcy[frame] - given).abs().max() < 0.3
 
@@ -157,14 +153,13 @@ def test_one_camera_and_repeated_cameras_stand_still_or_count_once() -> None:
     fxfycxcy, c2w = smooth_path(key, intrinsics(1), 4)
     torch.testing.assert_close(c2w, key.expand(4, 4, 4), atol=1e-12, rtol=0)
     assert torch.equal(fxfycxcy, intrinsics(1).expand(4, 4))
-    for closed in (False, True):
-        still = smooth_path(key.repeat(3, 1, 1), intrinsics(1).repeat(3, 1), 5, closed=closed, smoothing=1.0)[1]
-        torch.testing.assert_close(still, key.expand(5, 4, 4), atol=1e-12, rtol=0)
-        keys = random_keys(3, seed=4)
-        once = smooth_path(keys, intrinsics(3), 9, closed=closed)
-        doubled = [0, 0, 1, 1, 1, 2, 2] + ([0, 0] if closed else [])
-        twice = smooth_path(keys[doubled], intrinsics(3)[doubled], 9, closed=closed)
-        torch.testing.assert_close(twice[1], once[1], atol=1e-9, rtol=0)
+    still = smooth_path(key.repeat(3, 1, 1), intrinsics(1).repeat(3, 1), 5, smoothing=1.0)[1]
+    torch.testing.assert_close(still, key.expand(5, 4, 4), atol=1e-12, rtol=0)
+    keys = random_keys(3, seed=4)
+    once = smooth_path(keys, intrinsics(3), 9)
+    doubled = [0, 0, 1, 1, 1, 2, 2]
+    twice = smooth_path(keys[doubled], intrinsics(3)[doubled], 9)
+    torch.testing.assert_close(twice[1], once[1], atol=1e-9, rtol=0)
     assert len(smooth_path(keys, intrinsics(3), 1)[1]) == 1
 
 
@@ -175,15 +170,6 @@ def test_cameras_that_only_turn_give_a_steady_turn() -> None:
     # 210 degrees pass 180, where the quaternion of a matrix changes its sign.
     assert angles(c2w, expected).max() < 5e-3
     torch.testing.assert_close(c2w[:, :3, 3].double(), expected[:, :3, 3], atol=1e-5, rtol=0)
-
-
-def test_a_closed_ring_stays_a_ring_though_its_quaternions_come_back_negated() -> None:
-    keys = ring(16)
-    for smoothing in (0.0, 0.5):
-        _, c2w = smooth_path(keys, intrinsics(16), 64, closed=True, smoothing=smoothing)
-        torch.testing.assert_close(c2w[:, :3, 3], ring(64)[:, :3, 3], atol=0.06, rtol=0)
-        # A Gaussian of half a key, 11 degrees, flattens the ring by exp(-0.196² / 2) = 2 %.
-        assert angles(c2w, ring(64)).max() < 0.02
 
 
 def test_smoothing_takes_out_shake_and_keeps_the_ends() -> None:
@@ -204,7 +190,7 @@ def test_a_turn_in_place_before_a_long_flight_stays_in_place() -> None:
     assert (angles(c2w, keys[0]) < np.deg2rad(66)).all()
 
 
-def test_nearest_order_flies_along_a_shuffled_row_and_back_around_a_shuffled_ring() -> None:
+def test_nearest_order_flies_along_a_shuffled_row() -> None:
     row = torch.stack([pose([view**1.2, 0.2, 0], [0, 1, 0], 3.0 * view) for view in range(9)])
     shuffled = torch.tensor([3, 0, 7, 1, 8, 2, 6, 4, 5])
     got = smooth_path(row[shuffled], intrinsics(9)[shuffled], 80, order="nearest")
@@ -213,38 +199,34 @@ def test_nearest_order_flies_along_a_shuffled_row_and_back_around_a_shuffled_rin
     expected = [value.flip(0) for value in expected]
     torch.testing.assert_close(got[1], expected[1], atol=1e-6, rtol=0)
     torch.testing.assert_close(got[0], expected[0], atol=1e-3, rtol=0)
-    shuffled = torch.tensor([5, 2, 8, 0, 11, 1, 9, 3, 10, 4, 7, 6])
-    _, c2w = smooth_path(ring(12)[shuffled], intrinsics(12), 120, closed=True, order="nearest")
-    assert (c2w[1:, :3, 3] - c2w[:-1, :3, 3]).norm(dim=-1).sum() < 1.01 * 2 * np.pi * 2.7 * np.cos(np.deg2rad(20))
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_the_short_tour_is_close_to_the_shortest(closed: bool) -> None:
+def test_the_short_tour_is_close_to_the_shortest() -> None:
     orders = np.array(list(itertools.permutations(range(8))))
     found, shortest = 0.0, 0.0
     for cloud in np.random.default_rng(0).normal(size=(8, 8, 3)):
         distance = np.linalg.norm(cloud[:, None] - cloud, axis=-1)
-        tour = _short_tour(torch.from_numpy(distance), closed).numpy()
+        tour = _short_tour(torch.from_numpy(distance)).numpy()
         assert sorted(tour) == list(range(8))
         legs = [(order, np.roll(order, -1, axis=-1)) for order in (tour, orders)]
-        mine, all_of_them = (distance[a, b][..., : None if closed else -1].sum(-1) for a, b in legs)
+        mine, all_of_them = (distance[a, b][..., :-1].sum(-1) for a, b in legs)
         found += mine
         shortest += all_of_them.min()
-    # Against all 40320 orders: measured 1.01, and 1.06 (closed) and 1.09 (open) for the nearest neighbour alone.
+    # Against all 40320 orders: measured 1.01, and 1.09 for the nearest neighbour alone.
     assert found < 1.03 * shortest
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"c2w": torch.eye(4)}, r"c2w is \(4, 4\) and fxfycxcy is \(2, 4\): expected"),
-        ({"fxfycxcy": torch.ones(3, 4)}, r"fxfycxcy is \(3, 4\): expected"),
+        ({"c2w": torch.eye(4)}, r"c2w is \(4, 4\) and fxfycxcy \(2, 4\); wanted"),
+        ({"fxfycxcy": torch.ones(3, 4)}, r"fxfycxcy \(3, 4\); wanted"),
         ({"c2w": torch.ones(0, 4, 4), "fxfycxcy": torch.ones(0, 4)}, "one camera or more"),
-        ({"num_frames": 0}, "0 frames asked for: expected 1"),
-        ({"order": "shuffled"}, "order is 'shuffled': expected 'given' or 'nearest'"),
-        ({"smoothing": -1.0}, "smoothing is -1.0: expected"),
-        ({"fxfycxcy": torch.tensor([[1.0, 1, 1, 1], [1, float("inf"), 1, 1]])}, "camera 1 holds a value that is not"),
-        ({"c2w": torch.full((2, 4, 4), float("nan"))}, "camera 0 holds a value that is not finite: repair"),
+        ({"num_frames": 0}, "num_frames: is 0; wanted 1"),
+        ({"order": "shuffled"}, "order: is 'shuffled'; wanted given or nearest"),
+        ({"smoothing": -1.0}, "smoothing: is -1.0; wanted"),
+        ({"fxfycxcy": torch.tensor([[1.0, 1, 1, 1], [1, float("inf"), 1, 1]])}, "camera 1: holds a value that is not"),
+        ({"c2w": torch.full((2, 4, 4), float("nan"))}, "camera 0: holds a value that is not finite; wanted"),
     ],
 )
 def test_smooth_path_refuses_what_gives_no_path(change: dict, match: str) -> None:

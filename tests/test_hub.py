@@ -72,7 +72,7 @@ def test_a_cut_is_continued_within_one_call(hub, target):
 
 def test_a_cut_is_continued_by_the_next_call(hub, target):
     hub.cut("w.pt", after=11_000, stay_down=True)
-    message = refused(OSError, "w.pt: the transfer broke off at 11000 of 25321 bytes .*run again", REPO, "w.pt", target)
+    message = refused(OSError, "w.pt: broke off at 11000 of 25321 bytes .*; wanted the same command again", REPO, "w.pt", target)
     assert message.startswith(str(target))
     assert message.endswith(f"/w.pt and save it as {target}")
     assert not target.exists()
@@ -130,9 +130,9 @@ def test_a_partial_file_that_is_too_long_is_begun_anew(hub, target):
 
 def test_wrong_content_is_deleted(hub, target):
     hub.corrupt("w.pt", CONTENT[:-1] + b"?")
-    refused(OSError, "w.pt: received a content of hash .*, wanted .*run again", REPO, "w.pt", target)
+    refused(OSError, "w.pt: came as a content of hash .* instead of .*; wanted the same command again", REPO, "w.pt", target)
     hub.corrupt("table.csv", TABLE[::-1])
-    refused(OSError, "received a content of hash", REPO, "table.csv", target.with_name("table.csv"))
+    refused(OSError, "came as a content of hash", REPO, "table.csv", target.with_name("table.csv"))
     assert not target.exists()
     assert partials(target) == []
 
@@ -152,7 +152,7 @@ def test_the_final_name_waits_for_the_check(hub, target, monkeypatch):
 
 def test_a_longer_content_than_stated_is_deleted(hub, target):
     hub.corrupt("w.pt", CONTENT + b"more")
-    refused(OSError, "w.pt: received 25325 bytes, wanted 25321", REPO, "w.pt", target)
+    refused(OSError, "w.pt: came as 25325 bytes instead of 25321", REPO, "w.pt", target)
     assert partials(target) == []
 
 
@@ -179,7 +179,7 @@ def test_a_gated_repository_asks_for_its_terms(hub, target, monkeypatch, token, 
     hub.gate(REPO, token="hf_right")
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
-    message = refused(PermissionError, rf"gated \(HTTP {status}\).*accept its terms.*HF_TOKEN", REPO, "w.pt", target)
+    message = refused(PermissionError, rf"gated \(HTTP {status}\).*wanted its terms accepted.*HF_TOKEN", REPO, "w.pt", target)
     assert f"get {hub.url}/{REPO}/resolve/main/w.pt and save it as {target}" in message
 
 
@@ -198,7 +198,7 @@ def test_what_is_not_there(hub, target, monkeypatch):
 
 def test_a_hub_in_trouble(hub, target):
     hub.fail("w.pt", 503)
-    refused(OSError, "answers HTTP 503; try again later", REPO, "w.pt", target)
+    refused(OSError, "answers HTTP 503; wanted another try later", REPO, "w.pt", target)
 
 
 def test_offline(hub, target, monkeypatch):
@@ -218,13 +218,13 @@ def test_a_hub_out_of_reach(hub, target, monkeypatch):
 def test_an_endpoint_that_is_no_hub(hub, target, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/cdn")
     hub.repos["owner/repo"]["resolve/main/w.pt"] = b"login page"
-    refused(FileNotFoundError, "does not answer as a hub does; check HF_ENDPOINT", REPO, "w.pt", target)
+    refused(FileNotFoundError, "does not answer as a hub does; wanted HF_ENDPOINT", REPO, "w.pt", target)
 
 
 def test_a_full_disk(hub, target, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-        refused(OSError, "25321 bytes to fetch, 100 free on that disk; make room", REPO, "w.pt", target)
+        refused(OSError, "w.pt: lacks 25321 bytes on a disk with 100 free; wanted room", REPO, "w.pt", target)
     assert hub.bytes_served["w.pt"] == 0
 
     def http_get(url, file, **options):
@@ -233,7 +233,7 @@ def test_a_full_disk(hub, target, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(model.weights.hub, "http_get", http_get)
-        refused(OSError, "disk full at 1234 of 25321 bytes; make room and run again", REPO, "w.pt", target)
+        refused(OSError, "broke off at 1234 of 25321 bytes, since the disk is full; wanted room", REPO, "w.pt", target)
     assert not target.exists()
     download(REPO, "w.pt", target)
     assert target.read_bytes() == CONTENT
@@ -243,14 +243,14 @@ def test_a_full_disk(hub, target, monkeypatch):
 def test_a_plain_address_is_checked_and_continued(hub, tmp_path):
     url, sha256 = f"{hub.cdn}/{REPO}/w.pt", hashlib.sha256(CONTENT).hexdigest()
     hub.cut("w.pt", after=3000, stay_down=True)
-    with pytest.raises(OSError, match=r"v\.pth: the transfer broke off at 3000 of 25321 bytes"):
+    with pytest.raises(OSError, match=r"v\.pth: broke off at 3000 of 25321 bytes"):
         download_url(url, tmp_path / "v.pth", len(CONTENT), sha256)
     hub.mend("w.pt")
     assert download_url(url, tmp_path / "v.pth", len(CONTENT), sha256).read_bytes() == CONTENT
     assert hub.bytes_served["w.pt"] == len(CONTENT)
-    with pytest.raises(OSError, match=r"received a content of hash .*, wanted ffff"):
+    with pytest.raises(OSError, match=r"came as a content of hash .* instead of ffff"):
         download_url(url, tmp_path / "u.pth", len(CONTENT), "f" * 64)
-    with pytest.raises(FileNotFoundError, match=r"none\.pth: not there, and fetching it failed \(.*404"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth: is not there, and fetching it failed \(.*404"):
         download_url(f"{hub.url}/none", tmp_path / "none.pth", 1, sha256)
     hub.fail("table.csv", 403)
     address = f"{hub.url}/{REPO}/resolve/main/table.csv"
@@ -260,7 +260,7 @@ def test_a_plain_address_is_checked_and_continued(hub, tmp_path):
 
 def test_a_plain_address_that_goes_away_after_its_first_answer(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(model.weights.hub, "_first_answer", lambda url, patience_s: None)
-    with pytest.raises(OSError, match=r"n\.pth: not there, and fetching it failed .*404.*get .* and save it as"):
+    with pytest.raises(OSError, match=r"n\.pth: is not there, and fetching it failed .*404.*get .* and save it as"):
         download_url(f"{hub.url}/none", tmp_path / "n.pth", 1, "0" * 64)
 
 
@@ -301,7 +301,7 @@ def test_lpips_files_are_fetched_once(lpips, hub):
 def test_lpips_files_are_tried_once_and_may_be_put_there_by_hand(lpips, hub):
     hub.corrupt("w.pt", CONTENT[::-1])
     for _ in range(2):
-        with pytest.raises(FileNotFoundError, match=r"trunk\.pth: received a content of .* get http://.*/w\.pt and "):
+        with pytest.raises(FileNotFoundError, match=r"trunk\.pth: came as a content of .* get http://.*/w\.pt and "):
             resolve_lpips()
     assert hub.count("GET") == 1
     (lpips / "trunk.pth").write_bytes(CONTENT)
@@ -309,7 +309,10 @@ def test_lpips_files_are_tried_once_and_may_be_put_there_by_hand(lpips, hub):
 
 
 def test_lpips_files_are_not_fetched_unasked(lpips, hub):
-    with pytest.raises(FileNotFoundError, match=r"trunk\.pth: not there, and a run without --load fetches nothing; get http://"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"trunk\.pth: is not there, and a run without --load fetches nothing; wanted the file by hand: get http://",
+    ):
         resolve_lpips(fetch=False)
     assert hub.requests == []
     resolve_lpips()

@@ -164,7 +164,25 @@ def test_running_out_of_gpu_memory_is_told_in_one_line(place, tmp_path, monkeypa
     assert "out of GPU memory; wanted fewer input views" in told(capsys.readouterr().err)[-1]
 
 
-def test_faults_of_the_program_are_not_hidden(infer, monkeypatch):
-    monkeypatch.setattr(LaCTLVSM, "reconstruct", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(LaCTLVSM, "reconstruct"), (inference.SceneDataset, "load"), (inference.SceneReport, "finish"), (inference, "select_views")],
+)
+def test_faults_of_the_program_are_not_told_as_mistakes_of_the_user(infer, monkeypatch, owner, name):
+    def fault(*_, **__):
+        raise ValueError("zip() argument 2 is shorter than argument 1")
+
+    monkeypatch.setattr(owner, name, fault)
+    with pytest.raises(ValueError, match=r"zip\(\) argument 2") as caught:
         infer("--num_input_views 2 --no_lpips")
+    assert caught.type is ValueError
+
+
+def test_interruption_is_told_in_one_line(place, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LaCTLVSM, "reconstruct", interrupted)
+    words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "test_data_path.json"), "--no_lpips"]
+    assert inference.main([*words, "--output_dir", str(tmp_path / "out"), "--num_input_views", "2"]) == 130
+    assert told(capsys.readouterr().err)[-1] == "inference.py: interrupted"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.errors import InputError
 from model import LaCTLVSM, SceneState, load_model
 from model.metric import psnr
 from model.weights.file import save_weights
@@ -132,15 +133,15 @@ def test_scene_state_survives_the_disk(model: LaCTLVSM, tmp_path: Path) -> None:
 
 def test_a_state_of_other_weights_is_refused(model: LaCTLVSM) -> None:
     state, wanted = small_model(*LACT, seed=1).reconstruct(**random_views(1, 2, 8, 12)), random_views(1, 1, 8, 12)
-    with pytest.raises(ValueError, match=r"scene state: written by weights \w{16}; wanted \w{16}, the ones loaded"):
+    with pytest.raises(ValueError, match=r"scene state: was written by weights \w{16}; wanted \w{16}, the ones loaded"):
         model.render(state, *cameras(wanted), (8, 12))
 
 
 def test_a_file_that_holds_no_state_is_refused(tmp_path: Path, model: LaCTLVSM) -> None:
-    with pytest.raises(FileNotFoundError, match=r"x.safetensors: no such file; wanted a scene state"):
+    with pytest.raises(FileNotFoundError, match=r"x.safetensors: is not there; wanted a scene state"):
         SceneState.load(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"x.safetensors: not a safetensors file \(.*\); wanted a scene state"):
+    with pytest.raises(ValueError, match=r"x.safetensors: is no safetensors file \(.*\); wanted a scene state"):
         SceneState.load(tmp_path / "x.safetensors")
     save_weights(tmp_path / "x.safetensors", model.state_dict(), model.config)
     with pytest.raises(ValueError, match=r"x.safetensors: format is None; wanted 'lact_nvs scene state 1'"):
@@ -195,14 +196,14 @@ def test_a_state_is_read_by_the_same_weights_in_any_precision(model: LaCTLVSM, t
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"device": "gpu"}, r"device 'gpu': not a device; wanted auto, cpu, cuda or cuda:N"),
-        ({"device": "cuda:99"}, r"device 'cuda:99': this machine has \d+ CUDA devices; wanted one of them or cpu"),
-        ({"precision": "half"}, r"precision is 'half'; wanted auto, float32 or bfloat16"),
-        ({"newton_schulz_dtype": "half"}, r"newton_schulz_dtype is 'half'; wanted float32 or bfloat16"),
+        ({"device": "gpu"}, r"device: is 'gpu'; wanted auto, cpu, cuda or cuda:N"),
+        ({"device": "cuda:99"}, r"device: is 'cuda:99' on a machine with \d+ CUDA devices; wanted one of them, or cpu"),
+        ({"precision": "half"}, r"precision: is 'half'; wanted auto, float32 or bfloat16"),
+        ({"newton_schulz_dtype": "half"}, r"newton_schulz_dtype: is 'half'; wanted float32 or bfloat16"),
     ],
 )
 def test_unknown_settings_are_refused(arguments: dict, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(InputError, match=match):
         load_model("x.safetensors", **arguments)
 
 

@@ -1,13 +1,19 @@
-"""Every layer of the registry keeps the contract; every recipe builds."""
+"""Every layer of the registry keeps the contract; every network config builds."""
 
+import textwrap
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 
 from config import LayerConfig, ModelConfig, config_from_dict, load_config
+from config.errors import InputError
 from model import LaCTLVSM
-from model.layers import BLOCKS, Layer, build_layer
+from model.layers import BLOCKS, LocalLayer, MixingLayer, State, build_layer
+from model.layers.address import Address, Places
+from model.layers.primitives import Linear
+from model.parallel.context import Shares
 from tests.support.networks import FAST_WEIGHT, LAYERS, random_views, relative_error, small_config, small_model
 
 RECIPES = sorted(path for path in (Path(__file__).parent.parent / "config").glob("*.yaml"))
@@ -29,8 +35,13 @@ def tokens(b: int, v: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(b, v, 6, 48, generator=torch.Generator().manual_seed(seed))
 
 
-def layer_of(name: str) -> Layer:
+def layer_of(name: str) -> LocalLayer | MixingLayer:
     return small_model(name, layers=1).blocks[0].module_list[0]
+
+
+def parts_of(memory: object) -> list[torch.Tensor]:
+    """Return the tensors of a layer's memory."""
+    return [memory] if isinstance(memory, torch.Tensor) else [part for item in memory for part in parts_of(item)]
 
 
 def test_every_block_of_the_registry_is_tested() -> None:
@@ -40,13 +51,31 @@ def test_every_block_of_the_registry_is_tested() -> None:
 @pytest.mark.parametrize("name", [name for name in LAYERS if name not in MIXING])
 def test_a_layer_that_does_not_mix_views_treats_each_alone(name: str) -> None:
     layer, x = layer_of(name), tokens(2, 3)
-    assert not layer.mixes_views
-    with torch.enable_grad():
-        y = layer(x)
-        assert y.shape == x.shape
-        for b in range(2):
-            for v in range(3):
-                assert relative_error(layer(x[b : b + 1, v : v + 1]), y[b : b + 1, v : v + 1]) < 1e-5
+    assert isinstance(layer, LocalLayer)
+    y = layer(x)
+    assert y.shape == x.shape
+    for b in range(2):
+        for v in range(3):
+            assert relative_error(layer(x[b : b + 1, v : v + 1]), y[b : b + 1, v : v + 1]) < 1e-5
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+@torch.no_grad()
+def test_only_what_says_so_overwrites_its_input(name: str) -> None:
+    layer, x = layer_of(name), tokens(2, 3)
+    given = x.clone()
+    if isinstance(layer, LocalLayer):
+        kept, overwritten = layer(x), layer.forward_
+    else:
+        memory = layer.write(x, None)
+        more = layer.write(x, memory)
+        assert all(torch.equal(one, other) for one, other in zip(parts_of(memory), parts_of(layer.write(x, None)), strict=True))
+        assert len(parts_of(more)) >= len(parts_of(memory))
+        state = layer.finish(memory)
+        kept, overwritten = layer.read(x, state, True), lambda x: layer.read_(x, state, True)
+    assert torch.equal(x, given)
+    assert torch.equal(overwritten(x), kept)
+    assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("name", MIXING)
@@ -120,7 +149,7 @@ def test_checkpointed_activations_give_the_same_gradients(layers: tuple[str, ...
 def test_a_layer_computes_in_its_dtype_and_returns_the_float32_sum(name: str, dtype: torch.dtype) -> None:
     model = small_model(name, layers=1).set_compute_dtype(dtype, store=True)
     layer, x = model.blocks[0].module_list[0], tokens(1, 2)
-    if not layer.mixes_views:
+    if isinstance(layer, LocalLayer):
         assert layer.f(layer.ln(x)).dtype == dtype
         assert layer(x).dtype == torch.float32
         return
@@ -147,6 +176,25 @@ def test_a_block_compiles_without_graph_breaks_and_once_per_shape(layers: tuple[
         assert (found - expected).abs().max() < 1e-5
     with torch._dynamo.config.patch(error_on_recompile=True):
         run(7)
+
+
+def test_the_layer_that_the_page_adds_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "model" / "README.md").read_text()
+    example = textwrap.dedent(page[page.index("    class ViewMean") : page.index("1. Write it into a file")])
+    names = {"nn": torch.nn, "torch": torch, "Tensor": torch.Tensor, "ClassVar": ClassVar, "Linear": Linear}
+    names |= {"Address": Address, "Places": Places, "Shares": Shares, "State": State}
+    exec(example, names)
+    monkeypatch.setitem(BLOCKS, "view_mean", names["ViewMean"])
+    monkeypatch.setitem(LAYERS, "view_mean", LayerConfig("view_mean", "vl", {"width": 20}))
+    test_a_layer_that_mixes_views_takes_them_in_any_chunks_and_order("view_mean")
+    test_scenes_of_a_batch_are_independent("view_mean")
+    test_only_what_says_so_overwrites_its_input("view_mean")
+    for dtype in (torch.bfloat16, torch.float32):
+        test_a_layer_computes_in_its_dtype_and_returns_the_float32_sum("view_mean", dtype)
+    network = ("self_attention", "view_mean", "mlp")
+    test_targets_do_not_see_each_other(network)
+    test_targets_do_not_change_the_inputs(network)
+    test_a_gradient_reaches_every_parameter(network)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
@@ -194,16 +242,16 @@ def test_initial_weights_have_the_documented_spread() -> None:
 @pytest.mark.parametrize(
     ("layer", "match"),
     [
-        (LayerConfig("fast_wait", "vl"), r"layer type 'fast_wait' is unknown; did you mean 'fast_weight'\?"),
-        (LayerConfig("mlp", "vl", {"inter_mult": 4}), r"mlp: params .*'inter_mult'; wanted inter_multi"),
-        (LayerConfig("fast_weight", "vl", {"head_dim": 8}), r"fast_weight: params .*missing a required argument"),
-        (LayerConfig("self_attention", "l", {"head_dim": 5}), r"head_dim is 5; wanted a divisor of dim, 48"),
-        (LayerConfig("fast_weight", "l", FAST_WEIGHT.params), r"fast_weight: length_dim is 'l'; wanted vl"),
-        (LayerConfig("register_attention", "l", {"head_dim": 8}), r"register_attention: length_dim is 'l'; wanted vl"),
+        (LayerConfig("fast_wait", "vl"), r"layer type 'fast_wait': is unknown; wanted a known one; did you mean 'fast_weight'\?"),
+        (LayerConfig("mlp", "vl", {"inter_mult": 4}), r"mlp, params: is .*'inter_mult'\); wanted inter_multi"),
+        (LayerConfig("fast_weight", "vl", {"head_dim": 8}), r"fast_weight, params: is .*missing a required argument"),
+        (LayerConfig("self_attention", "l", {"head_dim": 5}), r"self_attention, head_dim: is 5; wanted a divisor of dim, 48"),
+        (LayerConfig("fast_weight", "l", FAST_WEIGHT.params), r"fast_weight, length_dim: is 'l'; wanted vl"),
+        (LayerConfig("register_attention", "l", {"head_dim": 8}), r"register_attention, length_dim: is 'l'; wanted vl"),
     ],
 )
 def test_a_layer_that_cannot_be_built_is_refused(layer: LayerConfig, match: str) -> None:
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(InputError, match=match):
         build_layer(layer, 48)
 
 

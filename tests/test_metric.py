@@ -8,6 +8,7 @@ import pytest
 import torch
 from skimage.metrics import structural_similarity
 
+from config.errors import InputError
 from model.metric import LPIPS, psnr, ssim
 from tests.support.lpips_weights import LAST_OF_GROUP, VGG16, head_weights, vgg_weights
 
@@ -78,7 +79,7 @@ def test_ssim_of_equal_images_is_one_and_carries_gradients() -> None:
 @pytest.mark.parametrize("metric", [psnr, ssim])
 @pytest.mark.parametrize("shapes", [((3, 8, 9), (3, 9, 8)), ((1, 8, 9), (1, 8, 9)), ((8, 9), (8, 9)), ((3, 0, 9), (3, 0, 9))])
 def test_shapes_that_are_no_pair_of_images_are_refused(metric: object, shapes: tuple) -> None:
-    with pytest.raises(ValueError, match=r"rendered is .* expected equal \(\.\.\., 3, h, w\)"):
+    with pytest.raises(ValueError, match=r"rendered is .* wanted equal \(\.\.\., 3, h, w\)"):
         metric(torch.ones(shapes[0]), torch.ones(shapes[1]))
 
 
@@ -176,19 +177,19 @@ def test_lpips_reads_the_published_files(lpips: LPIPS, tmp_path: Path) -> None:
 
 def test_lpips_names_the_file_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     vgg, heads = tmp_path / "vgg16.pth", tmp_path / "heads.pth"
-    with pytest.raises(FileNotFoundError, match=r"vgg16.pth: no such file: expected LPIPS weights, features.0.weight"):
+    with pytest.raises(FileNotFoundError, match=r"vgg16.pth: is not there; wanted LPIPS weights, features.0.weight"):
         LPIPS.from_files(vgg, heads)
     torch.save(vgg_weights(), vgg)
-    with pytest.raises(FileNotFoundError, match=r"heads.pth: no such file: expected LPIPS weights, lin0.model.1.weight"):
+    with pytest.raises(FileNotFoundError, match=r"heads.pth: is not there; wanted LPIPS weights, lin0.model.1.weight"):
         LPIPS.from_files(vgg, heads)
     torch.save(head_weights() | {"lin3.model.1.weight": torch.ones(1, 256, 1, 1)}, heads)
-    with pytest.raises(ValueError, match=r"heads.pth: lin3.model.1.weight is \(1, 256, 1, 1\): expected \(1, 512, 1, 1\)"):
+    with pytest.raises(InputError, match=r"heads.pth, lin3.model.1.weight: is \(1, 256, 1, 1\); wanted \(1, 512, 1, 1\)"):
         LPIPS.from_files(vgg, heads)
     torch.save({key: value for key, value in vgg_weights().items() if key != "features.14.bias"}, vgg)
-    with pytest.raises(ValueError, match=r"vgg16.pth: features.14.bias is missing: expected \(256,\)"):
+    with pytest.raises(InputError, match=r"vgg16.pth, features.14.bias: is missing; wanted \(256,\)"):
         LPIPS.from_files(vgg, heads)
     torch.save([torch.ones(2)], vgg)
-    with pytest.raises(ValueError, match=r"vgg16.pth: holds a list: expected a dict of weights"):
+    with pytest.raises(InputError, match=r"vgg16.pth: holds a list; wanted a state dict"):
         LPIPS.from_files(vgg, heads)
 
 
@@ -197,5 +198,5 @@ def test_lpips_reads_nothing_but_weights(tmp_path: Path) -> None:
     torch.save({"features.0.weight": Path("/")}, vgg)
     for content in (vgg.read_bytes(), b"", b"<html>404</html>"):
         vgg.write_bytes(content)
-        with pytest.raises(ValueError, match=r"vgg16.pth: not a file of weights \(.*\): fetch it again"):
+        with pytest.raises(InputError, match=r"vgg16.pth: (asks|cannot be read).*; wanted"):
             LPIPS.from_files(vgg, tmp_path / "heads.pth")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from config import ModelConfig, config_from_dict
+from config.errors import InputError
 from config.recipe import Recipe
 from model import load_model
 from model.lact_lvsm import LaCTLVSM
@@ -168,7 +169,7 @@ def test_weights_in_a_snapshot_load_for_inference(tmp_path):
 
 
 def test_missing_snapshot(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"step_1.pt: no such snapshot; wanted one of outputs/EXPNAME/snapshot"):
+    with pytest.raises(FileNotFoundError, match=r"step_1.pt: is not there; wanted a snapshot of outputs/EXPNAME/snapshot"):
         read_snapshot(tmp_path / "step_1.pt")
 
 
@@ -177,16 +178,16 @@ def test_cut_short_snapshot(tmp_path, share):
     (path,) = written(tmp_path, 1)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(ValueError, match=r"step_00000001.pt: cannot be read \(.*\); wanted a whole snapshot: delete it"):
+    with pytest.raises(InputError, match=r"step_00000001.pt: cannot be read \(.*\); wanted a whole snapshot: delete it"):
         read_snapshot(path)
 
 
 def test_other_files_are_no_snapshots(tmp_path):
     torch.save({"model": {}}, tmp_path / "weights.pt")
-    with pytest.raises(ValueError, match=r"weights.pt: not a training snapshot; wanted .*--load"):
+    with pytest.raises(InputError, match=r"weights.pt: is no training snapshot; wanted .*--load"):
         read_snapshot(tmp_path / "weights.pt")
     torch.save(Path("x"), tmp_path / "pickle.pt")
-    with pytest.raises(ValueError, match=r"pickle.pt: cannot be read"):
+    with pytest.raises(InputError, match=r"pickle.pt: asks in its pickle for"):
         read_snapshot(tmp_path / "pickle.pt")
 
 
@@ -195,17 +196,17 @@ def test_differences_are_all_named(tmp_path):
     found = read_snapshot(path)
     check_same_run(found, path, dataclasses.replace(RECIPE, save_every=7, log_every=3, actckpt=True, keep=1), config(), 1)
     changed = dataclasses.replace(RECIPE, lr=1e-3, image_size=(8, 16))
-    message = "image_size (256, 256) → (8, 16); lr 0.0004 → 0.001; bs_per_gpu × grad_accum × processes 8 → 16; wanted the same"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "image_size (256, 256) → (8, 16); lr 0.0004 → 0.001; bs_per_gpu × grad_accum × processes 8 → 16); wanted the same"
+    with pytest.raises(InputError, match=re.escape(message)):
         check_same_run(found, path, changed, config(), 2)
-    with pytest.raises(ValueError, match=r"ttt2x.yaml: dim 8 → 12; wanted"):
+    with pytest.raises(InputError, match=r"ttt2x.yaml: dim 8 → 12\); wanted"):
         check_same_run(found, path, RECIPE, config(dim=12), 1)
 
 
 def test_restoring_another_network_is_refused(tmp_path):
     (path,) = written(tmp_path, 1)
     model = LaCTLVSM(config(dim=12))
-    with pytest.raises(ValueError, match=r"step_00000001.pt: input_linear.weight is \(8, 48\), and \(12, 48\)"):
+    with pytest.raises(InputError, match=r"step_00000001.pt, input_linear.weight: is \(8, 48\), and \(12, 48\)"):
         restore(read_snapshot(path), path, model, None, build_optimiser(model, 0.0), 0)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import train
+from config.errors import InputError
 from model.training.snapshot import read_snapshot
 from model.training.snapshot_parts import join_parts, write_parts
 from tests.support.training_run import arguments, assert_same, final, work_in
@@ -68,7 +69,7 @@ def test_more_than_fits_leaves_the_optimizer_state_behind(capsys):
 def test_weights_that_do_not_fit_are_refused_before_training(capsys):
     assert train.main(arguments("large", snapshot_parts="1K", snapshot_total="2K")) == 2
     error = capsys.readouterr().err
-    assert re.search(r"snapshot_total is 2K; wanted \d+K or more, for weights, or no snapshot_parts", error)
+    assert re.search(r"--snapshot_total: is 2K; wanted \d+K or more, for weights, or no --snapshot_parts", error)
     assert not Path("outputs/large").exists()
 
 
@@ -89,8 +90,8 @@ def test_newer_parts_replace_older_ones_and_tools_of_the_shell_join_them(folder)
     [
         (lambda parts, sums: parts[1].unlink(), r"part01: is missing; wanted all 4 parts that step_00000007.sha256 names"),
         (lambda parts, sums: parts[2].write_bytes(b"other"), r"part02: is not what step_00000007.sha256 says"),
-        (lambda parts, sums: sums.write_text("../x  y\n"), r"step_00000007.sha256: not sums of parts"),
-        (lambda parts, sums: sums.write_text(""), r"step_00000007.sha256: not sums of parts"),
+        (lambda parts, sums: sums.write_text("../x  y\n"), r"step_00000007.sha256: holds something else than sums of parts"),
+        (lambda parts, sums: sums.write_text(""), r"step_00000007.sha256: holds something else than sums of parts"),
         (lambda parts, sums: sums.unlink(), r"carried: holds no step_N.sha256"),
     ],
 )
@@ -100,7 +101,7 @@ def test_damaged_parts_are_refused(folder, fault, message):
     parts = sorted((folder / "carried").glob("*.part*"))
     assert join_parts(folder / "carried").read() == bytes(range(100)) * 4
     fault(parts, folder / "carried" / "step_00000007.sha256")
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         join_parts(folder / "carried")
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import train
+from data import sampler
 from model.training.snapshot import read_snapshot
 from tests.support.training_run import NETWORK, arguments, assert_same, rows, work_in
 
@@ -126,3 +127,17 @@ def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
     assert train.main(arguments("tolerant", skip_broken=99)) == 0
     assert "left out: sample" in capsys.readouterr().err
     assert rows("tolerant")[-1]["broken"] > 0
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"), [(train, "render_loss"), (train, "apply_step"), (train, "validate"), (sampler, "normalise_poses")]
+)
+def test_faults_of_the_program_are_not_told_as_mistakes_of_the_user(monkeypatch, owner, name):
+    def fault(*_, **__):
+        raise ValueError("not enough values to unpack")
+
+    monkeypatch.setattr(owner, name, fault)
+    changes = {"val_data_path": "scenes/test_data_path.json", "val_every": 1, "skip_broken": 9, "scene_pose_normalize": True}
+    with pytest.raises(ValueError, match="not enough values") as caught:
+        train.main(arguments("fault", **changes))
+    assert caught.type is ValueError

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from config.errors import InputError
 from config.recipe import Recipe
 from data.output.curves import draw_curves, series, ticks
 from model.parallel.processes import Processes
@@ -51,7 +52,7 @@ def test_resumed_log_drops_what_came_after_the_snapshot(tmp_path):
 
 def test_damage_before_the_last_line_is_an_error(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"log.jsonl, line 2: found no JSON, wanted a row of a training log"):
+    with pytest.raises(InputError, match=r"log.jsonl, line 2: is no JSON; wanted a row of a training log"):
         log(tmp_path, step=9)
 
 
@@ -166,7 +167,7 @@ def test_wandb_gets_the_same_figures(tmp_path, monkeypatch):
 
 def test_wandb_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match=r"--wandb views: wandb is not installed; wanted it \(pip install wandb\) or no --wandb"):
+    with pytest.raises(InputError, match=r"--wandb: needs wandb, which is not installed; wanted pip install wandb, or no --wandb"):
         start_wandb("views", tmp_path, {})
 
 

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
+from config.errors import InputError
 from model.weights import file
 from model.weights.file import read_weights, save_weights
 from model.weights.load import read_config
@@ -64,7 +65,7 @@ class Malice:
 def test_a_pickle_that_runs_code_is_refused(tmp_path, zipped):
     content = {"model": {"x": torch.zeros(2)}, "more": Malice(tmp_path / "it_ran")}
     torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
-    fails(ValueError, r"w\.pt: its pickle asks for \w+\.mkdir, .* refused", read_weights, tmp_path / "w.pt")
+    fails(InputError, r"w\.pt: asks in its pickle for \w+\.mkdir, .* refused", read_weights, tmp_path / "w.pt")
     assert not (tmp_path / "it_ran").exists()
     with pytest.raises(FileNotFoundError):  # the file is what it claims to be: read without care, it runs
         pickle.loads(pickle.dumps(Malice(tmp_path / "no_such_folder" / "it_ran")))
@@ -84,7 +85,7 @@ def test_damaged_files_are_named(tmp_path, suffix):
     page = b"<html>Please log in</html>"
     for content in (b"", page, whole[:10], whole[: len(whole) // 2], whole[:-300]):
         path.write_bytes(content)
-        fails(ValueError, rf"{path}: cannot be read as weights \(.*delete it and fetch it again", read_weights, path)
+        fails(InputError, rf"{path}: cannot be read \(.*delete it and fetch it again", read_weights, path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -111,13 +112,13 @@ def test_files_that_hold_something_else(tmp_path):
         ([torch.zeros(2)], r"w\.pt: holds a list; wanted a state dict"),
         ({}, r"w\.pt: holds nothing; wanted a state dict"),
         ({"model": torch.zeros(2)}, r"w\.pt: holds a Tensor; wanted a state dict"),
-        ({"a": torch.zeros(2), "step": 3}, r"w\.pt: 'step' holds a int; wanted a state dict"),
-        ({"model": {7: torch.zeros(2)}}, r"w\.pt: 7 holds a Tensor; wanted a state dict"),
+        ({"a": torch.zeros(2), "step": 3}, r"w\.pt, 'step': is a int; wanted a state dict"),
+        ({"model": {7: torch.zeros(2)}}, r"w\.pt, 7: is a Tensor; wanted a state dict"),
     ]:
         torch.save(content, path)
-        fails(ValueError, match, read_weights, path)
+        fails(InputError, match, read_weights, path)
     path = path.rename(tmp_path / "w.bin")
-    fails(ValueError, r"w\.bin: not a weight file by its name; wanted .*\.safetensors", read_weights, path)
+    fails(InputError, r"w\.bin: is no weight file by its name; wanted .*\.safetensors", read_weights, path)
     for suffix in (".pt", ".safetensors"):
         fails(FileNotFoundError, rf"none\{suffix}", read_weights, tmp_path / f"none{suffix}")
 
@@ -136,7 +137,14 @@ def test_saved_weights_come_back_with_their_recipe(tmp_path):
     assert again["count"].dtype == torch.int64
     assert torch.equal(again["input_linear.weight"], weights["input_linear.weight"].to(torch.bfloat16))
     assert [entry.name for entry in path.parent.iterdir()] == ["w.safetensors"]
-    fails(ValueError, r"w\.pt: weights are saved as safetensors", save_weights, tmp_path / "w.pt", weights, config)
+    fails(
+        InputError,
+        r"w\.pt: is no name for weights, which are saved as safetensors",
+        save_weights,
+        tmp_path / "w.pt",
+        weights,
+        config,
+    )
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 
 from config import config_from_dict, load_config
+from config.errors import InputError
 from model.weights.infer import infer_config
 from tests.support.weights import fails, lact_shapes, meta, recipe
 
@@ -58,15 +59,15 @@ def test_weights_that_tell_no_network():
     shapes = lact_shapes(layers=2, d=12, inter_multi=2, p=2)
     q = "blocks.0.module_list.0.f.q_norm.weight"
     for changed, match in [
-        ({"blocks.0.module_list.1.f.w3": (1, 2, 3)}, r"x\.pt: blocks\.0\.module_list\.1\.f\.w3 is in no LaCT network"),
-        ({"head.weight": (3, 12)}, r"x\.pt: head\.weight is in no LaCT network; wanted"),
-        ({"input_linear.weight": (12, 47)}, r"x\.pt: input_linear\.weight is \(12, 47\); wanted 12·p² columns"),
-        ({"input_linear.weight": (12,)}, r"input_linear\.weight is \(12,\); wanted a tensor of 2 dimensions"),
-        ({q: (3, 4)}, r"q_norm\.weight is \(3, 4\); wanted a tensor of 1 dimensions"),
+        ({"blocks.0.module_list.1.f.w3": (1, 2, 3)}, r"x\.pt, blocks\.0\.module_list\.1\.f\.w3: is in no LaCT network"),
+        ({"head.weight": (3, 12)}, r"x\.pt, head\.weight: is in no LaCT network; wanted"),
+        ({"input_linear.weight": (12, 47)}, r"x\.pt, input_linear\.weight: is \(12, 47\); wanted 12·p² columns"),
+        ({"input_linear.weight": (12,)}, r"input_linear\.weight: is \(12,\); wanted a tensor of 2 dimensions"),
+        ({q: (3, 4)}, r"q_norm\.weight: is \(3, 4\); wanted a tensor of 1 dimensions"),
     ]:
-        fails(ValueError, match, infer_config, meta(shapes | changed), "x.pt")
+        fails(InputError, match, infer_config, meta(shapes | changed), "x.pt")
     without = {key: shape for key, shape in shapes.items() if ".module_list.1." not in key}
-    fails(ValueError, "blocks of self_attention, mlp, which shapes do not tell apart", infer_config, meta(without))
+    fails(InputError, "weights: has blocks of self_attention, mlp, which shapes do not tell apart", infer_config, meta(without))
     without = {key: shape for key, shape in shapes.items() if key != "input_linear.weight"}
-    fails(ValueError, r"input_linear\.weight is missing; wanted", infer_config, meta(without))
-    fails(ValueError, r"input_linear\.weight is missing; wanted", infer_config, {})
+    fails(InputError, r"input_linear\.weight: is missing; wanted", infer_config, meta(without))
+    fails(InputError, r"input_linear\.weight: is missing; wanted", infer_config, {})

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from config import LayerConfig, load_config
+from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.weights.file import save_weights
 from model.weights.infer import infer_config
@@ -34,12 +35,12 @@ def test_metadata_wins_over_shapes_and_the_table_over_both(tmp_path):
 def test_metadata_that_is_no_recipe(tmp_path):
     weights, path = {"x": torch.zeros(1)}, tmp_path / "w.safetensors"
     for text, match in [
-        ("{", "metadata 'config' is '{'; wanted a network's recipe in JSON"),
-        ("[8]", r"metadata 'config' is '\[8\]'; wanted a network's recipe in JSON"),
-        ("{}", "metadata 'config': no key 'patch_size'"),
+        ("{", "metadata config: is '{'; wanted a network config in JSON"),
+        ("[8]", r"metadata config: is '\[8\]'; wanted a network config in JSON"),
+        ("{}", "metadata config.*patch_size"),
     ]:
         save_file(weights, path, metadata={"config": text})
-        fails(ValueError, rf"w\.safetensors: {match}", read_config, path, weights)
+        fails(InputError, rf"w\.safetensors, {match}", read_config, path, weights)
 
 
 class Small(nn.Module):
@@ -68,18 +69,18 @@ def test_weights_of_another_network_name_the_first_difference():
     weights, network = Small().state_dict(), Small()
     before = {key: tensor.clone() for key, tensor in network.state_dict().items()}
     for changed, match in [
-        ({"second.weight": torch.zeros(3, 2)}, r"w\.pt: second\.weight is \(3, 2\), and \(2, 3\) in this network; w"),
+        ({"second.weight": torch.zeros(3, 2)}, r"w\.pt, second\.weight: is \(3, 2\), and \(2, 3\) in this network; w"),
         (
             {"second.weight": torch.zeros(9), "first.weight": torch.zeros(3, 4)},
-            r"first\.weight is \(3, 4\), and \(3, 5\) in this network \(and 1 more\); wanted",
+            r"first\.weight: is \(3, 4\), and \(3, 5\) in this network \(and 1 more\); wanted",
         ),
-        ({"first.bias": None}, r"no first\.bias, which is \(3,\) in this network; wanted"),
+        ({"first.bias": None}, r"first\.bias: is missing, and \(3,\) in this network; wanted"),
         (
             {"first.bias": None, "second.weight": None, "third": torch.zeros(1)},
-            r"no first\.bias, which is \(3,\) in this network \(and 2 more\); wanted",
+            r"first\.bias: is missing, and \(3,\) in this network \(and 2 more\); wanted",
         ),
-        ({"third": torch.zeros(1)}, r"third is unknown to this network; wanted"),
+        ({"third": torch.zeros(1)}, r"third: is unknown to this network; wanted"),
     ]:
         given = {key: tensor for key, tensor in {**changed, **weights, **changed}.items() if tensor is not None}
-        fails(ValueError, match, load_weights, network, given, "w.pt")
+        fails(InputError, match, load_weights, network, given, "w.pt")
         assert equal(network.state_dict(), before)

@@ -58,7 +58,7 @@ def test_the_table_for_people_is_the_table_for_the_program():
 
 
 def test_weights_of_a_clone_are_not_looked_for_elsewhere(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"lact_objects_64.safetensors: not there; it comes with a clone"):
+    with pytest.raises(FileNotFoundError, match=r"lact_objects_64.safetensors: is not there; wanted it where a clone"):
         resolve_weights(tmp_path / "lact_objects_64.safetensors")
 
 
@@ -83,6 +83,7 @@ def test_a_known_file_is_fetched_to_where_it_was_asked_for(tmp_path, monkeypatch
 
 
 def test_an_unknown_file_brings_the_nearest_name(tmp_path):
-    match = r"scene_res536x90\.pt: no such weight file; did you mean 'scene_res536x960\.pt'\? known: obj_res256\.pt, "
+    nearest = r"did you mean 'scene_res536x960\.pt'\? known: obj_res256\.pt, "
+    match = rf"scene_res536x90\.pt: is not there; wanted a weight file, or a known name; {nearest}"
     fails(FileNotFoundError, match, resolve_weights, tmp_path / "scene_res536x90.pt")
-    fails(FileNotFoundError, "no such weight file", resolve_weights, tmp_path)
+    fails(FileNotFoundError, "is not there; wanted a weight file", resolve_weights, tmp_path)

@@ -4,14 +4,32 @@ Letters: b scenes, v views, t tokens of a view, l tokens of all views, n heads, 
 """
 
 import math
+from typing import ClassVar, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from model.layers.primitives import LayerNorm, Linear, RMSNorm
+from model.layers.address import Address, Places
+from model.layers.contract import State
+from model.layers.primitives import LayerNorm, Linear, RMSNorm, count_heads
 from model.ops.attention import attention
 from model.parallel.context import Shares
+
+# Keys and values of chunks of input views, (b, v·t, n, k) each.
+KeysAndValues = list[tuple[Tensor, Tensor]]
+
+
+class RegisterMemory(NamedTuple):
+    """What the registers have read so far.
+
+    Attributes:
+        attended: (b, n, r, k) mean of the values under the softmax so far, float32.
+        log_sum: (b, n, r, 1) logarithm of the softmax's sum so far, float32.
+    """
+
+    attended: Tensor
+    log_sum: Tensor
 
 
 class SelfAttention(nn.Module):
@@ -25,8 +43,10 @@ class SelfAttention(nn.Module):
         use_qk_norm: normalise queries and keys per head, with a learned scale.
 
     Raises:
-        ValueError: `head_dim` does not divide `dim`.
+        InputError: `head_dim` does not divide `dim`.
     """
+
+    length_dims: ClassVar[tuple[str, ...]] = ("l", "vl")
 
     def __init__(self, dim: int, length_dim: str, head_dim: int = 64, use_qk_norm: bool = True) -> None:
         super().__init__()
@@ -39,44 +59,47 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within each image: (b, v, t, d) → (b, v, t, d)."""
-        q, k, v = self._qkv(x.flatten(0, 1))
+        q, k, v = self._parts(x.flatten(0, 1), self.q_norm, self.k_norm, None)
         return self._attend(q, k, v).unflatten(0, x.shape[:2])
 
-    def write(self, x: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Append the keys and values (b, v·t, n, k) of some input views to `memory`."""
-        _, k, v = self._qkv(x.flatten(1, 2), first=1)
+    def address(self, places: Places) -> Address | None:
+        """Return None: cameras are told by the ray channels alone."""
+        return None
+
+    def write(self, x: Tensor, memory: KeysAndValues | None = None, address: Address | None = None) -> KeysAndValues:
+        """Append the keys and values of some input views to `memory`."""
+        k, v = self._parts(x.flatten(1, 2), self.k_norm, None, first=1)
         return [*(memory or []), (k, v)]
 
-    def reduce(self, memory: list[tuple[Tensor, Tensor]], shares: Shares) -> list[tuple[Tensor, Tensor]]:
+    def reduce(self, memory: KeysAndValues, shares: Shares) -> KeysAndValues:
         """Gather the keys and values of all processes that hold views of the scene."""
         state = self.finish(memory)
         key, value = shares.gather(torch.stack([state["key"], state["value"]], dim=2), shares.tokens).unbind(2)
         return [(key, value)]
 
-    def finish(self, memory: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def finish(self, memory: KeysAndValues) -> State:
         """Return the keys and values of all inputs, each (b, l, n, k)."""
         key, value = (torch.cat(parts, dim=1) for parts in zip(*memory, strict=True))
         return {"key": key, "value": value}
 
-    def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
+    def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Attend to all inputs, and for targets to the image's own tokens too: (b, v, t, d) → (b, v, t, d)."""
         if not target:
-            (q,) = self._qkv(x.flatten(1, 2), last=1)
+            (q,) = self._parts(x.flatten(1, 2), self.q_norm)
             return self._attend(q, state["key"], state["value"]).view(x.shape)
         if x.shape[1] == 0:
             return self._read_target(x.flatten(1, 2), state).view(x.shape)
         return torch.stack([self._read_target(view, state) for view in x.unbind(1)], dim=1)
 
-    def _read_target(self, x: Tensor, state: dict[str, Tensor]) -> Tensor:
-        q, k, v = self._qkv(x)
+    def _read_target(self, x: Tensor, state: State) -> Tensor:
+        q, k, v = self._parts(x, self.q_norm, self.k_norm, None)
         return self._attend(q, torch.cat([state["key"], k], dim=1), torch.cat([state["value"], v], dim=1))
 
-    def _qkv(self, x: Tensor, first: int = 0, last: int = 3) -> tuple[Tensor | None, ...]:
-        """Return the parts first..last−1 of (query, key, value), each (b, l, n, k), for tokens (b, l, d)."""
-        d = x.shape[-1]
-        parts = self.to_qkv(x, slice(first * d, last * d)).unflatten(-1, (last - first, self.heads, -1)).unbind(-3)
-        norms = (self.q_norm, self.k_norm, nn.Identity())[first:last]
-        return (None,) * first + tuple(norm(part) for norm, part in zip(norms, parts, strict=True))
+    def _parts(self, x: Tensor, *norms: nn.Module | None, first: int = 0) -> list[Tensor]:
+        """Return neighbours among (query, key, value), each (b, l, n, k), of tokens (b, l, d): the `first` and as many as norms."""
+        d, count = x.shape[-1], len(norms)
+        parts = self.to_qkv(x, slice(first * d, (first + count) * d)).unflatten(-1, (count, self.heads, -1)).unbind(-3)
+        return [part if norm is None else norm(part) for norm, part in zip(norms, parts, strict=True)]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return self.c_proj(attention(query, key, value))
@@ -87,23 +110,21 @@ class RegisterAttention(nn.Module):
 
     Args:
         dim: token width.
-        length_dim: `vl`.
         head_dim: width of a head.
         num_registers: r, how many registers.
 
     Raises:
-        ValueError: `head_dim` does not divide `dim`, or `length_dim` is not `vl`.
+        InputError: `head_dim` does not divide `dim`.
 
     Precision: logits of the registers' read and their sums over chunks of views in float32.
     Source: Perceiver (arXiv 2103.03206) as the register baseline of LaCT (arXiv 2505.23884), one cross-attention a block.
     """
 
-    mixes_views = True
+    length_dims: ClassVar[tuple[str, ...]] = ("vl",)
+    mixes_views: bool = True
 
-    def __init__(self, dim: int, length_dim: str, head_dim: int = 64, num_registers: int = 1536) -> None:
+    def __init__(self, dim: int, head_dim: int = 64, num_registers: int = 1536) -> None:
         super().__init__()
-        if length_dim != "vl":
-            raise ValueError(f"register_attention: length_dim is {length_dim!r}; wanted vl, since registers read all images")
         self.heads = count_heads(dim, head_dim)
         self.registers = nn.Parameter(torch.randn(num_registers, dim) * 0.02)
         self.write_q, self.write_kv, self.write_proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
@@ -112,32 +133,36 @@ class RegisterAttention(nn.Module):
         self.write_q_norm, self.write_k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
         self.q_norm, self.k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
 
-    def write(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Let the registers read some input views; `memory` is (attended values (b, n, r, k), log of the softmax's sum)."""
+    def address(self, places: Places) -> Address | None:
+        """Return None: cameras are told by the ray channels alone."""
+        return None
+
+    def write(self, x: Tensor, memory: RegisterMemory | None = None, address: Address | None = None) -> RegisterMemory:
+        """Let the registers read some input views."""
         query = self.write_q_norm(self._heads(self.write_q(self.register_norm(self.registers)))).float().transpose(-2, -3)
         key, value = (part.float().transpose(1, 2) for part in self._heads(self.write_kv(x.flatten(1, 2))).chunk(2, dim=2))
         logits = query @ self.write_k_norm(key).mT / math.sqrt(key.shape[-1])
         log_sum = logits.logsumexp(dim=-1, keepdim=True)
         attended = (logits - log_sum).exp() @ value
         if memory is None:
-            return attended, log_sum
-        total = torch.logaddexp(memory[1], log_sum)
-        return memory[0] * (memory[1] - total).exp() + attended * (log_sum - total).exp(), total
+            return RegisterMemory(attended, log_sum)
+        total = torch.logaddexp(memory.log_sum, log_sum)
+        return RegisterMemory(memory.attended * (memory.log_sum - total).exp() + attended * (log_sum - total).exp(), total)
 
-    def reduce(self, memory: tuple[Tensor, Tensor], shares: Shares) -> tuple[Tensor, Tensor]:
+    def reduce(self, memory: RegisterMemory, shares: Shares) -> RegisterMemory:
         """Merge what the registers read in all processes that hold views of the scene."""
         parts = shares.gather(torch.cat(memory, dim=-1)[:, None], [1] * shares.group.size)
         attended, log_sum = parts[..., :-1], parts[..., -1:]
         total = log_sum.logsumexp(dim=1, keepdim=True)
-        return (attended * (log_sum - total).exp()).sum(dim=1), total[:, 0]
+        return RegisterMemory((attended * (log_sum - total).exp()).sum(dim=1), total[:, 0])
 
-    def finish(self, memory: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def finish(self, memory: RegisterMemory) -> State:
         """Return keys and values (b, r, n, k) of the registers after they have read all inputs."""
-        read = self.write_proj(rearrange(memory[0], "b n r k -> b r (n k)"))
+        read = self.write_proj(rearrange(memory.attended, "b n r k -> b r (n k)"))
         key, value = self._heads(self.read_kv(self.latent_norm(self.registers + read.float()))).chunk(2, dim=2)
         return {"key": self.k_norm(key), "value": value}
 
-    def read(self, x: Tensor, state: dict[str, Tensor], target: bool) -> Tensor:
+    def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Attend to the registers: (b, v, t, d) → (b, v, t, d); inputs and targets alike."""
         query = self.q_norm(self._heads(self.read_q(x.flatten(1, 2))))
         return self.c_proj(attention(query, state["key"], state["value"])).view(x.shape)
@@ -145,10 +170,3 @@ class RegisterAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         """Split (…, l, s·d) into (…, l, s·n, k)."""
         return x.unflatten(-1, (-1, self.registers.shape[1] // self.heads))
-
-
-def count_heads(dim: int, head_dim: int) -> int:
-    """Return how many heads of width `head_dim` make up `dim`."""
-    if head_dim < 1 or dim % head_dim:
-        raise ValueError(f"head_dim is {head_dim}; wanted a divisor of dim, {dim}")
-    return dim // head_dim

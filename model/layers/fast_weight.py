@@ -4,6 +4,7 @@ Letters: b scenes, v views, t tokens of a view, l = v·t, n heads, k head width,
 """
 
 import math
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +12,25 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from config import AddressConfig
+from config.errors import InputError
 from model.layers.address import Address, Places, address_of
-from model.layers.attention import count_heads
-from model.layers.primitives import Linear, RMSNorm, unit
+from model.layers.contract import State
+from model.layers.primitives import Linear, RMSNorm, count_heads, unit
 from model.ops import fast_weight as op
 from model.ops.rotation import rotate
 from model.parallel.context import Shares
+
+
+class FastWeightMemory(NamedTuple):
+    """What input views have taught so far.
+
+    Attributes:
+        initial: the weights that gradients are taken at, (b·n, …), in the compute dtype: cast once for all chunks.
+        gradients: their sums over tokens, float32; of w0, w1, w2, or of w1 alone.
+    """
+
+    initial: op.Weights
+    gradients: tuple[Tensor, ...]
 
 
 class FastWeight(nn.Module):
@@ -24,7 +38,6 @@ class FastWeight(nn.Module):
 
     Args:
         dim: token width.
-        length_dim: `vl`.
         head_dim: k, width of a head.
         inter_multi: m / k.
         base_lr: learning rate of a token for which `lr_fc` gives 0.
@@ -37,20 +50,20 @@ class FastWeight(nn.Module):
         implementation: of the operations, see `model.ops.fast_weight`.
 
     Raises:
-        ValueError: `head_dim` does not divide `dim`, `length_dim` is not `vl`, or hidden numbers are too few to rotate.
+        InputError: `head_dim` does not divide `dim`, or hidden numbers are too few to rotate.
 
     Precision: products in the compute dtype; rotations, learning rates, norms, sums over chunks and weights in float32.
     Source: LaCT (arXiv 2505.23884), section 3; for w1 alone arXiv 2602.21204.
     """
 
-    mixes_views = True
+    length_dims: ClassVar[tuple[str, ...]] = ("vl",)
+    mixes_views: bool = True
     newton_schulz_dtype: torch.dtype = torch.bfloat16
     implementation: str = "auto"
 
     def __init__(
         self,
         dim: int,
-        length_dim: str,
         head_dim: int,
         inter_multi: float,
         base_lr: float,
@@ -59,15 +72,13 @@ class FastWeight(nn.Module):
         w1_only: bool = False,
     ) -> None:
         super().__init__()
-        if length_dim != "vl":
-            raise ValueError(f"fast_weight: length_dim is {length_dim!r}; wanted vl, since fast weights hold all images")
         self.heads = count_heads(dim, head_dim)
         self.lr_offset = math.log(math.expm1(base_lr))
         self.muon_update_steps = muon_update_steps
         self.address_config = address
         hidden = int(head_dim * inter_multi)
         if address is not None and hidden < head_dim and "hidden" in address.sites:
-            raise ValueError(f"fast_weight: inter_multi is {inter_multi}; wanted 1 or more to rotate hidden numbers as keys are")
+            raise InputError("inter_multi", f"is {inter_multi}", "1 or more, to rotate hidden numbers as keys are")
         self.w0 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))
         self.w1 = nn.Parameter(torch.randn(self.heads, hidden, head_dim) * math.sqrt(2 / hidden))
         self.w2 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))
@@ -82,14 +93,8 @@ class FastWeight(nn.Module):
             return None
         return address_of(self.address_config, places, self.w0.shape[1])
 
-    def write(
-        self, x: Tensor, memory: tuple[op.Weights, op.Weights] | None = None, address: Address | None = None
-    ) -> tuple[op.Weights, op.Weights]:
-        """Add the gradients of some input views, normalised tokens (b, v, t, d), to `memory`.
-
-        Returns:
-            the initial weights in the compute dtype, cast once for all chunks, and the sum of the gradients in float32.
-        """
+    def write(self, x: Tensor, memory: FastWeightMemory | None = None, address: Address | None = None) -> FastWeightMemory:
+        """Add the gradients of some input views, normalised tokens (b, v, t, d), to `memory`."""
         shape, x = x.shape, x.flatten(1, 2)
         d = x.shape[-1]
         narrow = x.to(self.to_qkv.compute_dtype)
@@ -97,27 +102,28 @@ class FastWeight(nn.Module):
         value = self._heads(F.silu(self.to_qkv(narrow, slice(2 * d, 3 * d))))
         if address is not None and address.rotation is not None:
             value = _rotate_blocks(value, address.rotation, shape)
-        weights = memory[0] if memory else self._weights_to_write(shape[0], key.dtype)
+        weights = memory.initial if memory else self._weights_to_write(shape[0], key.dtype)
         part = op.gradients(weights, key, value, self._learning_rate(x), self.implementation, _turn_hidden(address))
         if memory is None:
-            return weights, tuple(gradient.float() for gradient in part)
-        return weights, tuple(total + gradient for total, gradient in zip(memory[1], part, strict=True))
+            return FastWeightMemory(weights, tuple(gradient.float() for gradient in part))
+        sums = tuple(total + gradient for total, gradient in zip(memory.gradients, part, strict=True))
+        return FastWeightMemory(weights, sums)
 
-    def reduce(self, memory: tuple[op.Weights, op.Weights], shares: Shares) -> tuple[op.Weights, op.Weights]:
+    def reduce(self, memory: FastWeightMemory, shares: Shares) -> FastWeightMemory:
         """Add up the gradients of all processes that hold views of the scene."""
         weights, gradients = memory
         total = shares.total(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = total.split([gradient.numel() for gradient in gradients])
-        return weights, tuple(part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True))
+        return FastWeightMemory(weights, tuple(part.view_as(old) for part, old in zip(parts, gradients, strict=True)))
 
-    def finish(self, memory: tuple[op.Weights, op.Weights]) -> dict[str, Tensor]:
+    def finish(self, memory: FastWeightMemory) -> State:
         """Return the scene's fast weights, (b·n, …), in the compute dtype."""
-        gradients = memory[1]
+        gradients = memory.gradients
         initial = self._initial_weights(gradients[0].shape[0] // self.heads, torch.float32)
         weights = op.update(initial, gradients, self.muon_update_steps, self.newton_schulz_dtype, self.implementation)
         return {name: w.to(self.to_qkv.compute_dtype) for name, w in zip(("w0", "w1", "w2"), weights, strict=True)}
 
-    def read(self, x: Tensor, state: dict[str, Tensor], target: bool, address: Address | None = None) -> Tensor:
+    def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Read tokens (b, v, t, d) out through the fast weights; inputs and targets alike."""
         query = _unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))), address)
         out = op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation, _turn_hidden(address))
@@ -131,7 +137,8 @@ class FastWeight(nn.Module):
         return rearrange(F.softplus(raw + self.lr_offset), "b l (s n) -> s (b n) l 1", n=self.heads)
 
     def _initial_weights(self, b: int, dtype: torch.dtype) -> op.Weights:
-        return tuple(repeat(w.to(dtype), "n i j -> (b n) i j", b=b) for w in (self.w0, self.w1, self.w2))
+        w0, w1, w2 = (repeat(w.to(dtype), "n i j -> (b n) i j", b=b) for w in (self.w0, self.w1, self.w2))
+        return w0, w1, w2
 
     def _weights_to_write(self, b: int, dtype: torch.dtype) -> op.Weights:
         """Return the initial weights, w1 laid out column by column: the gradients need its transpose alone."""

@@ -1,5 +1,7 @@
 """The transformer's MLP."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,13 +13,13 @@ class MLP(nn.Module):
 
     Args:
         dim: token width.
-        length_dim: `l` or `vl`; both mean the same, since no token sees another.
         inter_multi: hidden width over token width.
     """
 
-    mixes_views = False
+    length_dims: ClassVar[tuple[str, ...]] = ("l", "vl")  # both mean the same: no token sees another
+    mixes_views: bool = False
 
-    def __init__(self, dim: int, length_dim: str, inter_multi: float = 4) -> None:
+    def __init__(self, dim: int, inter_multi: float = 4) -> None:
         super().__init__()
         self.c_fc = Linear(dim, int(dim * inter_multi))
         self.c_proj = Linear(int(dim * inter_multi), dim)

@@ -1,9 +1,10 @@
-"""Pieces that every layer is made of: a linear map, a norm and a residual sum, each with its precision written down."""
+"""Pieces that layers are made of: linear maps, norms and heads, each with its precision written down."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from config.errors import InputError
 from model.ops.product import product
 
 
@@ -55,6 +56,12 @@ def unit(x: Tensor, eps: float = 1e-5) -> Tensor:
     return (wide / (torch.linalg.vector_norm(wide, dim=-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def residual(x: Tensor, y: Tensor) -> Tensor:
-    """Return x + y; without gradients into the memory of `x`, which the token stream owns."""
-    return x + y if torch.is_grad_enabled() else x.add_(y.to(x.dtype))
+def count_heads(dim: int, head_dim: int) -> int:
+    """Return how many heads of width `head_dim` make up `dim`.
+
+    Raises:
+        InputError: it does not divide `dim`.
+    """
+    if head_dim < 1 or dim % head_dim:
+        raise InputError("head_dim", f"is {head_dim}", f"a divisor of dim, {dim}")
+    return dim // head_dim

@@ -105,8 +105,9 @@ def join_context(size: int) -> ContextGroup | None:
     if size == 1:
         return None
     rank, world = dist.get_rank(), dist.get_world_size()
-    groups = [dist.new_group(range(first, first + size)) for first in range(0, world, size)]
+    groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
     group = groups[rank // size]
+    assert isinstance(group, dist.ProcessGroup)  # this process is in it
     _GROUPS[group.group_name] = group
     return ContextGroup(rank % size, size, group.group_name)
 

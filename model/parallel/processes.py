@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional
 from torch import Tensor
 
+from config.errors import InputError
 from model.runtime import pick_device
 
 
@@ -97,11 +98,11 @@ def start_processes(device: str, context: int = 1) -> Processes:
         context: how many share the views of each scene.
 
     Raises:
-        ValueError: there is no such device, or the processes cannot be divided into contexts.
+        InputError: there is no such device, or the processes cannot be divided into contexts.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world % context:
-        raise ValueError(f"context_parallel is {context} with {world} processes; wanted a divisor of their number (see torchrun)")
+        raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number (see torchrun)")
     if "RANK" not in os.environ:
         return Processes(0, 1, pick_device(device))
     own = torch.cuda.is_available() and device in ("auto", "cuda")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from config.errors import InputError
 from config.recipe import Recipe
 from data.files import write_text
 from data.output.curves import draw_curves
@@ -143,8 +144,9 @@ class Window:
         seconds = time.perf_counter() - self.start_s
         n = len(names)
         row = {name: total[i] / total[n + i] if total[n + i] else None for i, name in enumerate(names)}
-        if row.get("mse"):
-            row["psnr"] = -10 * math.log10(row["mse"])
+        mse = row.get("mse")
+        if mse:
+            row["psnr"] = -10 * math.log10(mse)
         samples_per_s = self.steps * recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks / seconds
         return row | {
             "samples_per_s": samples_per_s,
@@ -168,7 +170,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 if i < len(lines) - 1:
-                    raise ValueError(f"{path}, line {i + 1}: found no JSON, wanted a row of a training log") from None
+                    raise InputError(f"{path}, line {i + 1}", "is no JSON", "a row of a training log") from None
     return rows
 
 
@@ -221,10 +223,10 @@ def start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
     """Start, or go on with, the run of this folder in Weights & Biases.
 
     Raises:
-        ValueError: wandb is not installed.
+        InputError: wandb is not installed.
     """
     try:
-        import wandb
+        import wandb  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError:
-        raise ValueError(f"--wandb {project}: wandb is not installed; wanted it (pip install wandb) or no --wandb") from None
+        raise InputError("--wandb", "needs wandb, which is not installed", "pip install wandb, or no --wandb") from None
     return wandb.init(project=project, name=folder.name, id=folder.name, resume="allow", dir=folder, config=settings)

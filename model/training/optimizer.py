@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 BETAS = (0.9, 0.95)
 
@@ -54,7 +55,7 @@ def build_optimiser(model: nn.Module, weight_decay: float, kind: str = "adamw") 
         kind: adamw or muon.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [x for x in model.blocks.parameters() if x.requires_grad and x.ndim == 2] if kind == "muon" else []
+    matrices = [x for x in model.get_submodule("blocks").parameters() if x.requires_grad and x.ndim == 2] if kind == "muon" else []
     taken = {id(x) for x in matrices}
     groups = [
         {"params": [x for x in parameters if x.ndim >= 2 and id(x) not in taken], "weight_decay": weight_decay},
@@ -78,7 +79,7 @@ def learning_rate(step: int, peak: float, warmup: int, steps: int, schedule: str
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the L2 norm of all gradients as one vector, float32, on their device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def apply_step(optimiser: Optimiser, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
@@ -93,10 +94,9 @@ def apply_step(optimiser: Optimiser, norm: Tensor, refused: Tensor, lr: float, c
     """
     for group in optimiser.param_groups:
         group["lr"] = lr
-    adamw = optimiser
     if isinstance(optimiser, MuonAndAdamW):
-        adamw = optimiser.adamw
         _step_muon(optimiser.muon, norm, refused, clip)
+    adamw: Any = optimiser.adamw if isinstance(optimiser, MuonAndAdamW) else optimiser
     # The two attributes through which torch's GradScaler talks to a fused optimiser: its kernel divides gradients by the one and
     # does nothing where the other is set, so that neither clipping nor skipping costs a pass or a wait.
     adamw.grad_scale = (norm / clip).clamp(min=1.0)
@@ -117,7 +117,8 @@ def _step_muon(muon: torch.optim.Muon, norm: Tensor, refused: Tensor, clip: floa
             muon.state[x]["momentum_buffer"] = torch.zeros_like(x)
     changing = matrices + [muon.state[x]["momentum_buffer"] for x in matrices]
     before = [x.clone() for x in changing]
-    torch._foreach_div_([x.grad for x in matrices], (norm / clip).clamp(min=1.0))
+    gradients = [x.grad for x in matrices]
+    torch._foreach_div_(gradients, (norm / clip).clamp(min=1.0))  # pyright: ignore[reportPrivateImportUsage]  (no public name)
     muon.step()
     for x, old in zip(changing, before, strict=True):
         x.copy_(torch.where(refused > 0, old, x))
@@ -130,4 +131,4 @@ def update_average(average: nn.Module, model: nn.Module, decay: float, step: int
     Early on the decay is (step + 1) / (step + 10), so that the average does not hang on to the initial weights.
     """
     decay = min(decay, (step + 1) / (step + 10))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), step)

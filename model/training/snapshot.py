@@ -4,7 +4,6 @@ import dataclasses
 import random
 import re
 import subprocess
-import zipfile
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from config import ModelConfig
+from config.errors import InputError, missing_file
 from config.recipe import Recipe, differences, recipe_from_dict
 from data.files import replace_when_finished
+from model.lact_lvsm import LaCTLVSM
 from model.training.optimizer import Optimiser
 from model.training.snapshot_parts import join_parts, write_parts
-from model.weights.file import SNAPSHOT_FORMAT
+from model.weights.file import SNAPSHOT_FORMAT, load_torch_file
 from model.weights.load import load_weights
 
 FORMAT = f"{SNAPSHOT_FORMAT} 1"
@@ -85,7 +86,7 @@ class SnapshotWriter:
 
 
 def snapshot(
-    model: nn.Module,
+    model: LaCTLVSM,
     average: nn.Module | None,
     optimiser: Optimiser,
     rng: list[dict],
@@ -127,14 +128,14 @@ def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
     """Refuse parts that cannot even hold the weights and their average.
 
     Raises:
-        ValueError: they cannot.
+        InputError: they cannot.
     """
     tensors = model.state_dict().values()
     least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
     if least > total_bytes:
         held = "weights and their average" if averaged else "weights"
-        wanted = f"{-(-least >> 10)}K or more, for {held}, or no snapshot_parts"
-        raise ValueError(f"snapshot_total is {total_bytes >> 10}K; wanted {wanted}")
+        wanted = f"{-(-least >> 10)}K or more, for {held}, or no --snapshot_parts"
+        raise InputError("--snapshot_total", f"is {total_bytes >> 10}K", wanted)
 
 
 def list_snapshots(folder: Path) -> list[tuple[int, Path]]:
@@ -148,21 +149,14 @@ def read_snapshot(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is something else.
+        InputError: it cannot be read, or is something else.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no such snapshot; wanted one of outputs/EXPNAME/snapshot, or a folder with its parts")
+        raise missing_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
     source = join_parts(path) if path.is_dir() else path
-    try:
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=source is path and zipfile.is_zipfile(path))
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything
-        reason = " ".join(str(error).split())[:120]
-        problem = f"{path}: cannot be read ({reason}); wanted a whole snapshot: delete it to resume from the one before"
-        raise ValueError(problem) from error
+    content = load_torch_file(source, path, "a whole snapshot: delete it to resume from the one before")
     if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in KEYS):
-        raise ValueError(f"{path}: not a training snapshot; wanted one of outputs/EXPNAME/snapshot, or --load for weights alone")
+        raise InputError(path, "is no training snapshot", "one of outputs/EXPNAME/snapshot, or --load for weights alone")
     return content
 
 
@@ -170,7 +164,7 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: Recipe, config: 
     """Refuse a snapshot of a run with other settings.
 
     Raises:
-        ValueError: a setting differs that changes what is learned; the message names all of them, old → new.
+        InputError: a setting differs that changes what is learned; the message names all of them, old → new.
     """
     found = []
     if content["config"] != config.to_dict():
@@ -180,10 +174,8 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: Recipe, config: 
     old = recipe_from_dict(content["recipe"], str(path))
     found += differences(old, dataclasses.replace(recipe, config=old.config), (content["data_ranks"], data_ranks))
     if found:
-        raise ValueError(
-            f"{path}: was trained with other settings: {'; '.join(found)}; wanted the same ones, or another --expname "
-            "(with --load to start from its weights)"
-        )
+        wanted = "the same ones, or another --expname (with --load to start from its weights)"
+        raise InputError(path, f"was trained with other settings ({'; '.join(found)})", wanted)
 
 
 def restore(
@@ -194,7 +186,7 @@ def restore(
     A snapshot without an optimiser's state, as parts may hold it, leaves that as it is: new.
 
     Raises:
-        ValueError: the weights do not fit the network.
+        InputError: the weights do not fit the network.
     """
     load_weights(model, content["model"], str(path))
     if average is not None:
@@ -207,7 +199,9 @@ def restore(
 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """Return the state of every random number generator of this process: Python, NumPy, torch, and the device's own."""
-    name, keys, *rest = np.random.get_state()  # noqa: NPY002 (libraries use it)
+    state = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries use it)
+    assert isinstance(state, tuple)  # so says legacy
+    name, keys, *rest = state
     return {
         "python": random.getstate(),
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from config.errors import InputError
 from data.files import replace_when_finished, write_text
 
 SUMS = re.compile(r"(step_\d+)\.sha256")
@@ -52,11 +53,11 @@ def name_of_parts(folder: Path) -> str:
     """Return the name of the newest snapshot that a folder holds in parts.
 
     Raises:
-        ValueError: it holds none.
+        InputError: it holds none.
     """
     found = sorted(match[1] for match in map(SUMS.fullmatch, os.listdir(folder)) if match)
     if not found:
-        raise ValueError(f"{folder}: holds no step_N.sha256; wanted a snapshot, or a folder with one in parts")
+        raise InputError(folder, "holds no step_N.sha256", "a snapshot, or a folder with one in parts")
     return f"{found[-1]}.pt"
 
 
@@ -64,21 +65,21 @@ def join_parts(folder: Path) -> io.BytesIO:
     """Return the newest snapshot of a folder, put together from its parts.
 
     Raises:
-        ValueError: there is none, or a part is missing or damaged.
+        InputError: there is none, or a part is missing or damaged.
     """
     sums = folder / f"{Path(name_of_parts(folder)).stem}.sha256"
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
-    matches = [SUM_LINE.fullmatch(line) for line in lines]
-    if not lines or None in matches:
-        raise ValueError(f"{sums}: not sums of parts; wanted lines as sha256sum writes them")
+    matches = [match for match in map(SUM_LINE.fullmatch, lines) if match]
+    if not lines or len(matches) < len(lines):
+        raise InputError(sums, "holds something else than sums of parts", "lines as sha256sum writes them")
     whole = io.BytesIO()
     for match in matches:
         part = folder / match[2]
         if not part.is_file():
-            raise ValueError(f"{part}: is missing; wanted all {len(lines)} parts that {sums.name} names")
+            raise InputError(part, "is missing", f"all {len(lines)} parts that {sums.name} names")
         content = part.read_bytes()
         if hashlib.sha256(content).hexdigest() != match[1]:
-            raise ValueError(f"{part}: is not what {sums.name} says; wanted it carried over again")
+            raise InputError(part, f"is not what {sums.name} says", "it carried over again")
         whole.write(content)
     whole.seek(0)
     return whole

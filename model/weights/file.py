@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,10 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config import ModelConfig
+from config.errors import InputError
 from data.files import replace_when_finished
 
 # What a training snapshot calls itself, whatever its version.
 SNAPSHOT_FORMAT = "lact_nvs training snapshot"
+STATE_DICT = "a state dict, or {'model': state dict}"
+WANTED = "whole weights, which this file is not: delete it and fetch it again"
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -31,7 +35,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: another suffix; a damaged file; a pickle that asks for more than tensors; no state dict in it.
+        InputError: another suffix; a damaged file; a pickle that asks for more than tensors; no state dict in it.
     """
     path = Path(path)
     path.open("rb").close()  # what is wrong with the file's name or rights is told as such, and not as damage
@@ -40,11 +44,11 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not iterable itself)
         except SafetensorError as error:
-            raise _damaged(path, error) from error
+            raise _damaged(path, error, WANTED) from error
     elif path.suffix in (".pt", ".pth"):
         state = _read_torch_file(path)
     else:
-        raise ValueError(f"{path}: not a weight file by its name; wanted one that ends in .pt, .pth or .safetensors")
+        raise InputError(path, "is no weight file by its name", "one that ends in .pt, .pth or .safetensors")
     state = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
@@ -53,48 +57,52 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _read_torch_file(path: Path) -> dict[str, Tensor]:
-    content = load_torch_file(path)
+    content = load_torch_file(path, path, WANTED)
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state:
-        raise ValueError(f"{path}: holds {_kind(state)}; wanted a state dict, or {{'model': state dict}}")
+        raise InputError(path, f"holds {_kind(state)}", STATE_DICT)
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{path}: {key!r} holds {_kind(value)}; wanted a state dict, or {{'model': state dict}}")
+            raise InputError(f"{path}, {key!r}", f"is {_kind(value)}", STATE_DICT)
     return state
 
 
-def load_torch_file(path: Path) -> object:
-    """Return what a torch file holds, its tensors mapped where the format allows it."""
+def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
+    """Return what a torch file holds, tensors and plain values alone; where the format allows it, the tensors stay on disk.
+
+    Args:
+        source: the file, or its content.
+        where, wanted: of the error.
+
+    Raises:
+        InputError: it cannot be read, or its pickle asks for more.
+    """
+    mapped = isinstance(source, Path) and zipfile.is_zipfile(source)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file raises nearly anything, from IndexError to struct.error
         asked = re.search(r"GLOBAL (\S+)", str(error))
         if asked:
-            raise ValueError(
-                f"{path}: its pickle asks for {asked[1]}, which may run code and is refused; wanted tensors only, "
-                "as torch.save(model.state_dict(), path) writes"
-            ) from error
-        raise _damaged(path, error) from error
+            found = f"asks in its pickle for {asked[1]}, which may run code and is refused"
+            raise InputError(where, found, "tensors only, as torch.save(model.state_dict(), path) writes") from error
+        raise _damaged(where, error, wanted) from error
 
 
 def _kind(value: object) -> str:
     return "nothing" if isinstance(value, dict) and not value else f"a {type(value).__name__}"
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
+def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputError:
     reason = " ".join(str(error).split())[:120]
-    return ValueError(
-        f"{path}: cannot be read as weights ({type(error).__name__}: {reason}); it is damaged, cut short or of another "
-        "kind: delete it and fetch it again"
-    )
+    return InputError(where, f"cannot be read ({type(error).__name__}: {reason})", wanted)
 
 
 def save_weights(
     path: str | os.PathLike, state_dict: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights and their network's recipe to one `.safetensors` file, whole or not at all.
+    """Write weights and their network's config to one `.safetensors` file, whole or not at all.
 
     Args:
         path: the file; replaced when it exists.
@@ -103,11 +111,11 @@ def save_weights(
         dtype: convert floating tensors to it; None keeps their types.
 
     Raises:
-        ValueError: `path` has another suffix.
+        InputError: `path` has another suffix.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path}: weights are saved as safetensors; wanted a name that ends in .safetensors")
+        raise InputError(path, "is no name for weights, which are saved as safetensors", "one that ends in .safetensors")
     tensors = {
         key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for key, tensor in state_dict.items()

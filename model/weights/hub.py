@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  (that of httpx, which huggingface_hub brings)
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -29,6 +29,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
 
 from config import did_you_mean
+from config.errors import missing_file
 from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
 
 # A compressed answer has neither a length nor ranges that count in bytes of the file.
@@ -71,14 +72,12 @@ def download(
     url = hf_hub_url(repo, file, repo_type=repo_type, revision=revision, endpoint=endpoint)
     by_hand = _by_hand(url, destination)
     if _offline():
-        raise FileNotFoundError(f"{destination}: not there, and HF_HUB_OFFLINE forbids fetching it; {by_hand}")
+        raise _not_there(destination, "HF_HUB_OFFLINE forbids fetching it", by_hand)
     try:
         metadata = get_hf_file_metadata(url, endpoint=endpoint)
         if metadata.commit_hash is None or metadata.etag is None:
-            raise FileNotFoundError(
-                f"{destination}: not there, and {endpoint} does not answer as a hub does; "
-                f"check HF_ENDPOINT and proxies, or {by_hand}"
-            )
+            why = f"{endpoint} does not answer as a hub does"
+            raise _not_there(destination, why, f"HF_ENDPOINT and proxies that lead to one, or {by_hand}")
         # The commit, so that a push between two attempts cannot mix two files; the hub's own address and not the signed
         # one behind it, which expires.
         pinned = hf_hub_url(repo, file, repo_type=repo_type, revision=metadata.commit_hash, endpoint=endpoint)
@@ -111,14 +110,14 @@ def download_url(url: str, destination: str | os.PathLike, size: int, sha256: st
         return destination
     by_hand = _by_hand(url, destination)
     if _offline():
-        raise FileNotFoundError(f"{destination}: not there, and HF_HUB_OFFLINE forbids fetching it; {by_hand}")
+        raise _not_there(destination, "HF_HUB_OFFLINE forbids fetching it", by_hand)
     failure = _first_answer(url, patience_s)
     if failure is not None:
-        raise FileNotFoundError(f"{destination}: not there, and fetching it failed ({_brief(failure)}); {by_hand}")
+        raise _not_there(destination, f"fetching it failed ({_brief(failure)})", by_hand)
     try:
         _fetch(url, destination, size, sha256, UNCOMPRESSED)
     except HTTPError as error:
-        raise OSError(f"{destination}: not there, and fetching it failed ({_brief(error)}); {by_hand}") from error
+        raise OSError(f"{destination}: is not there, and fetching it failed ({_brief(error)}); wanted {by_hand}") from error
     return destination
 
 
@@ -137,10 +136,10 @@ def resolve_weights(path: str | os.PathLike) -> Path:
         return path
     known = known_weights()
     if path.name not in known:
-        raise FileNotFoundError(f"{path}: no such weight file; {did_you_mean(path.name, list(known))}")
+        raise missing_file(path, f"a weight file, or a known name; {did_you_mean(path.name, list(known))}")
     row = known[path.name]
     if row.repo is None:
-        raise FileNotFoundError(f"{path}: not there; it comes with a clone of the project, in weight/: wanted that path")
+        raise missing_file(path, "it where a clone of the project has it, in weight/")
     return download(row.repo, row.file, path if path != Path(path.name) else WEIGHT_DIR / path.name)
 
 
@@ -152,10 +151,10 @@ def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
     Raises:
         FileNotFoundError: a file is missing and could not be fetched; the message says what to put where.
     """
-    paths = tuple(WEIGHT_DIR / file.name for file in LPIPS_FILES)
-    for path, file in zip(paths, LPIPS_FILES, strict=True):
+    trunk, heads = (WEIGHT_DIR / file.name for file in LPIPS_FILES)
+    for path, file in zip((trunk, heads), LPIPS_FILES, strict=True):
         if not path.is_file() and not fetch:
-            raise FileNotFoundError(f"{path}: not there, and a run without --load fetches nothing; {_by_hand(file.url, path)}")
+            raise _not_there(path, "a run without --load fetches nothing", _by_hand(file.url, path))
         if not path.is_file() and file.name not in _lpips_failures:
             try:
                 download_url(file.url, path, file.size, file.sha256)
@@ -163,11 +162,15 @@ def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
                 _lpips_failures[file.name] = str(error)
         if not path.is_file():
             raise FileNotFoundError(_lpips_failures[file.name])
-    return paths
+    return trunk, heads
 
 
 def _by_hand(url: str, destination: Path) -> str:
-    return f"get {url} and save it as {destination}"
+    return f"the file by hand: get {url} and save it as {destination}"
+
+
+def _not_there(path: Path, why: str, wanted: str) -> FileNotFoundError:
+    return FileNotFoundError(f"{path}: is not there, and {why}; wanted {wanted}")
 
 
 def _offline() -> bool:
@@ -218,7 +221,9 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
         have = 0
     free = shutil.disk_usage(partial.parent).free
     if size is not None and size - have > free:
-        raise OSError(f"{destination}: {size - have} bytes to fetch, {free} free on that disk; make room and run again")
+        raise OSError(
+            f"{destination}: lacks {size - have} bytes on a disk with {free} free; wanted room for it, and the same command again"
+        )
     while True:
         try:
             with partial.open("ab") as file:
@@ -230,13 +235,15 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
         except (HTTPError, OSError) as error:
             before, have = have, partial.stat().st_size
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise OSError(f"{destination}: disk full at {have} of {size} bytes; make room and run again") from error
+                raise OSError(
+                    f"{destination}: broke off at {have} of {size} bytes, since the disk is full; wanted room, and the same command again"
+                ) from error
             if size is not None and have > size:
                 return
             if have <= before:
                 raise OSError(
-                    f"{destination}: the transfer broke off at {have} of {size} bytes ({_brief(error)}); "
-                    f"run again to continue it, or {_by_hand(url, destination)}"
+                    f"{destination}: broke off at {have} of {size} bytes ({_brief(error)}); "
+                    f"wanted the same command again, which goes on from there, or {_by_hand(url, destination)}"
                 ) from error
 
 
@@ -251,7 +258,8 @@ def _verify(url: str, partial: Path, destination: Path, size: int | None, etag: 
     else:
         found, wanted = f"{have} bytes", f"{size}"
     partial.unlink()
-    raise OSError(f"{destination}: received {found}, wanted {wanted}; deleted it: run again, or {_by_hand(url, destination)}")
+    again = f"the same command again, or {_by_hand(url, destination)}"
+    raise OSError(f"{destination}: came as {found} instead of {wanted}, and was deleted; wanted {again}")
 
 
 def _digest(path: Path, etag: str) -> str:
@@ -273,21 +281,23 @@ def _refusal(error: Exception, destination: Path, repo: str, file: str, by_hand:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if isinstance(error, GatedRepoError):
         return PermissionError(
-            f"{destination}: {repo} is gated (HTTP {status}); accept its terms on its page and set HF_TOKEN to a token "
-            f"of that account, or {by_hand}"
+            f"{destination}: is in {repo}, which is gated (HTTP {status}); wanted its terms accepted on its page and HF_TOKEN set "
+            f"to a token of that account, or {by_hand}"
         )
     if isinstance(error, (EntryNotFoundError, RevisionNotFoundError)):
-        return FileNotFoundError(f"{destination}: {repo} has no {file} (HTTP {status}); check the names, or {by_hand}")
+        return FileNotFoundError(
+            f"{destination}: cannot be fetched: {repo} has no {file} (HTTP {status}); wanted a name that it has"
+        )
     if status in (401, 403):
         return PermissionError(
-            f"{destination}: {repo} does not exist or is refused to you (HTTP {status}); set HF_TOKEN to a token that "
-            f"may read it, or {by_hand}"
+            f"{destination}: is in {repo}, which does not exist or is refused to you (HTTP {status}); "
+            f"wanted HF_TOKEN set to a token that may read it, or {by_hand}"
         )
     if isinstance(error, RepositoryNotFoundError) or status == 404:
-        return FileNotFoundError(f"{destination}: there is no {repo} (HTTP {status}); check the names, or {by_hand}")
+        return FileNotFoundError(f"{destination}: cannot be fetched: there is no {repo} (HTTP {status}); wanted a name that exists")
     if status is not None:
-        return OSError(f"{destination}: {repo} answers HTTP {status}; try again later, or {by_hand}")
-    return FileNotFoundError(f"{destination}: not there, and the hub is out of reach ({_brief(error)}); {by_hand}")
+        return OSError(f"{destination}: is in {repo}, which answers HTTP {status}; wanted another try later, or {by_hand}")
+    return _not_there(destination, f"the hub is out of reach ({_brief(error)})", by_hand)
 
 
 def _brief(error: Exception) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from config import LayerConfig, ModelConfig
+from config.errors import InputError
 
 LAYER_KEYS = {
     *("ln.weight", "to_qkv.weight", "c_proj.weight", "c_fc.weight", "q_norm.weight", "k_norm.weight"),
@@ -28,7 +29,7 @@ PUBLISHED_FAST_WEIGHT = {"base_lr": 0.01, "muon_update_steps": 5}
 
 
 def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> ModelConfig:
-    """Work a LaCT network's recipe out from the names and shapes of its weights.
+    """Work a LaCT network's config out from the names and shapes of its weights.
 
     Shapes do not tell base_lr, the Newton-Schulz steps and, without q_norm, the attention's head width: these take the
     published values. Nor do they tell addresses, which published networks do not have, nor attention within an image from
@@ -39,7 +40,7 @@ def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> Model
         where: what error messages call them, such as the file's name.
 
     Raises:
-        ValueError: a name that no LaCT network has, a missing tensor, or a shape that fits no network.
+        InputError: a name that no LaCT network has, a missing tensor, or a shape that fits no network.
     """
     layers: dict[int, set[str]] = {}
     blocks = set()
@@ -49,18 +50,16 @@ def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> Model
             blocks.add(int(match[1]))
             layers.setdefault(int(match[2]), set()).add(match[3])
         elif key not in OUTER_KEYS:
-            raise ValueError(f"{where}: {key} is in no LaCT network; wanted weights of one, or a file with its config")
+            raise InputError(f"{where}, {key}", "is in no LaCT network", "weights of one, or a file with its config")
     d, columns = _shape(weights, "input_linear.weight", 2, where)
     p = math.isqrt(columns // 12)
     if p < 1 or 12 * p * p != columns:
-        raise ValueError(f"{where}: input_linear.weight is {(d, columns)}; wanted 12·p² columns for patches of p × p")
+        raise InputError(f"{where}, input_linear.weight", f"is {(d, columns)}", "12·p² columns for patches of p × p")
     block = tuple(_infer_layer(weights, f"blocks.0.module_list.{j}.f.", layers[j], d, where) for j in sorted(layers))
     types = [layer.type for layer in block]
     if "fast_weight" not in types:
-        raise ValueError(
-            f"{where}: blocks of {', '.join(types) or 'nothing'}, which shapes do not tell apart; "
-            "wanted a fast-weight layer, or a file with its config"
-        )
+        found = f"has blocks of {', '.join(types) or 'nothing'}, which shapes do not tell apart"
+        raise InputError(where, found, "a fast-weight layer, or a file with its config")
     return ModelConfig(p, d, len(blocks), block)
 
 
@@ -83,7 +82,7 @@ def _infer_layer(weights: Mapping[str, Tensor], prefix: str, names: set[str], d:
 def _shape(weights: Mapping[str, Tensor], key: str, dims: int, where: str) -> tuple[int, ...]:
     found = tuple(weights[key].shape) if key in weights else None
     if found is None or len(found) != dims or 0 in found:
-        raise ValueError(f"{where}: {key} is {found or 'missing'}; wanted a tensor of {dims} dimensions")
+        raise InputError(f"{where}, {key}", f"is {found or 'missing'}", f"a tensor of {dims} dimensions")
     return found
 
 

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from config import ModelConfig, config_from_dict, load_config
+from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.runtime import PRECISIONS, pick_device, pick_dtype
-from model.weights.file import SNAPSHOT_FORMAT, load_torch_file, read_weights
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, load_torch_file, read_weights
 from model.weights.hub import resolve_weights
 from model.weights.infer import infer_config
 from model.weights.table import ROOT, known_weights
@@ -30,7 +31,7 @@ def load_model(
 
     Args:
         weights: `.pt` or `.safetensors`; a file of the table in `weight/` that is not there is downloaded.
-        config: a YAML file or a recipe; None takes the table's, the file's own, or what the shapes tell, in this order.
+        config: a YAML file or a network config; None takes the table's, the file's own, or what the shapes tell, in this order.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:N`.
         precision: of the layers, `float32`, `bfloat16` or `auto` (bfloat16 where the hardware multiplies it in silicon).
         newton_schulz_dtype: `bfloat16`, which published weights were trained with, or `float32`.
@@ -40,10 +41,10 @@ def load_model(
 
     Raises:
         FileNotFoundError, OSError: the weights are not there and cannot be downloaded.
-        ValueError: weights that cannot be read or do not fit the config, or an unknown device, precision or dtype.
+        InputError: weights that cannot be read or do not fit the config, or an unknown device, precision or dtype.
     """
     if newton_schulz_dtype not in PRECISIONS:
-        raise ValueError(f"newton_schulz_dtype is {newton_schulz_dtype!r}; wanted {' or '.join(PRECISIONS)}")
+        raise InputError("newton_schulz_dtype", f"is {newton_schulz_dtype!r}", " or ".join(PRECISIONS))
     picked = pick_device(device)
     dtype = pick_dtype(precision, picked)
     path = resolve_weights(weights)
@@ -61,10 +62,10 @@ def load_model(
 
 
 def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> ModelConfig:
-    """Return the recipe that a file carries, `.safetensors` in its metadata and training snapshots, or the one that shapes tell.
+    """Return the config that a file carries, `.safetensors` in its metadata and training snapshots, or the one that shapes tell.
 
     Raises:
-        ValueError: the config is not JSON or no recipe; or see `infer_config`.
+        InputError: the config is not JSON or none of a network; or see `infer_config`.
     """
     if Path(path).suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -75,17 +76,17 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Model
             except json.JSONDecodeError:
                 value = None
             if not isinstance(value, dict):
-                raise ValueError(f"{path}: metadata 'config' is {text[:40]!r}; wanted a network's recipe in JSON")
-            return config_from_dict(value, where=f"{path}: metadata 'config'")
+                raise InputError(f"{path}, metadata config", f"is {text[:40]!r}", "a network config in JSON")
+            return config_from_dict(value, where=f"{path}, metadata config")
     elif zipfile.is_zipfile(path):
-        content = load_torch_file(Path(path))
+        content = load_torch_file(Path(path), path, WANTED)
         if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
-            return config_from_dict(content["config"], where=f"{path}: config")
+            return config_from_dict(content["config"], where=f"{path}, config")
     return infer_config(weights, where=str(path))
 
 
 def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> ModelConfig:
-    """Return the recipe of a weight file: its YAML where weight/checkpoints.yaml knows its name, else `read_config`."""
+    """Return the network config of a weight file: its YAML where weight/checkpoints.yaml knows its name, else `read_config`."""
     row = known_weights().get(Path(path).name)
     return read_config(path, weights) if row is None else load_config(ROOT / row.config)
 
@@ -99,17 +100,18 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
         where: what error messages call them, such as the file's name.
 
     Raises:
-        ValueError: a tensor is missing, of another shape, or unknown: the message names the first, counts the others.
+        InputError: a tensor is missing, of another shape, or unknown: the message names the first, counts the others.
     """
     own = model.state_dict()
     problems = []
     for key, tensor in own.items():
         if key not in weights:
-            problems.append(f"no {key}, which is {tuple(tensor.shape)} in this network")
+            problems.append((key, f"is missing, and {tuple(tensor.shape)} in this network"))
         elif weights[key].shape != tensor.shape:
-            problems.append(f"{key} is {tuple(weights[key].shape)}, and {tuple(tensor.shape)} in this network")
-    problems += [f"{key} is unknown to this network" for key in weights if key not in own]
+            problems.append((key, f"is {tuple(weights[key].shape)}, and {tuple(tensor.shape)} in this network"))
+    problems += [(key, "is unknown to this network") for key in weights if key not in own]
     if problems:
+        key, found = problems[0]
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ValueError(f"{where}: {problems[0]}{others}; wanted the weights of the network that the config describes")
+        raise InputError(f"{where}, {key}", found + others, "the weights of the network that the config describes")
     model.load_state_dict(weights)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.ops.attention.naive import attention_naive
 from model.ops.attention.products import attention_by_products
+from model.ops.gradient_mode import gradients_are_recorded
 from model.runtime import has_bfloat16
 
 IMPLEMENTATIONS = ("auto", "naive", "fused", "products")
@@ -61,11 +62,11 @@ def _products_are_faster(query: Tensor, key: Tensor) -> bool:
     """Tell whether products beat torch's kernel: in bfloat16 on a CPU, where it does not use AMX or a gradient is wanted."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or not CPU_HAS_BFLOAT16:
         return False
-    return key.shape[2] <= KEPT_KEYS if torch.is_grad_enabled() else not CPU_HAS_AMX
+    return key.shape[2] <= KEPT_KEYS if gradients_are_recorded() else not CPU_HAS_AMX
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     # On a CPU the backward pass of the fused kernel is four times as slow in bfloat16 as in float32.
-    wide = query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    wide = query.device.type == "cpu" and query.dtype == torch.bfloat16 and gradients_are_recorded()
     dtype = torch.float32 if wide else query.dtype
     return F.scaled_dot_product_attention(query.to(dtype), key.to(dtype), value.to(dtype)).to(query.dtype)

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.ops import aten
 
+from model.ops.gradient_mode import gradients_are_recorded
+
+aten = torch.ops.aten
 # Logits of a block, 2 MB in bfloat16: half as many and twice as many are up to 10 % slower on one core and on two.
 BLOCK_LOGITS = 2**20
 # Queries of a block where none are kept for a gradient: many keys then still leave room for several heads.
@@ -24,7 +26,7 @@ def attention_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     b, n, _, k = query.shape
     # A power of two for the usual widths: it multiplies the narrow operand without rounding.
     query, key, value = (x.reshape(b * n, -1, k) for x in (query * (1 / math.sqrt(k)), key, value))
-    out = attend_and_keep(query, key, value)[0] if torch.is_grad_enabled() else attend(query, key, value)
+    out = attend_and_keep(query, key, value)[0] if gradients_are_recorded() else attend(query, key, value)
     return out.unflatten(0, (b, n))
 
 
@@ -77,7 +79,8 @@ def _(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 
 @attend_backward.register_fake
 def _(d: Tensor, query: Tensor, key: Tensor, value: Tensor, kept: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+    d_query, d_key, d_value = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (query, key, value))
+    return d_query, d_key, d_value
 
 
 def _keep(ctx, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -100,4 +103,4 @@ def _blocks(heads: int, logits: int) -> Iterator[slice]:
 
 def _softmax(logits: Tensor) -> Tensor:
     """Take the softmax over the last dimension in place."""
-    return torch._softmax(logits, -1, False, out=logits)
+    return aten._softmax.out(logits, -1, False, out=logits)

@@ -6,13 +6,14 @@ Letters: b scenes times heads, l tokens, k head width, m hidden width.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.ops import aten
 
+from model.ops.gradient_mode import gradients_are_recorded
 from model.ops.newton_schulz import newton_schulz
 from model.ops.product import product
 from model.ops.rotation import rotate
 
 NORM_EPS = 1e-5
+aten = torch.ops.aten
 
 Weights = tuple[Tensor, Tensor, Tensor]
 
@@ -46,8 +47,8 @@ def update_naive(weights: Weights, gradients: tuple[Tensor, ...], steps: int, dt
     dw0, dw1, dw2 = gradients
     # One batch of equal shapes: three times the work in each call, which small batches need to fill the machine.
     orthogonal = newton_schulz(torch.cat([dw0, dw1.mT, dw2]), steps, dtype)
-    d0, d1, d2 = orthogonal.chunk(3)
-    return tuple(_add_keeping_norm(w, d.to(w.dtype)) for w, d in zip(weights, (d0, d1.mT, d2), strict=True))
+    d0, d1, d2 = (d.to(w0.dtype) for d in orthogonal.chunk(3))
+    return _add_keeping_norm(w0, d0), _add_keeping_norm(w1, d1.mT), _add_keeping_norm(w2, d2)
 
 
 def apply_naive(weights: Weights, query: Tensor, turn: Tensor | None = None) -> Tensor:
@@ -64,7 +65,7 @@ def _turned(fresh: Tensor, turn: Tensor | None, back: bool = False) -> Tensor:
 
 def _silu_backward(d: Tensor, gate: Tensor) -> Tensor:
     """Return d · SiLU'(gate). The fused kernel has no derivative of its own, which training needs."""
-    if not torch.is_grad_enabled():
+    if not gradients_are_recorded():
         return aten.silu_backward(d, gate)
     sigmoid = gate.sigmoid()
     return d * (sigmoid * (1 + gate * (1 - sigmoid)))

@@ -6,6 +6,8 @@ Letters: b matrices, s shorter side, l longer side.
 import torch
 from torch import Tensor
 
+from model.ops.gradient_mode import gradients_are_recorded
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 EPS = 1e-7
 
@@ -17,7 +19,7 @@ def newton_schulz_naive(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)
     # Float32 is for comparing with figures of other code: autograd rounds as that code does.
-    fast = dtype == torch.bfloat16 and x.requires_grad and torch.is_grad_enabled()
+    fast = dtype == torch.bfloat16 and x.requires_grad and gradients_are_recorded()
     for _ in range(steps):
         x = Step.apply(x) if fast else _step(x)[0]
     return x.mT if tall else x

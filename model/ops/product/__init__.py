@@ -6,6 +6,8 @@ Letters: l rows, i inner width, o outer width.
 import torch
 from torch import Tensor
 
+from model.ops.gradient_mode import gradients_are_recorded
+
 # oneDNN gives 768 to 1280 bfloat16 rows times 768 columns to one of two cores: 1.2 TFLOP/s where 512 or 1536 rows reach 2.4.
 # Between these bounds, and up to this width, the product is taken in blocks of rows instead; wider ones do not suffer.
 SLOW_ROWS = (512, 1536)
@@ -27,7 +29,7 @@ def product(x: Tensor, w: Tensor) -> Tensor:
     Cost: 2 · l · i · o FLOPs.
     """
     # First of all, so that a compiled graph is not bound to a number of rows.
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or gradients_are_recorded():
         return x @ w
     slow = x.device.type == "cpu" and x.dtype == torch.bfloat16 and SLOW_ROWS[0] < x.shape[0] < SLOW_ROWS[1]
     if not slow or w.shape[1] > SLOW_WIDTH:

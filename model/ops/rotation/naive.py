@@ -6,12 +6,14 @@ Letters: b scenes, n heads, l tokens, k width, p pairs that turn.
 import torch
 from torch import Tensor
 
+from model.ops.gradient_mode import gradients_are_recorded
+
 
 def rotate_naive(x: Tensor, turn: Tensor, back: bool, in_place: bool) -> Tensor:
     """See `model.ops.rotation.rotate`."""
-    if torch.is_grad_enabled() and not turn.requires_grad:
+    if gradients_are_recorded() and not turn.requires_grad:
         return Rotation.apply(x, turn, back)
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if gradients_are_recorded() or torch.compiler.is_compiling():
         return _put_together(x, turn, back)
     # Without gradients: passes over the turning numbers alone, where putting parts together would copy all of them. In bfloat16,
     # arithmetic on a CPU takes twice as long as converting to float32 and back.

@@ -1,0 +1,118 @@
+"""Blocks: layers with their norms and residual sums, one behind the other, in the training pass or step by step.
+
+Letters: b scenes, v input views, u target views, t tokens of a view, d token width.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from config import LayerConfig
+from model.layers.address import Address, Places
+from model.layers.contract import AnyMixing, Local, State
+from model.layers.primitives import LayerNorm
+from model.layers.registry import build_layer
+from model.parallel.context import Shares
+
+# What each layer of a block is given for the tokens of a call.
+Addresses = tuple[Address | None, ...]
+
+
+class LocalLayer(nn.Module):
+    """A local layer with its norm and residual sum, x + f(LayerNorm(x))."""
+
+    def __init__(self, f: Local, dim: int) -> None:
+        super().__init__()
+        self.ln = LayerNorm(dim)
+        self.f = f
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the tokens behind this layer, (b, v, t, d) float32."""
+        return x + self.f(self.ln(x))
+
+    def forward_(self, x: Tensor) -> Tensor:
+        """Do as `forward`, in the memory of `x`; without gradients only."""
+        return x.add_(self.f(self.ln(x)).to(x.dtype))
+
+
+class MixingLayer(nn.Module):
+    """A mixing layer with its norm and residual sum, x + f.read(LayerNorm(x), state)."""
+
+    def __init__(self, f: AnyMixing, dim: int) -> None:
+        super().__init__()
+        self.ln = LayerNorm(dim)
+        self.f = f
+
+    def address(self, places: Places) -> Address | None:
+        """Return what the layer makes of where tokens look."""
+        return self.f.address(places)
+
+    def write(self, x: Tensor, memory: Any, address: Address | None = None) -> Any:
+        """Return the layer's memory with a chunk of input views (b, v, t, d) added."""
+        return self.f.write(self.ln(x), memory, address)
+
+    def finish(self, memory: Any, shares: Shares | None = None) -> State:
+        """Return the state of the scene; `shares`: of the input views of all processes that share it."""
+        return self.f.finish(memory if shares is None else self.f.reduce(memory, shares))
+
+    def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
+        """Return the tokens behind this layer, (b, v, t, d) float32."""
+        return x + self.f.read(self.ln(x), state, target, address)
+
+    def read_(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
+        """Do as `read`, in the memory of `x`; without gradients only."""
+        return x.add_(self.f.read(self.ln(x), state, target, address).to(x.dtype))
+
+
+Layer = LocalLayer | MixingLayer
+
+
+def layer_of(config: LayerConfig, dim: int) -> Layer:
+    """Build the layer that a network config describes, with its norm and residual sum."""
+    f = build_layer(config, dim)
+    return MixingLayer(cast(AnyMixing, f), dim) if f.mixes_views else LocalLayer(cast(Local, f), dim)
+
+
+class Block(nn.Module):
+    """The layers of one block. `forward` is the training pass: inputs write, inputs and targets read."""
+
+    def __init__(self, layers: tuple[LayerConfig, ...], dim: int) -> None:
+        super().__init__()
+        self.module_list = nn.ModuleList(layer_of(config, dim) for config in layers)
+
+    @property
+    def layers(self) -> Iterator[Layer]:
+        """The layers, in order."""
+        return cast(Iterator[Layer], iter(self.module_list))
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        last: bool = False,
+        shares: Shares | None = None,
+        input_addresses: Addresses | None = None,
+        target_addresses: Addresses | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the tokens of inputs (b, v, t, d) and targets (b, u, t, d) after this block.
+
+        Args:
+            inputs, targets: their tokens before this block; they stay as they are.
+            last: nothing reads the inputs after this block: they are left where the last write needed them.
+            shares: where inputs and targets are those of one process among several.
+            input_addresses, target_addresses: for every layer; None where no layer has any.
+        """
+        none = (None,) * len(self.module_list)
+        input_addresses, target_addresses = input_addresses or none, target_addresses or none
+        writers = [i for i, layer in enumerate(self.layers) if isinstance(layer, MixingLayer)]
+        needed_until = (writers[-1] if writers else -1) if last else len(self.module_list)
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, MixingLayer):
+                state = layer.finish(layer.write(inputs, None, input_addresses[i]), shares)
+                targets = layer.read(targets, state, True, target_addresses[i])
+                inputs = layer.read(inputs, state, False, input_addresses[i]) if i < needed_until else inputs
+            else:
+                targets = layer(targets)
+                inputs = layer(inputs) if i < needed_until else inputs
+        return inputs, targets

@@ -236,7 +236,7 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
             before, have = have, partial.stat().st_size
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise OSError(
-                    f"{destination}: broke off at {have} of {size} bytes, since the disk is full; wanted room, and the same command again"
+                    f"{destination}: broke off at {have} of {size} bytes, since the disk is full; wanted room, then another try"
                 ) from error
             if size is not None and have > size:
                 return

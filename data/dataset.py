@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from config.errors import InputError
 from data.images import crop_centre, read_pixels, rescale_intrinsics, resize_and_crop
 from data.scene_format import Scene, View, read_data_path, read_scene
 
@@ -25,7 +26,7 @@ class SceneDataset(Dataset):
         workers: threads that decode; 0 decodes in the calling thread.
 
     Raises:
-        FileNotFoundError, ValueError: the list is unusable, or the patch does not divide the image size.
+        FileNotFoundError, InputError: the list is unusable, or the patch does not divide the image size.
     """
 
     def __init__(
@@ -77,12 +78,13 @@ def load_views(
 
     Raises:
         FileNotFoundError: an image does not exist.
-        ValueError: an image is damaged or contradicts its camera, an index is out of range, or the size does not work.
+        InputError: an image is damaged or contradicts its camera, or the size does not work.
+        ValueError: an index is out of range.
     """
     n = len(scene.views)
     for i in indices:
         if not 0 <= i < n:
-            raise ValueError(f"{scene.json_path}: found view {i} asked for, wanted 0 to {n - 1}")
+            raise ValueError(f"{scene.json_path}: view {i} is asked for; wanted 0 to {n - 1}")
     crop_only = image_size is None
     if crop_only:
         image_size = own_image_size(scene, patch_size)
@@ -110,17 +112,15 @@ def own_image_size(scene: Scene, patch_size: int) -> tuple[int, int]:
     """Return the size (h, w) that all views of the scene state, each side cropped down to a multiple of the patch.
 
     Raises:
-        ValueError: the views differ in size, or are smaller than a patch.
+        InputError: the views differ in size, or are smaller than a patch.
     """
     h, w = scene.views[0].h, scene.views[0].w
     for i, view in enumerate(scene.views):
         if (view.h, view.w) != (h, w):
-            raise ValueError(
-                f"{scene.json_path}, view {i}: found {view.w}×{view.h} (w×h) where view 0 has {w}×{h}, "
-                "wanted one size for all or an image size to bring them to"
-            )
+            found = f"is {view.w}×{view.h} (w×h) where view 0 is {w}×{h}"
+            raise InputError(f"{scene.json_path}, view {i}", found, "one size for all or an image size to bring them to")
     if min(h, w) < patch_size:
-        raise ValueError(f"{scene.json_path}: found views of {w}×{h} (w×h), wanted at least one patch of {patch_size}")
+        raise InputError(scene.json_path, f"has views of {w}×{h} (w×h)", f"at least one patch of {patch_size}")
     return h - h % patch_size, w - w % patch_size
 
 
@@ -128,13 +128,13 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
     """Check that an image (h, w) splits into whole patches.
 
     Raises:
-        ValueError: a side does not; the message names the nearest that do.
+        InputError: a side does not; the message names the nearest that do.
     """
     for name, side in zip(("height", "width"), image_size, strict=True):
         if side < 1 or side % patch_size:
             below = side // patch_size * patch_size
             nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-            raise ValueError(f"image size: found {name} {side}, wanted a multiple of the patch {patch_size}: {nearest}")
+            raise InputError("--image_size", f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
 
 
 def _load_into(slot: np.ndarray, view: View, crop_only: bool) -> np.ndarray:

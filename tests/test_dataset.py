@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from config.errors import InputError
 from data.dataset import SceneDataset, check_image_size, load_views, own_image_size
 from data.scene_format import read_scene
 from tests.support.scenes import write_random_data_path, write_random_scene
@@ -66,8 +67,8 @@ def test_intrinsics_follow_an_image_of_another_scale(scene):
 def test_image_of_another_shape_names_file_and_sizes(scene):
     view = scene.views[1]
     Image.fromarray(pixels_of(view)).rotate(90, expand=True).save(view.file_path)
-    message = "images/00001.png: found an upright image of 22×29 (w×h), wanted the 29×22 of its camera"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "images/00001.png: is 22×29 (w×h) when upright; wanted the 29×22 of its camera"
+    with pytest.raises(InputError, match=re.escape(message)):
         load_views(scene, [0, 1], (16, 16))
 
 
@@ -89,7 +90,7 @@ def test_threads_change_nothing(scene, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_missing_image_is_named(scene, workers):
     scene.views[2].file_path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"images/00002\.png: found no such file, wanted an image"):
+    with pytest.raises(FileNotFoundError, match=r"images/00002\.png: is not there; wanted an image"):
         load_views(scene, range(5), (16, 16), workers=workers)
 
 
@@ -100,18 +101,18 @@ def test_no_views_are_no_error(scene):
 
 @pytest.mark.parametrize("i", [5, -1])
 def test_index_out_of_range(scene, i):
-    with pytest.raises(ValueError, match=rf"opencv_cameras.json: found view {i} asked for, wanted 0 to 4"):
+    with pytest.raises(ValueError, match=rf"opencv_cameras.json: view {i} is asked for; wanted 0 to 4"):
         load_views(scene, [0, i], (16, 16))
 
 
 @pytest.mark.parametrize(
     ("size", "patch", "message"),
     [
-        ((500, 512), 8, "image size: found height 500, wanted a multiple of the patch 8: 496 or 504"),
-        ((512, 515), 8, "image size: found width 515, wanted a multiple of the patch 8: 512 or 520"),
-        ((24, 5), 6, "image size: found width 5, wanted a multiple of the patch 6: 6"),
-        ((0, 16), 8, "image size: found height 0, wanted a multiple of the patch 8: 8"),
-        ((-8, 16), 8, "image size: found height -8, wanted a multiple of the patch 8: 8"),
+        ((500, 512), 8, "--image_size: has the height 500; wanted a multiple of the patch 8: 496 or 504"),
+        ((512, 515), 8, "--image_size: has the width 515; wanted a multiple of the patch 8: 512 or 520"),
+        ((24, 5), 6, "--image_size: has the width 5; wanted a multiple of the patch 6: 6"),
+        ((0, 16), 8, "--image_size: has the height 0; wanted a multiple of the patch 8: 8"),
+        ((-8, 16), 8, "--image_size: has the height -8; wanted a multiple of the patch 8: 8"),
     ],
 )
 def test_size_that_the_patch_does_not_divide(scene, size, patch, message):
@@ -120,18 +121,18 @@ def test_size_that_the_patch_does_not_divide(scene, size, patch, message):
         lambda: load_views(scene, [0], size, patch),
         lambda: SceneDataset(scene.json_path, size, patch),
     ):
-        with pytest.raises(ValueError, match=f"^{message}$"):
+        with pytest.raises(InputError, match=f"^{message}$"):
             call()
 
 
 def test_own_size_that_does_not_work(scene):
-    with pytest.raises(ValueError, match=r"cameras.json: found views of 29×22 \(w×h\), wanted at least one patch of 24"):
+    with pytest.raises(InputError, match=r"cameras.json: has views of 29×22 \(w×h\); wanted at least one patch of 24"):
         own_image_size(scene, 24)
     content = json.loads(scene.json_path.read_text())
     content[3]["w"] = 40
     scene.json_path.write_text(json.dumps(content))
-    message = "view 3: found 40×22 (w×h) where view 0 has 29×22, wanted one size for all or an image size"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "view 3: is 40×22 (w×h) where view 0 is 29×22; wanted one size for all or an image size"
+    with pytest.raises(InputError, match=re.escape(message)):
         load_views(read_scene(scene.json_path), [0])
 
 

@@ -218,36 +218,36 @@ def test_one_camera_and_cameras_at_one_place_are_drawn(tmp_path: Path) -> None:
 
 def test_comparisons_and_sheets_refuse_what_is_no_set_of_images(tmp_path: Path) -> None:
     path, image = tmp_path / "a.png", noise(8, 9)
-    with pytest.raises(ValueError, match=r"a.png: 0 targets, 0 renderings, 0 captions: expected as many"):
+    with pytest.raises(ValueError, match=r"a.png: 0 targets, 0 renderings, 0 captions; wanted as many"):
         comparison(path, [image], [], [])
-    with pytest.raises(ValueError, match=r"1 targets, 2 renderings, 1 captions: expected as many"):
+    with pytest.raises(ValueError, match=r"1 targets, 2 renderings, 1 captions; wanted as many"):
         comparison(path, [image], [image], [image] * 2)
-    with pytest.raises(ValueError, match=r"1 targets, 1 renderings, 2 captions: expected as many"):
+    with pytest.raises(ValueError, match=r"1 targets, 1 renderings, 2 captions; wanted as many"):
         comparison(path, [image], [image], [image], ["a", "b"])
-    with pytest.raises(ValueError, match=r"a.png: error scale is 0: expected"):
+    with pytest.raises(ValueError, match=r"a.png: error scale is 0; wanted"):
         comparison(path, [image], [image], [image], error_scale=0)
-    with pytest.raises(ValueError, match=r"a.png: input 1 is \(8, 9\) uint8: expected \(h, w, 3\) uint8"):
+    with pytest.raises(ValueError, match=r"a.png: input 1 is \(8, 9\) uint8; wanted \(h, w, 3\) uint8"):
         comparison(path, [image, image[..., 0]], [image], [image])
-    with pytest.raises(ValueError, match=r"a.png: rendering 0 is \(8, 9, 3\) float32: expected"):
+    with pytest.raises(ValueError, match=r"a.png: rendering 0 is \(8, 9, 3\) float32; wanted"):
         comparison(path, [image], [image], [image.astype(np.float32)])
-    with pytest.raises(ValueError, match=r"a.png: target 1 is \(9, 8, 3\): expected \(8, 9, 3\), the first target's"):
+    with pytest.raises(ValueError, match=r"a.png: target 1 is \(9, 8, 3\); wanted \(8, 9, 3\), the first target's"):
         comparison(path, [image], [image, noise(9, 8)], [image, image])
-    with pytest.raises(ValueError, match=r"a.png: 0 images, 0 captions: expected"):
+    with pytest.raises(ValueError, match=r"a.png: 0 images, 0 captions; wanted"):
         contact_sheet(path, [])
-    with pytest.raises(ValueError, match=r"a.png: 2 images, 1 captions: expected"):
+    with pytest.raises(ValueError, match=r"a.png: 2 images, 1 captions; wanted"):
         contact_sheet(path, [image] * 2, ["one"])
-    with pytest.raises(ValueError, match=r"a.png: image 0 is \(8, 9, 1\) uint8: expected"):
+    with pytest.raises(ValueError, match=r"a.png: image 0 is \(8, 9, 1\) uint8; wanted"):
         contact_sheet(path, [image[..., :1]])
     assert not path.exists()
 
 
 def test_a_camera_plot_refuses_what_is_no_set_of_cameras(tmp_path: Path) -> None:
     path, c2w, fxfycxcy = tmp_path / "a.png", np.eye(4)[None], np.ones((1, 4))
-    with pytest.raises(ValueError, match=r"a.png: c2w is \(0, 4, 4\), .* expected \(v, 4, 4\), \(v, 4\) and \(v\)"):
+    with pytest.raises(ValueError, match=r"a.png: c2w is \(0, 4, 4\), .*; wanted \(v, 4, 4\), \(v, 4\) and \(v\)"):
         camera_plot(path, c2w[:0], fxfycxcy[:0], (8, 9))
-    with pytest.raises(ValueError, match=r"is_target \(2,\): expected"):
+    with pytest.raises(ValueError, match=r"is_target \(2,\); wanted"):
         camera_plot(path, c2w, fxfycxcy, (8, 9), [True, False])
     with pytest.raises(ValueError, match=r"fxfycxcy \(2, 4\)"):
         camera_plot(path, c2w, fxfycxcy.repeat(2, 0), (8, 9))
-    with pytest.raises(ValueError, match=r"a.png: a camera holds a value that is not finite: repair"):
+    with pytest.raises(ValueError, match=r"a.png: a camera holds a value that is not finite; wanted it left out"):
         camera_plot(path, c2w * np.nan, fxfycxcy, (8, 9))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import InputError
 from data.synthetic import render as render_module
 from data.synthetic.batch import describe
 from data.synthetic.materials import random_material
@@ -379,6 +380,7 @@ def test_any_image_size_and_any_chunk_give_the_same_pixels():
         assert torch.allclose(whole[name], parts[name], atol=1e-9)
 
 
-def test_samples_not_a_power_of_two_are_refused():
-    with pytest.raises(ValueError, match="samples: found 6, wanted a power of two"):
-        view(scene_of(Solid("box", affine(np.eye(3)), plain())), (3, 0, 0.5), samples=6)
+@pytest.mark.parametrize("samples", [6, 0, -4])
+def test_samples_not_a_power_of_two_are_refused(samples):
+    with pytest.raises(InputError, match=f"--samples: is {samples}; wanted a power of two"):
+        view(scene_of(Solid("box", affine(np.eye(3)), plain())), (3, 0, 0.5), samples=samples)

@@ -49,12 +49,10 @@ def comparison(
         ValueError: no target, unequal numbers or sizes, an image that is not (h, w, 3) uint8, or a scale not above 0.
     """
     if len(targets) == 0 or not len(targets) == len(rendered) == len(captions or targets):
-        raise ValueError(
-            f"{path}: {len(targets)} targets, {len(rendered)} renderings, {len(captions or targets)} captions: "
-            "expected as many of each, one at least"
-        )
+        counts = f"{len(targets)} targets, {len(rendered)} renderings, {len(captions or targets)} captions"
+        raise ValueError(f"{path}: {counts}; wanted as many of each, one at least")
     if not error_scale > 0:
-        raise ValueError(f"{path}: error scale is {error_scale}: expected a number above 0")
+        raise ValueError(f"{path}: error scale is {error_scale}; wanted a number above 0")
     _check_images(path, "input", inputs)
     _check_images(path, "target", targets, targets[0].shape)
     _check_images(path, "rendering", rendered, targets[0].shape)
@@ -91,9 +89,8 @@ def contact_sheet(
         ValueError: no image, an image that is not (h, w, 3) uint8, or not one caption an image.
     """
     if len(images) == 0 or len(captions or images) != len(images):
-        raise ValueError(
-            f"{path}: {len(images)} images, {len(captions or images)} captions: expected as many of each, one at least"
-        )
+        counts = f"{len(images)} images, {len(captions or images)} captions"
+        raise ValueError(f"{path}: {counts}; wanted as many of each, one at least")
     _check_images(path, "image", images)
     h, w = max((image.shape[:2] for image in images), key=lambda size: size[0] / size[1])
     box = (_WIDEST, _WIDEST - 60)
@@ -134,12 +131,10 @@ def camera_plot(
     c2w, fxfycxcy = np.asarray(c2w, np.float64), np.asarray(fxfycxcy, np.float64)
     target = np.zeros(len(c2w), bool) if is_target is None else np.asarray(is_target, bool)
     if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or target.shape != (len(c2w),):
-        raise ValueError(
-            f"{path}: c2w is {c2w.shape}, fxfycxcy {fxfycxcy.shape}, is_target {target.shape}: "
-            "expected (v, 4, 4), (v, 4) and (v) with one camera or more"
-        )
+        shapes = f"c2w is {c2w.shape}, fxfycxcy {fxfycxcy.shape}, is_target {target.shape}"
+        raise ValueError(f"{path}: {shapes}; wanted (v, 4, 4), (v, 4) and (v) with one camera or more")
     if not (np.isfinite(c2w).all() and np.isfinite(fxfycxcy).all()):
-        raise ValueError(f"{path}: a camera holds a value that is not finite: repair it or leave it out")
+        raise ValueError(f"{path}: a camera holds a value that is not finite; wanted it left out")
     axes = _plot_axes(-c2w[:, :3, 1].mean(0) if up is None else np.asarray(up, np.float64))
     pyramids = _pyramids(c2w, fxfycxcy, image_size) @ axes.T
     scale = 880 / np.ptp(pyramids, axis=(0, 1)).max()
@@ -178,9 +173,9 @@ def colour_table() -> np.ndarray:
 def _check_images(path: str | os.PathLike, what: str, images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> None:
     for view, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}: expected (h, w, 3) uint8")
+            raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}; wanted (h, w, 3) uint8")
         if shape is not None and image.shape != shape:
-            raise ValueError(f"{path}: {what} {view} is {image.shape}: expected {shape}, the first target's")
+            raise ValueError(f"{path}: {what} {view} is {image.shape}; wanted {shape}, the first target's")
 
 
 def _evenly(count: int, most: int) -> list[int]:

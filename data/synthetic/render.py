@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from config.errors import InputError
 from data.synthetic.primitives import dot
 from data.synthetic.tables import Batch, Lights
 from data.synthetic.textures import noise, rough_noise, unroll, weights
@@ -70,8 +71,10 @@ def render(
     Cost: memory of 200 (an object) to 600 bytes (a scene) times `rays_at_once`, beside the result.
 
     Raises:
-        ValueError: samples is not a power of two.
+        InputError: samples is not a power of two.
     """
+    if samples < 1 or samples.bit_count() != 1:
+        raise InputError("--samples", f"is {samples}", "a power of two")
     b, v = c2w.shape[:2]
     h, w = image_size
     dtype, device = batch.lights.position.dtype, batch.lights.position.device
@@ -114,8 +117,6 @@ def _rays_at_once(device: torch.device) -> int:
 def _inside_tile(samples: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return x and y (2, m) of a tile's rays: in each pixel a pattern that has one sample in each of s rows and columns."""
     bits = samples.bit_length() - 1
-    if samples != 1 << bits:
-        raise ValueError(f"samples: found {samples}, wanted a power of two")
     order = [int(f"{i:0{bits}b}"[::-1], 2) if bits else 0 for i in range(samples)]
     offset = torch.tensor([range(samples), order], dtype=dtype, device=device).add(0.5).div(samples)
     pixel = torch.arange(TILE, dtype=dtype, device=device)

@@ -341,11 +341,9 @@ def test_opening_reads_the_header_alone(tmp_path, rng):
     path.write_bytes(path.read_bytes()[:700])
     with open_image(path) as image:
         assert (image.format, image.size) == ("JPEG", (50, 40))
-    with pytest.raises(
-        InputError, match=r"a\.jpg: cannot be decoded \(image file is truncated .*\); wanted a whole PNG, JPEG, WEBP"
-    ):
-        with open_image(path) as image:
-            image.load()
+    message = r"a\.jpg: cannot be decoded \(image file is truncated .*\); wanted a whole PNG, JPEG, WEBP"
+    with pytest.raises(InputError, match=message), open_image(path) as image:
+        image.load()
 
 
 @pytest.mark.parametrize(
@@ -369,7 +367,7 @@ def test_whatever_a_decoder_raises_is_a_damaged_image(tmp_path, monkeypatch, pro
 
 
 @pytest.mark.parametrize(
-    "problem", [MemoryError(), PermissionError(13, "Permission denied"), InputError("view 3", "is odd", "even")]
+    "problem", [MemoryError("no room"), PermissionError(13, "Permission denied"), InputError("view 3", "is odd", "even")]
 )
 def test_what_is_no_damage_of_the_image_stays_what_it_is(tmp_path, problem):
     Image.new("RGB", (W, H)).save(tmp_path / "a.png")

@@ -20,6 +20,8 @@ PUBLISHED_TYPES = {
     "model.MLP": "mlp",
 }
 
+# Layers in whose state all images of a scene meet.
+SCENE_LAYERS = ("fast_weight", "register_attention")
 
 # What an address can be made of, and what of a fast-weight layer it can rotate: see `model.layers.address`.
 PHASES = ("image", "line", "foot")
@@ -153,11 +155,14 @@ def _layer(value: object, where: str) -> LayerConfig:
         raise InputError(f"{where}, type", f"is {value['type']!r}", "the name of a layer")
     if value["length_dim"] not in ("l", "vl"):
         raise InputError(f"{where}, length_dim", f"is {value['length_dim']!r}", "l (one image) or vl (all images)")
+    kind = PUBLISHED_TYPES.get(value["type"], value["type"])
+    if kind in SCENE_LAYERS and value["length_dim"] != "vl":
+        raise InputError(f"{where}, length_dim", f"is {value['length_dim']}", f"vl: a layer {kind} holds all images of a scene")
     params = value.get("params") or {}
     if not isinstance(params, Mapping):
         raise InputError(f"{where}, params", f"is {params!r}", "a mapping")
     params = {key: _param(key, param, f"{where}, params, {key}") for key, param in params.items()}
-    return LayerConfig(PUBLISHED_TYPES.get(value["type"], value["type"]), value["length_dim"], params)
+    return LayerConfig(kind, value["length_dim"], params)
 
 
 def _param(key: str, value: object, where: str) -> bool | float | AddressConfig:

@@ -102,18 +102,9 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     scaled = round(h * scale), round(w * scale)
     if scaled != (h, w):
         image = _lanczos(image, scaled)
-    return crop_centre(image, np.asarray(intrinsics, dtype=np.float64) * scale, size)
-
-
-def crop_centre(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cut (H, W) out of the centre of an image that is at least as large, without resampling.
-
-    Returns:
-        a view (H, W, 3) of the image, and its intrinsics (4,) float64.
-    """
-    h, w = size
-    top, left = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
-    return image[top : top + h, left : left + w], np.asarray(intrinsics, dtype=np.float64) - (0, 0, left, top)
+    top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
+    intrinsics = np.asarray(intrinsics, dtype=np.float64) * scale - (0, 0, left, top)
+    return image[top : top + size[0], left : left + size[1]], intrinsics
 
 
 def rescale_intrinsics(

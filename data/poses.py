@@ -11,7 +11,7 @@ from config.errors import InputError
 _NO_DIRECTION = 1e-5
 
 
-def normalise_poses(c2w: torch.Tensor, reference: int | slice | None = None, scene_scale: float = 1.0) -> torch.Tensor:
+def normalise_poses(c2w: torch.Tensor, reference: int | None = None, scene_scale: float = 1.0) -> torch.Tensor:
     """Move scenes into the frame of their mean camera and scale their cameras into a cube.
 
     The frame's z is the mean viewing direction, its y the mean of the cameras' y made perpendicular to z, its origin
@@ -20,8 +20,8 @@ def normalise_poses(c2w: torch.Tensor, reference: int | slice | None = None, sce
 
     Args:
         c2w: (b, v, 4, 4) world from camera, OpenCV axes.
-        reference: the views that set frame and scale: None for all (the published LaCT demo: inputs and targets), a
-            number for the first so many (Long-LRM: the inputs alone), or a slice.
+        reference: how many of the first views set frame and scale: None for all (the published LaCT demo: inputs and
+            targets), or as many as there are inputs (Long-LRM).
         scene_scale: half the side of the cube is 1 / scene_scale: 1.0 for LaCT, 1.35 for LVSM and Long-LRM weights.
 
     Returns:
@@ -38,21 +38,21 @@ def normalise_poses(c2w: torch.Tensor, reference: int | slice | None = None, sce
         raise ValueError(f"normalise_poses: c2w is {tuple(c2w.shape)}; wanted (scenes, views, 4, 4)")
     if not scene_scale > 0:
         raise ValueError(f"normalise_poses: scene_scale is {scene_scale}; wanted a number above 0")
-    views = reference if isinstance(reference, slice) else slice(0, reference)
-    used = c2w[:, views].double()
-    if used.shape[1] == 0 or (isinstance(reference, int) and used.shape[1] != reference):
+    reference = c2w.shape[1] if reference is None else reference
+    if not 1 <= reference <= c2w.shape[1]:
         raise ValueError(f"normalise_poses: reference is {reference} of {c2w.shape[1]} views; wanted one or more of those")
+    used = c2w[:, :reference].double()
     rotation, position = _mean_camera(used)
     moved = c2w.double().clone()
     moved[..., :3, :3] = rotation.mT[:, None] @ moved[..., :3, :3]
     moved[..., :3, 3] = (moved[..., :3, 3] - position[:, None]) @ rotation
-    size = moved[:, views, :3, 3].abs().amax((1, 2))
+    size = moved[:, :reference, :3, 3].abs().amax((1, 2))
     rounding = 8 * torch.finfo(c2w.dtype).eps * used[..., :3, 3].abs().amax((1, 2))
     for scene, (found, least) in enumerate(zip(size.tolist(), rounding.tolist(), strict=True)):
         if not found > least:
             raise InputError(
                 "cameras" if len(c2w) == 1 else f"scene {scene}, cameras",
-                f"are {used.shape[1]} for reference that spread over {found:.3g}, too little to set a scale",
+                f"are {reference} for reference that spread over {found:.3g}, too little to set a scale",
                 "them at different places (or the targets' for reference, too)",
             )
     moved[..., :3, 3] /= scene_scale * size[:, None, None]

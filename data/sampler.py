@@ -196,7 +196,6 @@ class FolderSource:
     def _load(self, scene: Scene, views: Sequence[int]) -> Batch:
         own = range(len(views)) if self.own is None else self.own
         sample = self.dataset.load(scene, [views[i] for i in own])
-        del sample["index"]
         if self.recipe.scene_pose_normalize:
             c2w = np.stack([scene.views[view].c2w for view in views]).astype(np.float32)
             sample["c2w"] = normalise_poses(torch.from_numpy(c2w)[None])[0, list(own)]

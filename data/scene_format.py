@@ -6,10 +6,11 @@ A data path file is a JSON list of paths to such files. Cameras are OpenCV ones 
 are in pixels, `file_path` is relative to the JSON.
 """
 
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ import numpy as np
 
 from config.errors import InputError, missing_file
 from data.files import write_json
+
+# What the JSON of a scene is called.
+CAMERAS = "opencv_cameras.json"
 
 ORTHONORMAL_TOLERANCE = 1e-3
 LAST_ROW_TOLERANCE = 1e-6
@@ -82,7 +86,7 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     """Read and check one scene, in either spelling; images are not opened.
 
     Args:
-        json_path: the scene's `opencv_cameras.json`.
+        json_path: the scene's `CAMERAS`.
 
     Returns:
         the scene. Its name is `scene_name` where the file gives one, else the name of the folder that holds the file.
@@ -102,7 +106,8 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     if not entries:
         raise InputError(json_path, "holds no views", "at least one")
     _check_name(json_path, name)
-    return Scene(name, json_path, tuple(_view(json_path, i, entry) for i, entry in enumerate(entries)))
+    real = functools.cache(os.path.realpath)
+    return Scene(name, json_path, tuple(_view(json_path, i, entry, real) for i, entry in enumerate(entries)))
 
 
 def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str | None = None, long_lrm: bool = False) -> None:
@@ -123,8 +128,9 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str |
     entries = [_entry(view, folder) for view in views]
     if not entries:
         raise ValueError(f"{absolute}: no views to write")
+    real = functools.cache(os.path.realpath)
     for i, entry in enumerate(entries):
-        _view(absolute, i, entry)
+        _view(absolute, i, entry, real)
     name = folder.name if name is None else name
     _check_name(absolute, name)
     if name != folder.name and not long_lrm:
@@ -210,7 +216,7 @@ def _entry(view: View, folder: Path) -> dict:
     return {**numbers, "w2c": np.asarray(view.w2c, dtype=np.float64).tolist(), "file_path": file_path}
 
 
-def _view(json_path: Path, i: int, entry: object) -> View:
+def _view(json_path: Path, i: int, entry: object, real: Callable[[str], str]) -> View:
     where = f"{json_path}, view {i}"
     if not isinstance(entry, dict):
         raise InputError(where, f"is {_show(entry)}", "an object with w, h, fx, fy, cx, cy, w2c, file_path")
@@ -218,7 +224,7 @@ def _view(json_path: Path, i: int, entry: object) -> View:
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
     w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
-    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
+    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"), real)
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
 
 
@@ -270,13 +276,17 @@ def _rigid(where: str, value: object) -> np.ndarray:
     return w2c
 
 
-def _inside(where: str, folder: Path, value: object) -> Path:
+def _inside(where: str, folder: Path, value: object, real: Callable[[str], str]) -> Path:
+    """Check the path of a file in a folder; `real` is `os.path.realpath`, remembered, since it asks about every folder above."""
     if not isinstance(value, str) or not value or not _is_path(value):
         raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")
-    real, real_folder = Path(os.path.realpath(folder / value)), Path(os.path.realpath(folder))
-    if Path(value).is_absolute() or ".." in Path(value).parts or real_folder not in real.parents:
+    relative, path = Path(value), folder / value
+    target = os.path.join(real(str(path.parent)), path.name)
+    target = os.path.realpath(target) if os.path.islink(target) else target
+    inside = target.startswith(os.path.join(real(str(folder)), ""))
+    if relative.is_absolute() or ".." in relative.parts or not inside:
         raise InputError(where, f"is {_show(value)}", "a file in the folder of the JSON")
-    return folder / value
+    return path
 
 
 def _is_path(text: str) -> bool:

@@ -8,7 +8,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from config.errors import InputError
-from data.dataset import SceneDataset, check_image_size, load_views, own_image_size
+from data import dataset as dataset_module
+from data.dataset import SceneDataset, check_image_size, load_views
 from data.scene_format import read_scene
 from tests.support.scenes import write_random_data_path, write_random_scene
 
@@ -28,9 +29,7 @@ def test_views_come_as_asked(scene):
         "image": ((3, 3, 22, 29), torch.float32),
         "fxfycxcy": ((3, 4), torch.float32),
         "c2w": ((3, 4, 4), torch.float32),
-        "index": ((3,), torch.int64),
     }
-    assert batch["index"].tolist() == [3, 0, 3]
     for i, view in enumerate([scene.views[3], scene.views[0], scene.views[3]]):
         expect = torch.from_numpy(pixels_of(view).astype(np.float32) / 255).permute(2, 0, 1)
         assert torch.equal(batch["image"][i], expect)
@@ -39,21 +38,12 @@ def test_views_come_as_asked(scene):
         np.testing.assert_allclose(batch["c2w"][i].numpy() @ view.w2c, np.eye(4), atol=2e-6)
 
 
-def test_own_size_is_cropped_at_the_centre_to_whole_patches(scene):
-    batch = load_views(scene, [2], patch_size=4)
-    # 22×29 holds 5×7 patches of 4, and 29 − 28 leaves (29 − 28) // 2 = 0 columns on the left
-    assert batch["image"].shape == (1, 3, 20, 28)
+def test_what_the_scale_leaves_over_is_cropped_at_the_centre(scene):
+    batch = load_views(scene, [2], (22, 24), patch_size=2)
     view = scene.views[2]
-    np.testing.assert_allclose(batch["image"][0].permute(1, 2, 0) * 255, pixels_of(view)[1:21, 0:28], rtol=1e-6)
-    np.testing.assert_allclose(batch["fxfycxcy"][0], (view.fx, view.fy, view.cx, view.cy - 1), rtol=1e-6)
-
-
-def test_own_size_of_an_image_of_another_scale(scene):
-    view = scene.views[2]
-    Image.fromarray(pixels_of(view)).resize((87, 66)).save(view.file_path)
-    batch = load_views(scene, [2], patch_size=4)
-    assert batch["image"].shape == (1, 3, 20, 28)
-    np.testing.assert_allclose(batch["fxfycxcy"][0], (view.fx, view.fy, view.cx, view.cy - 1), rtol=1e-6)
+    # (29 − 24) // 2 = 2 columns go on the left
+    np.testing.assert_allclose(batch["image"][0].permute(1, 2, 0) * 255, pixels_of(view)[:, 2:26], rtol=1e-6)
+    np.testing.assert_allclose(batch["fxfycxcy"][0], (view.fx, view.fy, view.cx - 2, view.cy), rtol=1e-6)
 
 
 def test_intrinsics_follow_an_image_of_another_scale(scene):
@@ -96,7 +86,7 @@ def test_missing_image_is_named(scene, workers):
 
 def test_no_views_are_no_error(scene):
     batch = load_views(scene, [], (16, 24))
-    assert [tuple(value.shape) for value in batch.values()] == [(0, 3, 16, 24), (0, 4), (0, 4, 4), (0,)]
+    assert [tuple(value.shape) for value in batch.values()] == [(0, 3, 16, 24), (0, 4), (0, 4, 4)]
 
 
 @pytest.mark.parametrize("i", [5, -1])
@@ -125,17 +115,6 @@ def test_size_that_the_patch_does_not_divide(scene, size, patch, message):
             call()
 
 
-def test_own_size_that_does_not_work(scene):
-    with pytest.raises(InputError, match=r"cameras.json: has views of 29×22 \(w×h\); wanted at least one patch of 24"):
-        own_image_size(scene, 24)
-    content = json.loads(scene.json_path.read_text())
-    content[3]["w"] = 40
-    scene.json_path.write_text(json.dumps(content))
-    message = "view 3: is 40×22 (w×h) where view 0 is 29×22; wanted one size for all or an image size"
-    with pytest.raises(InputError, match=re.escape(message)):
-        load_views(read_scene(scene.json_path), [0])
-
-
 def test_dataset_lists_scenes_in_order(tmp_path):
     dataset = SceneDataset(write_random_data_path(tmp_path, scenes=3, n=4), image_size=(16, 24), workers=2)
     assert len(dataset) == 3
@@ -145,12 +124,21 @@ def test_dataset_lists_scenes_in_order(tmp_path):
     assert all(torch.equal(batch[key], expect[key]) for key in expect)
 
 
-def test_dataset_keeps_each_scene_s_own_size(tmp_path):
-    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=1, size=(22, 29)), patch_size=4)
-    assert dataset.load(dataset[0], [0, 3])["image"].shape == (2, 3, 20, 28)
+def test_a_scene_is_read_anew_only_when_its_file_has_changed(tmp_path, monkeypatch):
+    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=2, n=4), image_size=(16, 24))
+    first = dataset[0]
+    monkeypatch.setattr(dataset_module, "read_scene", lambda path: pytest.fail(f"{path} was read again"))
+    assert dataset[0] is first
+    monkeypatch.undo()
+    path = dataset.scene_paths[0]
+    path.write_text(json.dumps(json.loads(path.read_text())[:3]))
+    assert len(dataset[0].views) == 3
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"scene_0/opencv_cameras.json: is not there; wanted a scene's JSON"):
+        dataset[0]
 
 
 def test_dataset_works_in_loader_processes(tmp_path):
-    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=3, n=2))
+    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=3, n=2), (16, 24))
     loader = DataLoader(dataset, batch_size=None, num_workers=1)
     assert [scene.name for scene in loader] == ["scene_0", "scene_1", "scene_2"]

@@ -54,8 +54,8 @@ def test_normalised_poses_equal_the_published_ones() -> None:
     torch.testing.assert_close(got[0], torch.from_numpy(golden["mean_pose.expect"]), atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize(("reference", "views"), [(None, [0, 1, 2, 3, 4]), (3, [0, 1, 2]), (slice(1, 5, 2), [1, 3])])
-def test_normalised_poses_centre_and_scale_the_reference_views(reference: int | slice | None, views: list[int]) -> None:
+@pytest.mark.parametrize(("reference", "views"), [(None, [0, 1, 2, 3, 4]), (3, [0, 1, 2])])
+def test_normalised_poses_centre_and_scale_the_reference_views(reference: int | None, views: list[int]) -> None:
     c2w = facing_poses(2, 5, seed=1)
     got = normalise_poses(c2w, reference, scene_scale=1.35)
     used = got[:, views]
@@ -125,6 +125,6 @@ def test_normalise_poses_refuses_wrong_arguments() -> None:
         normalise_poses(torch.ones(3, 4, 4))
     with pytest.raises(ValueError, match="scene_scale is 0; wanted"):
         normalise_poses(facing_poses(1, 3), scene_scale=0)
-    for reference in (0, 4, -1, slice(3, None)):
+    for reference in (0, 4, -1):
         with pytest.raises(ValueError, match=r"reference is .* of 3 views; wanted"):
             normalise_poses(facing_poses(1, 3), reference)

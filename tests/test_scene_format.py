@@ -249,6 +249,15 @@ def test_image_behind_a_link_out_of_the_folder(scene_json, tmp_path):
     refuses(scene_json, "view 1, file_path: is 'out/a.png'; wanted a file in the folder of the JSON")
 
 
+def test_image_that_is_a_link_itself(scene_json, tmp_path):
+    (scene_json.parent / "a.png").symlink_to("images/00001.png")
+    change(scene_json, 1, "file_path", "a.png")
+    assert read_scene(scene_json).views[1].file_path == scene_json.parent / "a.png"
+    (scene_json.parent / "b.png").symlink_to(tmp_path / "elsewhere.png")
+    change(scene_json, 1, "file_path", "b.png")
+    refuses(scene_json, "view 1, file_path: is 'b.png'; wanted a file in the folder of the JSON")
+
+
 def test_scene_in_a_linked_folder(scene_json, tmp_path):
     (tmp_path / "link").symlink_to(scene_json.parent)
     assert read_scene(tmp_path / "link" / "opencv_cameras.json").name == "link"

@@ -60,7 +60,6 @@ def synthetic_batch(
     image_size: tuple[int, int] = (64, 64),
     device: torch.device | str = "cpu",
     samples: int = 4,
-    layout: str | None = None,
 ) -> dict[str, torch.Tensor]:
     """Render a batch of random scenes on a device.
 
@@ -70,7 +69,6 @@ def synthetic_batch(
         num_views: v.
         image_size: (h, w).
         samples: rays a pixel, a power of two.
-        layout: how the cameras of objects stand, see `object_cameras`.
 
     Returns:
         `image` (b, v, 3, h, w) float32 in 0..1, `alpha` (b, v, 1, h, w) float32 in 0..1, `fxfycxcy` (b, v, 4) float32 in
@@ -81,7 +79,7 @@ def synthetic_batch(
     """
     if len(indices) == 0:
         raise ValueError("synthetic_batch: no index; wanted at least one")
-    scenes, poses, cameras = zip(*(describe(kind, seed, int(i), num_views, image_size, layout) for i in indices), strict=True)
+    scenes, poses, cameras = zip(*(describe(kind, seed, int(i), num_views, image_size) for i in indices), strict=True)
     c2w = torch.from_numpy(np.stack(poses)).float().to(device)
     fxfycxcy = torch.from_numpy(np.stack(cameras)).float().to(device)
     views = render(pack(scenes, device=device), c2w, fxfycxcy, image_size, samples)

@@ -84,8 +84,9 @@ def object_cameras(
     return look_at(position, target), intrinsics(half_fov, num_views, image_size)
 
 
-def smooth_curve(rng: np.random.Generator, num_views: int, scale: Sequence[float], waves: int = 3) -> np.ndarray:
+def smooth_curve(rng: np.random.Generator, num_views: int, scale: Sequence[float]) -> np.ndarray:
     """Draw a smooth random curve (v, c), c numbers of the given scales: a sum of slow waves."""
+    waves = 3
     t = np.linspace(0, 1, num_views)[:, None, None]
     frequency = rng.uniform(0.2, 1.2, (1, waves, len(scale)))
     phase = rng.uniform(0, 2 * math.pi, (1, waves, len(scale)))

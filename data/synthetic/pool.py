@@ -45,7 +45,6 @@ class ScenePool:
         device: where images are rendered and kept; cameras stay on the CPU.
         share: (rank, ranks): this process has the scenes rank, rank + ranks, … of the row.
         processes: that describe scenes (19 ms for a room); 0 leaves it to the thread.
-        samples: rays a pixel.
     """
 
     def __init__(
@@ -58,10 +57,9 @@ class ScenePool:
         device: torch.device,
         share: tuple[int, int] = (0, 1),
         processes: int = 0,
-        samples: int = 4,
     ) -> None:
         self.kind, self.seed, self.num_views, self.image_size = kind, seed, num_views, image_size
-        self.device, self.share, self.samples = device, share, samples
+        self.device, self.share = device, share
         self.group = min(GROUP, scenes)
         self.groups = -(-scenes // self.group)
         self.slots = self.groups + AHEAD
@@ -187,7 +185,7 @@ class ScenePool:
         with torch.cuda.stream(self._stream) if self._cuda else contextlib.nullcontext():
             views = render(
                 _to(batch, self.device), torch.from_numpy(c2w).to(self.device), torch.from_numpy(fxfycxcy).to(self.device),
-                self.image_size, self.samples,
+                self.image_size,
             )  # fmt: skip
             if released is not None:
                 self._stream.wait_event(released)

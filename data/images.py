@@ -181,4 +181,4 @@ def _lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS))
     colours = [Image.fromarray(np.ascontiguousarray(image[..., c])).resize((w, h), Image.Resampling.LANCZOS) for c in range(3)]
-    return np.stack(colours, axis=2).clip(0, 1)
+    return np.stack([np.asarray(colour) for colour in colours], axis=2).clip(0, 1)

@@ -39,19 +39,29 @@ ORDER, VIEWS, REPLACEMENT, INPUTS, POOL = 1, 2, 3, 4, 5
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """Where samples come from.
+
+    Attributes:
+        broken: how many unreadable samples were replaced so far.
+    """
+
+    broken: int
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Return the training samples of these numbers."""
+        ...
 
     def held_out(self, i: int) -> Batch:
         """Return scene i for validation, a batch of one with the same views every time."""
+        ...
 
     def held_out_scenes(self) -> int:
         """Return how many scenes validation has."""
+        ...
 
     def close(self) -> None:
         """End the threads and processes that make samples."""
+        ...
 
 
 def open_source(
@@ -124,11 +134,7 @@ def empty_batch(recipe: Recipe, device: torch.device) -> Batch:
 
 
 class FolderSource:
-    """Posed photos on disk, see `data.scene_format`.
-
-    Attributes:
-        broken: how many unreadable samples were replaced so far.
-    """
+    """Posed photos on disk, see `data.scene_format`."""
 
     def __init__(self, path: str, recipe: Recipe, patch_size: int, own: Sequence[int] | None = None) -> None:
         self.recipe, self.own = recipe, own
@@ -216,11 +222,7 @@ class FolderSource:
 
 
 class SyntheticSource:
-    """Scenes made up on the fly: endlessly many, or with `synthetic:KIND:N` the same N of num_all_views views each.
-
-    Attributes:
-        broken: 0.
-    """
+    """Procedural scenes: endlessly many, or with `synthetic:KIND:N` the same N of num_all_views views each."""
 
     broken = 0
 
@@ -289,6 +291,7 @@ class PoolSource(SyntheticSource):
         from data.synthetic.pool import ScenePool
 
         super().__init__(path, recipe, device, own)
+        assert recipe.pool is not None  # `open_source` takes another source then
         # On a CPU the cores have enough to do with rendering.
         processes = min(recipe.workers, max((os.cpu_count() or 1) - 1, 0)) if device.type == "cuda" else 0
         self.share = share

@@ -106,7 +106,7 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     if not entries:
         raise InputError(json_path, "holds no views", "at least one")
     _check_name(json_path, name)
-    real = functools.cache(os.path.realpath)
+    real = _resolver()
     return Scene(name, json_path, tuple(_view(json_path, i, entry, real) for i, entry in enumerate(entries)))
 
 
@@ -128,7 +128,7 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str |
     entries = [_entry(view, folder) for view in views]
     if not entries:
         raise ValueError(f"{absolute}: no views to write")
-    real = functools.cache(os.path.realpath)
+    real = _resolver()
     for i, entry in enumerate(entries):
         _view(absolute, i, entry, real)
     name = folder.name if name is None else name
@@ -277,7 +277,7 @@ def _rigid(where: str, value: object) -> np.ndarray:
 
 
 def _inside(where: str, folder: Path, value: object, real: Callable[[str], str]) -> Path:
-    """Check the path of a file in a folder; `real` is `os.path.realpath`, remembered, since it asks about every folder above."""
+    """Return the path of a file in a folder; `real` is a `_resolver`."""
     if not isinstance(value, str) or not value or not _is_path(value):
         raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")
     relative, path = Path(value), folder / value
@@ -287,6 +287,16 @@ def _inside(where: str, folder: Path, value: object, real: Callable[[str], str])
     if relative.is_absolute() or ".." in relative.parts or not inside:
         raise InputError(where, f"is {_show(value)}", "a file in the folder of the JSON")
     return path
+
+
+def _resolver() -> Callable[[str], str]:
+    """Return `os.path.realpath` that remembers its answers: it asks the disk about every folder above."""
+
+    @functools.cache
+    def real(path: str) -> str:
+        return os.path.realpath(path)
+
+    return real
 
 
 def _is_path(text: str) -> bool:

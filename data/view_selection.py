@@ -204,7 +204,8 @@ def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
     points = np.concatenate([position, poses[:, :3, 2]], axis=1).astype(np.float32)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    _, _, centres = cv2.kmeans(points, k, None, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
+    labels = np.zeros((len(points), 1), np.int32)  # written to
+    _, _, centres = cv2.kmeans(points, k, labels, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
     distance = np.linalg.norm(centres[:, None] - points[None], axis=2)
     picks = []
     for row in distance:

@@ -199,7 +199,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _finite(value: object) -> object:

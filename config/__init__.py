@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from config.errors import InputError, missing_file
+
 CONFIG_DIR = Path(__file__).parent
 
 PUBLISHED_KEYS = {"block_config": "block"}
@@ -17,7 +19,6 @@ PUBLISHED_TYPES = {
     "lact_ttt.FastWeightGluMLPMultihead": "fast_weight",
     "model.MLP": "mlp",
 }
-
 
 # What an address can be made of, and what of a fast-weight layer it can rotate: see `model.layers.address`.
 PHASES = ("image", "line", "foot")
@@ -92,18 +93,24 @@ def read_yaml(path: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file; the message names the recipes that there are.
-        ValueError: the file is not YAML, or not a mapping.
+        InputError: the file is not YAML, or not a mapping.
     """
-    path = Path(path)
-    if not path.is_file():
-        known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
-        raise FileNotFoundError(f"{path}: no such config; {did_you_mean(str(path), known)}")
+    path, wanted = Path(path), "a YAML file with a mapping of settings"
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())}); wanted a mapping of settings") from error
+        content = path.read_bytes()
+    except FileNotFoundError:
+        known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
+        raise missing_file(path, f"a YAML file; {did_you_mean(str(path), known)}") from None
+    except IsADirectoryError:
+        raise InputError(path, "is a folder", wanted) from None
+    try:
+        value = yaml.safe_load(content.decode())
+    except MemoryError:
+        raise
+    except Exception as error:  # besides its own errors the parser lets out what its constructors raise, such as of dates
+        raise InputError(path, f"is not YAML ({error})", wanted) from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds a {type(value).__name__}; wanted a mapping of settings")
+        raise InputError(path, f"holds a {type(value).__name__}", wanted)
     return value
 
 
@@ -111,7 +118,7 @@ def load_config(path: str | os.PathLike) -> ModelConfig:
     """Read a network's recipe from a YAML file.
 
     Raises:
-        FileNotFoundError, ValueError: see `read_yaml` and `config_from_dict`.
+        FileNotFoundError, InputError: see `read_yaml` and `config_from_dict`.
     """
     return config_from_dict(read_yaml(path), where=str(path))
 
@@ -124,58 +131,62 @@ def config_from_dict(value: Mapping, where: str = "config") -> ModelConfig:
         where: what error messages call it, such as the file's name.
 
     Raises:
-        ValueError: a key is unknown or missing, or a value is not of its type.
+        InputError: a key is unknown or missing, or a value is not of its type.
     """
     value = _rename(value, PUBLISHED_KEYS)
     _check_keys(value, ModelConfig, where)
     for key in ("patch_size", "dim", "layers"):
         if type(value[key]) is not int or value[key] < 1:
-            raise ValueError(f"{where}: {key} is {value[key]!r}; wanted a whole number of at least 1")
+            raise InputError(f"{where}, {key}", f"is {value[key]!r}", "a whole number of at least 1")
     if not isinstance(value["block"], (list, tuple)) or not value["block"]:
-        raise ValueError(f"{where}: block is {value['block']!r}; wanted a list of layers")
-    block = tuple(_layer(layer, f"{where}: block[{i}]") for i, layer in enumerate(value["block"]))
+        raise InputError(f"{where}, block", f"is {value['block']!r}", "a list of layers")
+    block = tuple(_layer(layer, f"{where}, block[{i}]") for i, layer in enumerate(value["block"]))
     return ModelConfig(value["patch_size"], value["dim"], value["layers"], block)
 
 
 def _layer(value: object, where: str) -> LayerConfig:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}; wanted a mapping with type, length_dim and params")
+        raise InputError(where, f"is {value!r}", "a mapping with type, length_dim and params")
     _check_keys(value, LayerConfig, where)
+    if not isinstance(value["type"], str):
+        raise InputError(f"{where}, type", f"is {value['type']!r}", "the name of a layer")
     if value["length_dim"] not in ("l", "vl"):
-        raise ValueError(f"{where}: length_dim is {value['length_dim']!r}; wanted l (one image) or vl (all images)")
+        raise InputError(f"{where}, length_dim", f"is {value['length_dim']!r}", "l (one image) or vl (all images)")
+    kind = PUBLISHED_TYPES.get(value["type"], value["type"])
     params = value.get("params") or {}
     if not isinstance(params, Mapping):
-        raise ValueError(f"{where}: params is {params!r}; wanted a mapping")
-    params = {key: _param(key, param, where) for key, param in params.items()}
-    return LayerConfig(PUBLISHED_TYPES.get(value["type"], value["type"]), value["length_dim"], params)
+        raise InputError(f"{where}, params", f"is {params!r}", "a mapping")
+    params = {key: _param(key, param, f"{where}, params, {key}") for key, param in params.items()}
+    return LayerConfig(kind, value["length_dim"], params)
 
 
 def _param(key: str, value: object, where: str) -> bool | float | AddressConfig:
     if key == "address":
-        return _address(value, f"{where}: address")
+        return _address(value, where)
     if not isinstance(value, (bool, int, float)):
-        raise ValueError(f"{where}: {key} is {value!r}; wanted a number (YAML reads 1e-4 as text: write 1.0e-4)")
+        raise InputError(where, f"is {value!r}", "a number (YAML reads 1e-4 as text: write 1.0e-4)")
     return value
 
 
 def _address(value: object, where: str) -> AddressConfig:
     if not isinstance(value, Mapping):
-        raise ValueError(f"{where} is {value!r}; wanted a mapping with phases, sites, lowest and highest")
+        raise InputError(where, f"is {value!r}", "a mapping with phases, sites, lowest and highest")
     _check_keys(value, AddressConfig, where)
     if value["phases"] not in PHASES:
-        raise ValueError(f"{where}: phases is {value['phases']!r}; wanted {', '.join(PHASES)}")
+        raise InputError(f"{where}, phases", f"is {value['phases']!r}", ", ".join(PHASES))
     sites = value["sites"]
     known = isinstance(sites, (list, tuple)) and all(site in SITES for site in sites)
     if not known or not 0 < len(sites) == len(set(sites)):
-        raise ValueError(f"{where}: sites is {sites!r}; wanted a list of one or more of {', '.join(SITES)}")
+        raise InputError(f"{where}, sites", f"is {sites!r}", f"a list of one or more of {', '.join(SITES)}")
     for key in ("lowest", "highest"):
         if type(value[key]) not in (int, float) or not 0 < value[key] < float("inf"):
-            raise ValueError(f"{where}: {key} is {value[key]!r}; wanted a number above 0 (YAML reads 1e-4 as text: write 1.0e-4)")
+            wanted = "a number above 0 (YAML reads 1e-4 as text: write 1.0e-4)"
+            raise InputError(f"{where}, {key}", f"is {value[key]!r}", wanted)
     if value["lowest"] > value["highest"]:
-        raise ValueError(f"{where}: lowest is {value['lowest']}; wanted highest, {value['highest']}, or less")
+        raise InputError(f"{where}, lowest", f"is {value['lowest']}", f"highest, {value['highest']}, or less")
     frequencies = value.get("frequencies")
     if frequencies is not None and (type(frequencies) is not int or frequencies < 0):
-        raise ValueError(f"{where}: frequencies is {frequencies!r}; wanted a whole number, or nothing for all that fit")
+        raise InputError(f"{where}, frequencies", f"is {frequencies!r}", "a whole number, or nothing for all that fit")
     return AddressConfig(value["phases"], tuple(sites), float(value["lowest"]), float(value["highest"]), frequencies)
 
 
@@ -194,7 +205,7 @@ def _check_keys(value: Mapping, cls: type, where: str) -> None:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in value:
         if key not in fields:
-            raise ValueError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), list(fields))}")
+            raise InputError(f"{where}, {key}", "is unknown", f"a known key; {did_you_mean(str(key), list(fields))}")
     for name, field in fields.items():
         if name not in value and field.default_factory is field.default is dataclasses.MISSING:
-            raise ValueError(f"{where}: no key {name!r}; wanted {', '.join(fields)}")
+            raise InputError(f"{where}, {name}", "is missing", ", ".join(fields))

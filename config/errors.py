@@ -13,15 +13,16 @@ class InputError(ValueError):
     Args:
         where: the file, flag, key or view, outermost first: `scene.json, view 3, fx`.
         found: what is wrong there, as the predicate of a sentence about it: `is -1`, `holds no views`, `cannot be decoded (…)`.
+            Line breaks, which decoders and parsers like, become spaces.
         wanted: what would have been right, and where it helps what to do: `a number above 0`.
 
     Raised where input is read and checked, and nowhere else: what only a mistake in the program can bring about is another error.
     """
 
     def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:
+        self.where, self.found, self.wanted = os.fspath(where), " ".join(found.split()), wanted
         # All three go to the base class, so that the error can be sent to another process.
-        super().__init__(os.fspath(where), found, wanted)
-        self.where, self.found, self.wanted = os.fspath(where), found, wanted
+        super().__init__(self.where, self.found, self.wanted)
 
     def __str__(self) -> str:
         return f"{self.where}: {self.found}; wanted {self.wanted}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from config import did_you_mean, read_yaml
+from config.errors import InputError
 
 MAXIMUM_SEED = 2**31 - 1
 # reduce-overhead replays CUDA graphs, for networks so small that launching kernels takes longer than running them.
@@ -89,11 +90,6 @@ TYPES = typing.get_type_hints(Recipe)
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "two whole numbers, height and width"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise ValueError(f"command line: {message}")
-
-
 def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
     """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
 
@@ -102,18 +98,23 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
 
     Raises:
         FileNotFoundError: there is no such YAML.
-        ValueError: an unknown flag or key, a value that is not of its type or out of range, or settings at odds.
+        InputError: an unknown flag or key, a value that is not of its type or out of range, or settings at odds.
     """
-    given, unknown = _parser().parse_known_args(argv)
+    try:
+        given, unknown = _parser().parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        flag = str(error.argument_name).partition("/")[0]
+        wanted = _wanted(flag.removeprefix("--")) if flag != "--recipe" else "a YAML file"
+        raise InputError(flag, f"cannot be read ({error.message})", wanted) from None
     flags = [f"--{name}" for name in ("recipe", *FIELDS)]
     for flag in unknown:
-        raise ValueError(f"command line: unknown {flag!r}; {did_you_mean(flag.partition('=')[0], flags)}")
+        raise InputError(flag, "is unknown", f"a known flag; {did_you_mean(flag.partition('=')[0], flags)}")
     given = vars(given)
     path = given.pop("recipe", None)
     values = {} if path is None else _from_yaml(read_yaml(path), path)
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     recipe = Recipe(**{**values, **given})
-    named = {**dict.fromkeys(values, path), **dict.fromkeys(given, "command line")}
+    named = {**{name: f"{path}, {name}" for name in values}, **{name: f"--{name}" for name in given}}
     _check_ranges(recipe, named)
     _check_together(recipe, named)
     return recipe
@@ -123,7 +124,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
     """Return the recipe of plain values, as `dataclasses.asdict` gives them; `where` names them in errors.
 
     Raises:
-        ValueError: an unknown key or a value of another type.
+        InputError: an unknown key or a value of another type.
     """
     return Recipe(**_from_yaml(values, where))
 
@@ -143,24 +144,25 @@ def differences(old: Recipe, new: Recipe, world: tuple[int, int] = (1, 1)) -> li
     return found
 
 
-def parse_size(text: str, name: str) -> int:
+def parse_size(text: str, where: str) -> int:
     """Return the bytes of a size such as 900K, 15M or 1G, in powers of 1024 as `split -b` has them.
 
     Raises:
-        ValueError: another spelling, or nothing.
+        InputError: another spelling, or nothing; `where` names it.
     """
     match = re.fullmatch(r"(\d{1,6})([KMG])", text)
     if match is None or int(match[1]) == 0:
-        raise ValueError(f"{name} is {text!r}; wanted a whole number and K, M or G, such as 15M")
+        raise InputError(where, f"is {text!r}", "a whole number and K, M or G, such as 15M")
     return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = argparse.ArgumentParser(
         prog="train.py",
         description="Train a LaCT network.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
+        exit_on_error=False,
     )
     parser.add_argument("--recipe", metavar="YAML", help="settings by flag name, such as config/train/object_256.yaml; flags win")
     for name, field in FIELDS.items():
@@ -185,8 +187,13 @@ def _kind(name: str) -> type:
 def _from_yaml(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in values:
         if key not in FIELDS:
-            raise ValueError(f"{where}: unknown key {key!r}; {did_you_mean(str(key), list(FIELDS))}")
-    return {key: _exact(key, value, where) for key, value in values.items()}
+            raise InputError(f"{where}, {key}", "is unknown", f"a known key; {did_you_mean(str(key), list(FIELDS))}")
+    return {key: _exact(key, value, f"{where}, {key}") for key, value in values.items()}
+
+
+def _wanted(name: str) -> str:
+    """Return what values a setting takes, in words."""
+    return ", ".join(FIELDS[name].metadata["choices"]) or KINDS[_kind(name)]
 
 
 def _exact(name: str, value: Any, where: str) -> Any:
@@ -200,10 +207,10 @@ def _exact(name: str, value: Any, where: str) -> Any:
         return float(value)
     if type(value) is not kind or kind is tuple:
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
-        raise ValueError(f"{where}: {name} is {value!r}; wanted {KINDS[kind]}{hint}")
+        raise InputError(where, f"is {value!r}", KINDS[kind] + hint)
     choices = field.metadata["choices"]
     if choices and value not in choices:
-        raise ValueError(f"{where}: {name} is {value!r}; wanted {', '.join(choices)}")
+        raise InputError(where, f"is {value!r}", _wanted(name))
     return value
 
 
@@ -212,48 +219,58 @@ def _check_ranges(recipe: Recipe, named: Mapping[str, str]) -> None:
         value, least = getattr(recipe, name), FIELDS[name].metadata["least"]
         numbers = value if isinstance(value, tuple) else (value,)
         if least is not None and value is not None and not all(least <= number < float("inf") for number in numbers):
-            raise ValueError(f"{where}: {name} is {_show(value)}; wanted {least} or more")
+            raise InputError(where, f"is {_show(value)}", f"{least} or more")
 
 
 def _check_together(recipe: Recipe, named: Mapping[str, str]) -> None:
+    def place(name: str) -> str:
+        """Return where a setting is named, or would be."""
+        return named.get(name, f"--{name}")
+
     if recipe.data_path is None:
-        raise ValueError("command line: no --data_path; wanted a NAME_data_path.json, synthetic:objects or synthetic:scenes")
+        raise InputError("--data_path", "is missing", "a NAME_data_path.json, synthetic:objects or synthetic:scenes")
     most = max(recipe.num_input_views, recipe.num_target_views)
     if recipe.num_all_views < most:
-        raise ValueError(f"num_all_views is {recipe.num_all_views}; wanted {most} or more, as many as inputs or targets")
+        wanted = f"{most} or more, as many as inputs or targets"
+        raise InputError(place("num_all_views"), f"is {recipe.num_all_views}", wanted)
     if recipe.frame_window is not None and recipe.frame_window < recipe.num_all_views:
-        raise ValueError(f"frame_window is {recipe.frame_window}; wanted num_all_views, {recipe.num_all_views}, or more")
+        wanted = f"num_all_views, {recipe.num_all_views}, or more"
+        raise InputError(place("frame_window"), f"is {recipe.frame_window}", wanted)
     least = min(recipe.num_input_views, recipe.num_target_views)
     if recipe.context_parallel > least:
-        raise ValueError(
-            f"context_parallel is {recipe.context_parallel}; wanted {least} or less: every process needs an input and a target"
-        )
+        wanted = f"{least} or less: every process needs an input and a target"
+        raise InputError(place("context_parallel"), f"is {recipe.context_parallel}", wanted)
     if recipe.context_parallel > 1 and recipe.skip_broken:
-        raise ValueError("skip_broken does not work with context_parallel, where no process can replace a scene alone; wanted 0")
+        wanted = "0 with context_parallel, where no process can replace a scene alone"
+        raise InputError(place("skip_broken"), f"is {recipe.skip_broken}", wanted)
     if recipe.min_input_views is not None and recipe.min_input_views > recipe.num_input_views:
-        raise ValueError(f"min_input_views is {recipe.min_input_views}; wanted num_input_views, {recipe.num_input_views}, or less")
+        wanted = f"num_input_views, {recipe.num_input_views}, or less"
+        raise InputError(place("min_input_views"), f"is {recipe.min_input_views}", wanted)
     if recipe.warmup >= recipe.steps:
-        raise ValueError(f"warmup is {recipe.warmup} of {recipe.steps} steps; wanted fewer than steps")
+        raise InputError(place("warmup"), f"is {recipe.warmup} of {recipe.steps} steps", "fewer than steps")
     if recipe.ema >= 1:
-        raise ValueError(f"ema is {recipe.ema}; wanted less than 1, such as 0.999")
+        raise InputError(place("ema"), f"is {recipe.ema}", "less than 1, such as 0.999")
     if recipe.seed > MAXIMUM_SEED:
-        raise ValueError(f"seed is {recipe.seed}; wanted {MAXIMUM_SEED} or less")
+        raise InputError(place("seed"), f"is {recipe.seed}", f"{MAXIMUM_SEED} or less")
     if recipe.expname in (".", "..", "") or os.path.basename(recipe.expname) != recipe.expname:
-        raise ValueError(f"expname is {recipe.expname!r}; wanted the name of a folder in outputs")
-    if recipe.val_data_path is None and named.get("val_every") == "command line":
-        raise ValueError("--val_every has no effect without --val_data_path; wanted both or neither")
+        raise InputError(place("expname"), f"is {recipe.expname!r}", "the name of a folder in outputs")
+    if recipe.val_data_path is None and named.get("val_every") == "--val_every":
+        raise InputError("--val_every", "has no effect without val_data_path", "both or neither")
     endless = recipe.data_path.startswith("synthetic:") and recipe.data_path.count(":") == 1
     if recipe.pool is not None and not endless:
-        raise ValueError(f"pool has no effect on {recipe.data_path}; wanted synthetic:objects or synthetic:scenes, or no pool")
+        wanted = "synthetic:objects or synthetic:scenes, or no pool"
+        raise InputError(place("pool"), f"has no effect on {recipe.data_path}", wanted)
     for name, needed in (("pool_reuse", "pool"), ("compile_mode", "compile"), ("snapshot_total", "snapshot_parts")):
         if name in named and not getattr(recipe, needed):
-            raise ValueError(f"{name} has no effect without {needed}; wanted both or neither")
+            raise InputError(place(name), f"has no effect without {needed}", "both or neither")
     if recipe.snapshot_parts is not None:
-        part, total = (parse_size(getattr(recipe, name), name) for name in ("snapshot_parts", "snapshot_total"))
+        part, total = (parse_size(getattr(recipe, name), place(name)) for name in ("snapshot_parts", "snapshot_total"))
         if part > total:
-            raise ValueError(f"snapshot_parts is {recipe.snapshot_parts}; wanted snapshot_total, {recipe.snapshot_total}, or less")
+            wanted = f"snapshot_total, {recipe.snapshot_total}, or less"
+            raise InputError(place("snapshot_parts"), f"is {recipe.snapshot_parts}", wanted)
     if recipe.data_path.startswith("synthetic:") and recipe.frame_window is not None:
-        raise ValueError(f"frame_window has no effect on {recipe.data_path}, which has no frames; wanted it left out")
+        found = f"has no effect on {recipe.data_path}, which has no frames"
+        raise InputError(place("frame_window"), found, "it left out")
 
 
 def _show(value: Any) -> str:

@@ -3,40 +3,39 @@
 Letters: v views, h w pixels. Images are (v, 3, h, w), intrinsics (v, 4) as fx, fy, cx, cy in pixels of those images.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from data.images import crop_centre, read_pixels, rescale_intrinsics, resize_and_crop
+from config.errors import InputError, missing_file
+from data.images import read_pixels, rescale_intrinsics, resize_and_crop
 from data.scene_format import Scene, View, read_data_path, read_scene
+
+# Scenes kept after their JSON was read and checked, about 1 kB a view.
+KEPT_SCENES = 256
 
 
 class SceneDataset(Dataset):
     """The scenes of a data path file, in its order: `dataset[i]` is a scene without its images, `load` reads these.
 
     Args:
-        data_path: a `NAME_data_path.json`, or one scene's `opencv_cameras.json`.
-        image_size: (h, w) of every image, or None for each scene's own size cropped to a multiple of the patch.
+        data_path: a `NAME_data_path.json`, or one scene's own JSON.
+        image_size: (h, w) of every image.
         patch_size: what h and w must be multiples of.
         workers: threads that decode; 0 decodes in the calling thread.
 
     Raises:
-        FileNotFoundError, ValueError: the list is unusable, or the patch does not divide the image size.
+        FileNotFoundError, InputError: the list is unusable, or the patch does not divide the image size.
     """
 
-    def __init__(
-        self,
-        data_path: str | os.PathLike,
-        image_size: tuple[int, int] | None = None,
-        patch_size: int = 8,
-        workers: int = 0,
-    ):
-        if image_size is not None:
-            check_image_size(image_size, patch_size)
+    def __init__(self, data_path: str | os.PathLike, image_size: tuple[int, int], patch_size: int = 8, workers: int = 0) -> None:
+        check_image_size(image_size, patch_size)
         self.scene_paths = read_data_path(data_path)
         self.image_size = image_size
         self.patch_size = patch_size
@@ -46,46 +45,49 @@ class SceneDataset(Dataset):
         return len(self.scene_paths)
 
     def __getitem__(self, i: int) -> Scene:
-        return read_scene(self.scene_paths[i])
+        path = self.scene_paths[i]
+        try:
+            found = os.stat(path)
+        except FileNotFoundError:
+            raise missing_file(path, "a scene's JSON") from None
+        return _scene(path, found.st_mtime_ns, found.st_size)
 
     def load(self, scene: Scene, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         """Load views of one of the scenes: `load_views` with the settings of this dataset."""
         return load_views(scene, indices, self.image_size, self.patch_size, self.workers)
 
 
-def load_views(
-    scene: Scene,
-    indices: Sequence[int],
-    image_size: tuple[int, int] | None = None,
-    patch_size: int = 8,
-    workers: int = 0,
-) -> dict[str, torch.Tensor]:
-    """Read the chosen views of a scene, composited on white, at one size.
+@functools.lru_cache(maxsize=KEPT_SCENES)
+def _scene(path: Path, mtime_ns: int, size: int) -> Scene:
+    """Read a scene; of a file that has changed since, time or size tell."""
+    return read_scene(path)
 
-    A given size is reached by `resize_and_crop`. A scene's own size is reached by cropping alone, without resampling.
+
+def load_views(
+    scene: Scene, indices: Sequence[int], image_size: tuple[int, int], patch_size: int = 8, workers: int = 0
+) -> dict[str, torch.Tensor]:
+    """Read the chosen views of a scene, composited on white, brought to one size by `resize_and_crop`.
 
     Args:
         scene: where the views come from.
         indices: positions in `scene.views`, in the order wanted; may be empty.
-        image_size: (h, w), or None for `own_image_size`.
+        image_size: (h, w).
         patch_size: what h and w must be multiples of.
         workers: threads that decode; 0 decodes in the calling thread.
 
     Returns:
         `image` (v, 3, h, w) float32 in 0..1, `fxfycxcy` (v, 4) float32 in pixels of it, `c2w` (v, 4, 4) float32 in the
-        frame of the file, `index` (v,) int64.
+        frame of the file.
 
     Raises:
         FileNotFoundError: an image does not exist.
-        ValueError: an image is damaged or contradicts its camera, an index is out of range, or the size does not work.
+        InputError: an image is damaged or contradicts its camera, or the size does not work.
+        ValueError: an index is out of range.
     """
     n = len(scene.views)
     for i in indices:
         if not 0 <= i < n:
-            raise ValueError(f"{scene.json_path}: found view {i} asked for, wanted 0 to {n - 1}")
-    crop_only = image_size is None
-    if crop_only:
-        image_size = own_image_size(scene, patch_size)
+            raise ValueError(f"{scene.json_path}: view {i} is asked for; wanted 0 to {n - 1}")
     check_image_size(image_size, patch_size)
 
     views = [scene.views[i] for i in indices]
@@ -94,59 +96,35 @@ def load_views(
     slots = list(image.numpy())
     if workers > 0:
         with ThreadPoolExecutor(workers) as pool:
-            intrinsics = list(pool.map(_load_into, slots, views, [crop_only] * len(views)))
+            intrinsics = list(pool.map(_load_into, slots, views))
     else:
-        intrinsics = [_load_into(slot, view, crop_only) for slot, view in zip(slots, views, strict=True)]
+        intrinsics = [_load_into(slot, view) for slot, view in zip(slots, views, strict=True)]
     c2w = np.array([view.c2w for view in views], dtype=np.float32).reshape(-1, 4, 4)
     return {
         "image": image,
         "fxfycxcy": torch.from_numpy(np.array(intrinsics, dtype=np.float32).reshape(-1, 4)),
         "c2w": torch.from_numpy(c2w),
-        "index": torch.tensor([int(i) for i in indices], dtype=torch.long),
     }
-
-
-def own_image_size(scene: Scene, patch_size: int) -> tuple[int, int]:
-    """Return the size (h, w) that all views of the scene state, each side cropped down to a multiple of the patch.
-
-    Raises:
-        ValueError: the views differ in size, or are smaller than a patch.
-    """
-    h, w = scene.views[0].h, scene.views[0].w
-    for i, view in enumerate(scene.views):
-        if (view.h, view.w) != (h, w):
-            raise ValueError(
-                f"{scene.json_path}, view {i}: found {view.w}×{view.h} (w×h) where view 0 has {w}×{h}, "
-                "wanted one size for all or an image size to bring them to"
-            )
-    if min(h, w) < patch_size:
-        raise ValueError(f"{scene.json_path}: found views of {w}×{h} (w×h), wanted at least one patch of {patch_size}")
-    return h - h % patch_size, w - w % patch_size
 
 
 def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
     """Check that an image (h, w) splits into whole patches.
 
     Raises:
-        ValueError: a side does not; the message names the nearest that do.
+        InputError: a side does not; the message names the nearest that do.
     """
     for name, side in zip(("height", "width"), image_size, strict=True):
         if side < 1 or side % patch_size:
             below = side // patch_size * patch_size
             nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-            raise ValueError(f"image size: found {name} {side}, wanted a multiple of the patch {patch_size}: {nearest}")
+            raise InputError("--image_size", f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
 
 
-def _load_into(slot: np.ndarray, view: View, crop_only: bool) -> np.ndarray:
+def _load_into(slot: np.ndarray, view: View) -> np.ndarray:
     pixels = read_pixels(view.file_path)
     intrinsics = np.array([view.fx, view.fy, view.cx, view.cy])
     intrinsics = rescale_intrinsics(intrinsics, (view.h, view.w), pixels.shape[:2], view.file_path)
-    size = slot.shape[1:]
-    if crop_only:
-        pixels, intrinsics = resize_and_crop(pixels, intrinsics, (view.h, view.w))
-        pixels, intrinsics = crop_centre(pixels, intrinsics, size)
-    else:
-        pixels, intrinsics = resize_and_crop(pixels, intrinsics, size)
+    pixels, intrinsics = resize_and_crop(pixels, intrinsics, slot.shape[1:])
     pixels = pixels.transpose(2, 0, 1)
     if pixels.dtype == np.uint8:
         np.divide(pixels, 255, out=slot, dtype=np.float32)

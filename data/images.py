@@ -4,13 +4,16 @@ Letters: h w pixels, c colours. Pixels are (h, w, c) arrays: uint8 for a file of
 one of 16. Intrinsics are float64 (fx, fy, cx, cy) in pixels.
 """
 
-import io
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
+
+from config.errors import InputError, missing_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 
@@ -26,15 +29,39 @@ UPRIGHT = {
 }
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
-    """Read an image as float32 (h, w, 3) in 0..1: upright, composited on white.
+@contextlib.contextmanager
+def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Open an image without decoding its pixels.
+
+    Whatever goes wrong in the `with` block is taken for damage of the image, unless it has a cause of its own: an error of the
+    system, too little memory, an `InputError`. So only what decodes belongs into it.
+
+    Args:
+        path: PNG, JPEG or WebP.
+
+    Yields:
+        the image, its header read. It decodes its pixels when they are asked for.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an image, or a damaged one.
+        InputError: it is not an image, or a damaged one.
     """
-    pixels = read_pixels(path)
-    return pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
+    wanted = ", ".join(FORMATS)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
+    except Image.UnidentifiedImageError:
+        raise InputError(path, "is no image or a damaged one", wanted) from None
+    except IsADirectoryError:
+        raise InputError(path, "is a folder", "an image") from None
+    except FileNotFoundError:
+        raise missing_file(path, "an image") from None
+    except (MemoryError, InputError):
+        raise
+    except Exception as error:  # decoders raise what they like
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise InputError(path, f"cannot be decoded ({error})", f"a whole {wanted}") from error
 
 
 def read_pixels(path: str | os.PathLike) -> np.ndarray:
@@ -47,22 +74,12 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not an image, or a damaged one.
+        InputError: it is not an image, or a damaged one.
     """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: found no such file, wanted an image") from None
-    except IsADirectoryError:
-        raise ValueError(f"{path}: found a folder, wanted an image") from None
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            pixels = _deep_on_white(content, image) if _is_16_bit(content) else _on_white(image)
-    except Image.UnidentifiedImageError:
-        raise ValueError(f"{path}: found no image or a damaged one, wanted {', '.join(FORMATS)}") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: found a damaged image ({error}), wanted a whole {', '.join(FORMATS)}") from None
+    with open_image(path) as image:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        deep = image.format == "PNG" and _bit_depth(path) == 16
+        pixels = _deep_on_white(path, image) if deep else _on_white(image)
     return _upright(pixels, orientation)
 
 
@@ -85,18 +102,9 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     scaled = round(h * scale), round(w * scale)
     if scaled != (h, w):
         image = _lanczos(image, scaled)
-    return crop_centre(image, np.asarray(intrinsics, dtype=np.float64) * scale, size)
-
-
-def crop_centre(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cut (H, W) out of the centre of an image that is at least as large, without resampling.
-
-    Returns:
-        a view (H, W, 3) of the image, and its intrinsics (4,) float64.
-    """
-    h, w = size
-    top, left = (image.shape[0] - h) // 2, (image.shape[1] - w) // 2
-    return image[top : top + h, left : left + w], np.asarray(intrinsics, dtype=np.float64) - (0, 0, left, top)
+    top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
+    intrinsics = np.asarray(intrinsics, dtype=np.float64) * scale - (0, 0, left, top)
+    return image[top : top + size[0], left : left + size[1]], intrinsics
 
 
 def rescale_intrinsics(
@@ -113,15 +121,16 @@ def rescale_intrinsics(
         (4,) float64 for the real size.
 
     Raises:
-        ValueError: the shapes differ by more than one pixel of rounding, so that one is no scaled copy of the other.
+        InputError: the shapes differ by more than one pixel of rounding, so that one is no scaled copy of the other.
     """
     small, large = sorted((stated, real))
     long = 0 if small[0] > small[1] else 1
     short = 1 - long
     if abs(large[short] * small[long] / large[long] - small[short]) > 1:
-        raise ValueError(
-            f"{where}: found an upright image of {real[1]}×{real[0]} (w×h), wanted the {stated[1]}×{stated[0]} of its "
-            "camera or the same shape at another scale"
+        raise InputError(
+            where,
+            f"is {real[1]}×{real[0]} (w×h) when upright",
+            f"the {stated[1]}×{stated[0]} of its camera, or the same shape at another scale",
         )
     scale_x, scale_y = real[1] / stated[1], real[0] / stated[0]
     return np.asarray(intrinsics, dtype=np.float64) * (scale_x, scale_y, scale_x, scale_y)
@@ -136,13 +145,14 @@ def _on_white(image: Image.Image) -> np.ndarray:
     return np.asarray(white)
 
 
-def _is_16_bit(content: bytes) -> bool:
-    # Byte 24 of a PNG is the bit depth. Pillow keeps 8 bits of a deeper colour image and does not say so.
-    return content.startswith(b"\x89PNG\r\n\x1a\n") and content[24] == 16
+def _bit_depth(path: str | os.PathLike) -> int:
+    """Return the bits a colour of a PNG, of which Pillow keeps 8 without saying so."""
+    with Path(path).open("rb") as file:
+        return file.read(25)[24]
 
 
-def _deep_on_white(content: bytes, image: Image.Image) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
+    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("OpenCV cannot decode it")
     if pixels.ndim == 2:
@@ -171,4 +181,4 @@ def _lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.dtype == np.uint8:
         return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS))
     colours = [Image.fromarray(np.ascontiguousarray(image[..., c])).resize((w, h), Image.Resampling.LANCZOS) for c in range(3)]
-    return np.stack(colours, axis=2).clip(0, 1)
+    return np.stack([np.asarray(colour) for colour in colours], axis=2).clip(0, 1)

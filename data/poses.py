@@ -5,11 +5,13 @@ Letters: b scenes, v views. Axes are OpenCV's: x right, y down, z forward. `c2w`
 
 import torch
 
+from config.errors import InputError
+
 # Below this length a mean of unit vectors is rounding noise and not a direction.
 _NO_DIRECTION = 1e-5
 
 
-def normalise_poses(c2w: torch.Tensor, reference: int | slice | None = None, scene_scale: float = 1.0) -> torch.Tensor:
+def normalise_poses(c2w: torch.Tensor, reference: int | None = None, scene_scale: float = 1.0) -> torch.Tensor:
     """Move scenes into the frame of their mean camera and scale their cameras into a cube.
 
     The frame's z is the mean viewing direction, its y the mean of the cameras' y made perpendicular to z, its origin
@@ -18,39 +20,40 @@ def normalise_poses(c2w: torch.Tensor, reference: int | slice | None = None, sce
 
     Args:
         c2w: (b, v, 4, 4) world from camera, OpenCV axes.
-        reference: the views that set frame and scale: None for all (the published LaCT demo: inputs and targets), a
-            number for the first so many (Long-LRM: the inputs alone), or a slice.
+        reference: how many of the first views set frame and scale: None for all (the published LaCT demo: inputs and
+            targets), or as many as there are inputs (Long-LRM).
         scene_scale: half the side of the cube is 1 / scene_scale: 1.0 for LaCT, 1.35 for LVSM and Long-LRM weights.
 
     Returns:
         (b, v, 4, 4), dtype of `c2w`: the largest absolute coordinate of a reference camera is 1 / scene_scale.
 
     Raises:
-        ValueError: a wrong shape, a reference that holds no view or more than there are, a scale that is not positive,
-            or reference cameras all at one place (a single one always is): they tell no scale.
+        InputError: the reference cameras are all at one place (a single one always is): they tell no scale.
+        ValueError: a wrong shape, a reference that holds no view or more than there are, or a scale that is not positive.
 
     Source: the LaCT demo and Long-LRM (arXiv 2410.12781), which divide by zero where we raise or fall back.
     Precision: float64 inside. Waits for the device.
     """
     if c2w.ndim != 4 or c2w.shape[-2:] != (4, 4):
-        raise ValueError(f"normalise_poses: c2w is {tuple(c2w.shape)}: expected (scenes, views, 4, 4)")
+        raise ValueError(f"normalise_poses: c2w is {tuple(c2w.shape)}; wanted (scenes, views, 4, 4)")
     if not scene_scale > 0:
-        raise ValueError(f"normalise_poses: scene_scale is {scene_scale}: expected a number above 0")
-    views = reference if isinstance(reference, slice) else slice(0, reference)
-    used = c2w[:, views].double()
-    if used.shape[1] == 0 or (isinstance(reference, int) and used.shape[1] != reference):
-        raise ValueError(f"normalise_poses: reference is {reference} but there are {c2w.shape[1]} views: name one or more of those")
+        raise ValueError(f"normalise_poses: scene_scale is {scene_scale}; wanted a number above 0")
+    reference = c2w.shape[1] if reference is None else reference
+    if not 1 <= reference <= c2w.shape[1]:
+        raise ValueError(f"normalise_poses: reference is {reference} of {c2w.shape[1]} views; wanted one or more of those")
+    used = c2w[:, :reference].double()
     rotation, position = _mean_camera(used)
     moved = c2w.double().clone()
     moved[..., :3, :3] = rotation.mT[:, None] @ moved[..., :3, :3]
     moved[..., :3, 3] = (moved[..., :3, 3] - position[:, None]) @ rotation
-    size = moved[:, views, :3, 3].abs().amax((1, 2))
+    size = moved[:, :reference, :3, 3].abs().amax((1, 2))
     rounding = 8 * torch.finfo(c2w.dtype).eps * used[..., :3, 3].abs().amax((1, 2))
     for scene, (found, least) in enumerate(zip(size.tolist(), rounding.tolist(), strict=True)):
         if not found > least:
-            raise ValueError(
-                f"normalise_poses: scene {scene}: the {used.shape[1]} reference cameras spread over {found:.3g}, too "
-                "little to set a scale: give cameras at different places (count the targets as reference, too)"
+            raise InputError(
+                "cameras" if len(c2w) == 1 else f"scene {scene}, cameras",
+                f"are {reference} for reference that spread over {found:.3g}, too little to set a scale",
+                "them at different places (or the targets' for reference, too)",
             )
     moved[..., :3, 3] /= scene_scale * size[:, None, None]
     return moved.to(c2w.dtype)

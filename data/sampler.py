@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.errors import InputError
 from config.recipe import Recipe
 from data.dataset import SceneDataset
 from data.poses import normalise_poses
@@ -38,19 +39,29 @@ ORDER, VIEWS, REPLACEMENT, INPUTS, POOL = 1, 2, 3, 4, 5
 
 
 class Source(Protocol):
-    """Where samples come from."""
+    """Where samples come from.
+
+    Attributes:
+        broken: how many unreadable samples were replaced so far.
+    """
+
+    broken: int
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Return the training samples of these numbers."""
+        ...
 
     def held_out(self, i: int) -> Batch:
         """Return scene i for validation, a batch of one with the same views every time."""
+        ...
 
     def held_out_scenes(self) -> int:
         """Return how many scenes validation has."""
+        ...
 
     def close(self) -> None:
         """End the threads and processes that make samples."""
+        ...
 
 
 def open_source(
@@ -72,7 +83,7 @@ def open_source(
         share: (data rank, data ranks) of this process, for a source that training draws from; None for validation alone.
 
     Raises:
-        FileNotFoundError, ValueError: there is nothing of that name, or it cannot be read.
+        FileNotFoundError, InputError: there is nothing of that name, or it cannot be read.
     """
     if path.startswith(SYNTHETIC):
         if recipe.pool is not None and share is not None:
@@ -123,11 +134,7 @@ def empty_batch(recipe: Recipe, device: torch.device) -> Batch:
 
 
 class FolderSource:
-    """Posed photos on disk, see `data.scene_format`.
-
-    Attributes:
-        broken: how many unreadable samples were replaced so far.
-    """
+    """Posed photos on disk, see `data.scene_format`."""
 
     def __init__(self, path: str, recipe: Recipe, patch_size: int, own: Sequence[int] | None = None) -> None:
         self.recipe, self.own = recipe, own
@@ -140,21 +147,28 @@ class FolderSource:
         """See `Source`.
 
         Raises:
-            FileNotFoundError, ValueError, OSError: a sample cannot be read and `skip_broken` allows no more of them.
+            InputError: a sample cannot be read and `skip_broken` allows no more of them.
         """
         samples = list(self.pool.map(self._sample, numbers))
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
     def held_out(self, i: int) -> Batch:
-        """See `Source`. Views: even along the middle `frame_window` frames, or without one far apart over the whole scene."""
+        """See `Source`. Views: even along the middle `frame_window` frames, or without one far apart over the whole scene.
+
+        Raises:
+            InputError, OSError: the scene cannot be read, or has too few views.
+        """
         recipe, scene = self.recipe, self.dataset[i]
         count, window = len(scene.views), recipe.frame_window
         first = 0 if window is None else max(0, (count - window) // 2)
         frames = scene.views[first : None if window is None else first + window]
         c2w = np.stack([view.c2w for view in frames])
         method = "spread" if window is None else "uniform"
-        chosen = select_views(c2w, None, recipe.num_input_views, recipe.num_target_views, method)
-        sample = self._load(scene, [first + view for views in chosen for view in views])
+        try:
+            chosen = select_views(c2w, None, recipe.num_input_views, recipe.num_target_views, method)
+            sample = self._load(scene, [first + view for views in chosen for view in views])
+        except InputError as error:
+            raise error.within(scene.json_path) from None
         return {key: value[None] for key, value in sample.items()}
 
     def held_out_scenes(self) -> int:
@@ -172,15 +186,15 @@ class FolderSource:
             try:
                 scene = self.dataset[index]
                 return self._load(scene, self._choose(scene, number))
-            except (OSError, ValueError) as error:
-                self._tolerate(f"sample {number}, scene {self.dataset.scene_paths[index]}: {error}", error)
+            except (InputError, OSError) as error:
+                self._tolerate(f"sample {number}, scene {self.dataset.scene_paths[index]}", error)
             attempt += 1
 
     def _choose(self, scene: Scene, number: int) -> list[int]:
         rng = np.random.default_rng([self.recipe.seed, VIEWS, number])
         count, wanted = len(scene.views), views_of_sample(self.recipe)
         if count < wanted:
-            raise ValueError(f"found {count} views, wanted {wanted} (num_input_views and num_target_views of num_all_views)")
+            raise InputError("views", f"are {count}", f"{wanted} (num_input_views and num_target_views of num_all_views)")
         window = min(self.recipe.frame_window or count, count)
         first = int(rng.integers(count - window + 1))
         return (first + rng.choice(window, wanted, replace=False)).tolist()
@@ -188,28 +202,27 @@ class FolderSource:
     def _load(self, scene: Scene, views: Sequence[int]) -> Batch:
         own = range(len(views)) if self.own is None else self.own
         sample = self.dataset.load(scene, [views[i] for i in own])
-        del sample["index"]
         if self.recipe.scene_pose_normalize:
             c2w = np.stack([scene.views[view].c2w for view in views]).astype(np.float32)
             sample["c2w"] = normalise_poses(torch.from_numpy(c2w)[None])[0, list(own)]
         return sample
 
-    def _tolerate(self, message: str, error: Exception) -> None:
-        """Count a broken sample, or raise: a ValueError of one line, whatever went wrong."""
+    def _tolerate(self, sample: str, problem: InputError | OSError) -> None:
+        """Count a broken sample, or raise an InputError, whatever went wrong."""
+        if isinstance(problem, InputError):
+            error = problem.within(sample)
+        else:
+            error = InputError(sample, f"cannot be read ({problem})", "a sample that can")
         with self._lock:
             self.broken += 1
             if self.broken > self.recipe.skip_broken:
-                limit = f"{message}; skip_broken allows {self.recipe.skip_broken} of these, and this is number {self.broken}"
-                raise ValueError(limit) from error
-            print(f"left out: {message}", file=sys.stderr, flush=True)
+                allowed = f"skip_broken allows {self.recipe.skip_broken} broken samples, and this is number {self.broken}"
+                raise InputError(error.where, error.found, f"{error.wanted}: {allowed}") from problem
+            print(f"left out: {error}", file=sys.stderr, flush=True)
 
 
 class SyntheticSource:
-    """Scenes made up on the fly: endlessly many, or with `synthetic:KIND:N` the same N of num_all_views views each.
-
-    Attributes:
-        broken: 0.
-    """
+    """Procedural scenes: endlessly many, or with `synthetic:KIND:N` the same N of num_all_views views each."""
 
     broken = 0
 
@@ -219,9 +232,10 @@ class SyntheticSource:
         kind, _, count = path.removeprefix(SYNTHETIC).partition(":")
         if kind not in KINDS or (count and (not count.isdecimal() or int(count) < 1)):
             wanted = " or ".join(SYNTHETIC + known for known in KINDS)
-            raise ValueError(f"data path {path!r}: no such synthetic data; wanted {wanted}, with :N behind for N scenes")
+            raise InputError(path, "is no synthetic data", f"{wanted}, with :N behind for N scenes")
         if recipe.seed >= FIRST_HELD_OUT_SEED:
-            raise ValueError(f"seed is {recipe.seed}; wanted one below {FIRST_HELD_OUT_SEED} for {path}: the others are held out")
+            wanted = f"one below {FIRST_HELD_OUT_SEED} for {path}: the others are held out"
+            raise InputError("--seed", f"is {recipe.seed}", wanted)
         self.kind, self.scenes = kind, int(count) if count else None
         self.recipe, self.device, self.own = recipe, device, own
         self._make, self._held_out_seed = synthetic_batch, FIRST_HELD_OUT_SEED + recipe.seed
@@ -277,6 +291,7 @@ class PoolSource(SyntheticSource):
         from data.synthetic.pool import ScenePool
 
         super().__init__(path, recipe, device, own)
+        assert recipe.pool is not None  # `open_source` takes another source then
         # On a CPU the cores have enough to do with rendering.
         processes = min(recipe.workers, max((os.cpu_count() or 1) - 1, 0)) if device.type == "cuda" else 0
         self.share = share

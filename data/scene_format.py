@@ -6,16 +6,21 @@ A data path file is a JSON list of paths to such files. Cameras are OpenCV ones 
 are in pixels, `file_path` is relative to the JSON.
 """
 
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from config.errors import InputError, missing_file
 from data.files import write_json
+
+# What the JSON of a scene is called.
+CAMERAS = "opencv_cameras.json"
 
 ORTHONORMAL_TOLERANCE = 1e-3
 LAST_ROW_TOLERANCE = 1e-6
@@ -61,30 +66,34 @@ def read_json(path: str | os.PathLike) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a folder, or not JSON.
+        InputError: it is a folder, or not JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: found no such file, wanted a JSON file") from None
+        raise missing_file(path, "a JSON file") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: found a folder, wanted a JSON file") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: found no valid JSON ({error}), wanted a JSON file") from None
+        raise InputError(path, "is a folder", "a JSON file") from None
+    try:
+        return json.loads(content)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError(path, f"is not JSON ({error})", "a JSON file") from None
 
 
 def read_scene(json_path: str | os.PathLike) -> Scene:
     """Read and check one scene, in either spelling; images are not opened.
 
     Args:
-        json_path: the scene's `opencv_cameras.json`.
+        json_path: the scene's `CAMERAS`.
 
     Returns:
         the scene. Its name is `scene_name` where the file gives one, else the name of the folder that holds the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file breaks the format; the message names file, view and key.
+        InputError: the file breaks the format; the message names file, view and key.
     """
     content = read_json(json_path)
     json_path = Path(os.path.abspath(json_path))
@@ -93,11 +102,12 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
         entries = _required(f"{json_path}", content, "frames")
         name = content.get("scene_name", name)
     if not isinstance(entries, list):
-        raise ValueError(f"{json_path}: found {_show(entries)}, wanted a list of views")
+        raise InputError(json_path, f"holds {_show(entries)}", "a list of views")
     if not entries:
-        raise ValueError(f"{json_path}: found no views, wanted at least one")
+        raise InputError(json_path, "holds no views", "at least one")
     _check_name(json_path, name)
-    return Scene(name, json_path, tuple(_view(json_path, i, entry) for i, entry in enumerate(entries)))
+    real = _resolver()
+    return Scene(name, json_path, tuple(_view(json_path, i, entry, real) for i, entry in enumerate(entries)))
 
 
 def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str | None = None, long_lrm: bool = False) -> None:
@@ -110,21 +120,21 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str |
         long_lrm: write `{"scene_name", "frames"}`, the only spelling that can hold another name than the folder's.
 
     Raises:
-        ValueError: a view breaks the format, or the name has no place in the spelling.
+        InputError: a view breaks the format, or no folder can have the name.
+        ValueError: there is no view, or the name has no place in the spelling.
     """
     absolute = Path(os.path.abspath(json_path))
     folder = absolute.parent
     entries = [_entry(view, folder) for view in views]
     if not entries:
-        raise ValueError(f"{absolute}: found no views to write, wanted at least one")
+        raise ValueError(f"{absolute}: no views to write")
+    real = _resolver()
     for i, entry in enumerate(entries):
-        _view(absolute, i, entry)
+        _view(absolute, i, entry, real)
     name = folder.name if name is None else name
     _check_name(absolute, name)
     if name != folder.name and not long_lrm:
-        raise ValueError(
-            f"{absolute}: found the scene name {name!r}, wanted the folder's name or the spelling that holds another (long_lrm)"
-        )
+        raise ValueError(f"{absolute}: only long_lrm has a place for the name {name!r} of a scene whose folder has another")
     write_json(absolute, {"scene_name": name, "frames": entries} if long_lrm else entries)
 
 
@@ -148,16 +158,16 @@ def read_data_path(json_path: str | os.PathLike) -> list[Path]:
 
     Raises:
         FileNotFoundError: the file, or one that it names, does not exist.
-        ValueError: it is not a list of paths, or is empty.
+        InputError: it is not a list of paths, or is empty.
     """
     content = read_json(json_path)
     json_path = Path(os.path.abspath(json_path))
     if isinstance(content, dict) and "frames" in content:
         return [json_path]
     if not isinstance(content, list):
-        raise ValueError(f"{json_path}: found {_show(content)}, wanted a list of paths to scenes")
+        raise InputError(json_path, f"holds {_show(content)}", "a list of paths to scenes")
     if not content:
-        raise ValueError(f"{json_path}: found no scenes, wanted at least one")
+        raise InputError(json_path, "holds no scenes", "at least one")
     if isinstance(content[0], dict):
         return [json_path]
     folder = json_path.parent.resolve()
@@ -181,20 +191,21 @@ def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str
         path = path.parent.parent.resolve() / path.parent.name / path.name
         entries.append(Path(os.path.relpath(path, folder)).as_posix())
     if not entries:
-        raise ValueError(f"{json_path}: found no scenes to write, wanted at least one")
+        raise ValueError(f"{json_path}: no scenes to write")
     for i, entry in enumerate(entries):
         _scene_path(json_path, folder, i, entry)
     write_json(json_path, entries)
 
 
 def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
-    if not isinstance(entry, str) or not entry or "\0" in entry:
-        raise ValueError(f"{json_path}, entry {i}: found {_show(entry)}, wanted the path of a scene's JSON")
+    where = f"{json_path}, entry {i}"
+    if not isinstance(entry, str) or not entry or not _is_path(entry):
+        raise InputError(where, f"is {_show(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
     if path.is_dir():
-        raise ValueError(f"{json_path}, entry {i}: found the folder {path}, wanted the JSON in it")
+        raise InputError(f"{where}, {path}", "is a folder", "the JSON in it")
     if not path.exists():
-        raise FileNotFoundError(f"{json_path}, entry {i}: found no file {path}, wanted a path relative to the list")
+        raise missing_file(f"{where}, {path}", "a path relative to the list")
     return path
 
 
@@ -205,78 +216,100 @@ def _entry(view: View, folder: Path) -> dict:
     return {**numbers, "w2c": np.asarray(view.w2c, dtype=np.float64).tolist(), "file_path": file_path}
 
 
-def _view(json_path: Path, i: int, entry: object) -> View:
+def _view(json_path: Path, i: int, entry: object, real: Callable[[str], str]) -> View:
     where = f"{json_path}, view {i}"
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: found {_show(entry)}, wanted an object with w, h, fx, fy, cx, cy, w2c, file_path")
+        raise InputError(where, f"is {_show(entry)}", "an object with w, h, fx, fy, cx, cy, w2c, file_path")
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
     w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
-    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
+    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"), real)
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
 
 
 def _required(where: str, entry: dict, key: str) -> object:
     if key not in entry:
-        raise ValueError(f"{where}: found no key {key!r} among {_show(sorted(entry))}, wanted it")
+        raise InputError(f"{where}, {key}", "is missing", f"it beside {_show(sorted(entry))}")
     return entry[key]
 
 
 def _number(where: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError(f"{where}: found {_show(value)}, wanted a number")
+        raise InputError(where, f"is {_show(value)}", "a number")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{where}: found {_show(value)}, wanted a finite number")
+        raise InputError(where, f"is {_show(value)}", "a finite number")
     return number
 
 
 def _size(where: str, entry: dict, key: str) -> int:
     number = _number(f"{where}, {key}", _required(where, entry, key))
     if number < 1 or number != int(number):
-        raise ValueError(f"{where}, {key}: found {_show(entry[key])}, wanted a whole number of pixels, 1 or more")
+        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", "a whole number of pixels, 1 or more")
     return int(number)
 
 
 def _focal(where: str, entry: dict, key: str) -> float:
     number = _number(f"{where}, {key}", _required(where, entry, key))
     if number <= 0:
-        raise ValueError(f"{where}, {key}: found {_show(entry[key])}, wanted a focal length above 0")
+        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", "a focal length above 0")
     return number
 
 
 def _rigid(where: str, value: object) -> np.ndarray:
     if not (isinstance(value, list) and [_length(row) for row in value] == [4] * 4):
-        raise ValueError(f"{where}: found {_show(value)}, wanted 4 rows of 4 numbers")
+        raise InputError(where, f"is {_show(value)}", "4 rows of 4 numbers")
     w2c = np.array([[_number(where, number) for number in row] for row in value], dtype=np.float64)
     if np.abs(w2c[3] - (0, 0, 0, 1)).max() > LAST_ROW_TOLERANCE:
-        raise ValueError(f"{where}: found the last row {_show(value[3])}, wanted 0 0 0 1")
+        raise InputError(where, f"has the last row {_show(value[3])}", "0 0 0 1")
     rotation = w2c[:3, :3]
     error = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if not error <= ORTHONORMAL_TOLERANCE:
-        raise ValueError(f"{where}: found a 3×3 part {error:.2g} away from orthonormal, wanted a rotation (no scale, no shear)")
+        raise InputError(where, f"has a 3×3 part {error:.2g} away from orthonormal", "a rotation (no scale, no shear)")
     if np.linalg.det(rotation) < 0:
-        raise ValueError(f"{where}: found a mirrored pose (determinant -1), wanted x right, y down, z forward")
+        raise InputError(where, "is a mirrored pose (determinant -1)", "x right, y down, z forward")
     w2c.flags.writeable = False
     return w2c
 
 
-def _inside(where: str, folder: Path, value: object) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"{where}: found {_show(value)}, wanted a path relative to the JSON")
-    real, real_folder = Path(os.path.realpath(folder / value)), Path(os.path.realpath(folder))
-    if Path(value).is_absolute() or ".." in Path(value).parts or real_folder not in real.parents:
-        raise ValueError(f"{where}: found {_show(value)}, wanted a file in the folder of the JSON")
-    return folder / value
+def _inside(where: str, folder: Path, value: object, real: Callable[[str], str]) -> Path:
+    """Return the path of a file in a folder; `real` is a `_resolver`."""
+    if not isinstance(value, str) or not value or not _is_path(value):
+        raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")
+    relative, path = Path(value), folder / value
+    target = os.path.join(real(str(path.parent)), path.name)
+    target = os.path.realpath(target) if os.path.islink(target) else target
+    inside = target.startswith(os.path.join(real(str(folder)), ""))
+    if relative.is_absolute() or ".." in relative.parts or not inside:
+        raise InputError(where, f"is {_show(value)}", "a file in the folder of the JSON")
+    return path
+
+
+def _resolver() -> Callable[[str], str]:
+    """Return `os.path.realpath` that remembers its answers: it asks the disk about every folder above."""
+
+    @functools.cache
+    def real(path: str) -> str:
+        return os.path.realpath(path)
+
+    return real
+
+
+def _is_path(text: str) -> bool:
+    """Tell whether the file system can be asked for a path of this text: JSON can also write half a character."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_name(json_path: Path, name: object) -> None:
     if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
-        raise ValueError(f"{json_path}, scene_name: found {_show(name)}, wanted a name that a folder can have")
+        raise InputError(f"{json_path}, scene_name", f"is {_show(name)}", "a name that a folder can have")
 
 
 def _length(row: object) -> int | None:

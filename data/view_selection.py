@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
+from config.errors import InputError
 from data.scene_format import read_json
 
 MAX_STARTS = 64
@@ -53,7 +54,8 @@ def select_views(
         inputs, targets: positions in the list of views, ascending (those of `view_index` as given).
 
     Raises:
-        ValueError: the scene has fewer views than asked for, or two arguments contradict each other.
+        InputError: the scene has fewer views than asked for or not those of `view_index`, or a count is below its least.
+        ValueError: two arguments contradict each other, or one is missing.
     """
     n = len(c2w)
     counts = {"num_all_views": num_all_views, "num_input_views": num_input_views, "num_target_views": num_target_views}
@@ -61,13 +63,13 @@ def select_views(
         _refuse("view_index", {**counts, "method": method, "target_every": target_every})
         return _check_index(view_index, n)
     if method not in PICKERS:
-        raise ValueError(f"method: found {method!r}, wanted one of {', '.join(PICKERS)}")
+        raise ValueError(f"select_views: method is {method!r}; wanted one of {', '.join(PICKERS)}")
     if num_input_views is None:
-        raise ValueError("num_input_views: found none, wanted how many inputs to choose")
+        raise ValueError("select_views: num_input_views is None; wanted how many inputs to choose")
     for name, count in {**counts, "target_every": target_every}.items():
         least = 0 if name == "num_target_views" else 1
         if count is not None and count < least:
-            raise ValueError(f"{name}: found {count}, wanted {least} or more")
+            raise InputError(f"--{name}", f"is {count}", f"{least} or more")
     pick_inputs, pick_others = PICKERS[method]
     rng = np.random.default_rng(seed)
 
@@ -104,39 +106,39 @@ def read_view_index(path: str | os.PathLike, scene_name: str) -> dict[str, list[
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not of that form, or lacks the scene.
+        InputError: it is not of that form, or lacks the scene.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: found a {type(content).__name__}, wanted an object with inputs and targets")
+        raise InputError(path, f"holds a {type(content).__name__}", "an object with inputs and targets")
     where, entry = f"{path}", content
     if not any(isinstance(content.get(key), list) for keys in INDEX_KEYS.values() for key in keys):
         where, entry = f"{path}, scene {scene_name!r}", content.get(scene_name)
         if not isinstance(entry, dict):
-            raise ValueError(f"{where}: found no entry among {len(content)}, wanted its inputs and targets")
+            raise InputError(where, f"has no entry among {len(content)}", "its inputs and targets")
     return {name: _index_list(where, entry, name) for name in INDEX_KEYS}
 
 
 def _index_list(where: str, entry: dict, name: str) -> list[int]:
     values = next((entry[key] for key in INDEX_KEYS[name] if key in entry), None)
     if not isinstance(values, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in values):
-        raise ValueError(f"{where}, {name}: found {values!r:.60}, wanted a list of view numbers")
+        raise InputError(f"{where}, {name}", f"is {values!r:.60}", "a list of view numbers")
     return values
 
 
 def _check_index(view_index: dict[str, list[int]], n: int) -> tuple[list[int], list[int]]:
-    inputs, targets = (_index_list("view_index", view_index, name) for name in INDEX_KEYS)
+    inputs, targets = (_index_list("--view_index", view_index, name) for name in INDEX_KEYS)
     if not inputs:
-        raise ValueError("view_index, inputs: found none, wanted at least one")
+        raise InputError("--view_index, inputs", "names no view", "at least one")
     for name, values in (("inputs", inputs), ("targets", targets)):
         outside = [i for i in values if not 0 <= i < n]
         if outside:
-            raise ValueError(f"view_index, {name}: found view {outside[0]}, wanted 0 to {n - 1}")
+            raise InputError(f"--view_index, {name}", f"names view {outside[0]}", f"0 to {n - 1}")
         if len(set(values)) < len(values):
-            raise ValueError(f"view_index, {name}: found view {_first_repeated(values)} twice, wanted each view once")
+            raise InputError(f"--view_index, {name}", f"names view {_first_repeated(values)} twice", "each view once")
     both = sorted(set(inputs) & set(targets))
     if both:
-        raise ValueError(f"view_index: found view {both[0]} in inputs and targets, wanted it in one of them")
+        raise InputError("--view_index", f"names view {both[0]} in inputs and targets", "it in one of them")
     return inputs, targets
 
 
@@ -147,12 +149,12 @@ def _first_repeated(values: Sequence[int]) -> int:
 def _refuse(name: str, others: dict[str, object]) -> None:
     given = [other for other, value in others.items() if value is not None]
     if given:
-        raise ValueError(f"{name}: found together with {', '.join(given)}, wanted without: it decides those")
+        raise ValueError(f"select_views: {name} is given together with {', '.join(given)}, which it decides")
 
 
 def _require(available: int, wanted: int, what: str) -> None:
     if wanted > available:
-        raise ValueError(f"view selection: found {available} views, wanted {wanted} {what}: ask for fewer")
+        raise InputError("views", f"are {available}", f"{wanted} {what}: ask for fewer")
 
 
 def _pick_uniform(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
@@ -202,7 +204,8 @@ def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
     points = np.concatenate([position, poses[:, :3, 2]], axis=1).astype(np.float32)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    _, _, centres = cv2.kmeans(points, k, None, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
+    labels = np.zeros((len(points), 1), np.int32)  # written to
+    _, _, centres = cv2.kmeans(points, k, labels, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
     distance = np.linalg.norm(centres[:, None] - points[None], axis=2)
     picks = []
     for row in distance:

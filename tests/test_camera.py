@@ -1,15 +1,9 @@
-"""Rays project back to their pixels; normalised poses are the published ones and stay finite where those are not."""
+"""Rays project back to their pixels."""
 
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
-from data.poses import normalise_poses
 from model.camera import rays
-
-GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 
 
 def random_rotation(*lead: int, seed: int = 0) -> torch.Tensor:
@@ -25,25 +19,6 @@ def random_poses(*lead: int, seed: int = 0) -> torch.Tensor:
     c2w[..., :3, :3] = random_rotation(*lead, seed=seed)
     c2w[..., :3, 3] = torch.randn(*lead, 3, generator=generator, dtype=torch.float64) * 2
     return c2w
-
-
-def facing_poses(*lead: int, seed: int = 0) -> torch.Tensor:
-    """Cameras that look within about 40 degrees of a common direction, so that a mean direction exists."""
-    c2w = random_poses(*lead, seed=seed)
-    turn = torch.linalg.matrix_exp(0.4 * (c2w[..., :3, :3] - c2w[..., :3, :3].mT))
-    c2w[..., :3, :3] = random_rotation(seed=seed + 7) @ turn
-    return c2w
-
-
-def inward_ring(views: int, elevation_deg: float) -> torch.Tensor:
-    c2w = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
-    elevation = np.deg2rad(elevation_deg)
-    for view in range(views):
-        a = 2 * np.pi * view / views
-        centre = np.array([np.cos(elevation) * np.cos(a), np.cos(elevation) * np.sin(a), np.sin(elevation)])
-        right = np.array([-np.sin(a), np.cos(a), 0.0])
-        c2w[view, :3, :4] = torch.from_numpy(np.stack([right, np.cross(-centre, right), -centre, 2.7 * centre], axis=1))
-    return c2w[None]
 
 
 FXFYCXCY = torch.tensor([[[11.0, 13.0, 3.2, 4.9], [9.0, 8.5, 2.5, 3.0], [21.0, 20.0, 4.1, 2.2]], [[7.0, 9.0, 3.5, 4.5]] * 3])
@@ -120,86 +95,3 @@ def test_rays_on_every_device_under_autocast_equal_the_cpu(device: torch.device)
         got = rays(FXFYCXCY.to(device), c2w.to(device), (6, 4))
     assert got[1].dtype == torch.float32
     torch.testing.assert_close([t.cpu() for t in got], list(rays(FXFYCXCY, c2w, (6, 4))), atol=1e-6, rtol=0)
-
-
-def test_normalised_poses_equal_the_published_ones() -> None:
-    golden = np.load(GOLDEN)
-    got = normalise_poses(torch.from_numpy(golden["mean_pose.c2w"])[None])
-    assert got.dtype == torch.float32
-    # The published code works in float32: measured difference 2.3e-7.
-    torch.testing.assert_close(got[0], torch.from_numpy(golden["mean_pose.expect"]), atol=2e-6, rtol=0)
-
-
-@pytest.mark.parametrize(("reference", "views"), [(None, [0, 1, 2, 3, 4]), (3, [0, 1, 2]), (slice(1, 5, 2), [1, 3])])
-def test_normalised_poses_centre_and_scale_the_reference_views(reference: int | slice | None, views: list[int]) -> None:
-    c2w = facing_poses(2, 5, seed=1)
-    got = normalise_poses(c2w, reference, scene_scale=1.35)
-    used = got[:, views]
-    torch.testing.assert_close(used[..., :3, 3].mean(1), torch.zeros(2, 3, dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(used[..., :3, 3].abs().amax((1, 2)) * 1.35, torch.ones(2, dtype=torch.float64))
-    forward = used[..., :3, 2].mean(1)
-    assert forward[:, :2].abs().max() < 1e-12
-    assert (forward[:, 2] > 0).all()
-    down = used[..., :3, 1].mean(1)
-    assert down[:, 0].abs().max() < 1e-12
-    assert (down[:, 1] > 0).all()
-
-
-def test_normalised_poses_are_one_similarity_of_the_given_ones() -> None:
-    c2w = facing_poses(2, 4, seed=2)
-    got = normalise_poses(c2w, reference=2)
-    for before, after in zip(c2w, got, strict=True):
-        ratio = torch.pdist(after[:, :3, 3]) / torch.pdist(before[:, :3, 3])
-        torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))
-        # Relative poses keep their rotation, and their translation up to that one scale.
-        relative_before, relative_after = torch.linalg.inv(before[0]) @ before, torch.linalg.inv(after[0]) @ after
-        torch.testing.assert_close(relative_after[:, :3, :3], relative_before[:, :3, :3])
-        torch.testing.assert_close(relative_after[:, :3, 3], relative_before[:, :3, 3] * ratio[0])
-        assert torch.equal(after[:, 3], before[:, 3])
-
-
-def test_normalised_poses_do_not_depend_on_the_world_or_the_rest_of_the_batch() -> None:
-    c2w = facing_poses(2, 4, seed=3)
-    world = random_poses(seed=4)
-    moved = world @ c2w
-    moved[..., :3, 3] *= 6.5
-    torch.testing.assert_close(normalise_poses(moved), normalise_poses(c2w), atol=1e-12, rtol=0)
-    torch.testing.assert_close(normalise_poses(c2w)[1:], normalise_poses(c2w[1:]), atol=1e-14, rtol=0)
-
-
-@pytest.mark.parametrize("elevation_deg", [0.0, 30.0])
-def test_a_ring_that_looks_inwards_takes_the_axes_of_its_first_camera(elevation_deg: float) -> None:
-    # At 0 degrees the mean direction vanishes; at 30 it is the vertical, and so is the mean of the cameras' y.
-    c2w = inward_ring(8, elevation_deg).float()
-    both = torch.cat([c2w, facing_poses(1, 8, seed=5).float()])
-    got = normalise_poses(both)
-    assert torch.isfinite(got).all()
-    torch.testing.assert_close(got[0, 0, :3, :3], torch.eye(3), atol=1e-6, rtol=0)
-    torch.testing.assert_close(got[1:], normalise_poses(both[1:]), atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("reference", [None, 1])
-def test_cameras_at_one_place_tell_no_scale(reference: int | None) -> None:
-    c2w = facing_poses(2, 3, seed=6).float()
-    c2w[1, :, :3, 3] = torch.tensor([101.3, -7.7, 0.3])
-    # One place up to float32 rounding.
-    c2w[1, 2, 0, 3] = torch.nextafter(c2w[1, 2, 0, 3], torch.tensor(200.0))
-    with pytest.raises(ValueError, match=f"scene {1 if reference is None else 0}: the .* reference cameras spread"):
-        normalise_poses(c2w, reference)
-
-
-def test_a_pose_that_is_not_a_number_is_refused() -> None:
-    c2w = facing_poses(1, 3, seed=6)
-    c2w[0, 1, 0, 3] = float("nan")
-    with pytest.raises(ValueError, match="scene 0: the 3 reference cameras spread over nan"):
-        normalise_poses(c2w)
-
-
-def test_normalise_poses_refuses_wrong_arguments() -> None:
-    with pytest.raises(ValueError, match=r"c2w is \(3, 4, 4\): expected"):
-        normalise_poses(torch.ones(3, 4, 4))
-    with pytest.raises(ValueError, match="scene_scale is 0: expected"):
-        normalise_poses(facing_poses(1, 3), scene_scale=0)
-    for reference in (0, 4, -1, slice(3, None)):
-        with pytest.raises(ValueError, match=r"reference is .* but there are 3 views"):
-            normalise_poses(facing_poses(1, 3), reference)

@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from data.dataset import SceneDataset, check_image_size, load_views, own_image_size
+from config.errors import InputError
+from data import dataset as dataset_module
+from data.dataset import SceneDataset, check_image_size, load_views
 from data.scene_format import read_scene
 from tests.support.scenes import write_random_data_path, write_random_scene
 
@@ -27,9 +29,7 @@ def test_views_come_as_asked(scene):
         "image": ((3, 3, 22, 29), torch.float32),
         "fxfycxcy": ((3, 4), torch.float32),
         "c2w": ((3, 4, 4), torch.float32),
-        "index": ((3,), torch.int64),
     }
-    assert batch["index"].tolist() == [3, 0, 3]
     for i, view in enumerate([scene.views[3], scene.views[0], scene.views[3]]):
         expect = torch.from_numpy(pixels_of(view).astype(np.float32) / 255).permute(2, 0, 1)
         assert torch.equal(batch["image"][i], expect)
@@ -38,21 +38,12 @@ def test_views_come_as_asked(scene):
         np.testing.assert_allclose(batch["c2w"][i].numpy() @ view.w2c, np.eye(4), atol=2e-6)
 
 
-def test_own_size_is_cropped_at_the_centre_to_whole_patches(scene):
-    batch = load_views(scene, [2], patch_size=4)
-    # 22×29 holds 5×7 patches of 4, and 29 − 28 leaves (29 − 28) // 2 = 0 columns on the left
-    assert batch["image"].shape == (1, 3, 20, 28)
+def test_what_the_scale_leaves_over_is_cropped_at_the_centre(scene):
+    batch = load_views(scene, [2], (22, 24), patch_size=2)
     view = scene.views[2]
-    np.testing.assert_allclose(batch["image"][0].permute(1, 2, 0) * 255, pixels_of(view)[1:21, 0:28], rtol=1e-6)
-    np.testing.assert_allclose(batch["fxfycxcy"][0], (view.fx, view.fy, view.cx, view.cy - 1), rtol=1e-6)
-
-
-def test_own_size_of_an_image_of_another_scale(scene):
-    view = scene.views[2]
-    Image.fromarray(pixels_of(view)).resize((87, 66)).save(view.file_path)
-    batch = load_views(scene, [2], patch_size=4)
-    assert batch["image"].shape == (1, 3, 20, 28)
-    np.testing.assert_allclose(batch["fxfycxcy"][0], (view.fx, view.fy, view.cx, view.cy - 1), rtol=1e-6)
+    # (29 − 24) // 2 = 2 columns go on the left
+    np.testing.assert_allclose(batch["image"][0].permute(1, 2, 0) * 255, pixels_of(view)[:, 2:26], rtol=1e-6)
+    np.testing.assert_allclose(batch["fxfycxcy"][0], (view.fx, view.fy, view.cx - 2, view.cy), rtol=1e-6)
 
 
 def test_intrinsics_follow_an_image_of_another_scale(scene):
@@ -66,8 +57,8 @@ def test_intrinsics_follow_an_image_of_another_scale(scene):
 def test_image_of_another_shape_names_file_and_sizes(scene):
     view = scene.views[1]
     Image.fromarray(pixels_of(view)).rotate(90, expand=True).save(view.file_path)
-    message = "images/00001.png: found an upright image of 22×29 (w×h), wanted the 29×22 of its camera"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = "images/00001.png: is 22×29 (w×h) when upright; wanted the 29×22 of its camera"
+    with pytest.raises(InputError, match=re.escape(message)):
         load_views(scene, [0, 1], (16, 16))
 
 
@@ -89,29 +80,29 @@ def test_threads_change_nothing(scene, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_missing_image_is_named(scene, workers):
     scene.views[2].file_path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"images/00002\.png: found no such file, wanted an image"):
+    with pytest.raises(FileNotFoundError, match=r"images/00002\.png: is not there; wanted an image"):
         load_views(scene, range(5), (16, 16), workers=workers)
 
 
 def test_no_views_are_no_error(scene):
     batch = load_views(scene, [], (16, 24))
-    assert [tuple(value.shape) for value in batch.values()] == [(0, 3, 16, 24), (0, 4), (0, 4, 4), (0,)]
+    assert [tuple(value.shape) for value in batch.values()] == [(0, 3, 16, 24), (0, 4), (0, 4, 4)]
 
 
 @pytest.mark.parametrize("i", [5, -1])
 def test_index_out_of_range(scene, i):
-    with pytest.raises(ValueError, match=rf"opencv_cameras.json: found view {i} asked for, wanted 0 to 4"):
+    with pytest.raises(ValueError, match=rf"opencv_cameras.json: view {i} is asked for; wanted 0 to 4"):
         load_views(scene, [0, i], (16, 16))
 
 
 @pytest.mark.parametrize(
     ("size", "patch", "message"),
     [
-        ((500, 512), 8, "image size: found height 500, wanted a multiple of the patch 8: 496 or 504"),
-        ((512, 515), 8, "image size: found width 515, wanted a multiple of the patch 8: 512 or 520"),
-        ((24, 5), 6, "image size: found width 5, wanted a multiple of the patch 6: 6"),
-        ((0, 16), 8, "image size: found height 0, wanted a multiple of the patch 8: 8"),
-        ((-8, 16), 8, "image size: found height -8, wanted a multiple of the patch 8: 8"),
+        ((500, 512), 8, "--image_size: has the height 500; wanted a multiple of the patch 8: 496 or 504"),
+        ((512, 515), 8, "--image_size: has the width 515; wanted a multiple of the patch 8: 512 or 520"),
+        ((24, 5), 6, "--image_size: has the width 5; wanted a multiple of the patch 6: 6"),
+        ((0, 16), 8, "--image_size: has the height 0; wanted a multiple of the patch 8: 8"),
+        ((-8, 16), 8, "--image_size: has the height -8; wanted a multiple of the patch 8: 8"),
     ],
 )
 def test_size_that_the_patch_does_not_divide(scene, size, patch, message):
@@ -120,19 +111,8 @@ def test_size_that_the_patch_does_not_divide(scene, size, patch, message):
         lambda: load_views(scene, [0], size, patch),
         lambda: SceneDataset(scene.json_path, size, patch),
     ):
-        with pytest.raises(ValueError, match=f"^{message}$"):
+        with pytest.raises(InputError, match=f"^{message}$"):
             call()
-
-
-def test_own_size_that_does_not_work(scene):
-    with pytest.raises(ValueError, match=r"cameras.json: found views of 29×22 \(w×h\), wanted at least one patch of 24"):
-        own_image_size(scene, 24)
-    content = json.loads(scene.json_path.read_text())
-    content[3]["w"] = 40
-    scene.json_path.write_text(json.dumps(content))
-    message = "view 3: found 40×22 (w×h) where view 0 has 29×22, wanted one size for all or an image size"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        load_views(read_scene(scene.json_path), [0])
 
 
 def test_dataset_lists_scenes_in_order(tmp_path):
@@ -144,12 +124,21 @@ def test_dataset_lists_scenes_in_order(tmp_path):
     assert all(torch.equal(batch[key], expect[key]) for key in expect)
 
 
-def test_dataset_keeps_each_scene_s_own_size(tmp_path):
-    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=1, size=(22, 29)), patch_size=4)
-    assert dataset.load(dataset[0], [0, 3])["image"].shape == (2, 3, 20, 28)
+def test_a_scene_is_read_anew_only_when_its_file_has_changed(tmp_path, monkeypatch):
+    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=2, n=4), image_size=(16, 24))
+    first = dataset[0]
+    monkeypatch.setattr(dataset_module, "read_scene", lambda path: pytest.fail(f"{path} was read again"))
+    assert dataset[0] is first
+    monkeypatch.undo()
+    path = dataset.scene_paths[0]
+    path.write_text(json.dumps(json.loads(path.read_text())[:3]))
+    assert len(dataset[0].views) == 3
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"scene_0/opencv_cameras.json: is not there; wanted a scene's JSON"):
+        dataset[0]
 
 
 def test_dataset_works_in_loader_processes(tmp_path):
-    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=3, n=2))
+    dataset = SceneDataset(write_random_data_path(tmp_path, scenes=3, n=2), (16, 24))
     loader = DataLoader(dataset, batch_size=None, num_workers=1)
     assert [scene.name for scene in loader] == ["scene_0", "scene_1", "scene_2"]

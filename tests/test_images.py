@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
-from data.images import read_image, read_pixels, rescale_intrinsics, resize_and_crop
+from config.errors import InputError
+from data.images import open_image, read_pixels, rescale_intrinsics, resize_and_crop
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 H, W = 5, 7
@@ -25,6 +27,12 @@ def on_white(colours, alpha):
     """Composite colours (h, w, c) in 0..1 by alpha (h, w) in 0..1."""
     colours = np.broadcast_to(colours, (*colours.shape[:2], 3))
     return colours * alpha[..., None] + 1 - alpha[..., None]
+
+
+def levels(path):
+    """Read an image in 0..1, whatever its depth."""
+    pixels = read_pixels(path)
+    return pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
 
 
 def chunk(name, body):
@@ -46,9 +54,6 @@ def test_rgb_is_read_as_stored(tmp_path, rng, suffix):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(pixels).save(path, lossless=True)
     assert np.array_equal(read_pixels(path), pixels)
-    image = read_image(path)
-    assert image.dtype == np.float32
-    assert np.array_equal(image, pixels.astype(np.float32) / 255)
 
 
 def test_jpeg_colours_and_rows_are_in_order(tmp_path):
@@ -56,7 +61,7 @@ def test_jpeg_colours_and_rows_are_in_order(tmp_path):
     pixels[:16, :, 0] = 255
     pixels[16:, :, 2] = 255
     Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=95)
-    image = read_image(tmp_path / "a.jpg")
+    image = levels(tmp_path / "a.jpg")
     # JPEG at quality 95 keeps flat blocks to about one level in a hundred
     np.testing.assert_allclose(image[8, 24], (1, 0, 0), atol=0.02)
     np.testing.assert_allclose(image[24, 24], (0, 0, 1), atol=0.02)
@@ -64,7 +69,7 @@ def test_jpeg_colours_and_rows_are_in_order(tmp_path):
 
 def test_jpeg_of_four_inks(tmp_path):
     Image.new("CMYK", (16, 16), (255, 0, 0, 0)).save(tmp_path / "a.jpg", quality=95)
-    np.testing.assert_allclose(read_image(tmp_path / "a.jpg")[8, 8], (0, 1, 1), atol=0.02)
+    np.testing.assert_allclose(levels(tmp_path / "a.jpg")[8, 8], (0, 1, 1), atol=0.02)
 
 
 def test_grey(tmp_path, rng):
@@ -76,7 +81,7 @@ def test_grey(tmp_path, rng):
 def test_black_and_white(tmp_path, rng):
     bits = rng.integers(0, 2, (H, W)).astype(bool)
     Image.fromarray(bits).save(tmp_path / "a.png")
-    assert np.array_equal(read_image(tmp_path / "a.png")[..., 1], bits.astype(np.float32))
+    assert np.array_equal(levels(tmp_path / "a.png")[..., 1], bits.astype(np.float32))
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("LA", 2)])
@@ -88,8 +93,8 @@ def test_alpha_is_composited_on_white(tmp_path, rng, mode, channels, suffix):
     Image.fromarray(pixels, mode).save(path, lossless=True, exact=True)
     expect = on_white(pixels[..., :-1] / 255, pixels[..., -1] / 255)
     assert read_pixels(path).dtype == np.uint8
-    np.testing.assert_allclose(read_image(path), expect, atol=HALF_A_LEVEL)
-    assert np.array_equal(read_image(path)[0, 0], (1, 1, 1))
+    np.testing.assert_allclose(levels(path), expect, atol=HALF_A_LEVEL)
+    assert np.array_equal(levels(path)[0, 0], (1, 1, 1))
 
 
 def test_palette(tmp_path, rng):
@@ -102,7 +107,7 @@ def test_palette(tmp_path, rng):
     image.save(tmp_path / "b.png", transparency=bytes([255, 0, 51]))
     alpha = np.array([1, 0, 0.2])[indices]
     expect = on_white(colours[indices] / 255, alpha)
-    np.testing.assert_allclose(read_image(tmp_path / "b.png"), expect, atol=HALF_A_LEVEL)
+    np.testing.assert_allclose(levels(tmp_path / "b.png"), expect, atol=HALF_A_LEVEL)
 
 
 @pytest.mark.parametrize(("shape", "key"), [((H, W), 9), ((H, W, 3), (9, 9, 9))])
@@ -122,7 +127,7 @@ def test_16_bits_are_kept(tmp_path, rng, channels, colour_type):
     has_alpha = channels in (2, 4)
     alpha = pixels[..., -1] / 65535 if has_alpha else np.ones((H, W))
     expect = on_white(pixels[..., : channels - has_alpha] / 65535, alpha)
-    image = read_image(tmp_path / "a.png")
+    image = read_pixels(tmp_path / "a.png")
     assert image.dtype == np.float32
     # three float32 roundings of values up to 1; 8 bits would be 4e-3 away
     np.testing.assert_allclose(image, expect, atol=3e-7)
@@ -135,7 +140,7 @@ def test_one_colour_of_16_bits_declared_transparent(tmp_path, rng, channels, col
     deep_png(tmp_path / "a.png", pixels, colour_type, chunk(b"tRNS", key))
     expect = np.repeat(pixels, 3 // channels, axis=2) / 65535
     expect[1, 2] = 1
-    np.testing.assert_allclose(read_image(tmp_path / "a.png"), expect, atol=3e-7)
+    np.testing.assert_allclose(levels(tmp_path / "a.png"), expect, atol=3e-7)
 
 
 # EXIF 2.32, tag Orientation: where the first stored row and the first stored column are seen.
@@ -188,28 +193,28 @@ def test_exif_orientation_of_16_bits(tmp_path, rng):
     exif[0x0112] = 6
     pixels = rng.integers(0, 65536, (H, W, 3), dtype=np.uint16)
     deep_png(tmp_path / "a.png", pixels, 2, chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
-    np.testing.assert_allclose(read_image(tmp_path / "a.png"), seen_upright(pixels / 65535, 6), atol=3e-7)
+    np.testing.assert_allclose(levels(tmp_path / "a.png"), seen_upright(pixels / 65535, 6), atol=3e-7)
 
 
 def test_missing_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"/a\.png: found no such file, wanted an image"):
-        read_image(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=re.escape(f"{tmp_path}: found a folder, wanted an image")):
-        read_image(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"/a\.png: is not there; wanted an image"):
+        read_pixels(tmp_path / "a.png")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: is a folder; wanted an image")):
+        read_pixels(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    message = f"{tmp_path / 'a.png'}: found no image or a damaged one, wanted PNG, JPEG, WEBP"
-    with pytest.raises(ValueError, match=re.escape(message)):
-        read_image(tmp_path / "a.png")
+    message = f"{tmp_path / 'a.png'}: is no image or a damaged one; wanted PNG, JPEG, WEBP"
+    with pytest.raises(InputError, match=re.escape(message)):
+        read_pixels(tmp_path / "a.png")
 
 
 def test_other_formats_are_refused(tmp_path):
     Image.new("RGB", (W, H)).save(tmp_path / "a.bmp")
-    with pytest.raises(ValueError, match=r"a\.bmp: found no image or a damaged one, wanted PNG, JPEG, WEBP"):
-        read_image(tmp_path / "a.bmp")
+    with pytest.raises(InputError, match=r"a\.bmp: is no image or a damaged one; wanted PNG, JPEG, WEBP"):
+        read_pixels(tmp_path / "a.bmp")
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "deep"])
@@ -224,9 +229,8 @@ def test_truncated_image(tmp_path, rng, kind):
         content = buffer.getvalue()
     for part in (0.3, 0.6, 0.95):
         path.write_bytes(content[: int(len(content) * part)])
-        with pytest.raises(ValueError, match=re.escape(f"{path}: found ")) as caught:
-            read_image(path)
-        assert "damaged" in str(caught.value)
+        with pytest.raises(InputError, match=f"{path}: (is no image or a damaged one|cannot be decoded)") as caught:
+            read_pixels(path)
         assert "\n" not in str(caught.value)
 
 
@@ -234,8 +238,8 @@ def test_damaged_checksum_of_16_bits(tmp_path, rng):
     path = tmp_path / "a.png"
     deep_png(path, rng.integers(0, 65536, (H, W, 3), dtype=np.uint16), 2)
     path.write_bytes(path.read_bytes()[:-13])
-    with pytest.raises(ValueError, match=r"a\.png: found a damaged image \(OpenCV cannot decode it\), wanted"):
-        read_image(path)
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(OpenCV cannot decode it\); wanted a whole PNG"):
+        read_pixels(path)
 
 
 def test_golden_resize_and_crop():
@@ -319,13 +323,54 @@ def test_intrinsics_follow_the_real_size(real):
 @pytest.mark.parametrize("real", [(64, 36), (16, 32), (36, 62), (34, 64), (72, 124), (36, 36), (1, 64)])
 def test_image_of_another_shape(real):
     h, w = real
-    message = f"a.png: found an upright image of {w}×{h} (w×h), wanted the 64×36 of its camera or the same shape"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    message = f"a.png: is {w}×{h} (w×h) when upright; wanted the 64×36 of its camera, or the same shape"
+    with pytest.raises(InputError, match=re.escape(message)):
         rescale_intrinsics(np.ones(4), (36, 64), real, "a.png")
 
 
 def test_image_too_large_to_be_one(tmp_path):
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
-    with pytest.raises(ValueError, match=r"a\.png: found a damaged image \(Image size \(1600000000 pixels\) exceeds"):
-        read_image(tmp_path / "a.png")
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(Image size \(1600000000 pixels\) exceeds"):
+        read_pixels(tmp_path / "a.png")
+
+
+def test_opening_reads_the_header_alone(tmp_path, rng):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:700])
+    with open_image(path) as image:
+        assert (image.format, image.size) == ("JPEG", (50, 40))
+    message = r"a\.jpg: cannot be decoded \(image file is truncated .*\); wanted a whole PNG, JPEG, WEBP"
+    with pytest.raises(InputError, match=message), open_image(path) as image:
+        image.load()
+
+
+@pytest.mark.parametrize(
+    "problem", [KeyError("IDAT"), struct.error("unpack requires"), SyntaxError("broken\nPNG"), ValueError("odd")]
+)
+@pytest.mark.parametrize("where", ["open", "load"])
+def test_whatever_a_decoder_raises_is_a_damaged_image(tmp_path, monkeypatch, problem, where):
+    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
+
+    def fail(*_, **__):
+        raise problem
+
+    if where == "open":
+        monkeypatch.setattr(Image, "open", fail)
+    else:
+        monkeypatch.setattr(PngImageFile, "load", fail)
+    with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(.+\); wanted a whole PNG") as caught:
+        read_pixels(tmp_path / "a.png")
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is problem
+
+
+@pytest.mark.parametrize(
+    "problem", [MemoryError("no room"), PermissionError(13, "Permission denied"), InputError("view 3", "is odd", "even")]
+)
+def test_what_is_no_damage_of_the_image_stays_what_it_is(tmp_path, problem):
+    Image.new("RGB", (W, H)).save(tmp_path / "a.png")
+    with pytest.raises(type(problem), match=re.escape(str(problem))) as caught, open_image(tmp_path / "a.png"):
+        raise problem
+    assert caught.value is problem

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import InputError
 from config.recipe import Recipe
 from data.poses import normalise_poses
 from data.sampler import FolderSource, inputs_of_step, load_ahead, numbers_of, open_source, scene_of, views_of_sample
@@ -136,7 +137,9 @@ def test_held_out_views_are_fixed_and_distinct(tmp_path):
 
 def test_scene_with_too_few_views_is_named(tmp_path):
     found = source(tmp_path, scenes=1, n=4)
-    with pytest.raises(ValueError, match=r"sample 2, scene .*scene_0/opencv_cameras.json: found 4 views, wanted 5"):
+    with pytest.raises(
+        InputError, match=r"^sample 2, scene .*scene_0/opencv_cameras.json, views: are 4; wanted 5 \(num_input_views and"
+    ):
         found.batch([2])
 
 
@@ -144,7 +147,9 @@ def test_missing_image_names_scene_and_file(tmp_path):
     found = source(tmp_path, scenes=1)
     for path in (tmp_path / "scene_0" / "images").iterdir():
         path.unlink()
-    with pytest.raises(ValueError, match=r"scene .*scene_0/opencv_cameras.json: .*/images/0000\d.png: found no such file"):
+    with pytest.raises(
+        InputError, match=r"scene .*scene_0/opencv_cameras.json: cannot be read \(.*/images/0000\d.png: is not there"
+    ):
         found.batch([0])
 
 
@@ -157,9 +162,23 @@ def test_broken_samples_are_replaced_up_to_a_cap(tmp_path, capsys):
     assert any(all((pose == poses).all((1, 2)).any() for pose in batch["c2w"][0].numpy()) for poses in others)
     assert found.broken >= 1
     assert f"left out: sample {broken[0]}, scene {found.dataset.scene_paths[1]}" in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"skip_broken allows 2 of these, and this is number 3"):
+    with pytest.raises(InputError, match=r"skip_broken allows 2 broken samples, and this is number 3"):
         # One after another: threads would count on while the first error is on its way.
         list(map(found.batch, ([number] for number in broken[1:])))
+
+
+def test_a_fault_of_the_program_is_no_broken_sample(tmp_path, monkeypatch):
+    found = source(tmp_path, skip_broken=9)
+    monkeypatch.setattr(found.dataset, "load", lambda *_: [].index(3))
+    with pytest.raises(ValueError, match="3 is not in list"):
+        found.batch([0])
+    assert found.broken == 0
+
+
+def test_held_out_scene_with_too_few_views_is_named(tmp_path):
+    message = r"scene_0/opencv_cameras.json, views: are 4; wanted 5 \(2 inputs, 3 targets\): ask for fewer"
+    with pytest.raises(InputError, match=message):
+        source(tmp_path, scenes=1, n=4).held_out(0)
 
 
 class Counting:
@@ -172,7 +191,7 @@ class Counting:
         assert self.gate.acquire(timeout=10)
         self.asked.append(tuple(numbers))
         if numbers[0] == self.fail_at:
-            raise ValueError(f"sample {self.fail_at} is broken")
+            raise InputError(f"sample {self.fail_at}", "is broken", "a whole one")
         return {"image": torch.tensor(numbers)}
 
 
@@ -199,7 +218,7 @@ def test_next_batches_are_made_while_one_is_in_use():
 def test_error_of_a_thread_is_raised_at_its_turn(ahead):
     batches = load_ahead(Counting(fail_at=2), [[i] for i in range(5)], CPU, ahead)
     assert [next(batches)["image"].item() for _ in range(2)] == [0, 1]
-    with pytest.raises(ValueError, match="sample 2 is broken"):
+    with pytest.raises(InputError, match="sample 2: is broken"):
         next(batches)
 
 
@@ -233,12 +252,14 @@ def test_endless_synthetic_data_holds_other_scenes_out():
 
 @pytest.mark.parametrize("name", ["", "cats", "objects:0", "objects:-1", "objects:x"])
 def test_unknown_synthetic_data(name):
-    with pytest.raises(ValueError, match=r"no such synthetic data; wanted synthetic:objects or synthetic:scenes, with :N behind"):
+    with pytest.raises(
+        InputError, match=r"^synthetic:.*: is no synthetic data; wanted synthetic:objects or synthetic:scenes, with :N behind"
+    ):
         open_source(f"synthetic:{name}", RECIPE, 4, CPU)
 
 
 def test_held_out_seeds_are_not_for_training():
-    with pytest.raises(ValueError, match=r"seed is 1000000; wanted one below 1000000 for synthetic:objects"):
+    with pytest.raises(InputError, match=r"^--seed: is 1000000; wanted one below 1000000 for synthetic:objects"):
         open_source("synthetic:objects", dataclasses.replace(RECIPE, seed=1_000_000), 4, CPU)
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from config.errors import InputError
 from data.scene_format import View, read_data_path, read_scene, same_views, write_data_path, write_scene
 from tests.support.scenes import random_c2w, write_random_data_path, write_random_scene
 
@@ -22,7 +23,7 @@ def change(json_path, view, key, value):
 
 
 def refuses(json_path, message):
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         read_scene(json_path)
     assert "\n" not in str(caught.value)
     assert str(json_path) in str(caught.value)
@@ -100,18 +101,18 @@ def test_poses_cannot_be_changed_by_accident(scene_json):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"/no\.json: found no such file, wanted a JSON file"):
+    with pytest.raises(FileNotFoundError, match=r"/no\.json: is not there; wanted a JSON file"):
         read_scene(tmp_path / "no.json")
 
 
 def test_folder_for_a_file(tmp_path):
-    refuses(tmp_path, f"{tmp_path}: found a folder, wanted a JSON file")
+    refuses(tmp_path, f"{tmp_path}: is a folder; wanted a JSON file")
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\xff", b"[" * 100_000])
 def test_no_json(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
-    refuses(tmp_path / "x.json", "x.json: found no valid JSON (")
+    refuses(tmp_path / "x.json", "x.json: is not JSON (")
 
 
 def test_byte_order_mark_is_read(scene_json):
@@ -122,12 +123,12 @@ def test_byte_order_mark_is_read(scene_json):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("12", "found 12, wanted a list of views"),
-        ('{"frames": {}}', "found {}, wanted a list of views"),
-        ('{"scene_name": "a"}', "found no key 'frames' among ['scene_name'], wanted it"),
-        ("[]", "found no views, wanted at least one"),
-        ('{"frames": []}', "found no views, wanted at least one"),
-        ('["a.json"]', "view 0: found 'a.json', wanted an object with w, h, fx, fy, cx, cy, w2c, file_path"),
+        ("12", "x.json: holds 12; wanted a list of views"),
+        ('{"frames": {}}', "x.json: holds {}; wanted a list of views"),
+        ('{"scene_name": "a"}', "x.json, frames: is missing; wanted it beside ['scene_name']"),
+        ("[]", "x.json: holds no views; wanted at least one"),
+        ('{"frames": []}', "x.json: holds no views; wanted at least one"),
+        ('["a.json"]', "x.json, view 0: is 'a.json'; wanted an object with w, h, fx, fy, cx, cy, w2c, file_path"),
     ],
 )
 def test_wrong_content(tmp_path, content, message):
@@ -140,21 +141,21 @@ def test_missing_key(scene_json, key):
     content = json.loads(scene_json.read_text())
     del content[1][key]
     scene_json.write_text(json.dumps(content))
-    refuses(scene_json, f"view 1: found no key '{key}' among [")
+    refuses(scene_json, f"view 1, {key}: is missing; wanted it beside [")
 
 
 @pytest.mark.parametrize("key", ["w", "h", "fx", "fy", "cx", "cy"])
 @pytest.mark.parametrize("value", [True, "12", None, [3]])
 def test_value_that_is_no_number(scene_json, key, value):
     change(scene_json, 2, key, value)
-    refuses(scene_json, f"view 2, {key}: found {value!r}, wanted a number")
+    refuses(scene_json, f"view 2, {key}: is {value!r}; wanted a number")
 
 
 @pytest.mark.parametrize("key", ["w", "h", "fx", "fy", "cx", "cy"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 10**400])
 def test_value_that_is_not_finite(scene_json, key, value):
     change(scene_json, 0, key, value)
-    refuses(scene_json, f"view 0, {key}: found {repr(value)[:60]}")
+    refuses(scene_json, f"view 0, {key}: is {repr(value)[:60]}")
     refuses(scene_json, "wanted a finite number")
 
 
@@ -162,7 +163,7 @@ def test_value_that_is_not_finite(scene_json, key, value):
 @pytest.mark.parametrize("value", [0, -4, 12.5])
 def test_size_that_is_none(scene_json, key, value):
     change(scene_json, 0, key, value)
-    refuses(scene_json, f"view 0, {key}: found {value}, wanted a whole number of pixels, 1 or more")
+    refuses(scene_json, f"view 0, {key}: is {value}; wanted a whole number of pixels, 1 or more")
 
 
 def test_whole_number_written_as_float(scene_json):
@@ -174,13 +175,13 @@ def test_whole_number_written_as_float(scene_json):
 @pytest.mark.parametrize("value", [0, -31.5])
 def test_focal_length_that_is_none(scene_json, key, value):
     change(scene_json, 0, key, value)
-    refuses(scene_json, f"view 0, {key}: found {value}, wanted a focal length above 0")
+    refuses(scene_json, f"view 0, {key}: is {value}; wanted a focal length above 0")
 
 
 @pytest.mark.parametrize("value", [3, [], [[1, 0, 0, 0]] * 3, [[1, 0, 0]] * 4, np.arange(16).tolist(), [[[1]] * 3] * 4, "eye"])
 def test_w2c_of_another_shape(scene_json, value):
     change(scene_json, 1, "w2c", value)
-    refuses(scene_json, f"view 1, w2c: found {repr(value)[:60]}")
+    refuses(scene_json, f"view 1, w2c: is {repr(value)[:60]}")
     refuses(scene_json, "wanted 4 rows of 4 numbers")
 
 
@@ -189,7 +190,7 @@ def test_w2c_with_something_else_than_a_number(scene_json, value, wanted):
     w2c = np.eye(4).tolist()
     w2c[1][3] = value
     change(scene_json, 1, "w2c", w2c)
-    refuses(scene_json, f"view 1, w2c: found {value!r}, wanted {wanted}")
+    refuses(scene_json, f"view 1, w2c: is {value!r}; wanted {wanted}")
 
 
 def test_w2c_that_is_scaled(scene_json):
@@ -197,7 +198,7 @@ def test_w2c_that_is_scaled(scene_json):
     w2c[:3, :3] *= 2
     change(scene_json, 1, "w2c", w2c.tolist())
     # 2R (2R)ᵀ − 1 = 3
-    refuses(scene_json, "view 1, w2c: found a 3×3 part 3 away from orthonormal, wanted a rotation (no scale, no shear)")
+    refuses(scene_json, "view 1, w2c: has a 3×3 part 3 away from orthonormal; wanted a rotation (no scale, no shear)")
 
 
 @pytest.mark.parametrize(("shear", "accepted"), [(0.9e-3, True), (1.2e-3, False)])
@@ -209,32 +210,32 @@ def test_w2c_may_be_sheared_by_rounding_only(scene_json, shear, accepted):
     if accepted:
         assert read_scene(scene_json).views[1].w2c[0, 1] == shear
     else:
-        refuses(scene_json, "view 1, w2c: found a 3×3 part 0.0012 away from orthonormal")
+        refuses(scene_json, "view 1, w2c: has a 3×3 part 0.0012 away from orthonormal")
 
 
 def test_w2c_that_is_mirrored(scene_json):
     w2c = read_scene(scene_json).views[0].w2c.copy()
     w2c[0] *= -1
     change(scene_json, 0, "w2c", w2c.tolist())
-    refuses(scene_json, "view 0, w2c: found a mirrored pose (determinant -1), wanted x right, y down, z forward")
+    refuses(scene_json, "view 0, w2c: is a mirrored pose (determinant -1); wanted x right, y down, z forward")
 
 
 def test_w2c_that_is_transposed(scene_json):
     w2c = read_scene(scene_json).views[0].w2c.T
     change(scene_json, 0, "w2c", w2c.tolist())
-    refuses(scene_json, "view 0, w2c: found the last row [")
+    refuses(scene_json, "view 0, w2c: has the last row [")
     refuses(scene_json, "wanted 0 0 0 1")
 
 
 @pytest.mark.parametrize("value", ["../a.png", "images/../../a.png", "/etc/a.png", ".", "images/../a.png"])
 def test_image_outside_the_folder(scene_json, value):
     change(scene_json, 1, "file_path", value)
-    refuses(scene_json, f"view 1, file_path: found '{value}', wanted a file in the folder of the JSON")
+    refuses(scene_json, f"view 1, file_path: is '{value}'; wanted a file in the folder of the JSON")
 
 
 def test_absolute_image_path_is_refused_even_within_the_folder(scene_json):
     change(scene_json, 1, "file_path", str(scene_json.parent / "images" / "00001.png"))
-    refuses(scene_json, "view 1, file_path: found '/")
+    refuses(scene_json, "view 1, file_path: is '/")
     refuses(scene_json, "wanted a file in the folder of the JSON")
 
 
@@ -245,7 +246,16 @@ def test_image_behind_a_link_out_of_the_folder(scene_json, tmp_path):
     change(scene_json, 1, "file_path", "within/00001.png")
     assert read_scene(scene_json).views[1].file_path == scene_json.parent / "within/00001.png"
     change(scene_json, 1, "file_path", "out/a.png")
-    refuses(scene_json, "view 1, file_path: found 'out/a.png', wanted a file in the folder of the JSON")
+    refuses(scene_json, "view 1, file_path: is 'out/a.png'; wanted a file in the folder of the JSON")
+
+
+def test_image_that_is_a_link_itself(scene_json, tmp_path):
+    (scene_json.parent / "a.png").symlink_to("images/00001.png")
+    change(scene_json, 1, "file_path", "a.png")
+    assert read_scene(scene_json).views[1].file_path == scene_json.parent / "a.png"
+    (scene_json.parent / "b.png").symlink_to(tmp_path / "elsewhere.png")
+    change(scene_json, 1, "file_path", "b.png")
+    refuses(scene_json, "view 1, file_path: is 'b.png'; wanted a file in the folder of the JSON")
 
 
 def test_scene_in_a_linked_folder(scene_json, tmp_path):
@@ -253,10 +263,10 @@ def test_scene_in_a_linked_folder(scene_json, tmp_path):
     assert read_scene(tmp_path / "link" / "opencv_cameras.json").name == "link"
 
 
-@pytest.mark.parametrize("value", [3, None, "", "a\0.png", ["a.png"]])
+@pytest.mark.parametrize("value", [3, None, "", "a\0.png", "\ud800.png", ["a.png"]])
 def test_file_path_that_is_no_path(scene_json, value):
     change(scene_json, 0, "file_path", value)
-    refuses(scene_json, f"view 0, file_path: found {value!r}, wanted a path relative to the JSON")
+    refuses(scene_json, f"view 0, file_path: is {value!r}; wanted a path relative to the JSON")
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", 5, "a\nb"])
@@ -264,9 +274,9 @@ def test_name_that_no_folder_can_have(tmp_path, name):
     path = write_random_scene(tmp_path / "chair", n=1, long_lrm=True)
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "scene_name": name}))
-    refuses(path, f"scene_name: found {name!r}, wanted a name that a folder can have")
+    refuses(path, f"scene_name: is {name!r}; wanted a name that a folder can have")
     views = read_scene(write_random_scene(tmp_path / "table", n=1)).views
-    with pytest.raises(ValueError, match="wanted a name that a folder can have"):
+    with pytest.raises(InputError, match="wanted a name that a folder can have"):
         write_scene(tmp_path / "table" / "x.json", views, name=name, long_lrm=True)
 
 
@@ -274,17 +284,17 @@ def test_writer_refuses_what_the_reader_would(scene_json):
     view = read_scene(scene_json).views[0]
     target = scene_json.parent / "new.json"
     for changed, message in [
-        ({"fx": float("nan")}, "view 1, fx: found nan, wanted a finite number"),
-        ({"w": 12.5}, "view 1, w: found 12.5, wanted a whole number"),
-        ({"w2c": view.w2c * 2}, "view 1, w2c: found the last row"),
-        ({"w2c": np.eye(3)}, "view 1, w2c: found .*, wanted 4 rows of 4 numbers"),
-        ({"file_path": scene_json.parent.parent / "b.png"}, r"view 1, file_path: found '\.\./b.png', wanted a file in"),
+        ({"fx": float("nan")}, "view 1, fx: is nan; wanted a finite number"),
+        ({"w": 12.5}, "view 1, w: is 12.5; wanted a whole number"),
+        ({"w2c": view.w2c * 2}, "view 1, w2c: has the last row"),
+        ({"w2c": np.eye(3)}, "view 1, w2c: is .*; wanted 4 rows of 4 numbers"),
+        ({"file_path": scene_json.parent.parent / "b.png"}, r"view 1, file_path: is '\.\./b.png'; wanted a file in"),
     ]:
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message):
             write_scene(target, [view, replace(view, **changed)])
-    with pytest.raises(ValueError, match=r"new.json: found no views to write, wanted at least one"):
+    with pytest.raises(ValueError, match=r"new.json: no views to write"):
         write_scene(target, [])
-    with pytest.raises(ValueError, match=r"found the scene name 'b', wanted the folder's name or the spelling"):
+    with pytest.raises(ValueError, match=r"new.json: only long_lrm has a place for the name 'b'"):
         write_scene(target, [view], name="b")
     assert not target.exists()
 
@@ -327,36 +337,36 @@ def test_a_scene_stands_for_a_list_of_itself(tmp_path, monkeypatch, long_lrm):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "l.json: found {}, wanted a list of paths to scenes"),
-        ('"a.json"', "l.json: found 'a.json', wanted a list of paths to scenes"),
-        ("[]", "l.json: found no scenes, wanted at least one"),
-        ('["chair/opencv_cameras.json", 3]', "l.json, entry 1: found 3, wanted the path of a scene's JSON"),
-        ('["chair/opencv_cameras.json", {}]', "l.json, entry 1: found {}, wanted the path of a scene's JSON"),
-        ('[""]', "l.json, entry 0: found '', wanted the path of a scene's JSON"),
-        ('["a\\u0000"]', "l.json, entry 0: found 'a\\x00', wanted the path of a scene's JSON"),
-        ("{", "l.json: found no valid JSON ("),
+        ("{}", "l.json: holds {}; wanted a list of paths to scenes"),
+        ('"a.json"', "l.json: holds 'a.json'; wanted a list of paths to scenes"),
+        ("[]", "l.json: holds no scenes; wanted at least one"),
+        ('["chair/opencv_cameras.json", 3]', "l.json, entry 1: is 3; wanted the path of a scene's JSON"),
+        ('["chair/opencv_cameras.json", {}]', "l.json, entry 1: is {}; wanted the path of a scene's JSON"),
+        ('[""]', "l.json, entry 0: is ''; wanted the path of a scene's JSON"),
+        ('["a\\u0000"]', "l.json, entry 0: is 'a\\x00'; wanted the path of a scene's JSON"),
+        ("{", "l.json: is not JSON ("),
     ],
 )
 def test_data_path_of_wrong_content(tmp_path, scene_json, content, message):
     (tmp_path / "l.json").write_text(content)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
         read_data_path(tmp_path / "l.json")
     assert "\n" not in str(caught.value)
 
 
 def test_data_path_to_nothing(tmp_path, scene_json):
     (tmp_path / "l.json").write_text('["chair/opencv_cameras.json", "sofa/opencv_cameras.json"]')
-    message = f"l.json, entry 1: found no file {tmp_path}/sofa/opencv_cameras.json, wanted a path relative to the list"
+    message = f"l.json, entry 1, {tmp_path}/sofa/opencv_cameras.json: is not there; wanted a path relative to the list"
     with pytest.raises(FileNotFoundError, match=re.escape(message)):
         read_data_path(tmp_path / "l.json")
     (tmp_path / "l.json").write_text('["chair"]')
-    with pytest.raises(ValueError, match=r"l.json, entry 0: found the folder .*/chair, wanted the JSON in it"):
+    with pytest.raises(InputError, match=r"l.json, entry 0, .*/chair: is a folder; wanted the JSON in it"):
         read_data_path(tmp_path / "l.json")
 
 
 def test_data_path_writer_refuses_what_the_reader_would(tmp_path, scene_json):
-    with pytest.raises(ValueError, match=r"l.json: found no scenes to write, wanted at least one"):
+    with pytest.raises(ValueError, match=r"l.json: no scenes to write"):
         write_data_path(tmp_path / "l.json", [])
-    with pytest.raises(FileNotFoundError, match=r"l.json, entry 1: found no file .*/sofa/opencv_cameras.json"):
+    with pytest.raises(FileNotFoundError, match=r"l.json, entry 1, .*/sofa/opencv_cameras.json: is not there"):
         write_data_path(tmp_path / "l.json", [scene_json, tmp_path / "sofa" / "opencv_cameras.json"])
     assert os.listdir(tmp_path) == ["chair"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import InputError
 from data.synthetic import KINDS, describe, synthetic_batch
 from data.synthetic.cameras import LAYOUTS, RING_ELEVATIONS_DEG
 from data.synthetic.objects import HALF_EXTENT, MOST_SOLIDS, bounding_box, random_object
@@ -185,11 +186,8 @@ def test_noise_is_smooth_periodic_and_fills_its_range():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("object", 0, [0], 1), "found the kind 'object', wanted one of objects, scenes"),
-        (("objects", -1, [0], 1), "found the seed -1, wanted 0 or more"),
-        (("objects", 0, [-3], 1), "found the index -3, wanted 0 or more"),
-        (("objects", 0, [0], 0), "found the number of views 0, wanted 1 or more"),
-        (("objects", 0, [], 1), "found no index, wanted at least one"),
+        (("object", 0, [0], 1), "synthetic data of the kind 'object'; wanted one of objects, scenes"),
+        (("objects", 0, [], 1), "synthetic_batch: no index; wanted at least one"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments, message):
@@ -197,10 +195,23 @@ def test_what_cannot_be_drawn_is_refused(arguments, message):
         synthetic_batch(*arguments, SIZE)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("objects", -1, [0], 1), "--seed: is -1; wanted 0 or more"),
+        (("objects", 0, [-3], 1), "index: is -3; wanted 0 or more"),
+        (("objects", 0, [0], 0), "--num_views: is 0; wanted 1 or more"),
+    ],
+)
+def test_numbers_below_their_least_are_told_to_the_user(arguments, message):
+    with pytest.raises(InputError, match=message):
+        synthetic_batch(*arguments, SIZE)
+
+
 def test_layouts_are_for_objects():
-    with pytest.raises(ValueError, match="found the camera layout 'rings' for scenes, wanted none"):
+    with pytest.raises(InputError, match="--layout: is rings for scenes; wanted none"):
         describe("scenes", 0, 0, 2, SIZE, "rings")
-    with pytest.raises(ValueError, match="found the camera layout 'ring', wanted one of sphere, rings, orbit"):
+    with pytest.raises(ValueError, match="layout is 'ring'; wanted one of sphere, rings, orbit"):
         describe("objects", 0, 0, 2, SIZE, "ring")
 
 

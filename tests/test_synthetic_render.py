@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from config.errors import InputError
 from data.synthetic import render as render_module
 from data.synthetic.batch import describe
 from data.synthetic.materials import random_material
@@ -322,14 +323,14 @@ def test_occlusion_darkens_a_corner_and_leaves_an_open_plane():
 
 @pytest.mark.parametrize("kind", ["clouds", "wood", "bricks", "glyphs", "spots", "patches"])
 def test_a_point_has_one_colour_from_all_sides(kind):
-    """Unshaded, the colour at a point seen by one camera is what another sees where that point projects."""
+    """In even light, the colour at a point seen by one camera is what another sees where that point projects."""
     rng = np.random.default_rng(7)
     material = random_material(rng, np.linspace(0.1, 0.9, 18).reshape(6, 3), 1.0, kind)
     description = scene_of(
         Solid("box", random_pose(5, 0.6), material), Solid("torus", random_pose(6, 0.5), material, SHAPES["torus"])
     )
     size = (96, 112)
-    options = {"size": size, "focal": 120.0, "samples": 1, "shaded": False}
+    options = {"size": size, "focal": 120.0, "samples": 1}
     first, c2w, camera = view(description, (2.2, 0.9, 1.0), **options)
     second, other_c2w, other_camera = view(description, (2.0, 1.4, 0.7), **options)
     point = c2w[:3, 3, None, None] + first["depth"] * pixel_rays(c2w, camera, size)
@@ -370,15 +371,17 @@ def test_sky_fills_what_is_empty_and_is_no_solid():
     assert images["image"][:, 18, 29].numpy() == pytest.approx((0.3, 0.5, 0.8), abs=0.02)
 
 
-def test_any_image_size_and_any_chunk_give_the_same_pixels():
+def test_any_image_size_and_any_chunk_give_the_same_pixels(monkeypatch):
     description = scene_of(Solid("torus", random_pose(8), plain(), SHAPES["torus"]))
     whole, _, _ = view(description, (1.9, 0.4, 0.9), size=(27, 37))
-    parts, _, _ = view(description, (1.9, 0.4, 0.9), size=(27, 37), rays_at_once=300)
+    monkeypatch.setitem(render_module.RAYS_AT_ONCE, "cpu", 300)
+    parts, _, _ = view(description, (1.9, 0.4, 0.9), size=(27, 37))
     assert whole["image"].shape == (3, 27, 37)
     for name in whole:
         assert torch.allclose(whole[name], parts[name], atol=1e-9)
 
 
-def test_samples_not_a_power_of_two_are_refused():
-    with pytest.raises(ValueError, match="samples: found 6, wanted a power of two"):
-        view(scene_of(Solid("box", affine(np.eye(3)), plain())), (3, 0, 0.5), samples=6)
+@pytest.mark.parametrize("samples", [6, 0, -4])
+def test_samples_not_a_power_of_two_are_refused(samples):
+    with pytest.raises(InputError, match=f"--samples: is {samples}; wanted a power of two"):
+        view(scene_of(Solid("box", affine(np.eye(3)), plain())), (3, 0, 0.5), samples=samples)

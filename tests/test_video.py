@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageSequence
 
 import inference
+from config.errors import InputError
 from data.output.video import VideoWriter, to_uint8
 from tests.support.videos import decode
 
@@ -144,7 +145,7 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path, suffix: s
 def test_no_frame_is_an_error_and_leaves_the_old_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    with pytest.raises(ValueError, match=rf"a{suffix}: no frame was written: a video needs one"), VideoWriter(path):
+    with pytest.raises(ValueError, match=rf"a{suffix}: no frame was written; wanted one"), VideoWriter(path):
         pass
     assert path.read_bytes() == b"old"
     assert files_in(tmp_path) == [path.name]
@@ -153,9 +154,9 @@ def test_no_frame_is_an_error_and_leaves_the_old_file(tmp_path: Path, suffix: st
 @pytest.mark.parametrize(
     ("frame", "match"),
     [
-        (np.zeros((8, 6, 3), np.float32), r"frame 1 is \(8, 6, 3\) float32: expected 8 x 6 x 3 uint8"),
-        (np.zeros((6, 8, 3), np.uint8), r"frame 1 is \(6, 8, 3\) uint8: expected 8 x 6 x 3 uint8"),
-        (np.zeros((8, 6, 4), np.uint8), r"frame 1 is \(8, 6, 4\) uint8: expected 8 x 6 x 3"),
+        (np.zeros((8, 6, 3), np.float32), r"frame 1 is \(8, 6, 3\) float32; wanted 8 x 6 x 3 uint8"),
+        (np.zeros((6, 8, 3), np.uint8), r"frame 1 is \(6, 8, 3\) uint8; wanted 8 x 6 x 3 uint8"),
+        (np.zeros((8, 6, 4), np.uint8), r"frame 1 is \(8, 6, 4\) uint8; wanted 8 x 6 x 3"),
     ],
 )
 def test_a_frame_unlike_the_first_is_refused(tmp_path: Path, frame: np.ndarray, match: str) -> None:
@@ -171,23 +172,23 @@ def test_a_frame_unlike_the_first_is_refused(tmp_path: Path, frame: np.ndarray, 
 
 @pytest.mark.parametrize("shape", [(8, 6), (8, 6, 1), (0, 6, 3)])
 def test_a_first_frame_that_is_no_picture_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"a.gif: frame 0 is .* expected h x w x 3"), VideoWriter(tmp_path / "a.gif") as v:
+    with pytest.raises(ValueError, match=r"a.gif: frame 0 is .*; wanted h x w x 3"), VideoWriter(tmp_path / "a.gif") as v:
         v.write(np.zeros(shape, np.uint8))
 
 
 def test_unknown_endings_and_speeds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a.avi: a video by the ending '.avi': expected .mp4 or .gif"):
+    with pytest.raises(ValueError, match=r"a.avi: a video by the ending '.avi'; wanted .mp4 or .gif"):
         VideoWriter(tmp_path / "a.avi")
     for fps in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"a.mp4: .* frames a second: expected 0.1 to 240"):
+        with pytest.raises(ValueError, match=r"a.mp4: .* frames a second; wanted 0.1 to 240"):
             VideoWriter(tmp_path / "a.mp4", fps=fps)
 
 
 def test_mp4_without_pyav_is_told_before_anything_is_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.delitem(sys.modules, "data.output.video_mp4", raising=False)
-    message = "video.mp4: MP4 needs PyAV, which is not installed; wanted `pip install av`, or a GIF"
-    with pytest.raises(ValueError, match=message):
+    message = "video.mp4: cannot be written: MP4 takes PyAV, which is not installed; wanted `pip install av`, or a GIF"
+    with pytest.raises(InputError, match=message):
         VideoWriter(tmp_path / "video.mp4")
     assert inference.main(["--output_dir", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == f"inference.py: {message}\n"

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from config.errors import InputError
 from data.view_selection import read_view_index, select_views
 from tests.support.scenes import random_c2w, ring_c2w
 
@@ -166,57 +167,65 @@ def test_view_index_is_taken_as_given():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_input_views": 11}, "view selection: found 10 views, wanted 11 (11 inputs, 0 targets): ask for fewer"),
+        ({"num_input_views": 11}, "views: are 10; wanted 11 (11 inputs, 0 targets): ask for fewer"),
         (
             {"num_input_views": 6, "num_target_views": 5},
-            "found 10 views, wanted 11 (6 inputs, 5 targets): ask for fewer",
+            "views: are 10; wanted 11 (6 inputs, 5 targets): ask for fewer",
         ),
-        ({"num_all_views": 12, "num_input_views": 3}, "found 10 views, wanted 12 for num_all_views: ask for fewer"),
-        ({"num_all_views": 4, "num_input_views": 5}, "found 4 views, wanted 5 (5 inputs, 0 targets): ask for fewer"),
+        ({"num_all_views": 12, "num_input_views": 3}, "views: are 10; wanted 12 for num_all_views: ask for fewer"),
+        ({"num_all_views": 4, "num_input_views": 5}, "views: are 4; wanted 5 (5 inputs, 0 targets): ask for fewer"),
         (
             {"num_input_views": 8, "target_every": 3},
-            "found 6 views, wanted 8 inputs (target_every 3 takes 4 of 10): ask for fewer",
+            "views: are 6; wanted 8 inputs (target_every 3 takes 4 of 10): ask for fewer",
         ),
-        ({"num_input_views": 1, "target_every": 1}, "found 0 views, wanted 1 inputs (target_every 1 takes 10 of 10)"),
-        ({"num_input_views": 0}, "num_input_views: found 0, wanted 1 or more"),
-        ({"num_all_views": 0, "num_input_views": 1}, "num_all_views: found 0, wanted 1 or more"),
-        ({"num_target_views": -1, "num_input_views": 1}, "num_target_views: found -1, wanted 0 or more"),
-        ({"target_every": 0, "num_input_views": 1}, "target_every: found 0, wanted 1 or more"),
-        ({}, "num_input_views: found none, wanted how many inputs to choose"),
-        (
-            {"num_input_views": 2, "method": "even"},
-            "method: found 'even', wanted one of uniform, spread, random, kmeans",
-        ),
-        ({"num_input_views": 2, "method": None}, "method: found None, wanted one of uniform, spread, random, kmeans"),
-        (
-            {"num_input_views": 2, "num_all_views": 5, "num_target_views": 1, "target_every": 3},
-            "target_every: found together with num_all_views, num_target_views, wanted without: it decides those",
-        ),
-        (
-            {"num_input_views": 2, "view_index": {"inputs": [1], "targets": [2]}},
-            "view_index: found together with num_input_views, method, wanted without: it decides those",
-        ),
+        ({"num_input_views": 1, "target_every": 1}, "views: are 0; wanted 1 inputs (target_every 1 takes 10 of 10)"),
+        ({"num_input_views": 0}, "--num_input_views: is 0; wanted 1 or more"),
+        ({"num_all_views": 0, "num_input_views": 1}, "--num_all_views: is 0; wanted 1 or more"),
+        ({"num_target_views": -1, "num_input_views": 1}, "--num_target_views: is -1; wanted 0 or more"),
+        ({"target_every": 0, "num_input_views": 1}, "--target_every: is 0; wanted 1 or more"),
     ],
 )
 def test_requests_that_cannot_be_met(arguments, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         select_views(random_c2w(10), **{"method": "uniform", **arguments})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "uniform"}, "num_input_views is None; wanted how many inputs to choose"),
+        ({"num_input_views": 2, "method": "even"}, "method is 'even'; wanted one of uniform, spread, random, kmeans"),
+        ({"num_input_views": 2}, "method is None; wanted one of uniform, spread, random, kmeans"),
+        (
+            {"method": "uniform", "num_input_views": 2, "num_all_views": 5, "num_target_views": 1, "target_every": 3},
+            "target_every is given together with num_all_views, num_target_views, which it decides",
+        ),
+        (
+            {"method": "uniform", "num_input_views": 2, "view_index": {"inputs": [1], "targets": [2]}},
+            "view_index is given together with num_input_views, method, which it decides",
+        ),
+    ],
+)
+def test_calls_that_make_no_sense_are_no_input_of_a_user(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        select_views(random_c2w(10), **arguments)
+    assert not isinstance(caught.value, InputError)
 
 
 @pytest.mark.parametrize(
     ("inputs", "targets", "message"),
     [
-        ([1, 10], [2], "view_index, inputs: found view 10, wanted 0 to 9"),
-        ([1], [-1], "view_index, targets: found view -1, wanted 0 to 9"),
-        ([1, 4, 1], [2], "view_index, inputs: found view 1 twice, wanted each view once"),
-        ([1], [5, 5], "view_index, targets: found view 5 twice, wanted each view once"),
-        ([1, 7, 3], [2, 3, 7], "view_index: found view 3 in inputs and targets, wanted it in one of them"),
-        ([], [2], "view_index, inputs: found none, wanted at least one"),
-        ([1, "2"], [3], "view_index, inputs: found [1, '2'], wanted a list of view numbers"),
+        ([1, 10], [2], "--view_index, inputs: names view 10; wanted 0 to 9"),
+        ([1], [-1], "--view_index, targets: names view -1; wanted 0 to 9"),
+        ([1, 4, 1], [2], "--view_index, inputs: names view 1 twice; wanted each view once"),
+        ([1], [5, 5], "--view_index, targets: names view 5 twice; wanted each view once"),
+        ([1, 7, 3], [2, 3, 7], "--view_index: names view 3 in inputs and targets; wanted it in one of them"),
+        ([], [2], "--view_index, inputs: names no view; wanted at least one"),
+        ([1, "2"], [3], "--view_index, inputs: is [1, '2']; wanted a list of view numbers"),
     ],
 )
 def test_view_index_that_does_not_fit(inputs, targets, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         select_views(random_c2w(10), view_index={"inputs": inputs, "targets": targets})
 
 
@@ -237,24 +246,24 @@ def test_view_index_files(tmp_path, content):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], "i.json: found a list, wanted an object with inputs and targets"),
-        ({"sofa": {}}, "i.json, scene 'chair': found no entry among 1, wanted its inputs and targets"),
-        ({"chair": None}, "i.json, scene 'chair': found no entry among 1, wanted its inputs and targets"),
-        ({"chair": {"inputs": [1]}}, "i.json, scene 'chair', targets: found None, wanted a list of view numbers"),
-        ({"chair": {"inputs": 1}}, "i.json, scene 'chair', inputs: found 1, wanted a list of view numbers"),
-        ({"inputs": [1, 2.5], "targets": []}, "i.json, inputs: found [1, 2.5], wanted a list of view numbers"),
-        ({"inputs": [True], "targets": []}, "i.json, inputs: found [True], wanted a list of view numbers"),
+        ([1, 2], "i.json: holds a list; wanted an object with inputs and targets"),
+        ({"sofa": {}}, "i.json, scene 'chair': has no entry among 1; wanted its inputs and targets"),
+        ({"chair": None}, "i.json, scene 'chair': has no entry among 1; wanted its inputs and targets"),
+        ({"chair": {"inputs": [1]}}, "i.json, scene 'chair', targets: is None; wanted a list of view numbers"),
+        ({"chair": {"inputs": 1}}, "i.json, scene 'chair', inputs: is 1; wanted a list of view numbers"),
+        ({"inputs": [1, 2.5], "targets": []}, "i.json, inputs: is [1, 2.5]; wanted a list of view numbers"),
+        ({"inputs": [True], "targets": []}, "i.json, inputs: is [True]; wanted a list of view numbers"),
     ],
 )
 def test_view_index_files_of_wrong_content(tmp_path, content, message):
     (tmp_path / "i.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(InputError, match=re.escape(message)):
         read_view_index(tmp_path / "i.json", "chair")
 
 
 def test_view_index_file_that_is_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"i\.json: found no such file, wanted a JSON file"):
+    with pytest.raises(FileNotFoundError, match=r"i\.json: is not there; wanted a JSON file"):
         read_view_index(tmp_path / "i.json", "chair")
     (tmp_path / "i.json").write_text("{")
-    with pytest.raises(ValueError, match=r"i\.json: found no valid JSON"):
+    with pytest.raises(InputError, match=r"i\.json: is not JSON"):
         read_view_index(tmp_path / "i.json", "chair")

@@ -17,7 +17,9 @@ _LIMIT, _MARGIN, _GAP = 2000, 32, 10
 _WIDEST = _LIMIT - 2 * _MARGIN
 _CAPTION, _CAPTION_SIZE = 24, 16
 _PAPER, _INK, _FAINT = (247, 247, 245), (38, 38, 42), (112, 112, 118)
-_INPUT_COLOUR, _TARGET_COLOUR = (29, 98, 176), (217, 98, 12)
+_CAMERA_COLOUR = (29, 98, 176)
+# What a comparison shows at most, and where its error colours end.
+_MOST_INPUTS, MOST_TARGETS, _ERROR_SCALE = 16, 6, 0.2
 # Smaller images are enlarged, in whole steps, so that their pixels can be seen.
 _SMALLEST = 160
 # Lines are drawn this much larger and then reduced: Pillow does not smooth them.
@@ -31,45 +33,39 @@ def comparison(
     rendered: Sequence[np.ndarray],
     captions: Sequence[str] | None = None,
     title: str = "",
-    error_scale: float = 0.2,
-    max_inputs: int = 16,
-    max_targets: int = 6,
 ) -> None:
     """Draw a scene: its input photos, then every target beside its rendering and the error between the two.
 
     Args:
         path: the PNG to write.
-        inputs: v images of any sizes; of more than `max_inputs`, evenly spaced ones are shown.
-        targets, rendered: equally many images, one at least, all of one size; of more than `max_targets` likewise.
+        inputs: v images of any sizes; of more than 16, evenly spaced ones are shown.
+        targets, rendered: equally many images, one at least, all of one size; of more than `MOST_TARGETS` likewise.
         captions: one a target, under its rendering; its PSNR in dB unless given.
         title: first line.
-        error_scale: where the colours end. The error is the mean over channels of the absolute difference in 0..1.
+
+    The error is the mean over channels of the absolute difference in 0..1; its colours end at 0.2.
 
     Raises:
-        ValueError: no target, unequal numbers or sizes, an image that is not (h, w, 3) uint8, or a scale not above 0.
+        ValueError: no target, unequal numbers or sizes, or an image that is not (h, w, 3) uint8.
     """
     if len(targets) == 0 or not len(targets) == len(rendered) == len(captions or targets):
-        raise ValueError(
-            f"{path}: {len(targets)} targets, {len(rendered)} renderings, {len(captions or targets)} captions: "
-            "expected as many of each, one at least"
-        )
-    if not error_scale > 0:
-        raise ValueError(f"{path}: error scale is {error_scale}: expected a number above 0")
+        counts = f"{len(targets)} targets, {len(rendered)} renderings, {len(captions or targets)} captions"
+        raise ValueError(f"{path}: {counts}; wanted as many of each, one at least")
     _check_images(path, "input", inputs)
     _check_images(path, "target", targets, targets[0].shape)
     _check_images(path, "rendering", rendered, targets[0].shape)
     parts = [_text(title, 30)]
     if len(inputs):
-        photos = [inputs[view] for view in _evenly(len(inputs), max_inputs)]
+        photos = [inputs[view] for view in _evenly(len(inputs), _MOST_INPUTS)]
         parts += [_text(_count(len(photos), len(inputs), "input"), 20), _photo_grid(photos)]
-    shown = _evenly(len(targets), max_targets)
+    shown = _evenly(len(targets), MOST_TARGETS)
     parts.append(_text(_count(len(shown), len(targets), "target"), 20))
     blocks, side = _blocks(len(shown), _WIDEST - 80 - _column(parts, 16).height, *targets[0].shape[:2])
     strips = []
     for view in shown:
         difference = np.abs(targets[view].astype(np.float32) - rendered[view]) / 255
         error = difference.mean(-1)
-        heat = colour_table()[np.rint(255 * (error / error_scale).clip(0, 1)).astype(np.uint8)]
+        heat = colour_table()[np.rint(255 * (error / _ERROR_SCALE).clip(0, 1)).astype(np.uint8)]
         caption = captions[view] if captions else f"{-10 * math.log10(max((difference**2).mean(), 1e-10)):.2f} dB"
         cells = [
             _cell(targets[view], f"target {view + 1}", side),
@@ -78,22 +74,19 @@ def comparison(
         ]
         strips.append(_row(cells, _GAP))
     parts.append(_grid(strips, blocks, 3 * _GAP, 12))
-    parts.append(_legend(error_scale))
+    parts.append(_legend())
     _save(path, _column(parts, 16))
 
 
-def contact_sheet(
-    path: str | os.PathLike, images: Sequence[np.ndarray], captions: Sequence[str] | None = None, title: str = ""
-) -> None:
+def contact_sheet(path: str | os.PathLike, images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> None:
     """Draw images in a grid, as large as fits, each with its caption below.
 
     Raises:
         ValueError: no image, an image that is not (h, w, 3) uint8, or not one caption an image.
     """
-    if len(images) == 0 or len(captions or images) != len(images):
-        raise ValueError(
-            f"{path}: {len(images)} images, {len(captions or images)} captions: expected as many of each, one at least"
-        )
+    if len(images) == 0 or len(captions) != len(images):
+        counts = f"{len(images)} images, {len(captions)} captions"
+        raise ValueError(f"{path}: {counts}; wanted as many of each, one at least")
     _check_images(path, "image", images)
     h, w = max((image.shape[:2] for image in images), key=lambda size: size[0] / size[1])
     box = (_WIDEST, _WIDEST - 60)
@@ -104,53 +97,42 @@ def contact_sheet(
 
     columns = max(range(1, len(images) + 1), key=quality)
     side = quality(columns)[0]
-    cells = [_cell(image, text, side) for image, text in zip(images, captions or [""] * len(images), strict=True)]
+    cells = [_cell(image, text, side) for image, text in zip(images, captions, strict=True)]
     _save(path, _column([_text(title, 30), _grid(cells, columns, _GAP)], 16))
 
 
 def camera_plot(
-    path: str | os.PathLike,
-    c2w: np.ndarray,
-    fxfycxcy: np.ndarray,
-    image_size: tuple[int, int],
-    is_target: Sequence[bool] | None = None,
-    up: Sequence[float] | None = None,
-    title: str = "",
+    path: str | os.PathLike, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int], title: str = ""
 ) -> None:
     """Draw the cameras' pyramids from above and from the side, to one scale. The cross is the world's origin.
+
+    What points up is the axis of the world that is most against the mean of the cameras' y.
 
     Args:
         path: the PNG to write.
         c2w: (v, 4, 4) world from camera, OpenCV axes.
         fxfycxcy: (v, 4) pixels.
         image_size: (h, w).
-        is_target: (v) true for cameras drawn in the targets' colour.
-        up: (3) what points up in the world; the axis most against the mean of the cameras' y unless given.
         title: first line.
 
     Raises:
         ValueError: no camera, shapes that do not fit, or a value that is not finite.
     """
     c2w, fxfycxcy = np.asarray(c2w, np.float64), np.asarray(fxfycxcy, np.float64)
-    target = np.zeros(len(c2w), bool) if is_target is None else np.asarray(is_target, bool)
-    if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or target.shape != (len(c2w),):
-        raise ValueError(
-            f"{path}: c2w is {c2w.shape}, fxfycxcy {fxfycxcy.shape}, is_target {target.shape}: "
-            "expected (v, 4, 4), (v, 4) and (v) with one camera or more"
-        )
+    if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4):
+        shapes = f"c2w is {c2w.shape}, fxfycxcy {fxfycxcy.shape}"
+        raise ValueError(f"{path}: {shapes}; wanted (v, 4, 4) and (v, 4) with one camera or more")
     if not (np.isfinite(c2w).all() and np.isfinite(fxfycxcy).all()):
-        raise ValueError(f"{path}: a camera holds a value that is not finite: repair it or leave it out")
-    axes = _plot_axes(-c2w[:, :3, 1].mean(0) if up is None else np.asarray(up, np.float64))
+        raise ValueError(f"{path}: a camera holds a value that is not finite; wanted it left out")
+    axes = _plot_axes(-c2w[:, :3, 1].mean(0))
     pyramids = _pyramids(c2w, fxfycxcy, image_size) @ axes.T
     scale = 880 / np.ptp(pyramids, axis=(0, 1)).max()
     panels = []
     for name, plane in (("from above", [0, 1]), ("from the side", [0, 2])):
         across, upwards = (_axis_name(axes[row]) for row in plane)
         words = _text(f"{name}: {across} to the right, {upwards} up", 17, _FAINT)
-        panels.append(_column([words, _draw_pyramids(pyramids[..., plane], target, scale)], _GAP))
-    counts = [("input", int((~target).sum()), _INPUT_COLOUR), ("target", int(target.sum()), _TARGET_COLOUR)]
-    legend = [_text(_count(count, count, what), 20, colour) for what, count, colour in counts if count]
-    legend = _row([*legend, _scale_bar(scale)], 30)
+        panels.append(_column([words, _draw_pyramids(pyramids[..., plane], scale)], _GAP))
+    legend = _row([_text(_count(len(c2w), len(c2w), "camera"), 20, _CAMERA_COLOUR), _scale_bar(scale)], 30)
     _save(path, _column([_text(title, 30), legend, _row(panels, 4 * _GAP)], 18))
 
 
@@ -178,9 +160,9 @@ def colour_table() -> np.ndarray:
 def _check_images(path: str | os.PathLike, what: str, images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> None:
     for view, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}: expected (h, w, 3) uint8")
+            raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}; wanted (h, w, 3) uint8")
         if shape is not None and image.shape != shape:
-            raise ValueError(f"{path}: {what} {view} is {image.shape}: expected {shape}, the first target's")
+            raise ValueError(f"{path}: {what} {view} is {image.shape}; wanted {shape}, the first target's")
 
 
 def _evenly(count: int, most: int) -> list[int]:
@@ -259,9 +241,9 @@ def _grid(images: list[Image.Image], columns: int, gap: int, row_gap: int | None
     return page
 
 
-def _legend(error_scale: float) -> Image.Image:
+def _legend() -> Image.Image:
     bar = Image.fromarray(np.repeat(colour_table()[None], 16, axis=0))
-    ends = [_text("error 0", _CAPTION_SIZE, _FAINT), bar, _text(f"{error_scale:g} or more", _CAPTION_SIZE, _FAINT)]
+    ends = [_text("error 0", _CAPTION_SIZE, _FAINT), bar, _text(f"{_ERROR_SCALE:g} or more", _CAPTION_SIZE, _FAINT)]
     words = _text("mean over the channels of |target - rendered|, white is 1", _CAPTION_SIZE, _FAINT)
     return _row([*ends, words], 12)
 
@@ -292,8 +274,8 @@ def _pyramids(c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]
     return np.concatenate([centre, centre + depth * local @ c2w[:, :3, :3].transpose(0, 2, 1)], axis=1)
 
 
-def _draw_pyramids(points: np.ndarray, target: np.ndarray, scale: float) -> Image.Image:
-    """Draw pyramids (v, 5, 2) at `scale` pixels a unit, targets on top, numbered in steps."""
+def _draw_pyramids(points: np.ndarray, scale: float) -> Image.Image:
+    """Draw pyramids (v, 5, 2) at `scale` pixels a unit, numbered in steps."""
     low, pad = points.min((0, 1)), 24
     size = np.ceil(scale * np.ptp(points, axis=(0, 1))).astype(int) + 2 * pad
     over = _OVERSAMPLING
@@ -307,12 +289,11 @@ def _draw_pyramids(points: np.ndarray, target: np.ndarray, scale: float) -> Imag
     x, y = place(np.zeros(2))
     draw.line([(x - 9 * over, y), (x + 9 * over, y)], fill=_FAINT, width=over)
     draw.line([(x, y - 9 * over), (x, y + 9 * over)], fill=_FAINT, width=over)
-    for view in np.argsort(target, kind="stable"):
-        colour = _TARGET_COLOUR if target[view] else _INPUT_COLOUR
-        centre, *corners = (place(point) for point in points[view])
-        draw.polygon(corners, fill=(*colour, 40))
+    for pyramid in points:
+        centre, *corners = (place(point) for point in pyramid)
+        draw.polygon(corners, fill=(*_CAMERA_COLOUR, 40))
         for start, end in [*((centre, corner) for corner in corners), *zip(corners, corners[1:] + corners[:1], strict=True)]:
-            draw.line([start, end], fill=(*colour, 200), width=round(1.5 * over))
+            draw.line([start, end], fill=(*_CAMERA_COLOUR, 200), width=round(1.5 * over))
     font = ImageFont.load_default(13 * over)
     for view in range(0, len(points), math.ceil(len(points) / 16)):
         backwards = points[view, 0] - points[view, 1:].mean(0)

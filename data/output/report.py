@@ -20,13 +20,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.files import replace_when_finished, write_json
-from data.output.picture import comparison
+from data.output.picture import MOST_TARGETS, comparison
 from data.output.video import to_uint8
 
 METRICS = ("psnr", "ssim", "lpips")
 DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
-# Targets that a scene's picture shows.
-PICTURE_TARGETS = 6
 
 
 def bar(**options) -> tqdm:
@@ -101,7 +99,7 @@ class SceneReport:
         self.folder, self.metrics, self.save_images, self.first = folder, metrics, save_images, first
         self.inputs = [to_uint8(image) for image in inputs]
         self.rows: list[dict] = []
-        self._picked = {round(k * (num_targets - 1) / (PICTURE_TARGETS - 1)) for k in range(PICTURE_TARGETS)}
+        self._picked = {round(k * (num_targets - 1) / (MOST_TARGETS - 1)) for k in range(MOST_TARGETS)}
         self._shown: list[tuple] = []
 
     def add(self, view: int, target: Tensor, rendered: Tensor) -> None:
@@ -201,7 +199,8 @@ def _count(number: int, what: str) -> str:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else sum(values) / len(values)
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _finite(value: object) -> object:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from config.errors import InputError
 from data.files import replace_when_finished
 
 # Pixels from which a GIF's palette is taken.
@@ -47,15 +48,16 @@ class VideoWriter:
         fps: frames a second, 0.1 to 240.
 
     Raises:
-        ValueError: another ending, MP4 without PyAV, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3)
-            uint8 of the first one's size; at the end of the block, no frame.
+        InputError: MP4 without PyAV.
+        ValueError: another ending, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3) uint8 of the first
+            one's size; at the end of the block, no frame.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float = 30.0) -> None:
         self.path = Path(path)
         encoder = find_encoder(self.path)
         if not 0.1 <= fps <= 240:
-            raise ValueError(f"{path}: {fps} frames a second: expected 0.1 to 240")
+            raise ValueError(f"{path}: {fps} frames a second; wanted 0.1 to 240")
         self._new_encoder = functools.partial(encoder, fps=Fraction(fps).limit_denominator(1001))
         self._shape: tuple[int, ...] | None = None
         self._count = 0
@@ -75,7 +77,7 @@ class VideoWriter:
         shape = self._shape or frame.shape
         if frame.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape or frame.shape != shape:
             wanted = " x ".join(map(str, self._shape or ("h", "w", 3)))
-            raise ValueError(f"{self.path}: frame {self._count} is {frame.shape} {frame.dtype}: expected {wanted} uint8")
+            raise ValueError(f"{self.path}: frame {self._count} is {frame.shape} {frame.dtype}; wanted {wanted} uint8")
         self._shape = shape
         self._encoder.write(frame)
         self._count += 1
@@ -83,7 +85,7 @@ class VideoWriter:
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         self._encoder.close(whole=kind is None)
         if kind is None and self._count == 0:
-            raise ValueError(f"{self.path}: no frame was written: a video needs one or more")
+            raise ValueError(f"{self.path}: no frame was written; wanted one or more")
 
 
 class _GifEncoder:
@@ -111,15 +113,16 @@ def find_encoder(path: str | os.PathLike) -> type:
     """Return the encoder of a video by the ending of its name.
 
     Raises:
-        ValueError: an ending that none has, or PyAV, which MP4 needs, is not installed.
+        InputError: PyAV, which MP4 needs, is not installed.
+        ValueError: an ending that none has.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".gif":
         return _GifEncoder
     if suffix != ".mp4":
-        raise ValueError(f"{path}: a video by the ending {Path(path).suffix!r}: expected .mp4 or .gif")
+        raise ValueError(f"{path}: a video by the ending {Path(path).suffix!r}; wanted .mp4 or .gif")
     try:
         from data.output.video_mp4 import Mp4Encoder
     except ImportError as error:
-        raise ValueError(f"{path}: MP4 needs PyAV, which is not installed; wanted `pip install av`, or a GIF") from error
+        raise InputError(path, "cannot be written: MP4 takes PyAV, which is not installed", "`pip install av`, or a GIF") from error
     return Mp4Encoder

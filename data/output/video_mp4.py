@@ -8,6 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 # x264's constant rate factor: 18 is taken for visually lossless; one less for smooth gradients, which band first.
@@ -19,14 +20,14 @@ class Mp4Encoder:
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self._path, self._fps = path, fps
-        self._container: av.container.OutputContainer | None = None
+        self._container: OutputContainer | None = None
         self._count = 0
 
     def write(self, frame: np.ndarray) -> None:
         h, w, _ = frame.shape
         frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
         if self._container is None:
-            self._open(*frame.shape[:2])
+            self._container = self._open(*frame.shape[:2])
         picture = av.VideoFrame.from_ndarray(frame, "rgb24").reformat(
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
@@ -44,10 +45,11 @@ class Mp4Encoder:
             self._container.mux(self._stream.encode(None))
         self._container.close()
 
-    def _open(self, h: int, w: int) -> None:
-        self._container = av.open(str(self._path), "w", format="mp4", options={"movflags": "+faststart"})
-        self._stream = self._container.add_stream("libx264", rate=self._fps, options={"crf": _QUALITY})
+    def _open(self, h: int, w: int) -> OutputContainer:
+        container = av.open(str(self._path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._stream = container.add_stream("libx264", rate=self._fps, options={"crf": _QUALITY})
         self._stream.width, self._stream.height, self._stream.pix_fmt = w, h, "yuv420p"
         codec = self._stream.codec_context
         codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        return container

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from config.errors import InputError
 from data.synthetic.cameras import object_cameras
 from data.synthetic.objects import random_object
 from data.synthetic.render import render
@@ -34,18 +35,19 @@ def describe(
         the scene, c2w (v, 4, 4) and fxfycxcy (v, 4), float64.
 
     Raises:
-        ValueError: an unknown kind, or a number below its least.
+        InputError: a number below its least, or a layout for scenes.
+        ValueError: an unknown kind or layout.
     """
     if kind not in KINDS:
-        raise ValueError(f"synthetic data: found the kind {kind!r}, wanted one of {', '.join(KINDS)}")
-    for name, value, least in (("seed", seed, 0), ("index", index, 0), ("number of views", num_views, 1)):
+        raise ValueError(f"synthetic data of the kind {kind!r}; wanted one of {', '.join(KINDS)}")
+    for where, value, least in (("--seed", seed, 0), ("index", index, 0), ("--num_views", num_views, 1)):
         if value < least:
-            raise ValueError(f"synthetic data: found the {name} {value}, wanted {least} or more")
+            raise InputError(where, f"is {value}", f"{least} or more")
     rng = np.random.default_rng([seed, index, 1])
     if kind == "objects":
         return random_object(seed, index), *object_cameras(rng, num_views, image_size, layout)
     if layout is not None:
-        raise ValueError(f"synthetic data: found the camera layout {layout!r} for scenes, wanted none: scenes have a walk")
+        raise InputError("--layout", f"is {layout} for scenes", "none: their cameras walk")
     scene, track = random_scene(seed, index)
     return scene, *track.walk(rng, num_views, image_size)
 
@@ -58,7 +60,6 @@ def synthetic_batch(
     image_size: tuple[int, int] = (64, 64),
     device: torch.device | str = "cpu",
     samples: int = 4,
-    layout: str | None = None,
 ) -> dict[str, torch.Tensor]:
     """Render a batch of random scenes on a device.
 
@@ -68,18 +69,17 @@ def synthetic_batch(
         num_views: v.
         image_size: (h, w).
         samples: rays a pixel, a power of two.
-        layout: how the cameras of objects stand, see `object_cameras`.
 
     Returns:
         `image` (b, v, 3, h, w) float32 in 0..1, `alpha` (b, v, 1, h, w) float32 in 0..1, `fxfycxcy` (b, v, 4) float32 in
         pixels, `c2w` (b, v, 4, 4) float32, world from camera with OpenCV axes and the world's z up.
 
     Raises:
-        ValueError: no index, or what `describe` and `render` refuse.
+        InputError, ValueError: no index, or what `describe` and `render` refuse.
     """
     if len(indices) == 0:
-        raise ValueError("synthetic data: found no index, wanted at least one")
-    scenes, poses, cameras = zip(*(describe(kind, seed, int(i), num_views, image_size, layout) for i in indices), strict=True)
+        raise ValueError("synthetic_batch: no index; wanted at least one")
+    scenes, poses, cameras = zip(*(describe(kind, seed, int(i), num_views, image_size) for i in indices), strict=True)
     c2w = torch.from_numpy(np.stack(poses)).float().to(device)
     fxfycxcy = torch.from_numpy(np.stack(cameras)).float().to(device)
     views = render(pack(scenes, device=device), c2w, fxfycxcy, image_size, samples)

@@ -54,7 +54,7 @@ def object_cameras(
         and so much more where it is narrow that the object fills about as much of the image.
     """
     if layout not in (None, *LAYOUTS):
-        raise ValueError(f"synthetic data: found the camera layout {layout!r}, wanted one of {', '.join(LAYOUTS)}")
+        raise ValueError(f"object_cameras: layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
     layout = layout or ("sphere", "sphere", "rings", "orbit")[rng.integers(4)]
     half_fov = np.tan(np.radians(rng.uniform(35, 60) if rng.random() < 0.5 else 50) / 2)
     # A wide view from as near as a narrow one's scaled radius would be from inside the object.
@@ -84,8 +84,9 @@ def object_cameras(
     return look_at(position, target), intrinsics(half_fov, num_views, image_size)
 
 
-def smooth_curve(rng: np.random.Generator, num_views: int, scale: Sequence[float], waves: int = 3) -> np.ndarray:
+def smooth_curve(rng: np.random.Generator, num_views: int, scale: Sequence[float]) -> np.ndarray:
     """Draw a smooth random curve (v, c), c numbers of the given scales: a sum of slow waves."""
+    waves = 3
     t = np.linspace(0, 1, num_views)[:, None, None]
     frequency = rng.uniform(0.2, 1.2, (1, waves, len(scale)))
     phase = rng.uniform(0, 2 * math.pi, (1, waves, len(scale)))

@@ -4,7 +4,7 @@ Every function draws from the numpy generator it is given and from nothing else.
 """
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def pick_palette(rng: np.random.Generator, names: Sequence[str] = ()) -> np.ndar
     """
     if names or rng.random() < 0.8:
         names = names or NAMES
-        colours = _LINEAR[names[rng.integers(len(names))]]
+        colours = _LINEAR[names[int(rng.integers(len(names)))]]
     else:
         hue, spread = rng.random(), rng.uniform(0.02, 0.25)
         hues, saturations = hue + spread * rng.standard_normal(6), rng.beta(2, 2, 6)
@@ -108,7 +108,7 @@ def random_rotation(rng: np.random.Generator) -> np.ndarray:
     return q
 
 
-def _draw(rng: np.random.Generator, weights: dict[str, float]) -> str:
+def _draw(rng: np.random.Generator, weights: Mapping[str, float]) -> str:
     names = list(weights)
     share = np.cumsum(list(weights.values()), dtype=np.float64)
     return names[int(np.searchsorted(share, rng.random() * share[-1], side="right"))]

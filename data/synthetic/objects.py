@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from data.synthetic.materials import pick_palette, random_material, random_rotation
-from data.synthetic.tables import Cut, Description, Light, Material, Solid, compose
+from data.synthetic.tables import Cut, Description, Light, Material, Numbers, Solid, compose
 
 MOST_SOLIDS = 16
 HALF_EXTENT = (0.75, 0.95)
@@ -118,7 +118,7 @@ def random_shape(rng: np.random.Generator, kind: str) -> tuple[float, ...]:
     return ()
 
 
-def _affine(linear: np.ndarray, offset: Sequence[float] = (0, 0, 0)) -> np.ndarray:
+def _affine(linear: np.ndarray, offset: Numbers = (0, 0, 0)) -> np.ndarray:
     return np.concatenate([linear, np.array(offset, dtype=np.float64)[:, None]], axis=1)
 
 
@@ -127,20 +127,20 @@ def _turn_z(angle: float) -> np.ndarray:
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
 
 
-def _pose(size: Sequence[float], offset: Sequence[float], rotation: np.ndarray | None = None) -> np.ndarray:
+def _pose(size: Numbers, offset: Numbers, rotation: np.ndarray | None = None) -> np.ndarray:
     linear = np.diag(np.array(size, dtype=np.float64))
     return _affine(linear if rotation is None else rotation @ linear, offset)
 
 
-def _between(start: Sequence[float], end: Sequence[float], radius: float) -> np.ndarray:
+def _between(start: Numbers, end: Numbers, radius: float) -> np.ndarray:
     """Return the pose of a rod along local z from start to end."""
-    start, end = np.array(start, dtype=np.float64), np.array(end, dtype=np.float64)
-    z = end - start
+    first, last = np.array(start, dtype=np.float64), np.array(end, dtype=np.float64)
+    z = last - first
     length = np.linalg.norm(z)
     z /= length
     x = np.cross(np.eye(3)[np.abs(z).argmin()], z)
     x /= np.linalg.norm(x)
-    return _affine(np.stack([x * radius, np.cross(z, x) * radius, z * length / 2], axis=1), (start + end) / 2)
+    return _affine(np.stack([x * radius, np.cross(z, x) * radius, z * length / 2], axis=1), (first + last) / 2)
 
 
 def _half_extent(kind: str, pose: np.ndarray, shape: Sequence[float]) -> np.ndarray:
@@ -301,7 +301,7 @@ def _creature(rng: np.random.Generator, material: Callable[[], Material]) -> lis
     return solids
 
 
-def _rod(start: Sequence[float], end: Sequence[float], radius: float, material: Material) -> Solid:
+def _rod(start: Numbers, end: Numbers, radius: float, material: Material) -> Solid:
     length = float(np.linalg.norm(np.array(end) - np.array(start))) / 2 + radius
     middle, along = (np.array(start) + np.array(end)) / 2, (np.array(end) - np.array(start)) / (2 * (length - radius))
     pose = _between(middle - along * length, middle + along * length, length)
@@ -340,7 +340,7 @@ def _scaffold(rng: np.random.Generator, material: Callable[[], Material]) -> lis
     solids = [Solid("frame", _pose(rng.uniform(0.5, 1, 3), (0, 0, 0)), material(), (rng.uniform(0.05, 0.16),))]
     for _ in range(rng.integers(1, 6)):
         ends = rng.uniform(-0.9, 0.9, (2, 3))
-        solids.append(_rod(*ends, rng.uniform(0.03, 0.08), material()))
+        solids.append(_rod(ends[0], ends[1], rng.uniform(0.03, 0.08), material()))
     places = rng.uniform(-0.4, 0.4, (rng.integers(1, 4), 3))
     return solids + [_some_solid(rng, material(), rng.uniform(0.2, 0.45), place) for place in places]
 

@@ -45,7 +45,6 @@ class ScenePool:
         device: where images are rendered and kept; cameras stay on the CPU.
         share: (rank, ranks): this process has the scenes rank, rank + ranks, … of the row.
         processes: that describe scenes (19 ms for a room); 0 leaves it to the thread.
-        samples: rays a pixel.
     """
 
     def __init__(
@@ -58,10 +57,9 @@ class ScenePool:
         device: torch.device,
         share: tuple[int, int] = (0, 1),
         processes: int = 0,
-        samples: int = 4,
     ) -> None:
         self.kind, self.seed, self.num_views, self.image_size = kind, seed, num_views, image_size
-        self.device, self.share, self.samples = device, share, samples
+        self.device, self.share = device, share
         self.group = min(GROUP, scenes)
         self.groups = -(-scenes // self.group)
         self.slots = self.groups + AHEAD
@@ -72,7 +70,7 @@ class ScenePool:
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._changed = threading.Condition()
-        self._first: int | None = None  # group that the window begins with
+        self._first = -1  # group that the window begins with; -1 before there is one
         self._made = 0  # groups up to this one are ready
         self._ready: dict[int, Any] = {}  # group → event behind its rendering
         self._released: Any = None  # event behind the last use of slots that are not the window's
@@ -94,8 +92,8 @@ class ScenePool:
         """
         first = scene // self.group
         with self._changed:
-            begins = self._first is None
-            if begins or first > self._first:
+            begins = self._first < 0
+            if first > self._first:
                 self._first = first
                 if self._cuda:  # at the beginning, too: the pool's memory may have been another tensor's
                     self._released = torch.cuda.current_stream(self.device).record_event()
@@ -184,15 +182,16 @@ class ScenePool:
         batch, c2w, fxfycxcy = described
         first = group % self.slots * self.group
         slot = slice(first, first + self.group)
-        with torch.cuda.stream(self._stream) if self._cuda else contextlib.nullcontext():
+        stream = self._stream
+        with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
             views = render(
                 _to(batch, self.device), torch.from_numpy(c2w).to(self.device), torch.from_numpy(fxfycxcy).to(self.device),
-                self.image_size, self.samples,
+                self.image_size,
             )  # fmt: skip
-            if released is not None:
-                self._stream.wait_event(released)
+            if stream is not None and released is not None:
+                stream.wait_event(released)
             self._image[slot] = (views["image"].clamp(0, 1) * 255).round().byte()
-            event = self._stream.record_event() if self._cuda else None
+            event = None if stream is None else stream.record_event()
         self._c2w[slot], self._fxfycxcy[slot] = c2w, fxfycxcy
         return event
 

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 import torch
 
 Vectors = torch.Tensor | Sequence[torch.Tensor]
-Shape = torch.Tensor | Sequence[float | torch.Tensor]
+Shape = torch.Tensor | Sequence[torch.Tensor]
 
 KINDS = ("ellipsoid", "box", "cylinder", "cone", "capsule", "torus", "frame", "round_box", "blob", "metaballs")
-SHAPE_NUMBERS = dict(zip(KINDS, (0, 0, 0, 1, 1, 1, 1, 1, 7, 12), strict=True))
+SHAPE_NUMBERS: dict[str, int] = dict(zip(KINDS, (0, 0, 0, 1, 1, 1, 1, 1, 7, 12), strict=True))
 CONVEX = ("ellipsoid", "box", "cylinder", "cone", "capsule")
 WITH_DISTANCE = ("ellipsoid", "torus", "frame", "round_box", "blob", "metaballs")
 
@@ -62,7 +62,7 @@ def signed_distance(kind: str, point: torch.Tensor, shape: Shape = ()) -> torch.
     return _DISTANCES[kind](point, shape)
 
 
-def first_hit(kind: str, base: Vectors, direction: Vectors, shape: Shape, nearest: torch.Tensor) -> torch.Tensor:
+def first_hit(kind: str, base: torch.Tensor, direction: torch.Tensor, shape: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
     """Return where rays first enter a solid that is not convex.
 
     Args:
@@ -79,7 +79,7 @@ def first_hit(kind: str, base: Vectors, direction: Vectors, shape: Shape, neares
     return march(kind, base, direction, shape, nearest)
 
 
-def march(kind: str, base: Vectors, direction: Vectors, shape: Shape, nearest: torch.Tensor) -> torch.Tensor:
+def march(kind: str, base: torch.Tensor, direction: torch.Tensor, shape: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
     """Walk along rays until they meet a solid of `WITH_DISTANCE`; arguments and result as for `first_hit`.
 
     Source: Hart, "Sphere tracing", 1996.
@@ -93,7 +93,7 @@ def march(kind: str, base: Vectors, direction: Vectors, shape: Shape, nearest: t
         for _ in range(STEPS_BETWEEN_SORTINGS):
             distance = signed_distance(kind, torch.addcmul(base, direction, at), shape)
             at = at + distance
-        hit = distance < HIT_DISTANCE
+        hit = torch.lt(distance, HIT_DISTANCE)
         found[active] = torch.where(hit, at, torch.inf)
         going = ((at < reach) & ~hit).nonzero().squeeze(1)
         if going.numel() == 0:
@@ -228,12 +228,11 @@ def _frame_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
     """Measure to the nearest of the bars; by symmetry only three count."""
     half = shape[0] / 2
     outer, inner = point.abs() - 1, (point.abs() - (1 - half)).abs() - half
-    nearest = None
+    bars = []
     for i in range(3):
         beyond = torch.stack([outer[j] if j == i else inner[j] for j in range(3)])
-        distance = _length(beyond.clamp_min(0)) + beyond.amax(0).clamp_max(0)
-        nearest = distance if nearest is None else torch.minimum(nearest, distance)
-    return nearest
+        bars.append(_length(beyond.clamp_min(0)) + beyond.amax(0).clamp_max(0))
+    return torch.minimum(torch.minimum(bars[0], bars[1]), bars[2])
 
 
 def _round_box_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
@@ -284,7 +283,7 @@ def _capsule_normal(point: torch.Tensor, shape: Shape) -> torch.Tensor:
     return torch.cat([point[:2], z[None]])
 
 
-def _distance_gradient(kind: str, point: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+def _distance_gradient(kind: str, point: torch.Tensor, shape: Shape) -> torch.Tensor:
     step = 1e-3
     total = torch.zeros_like(point)
     for corner in ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)):

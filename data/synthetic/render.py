@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from config.errors import InputError
 from data.synthetic.primitives import dot
 from data.synthetic.tables import Batch, Lights
 from data.synthetic.textures import noise, rough_noise, unroll, weights
@@ -47,8 +48,6 @@ def render(
     fxfycxcy: torch.Tensor,
     image_size: tuple[int, int],
     samples: int = 4,
-    shaded: bool = True,
-    rays_at_once: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """Render the views of every scene.
 
@@ -58,8 +57,6 @@ def render(
         fxfycxcy: (b, v, 4) in pixels.
         image_size: (h, w), any.
         samples: rays a pixel, a power of two; a single one goes through the pixel's centre.
-        shaded: False gives the bare colour of the surfaces, without light.
-        rays_at_once: bound on the rays in memory; by default what suits the device.
 
     Returns:
         `image` (b, v, 3, h, w) 0..1, in display (gamma 2) colours, on white where nothing is; `alpha` (b, v, 1, h, w) the
@@ -67,11 +64,13 @@ def render(
         infinite where nothing is. In the dtype and on the device of the batch.
 
     Precision: the batch's dtype; no matrix product, so neither TF32 nor autocast touches it.
-    Cost: memory of 200 (an object) to 600 bytes (a scene) times `rays_at_once`, beside the result.
+    Cost: memory of 200 (an object) to 600 bytes (a scene) times `_rays_at_once`, beside the result.
 
     Raises:
-        ValueError: samples is not a power of two.
+        InputError: samples is not a power of two.
     """
+    if samples < 1 or samples.bit_count() != 1:
+        raise InputError("--samples", f"is {samples}", "a power of two")
     b, v = c2w.shape[:2]
     h, w = image_size
     dtype, device = batch.lights.position.dtype, batch.lights.position.device
@@ -80,13 +79,13 @@ def render(
     turn = c2w[:, :3, :3].mT
     view_from_world = torch.cat([turn, -(turn * c2w[:, None, :3, 3]).sum(2, keepdim=True)], dim=2)
     extent = extents(batch.solids, scene, view_from_world)
-    lamps = [_lamp(batch, samples), _sky_points(batch, samples)] if shaded else []
+    lamps = [_lamp(batch, samples), _sky_points(batch, samples)]
 
     rows, columns = -(-h // TILE), -(-w // TILE)
     tiles = rows * columns
     inside = _inside_tile(samples, dtype, device)
     m = inside.shape[1]
-    step = max(1, (rays_at_once or _rays_at_once(device)) // m)
+    step = max(1, _rays_at_once(device) // m)
     result = torch.empty(b * v * tiles, 5, TILE * TILE, dtype=dtype, device=device)
     for start in range(0, b * v * tiles, step):
         group = torch.arange(start, min(start + step, b * v * tiles), device=device)
@@ -114,8 +113,6 @@ def _rays_at_once(device: torch.device) -> int:
 def _inside_tile(samples: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Return x and y (2, m) of a tile's rays: in each pixel a pattern that has one sample in each of s rows and columns."""
     bits = samples.bit_length() - 1
-    if samples != 1 << bits:
-        raise ValueError(f"samples: found {samples}, wanted a power of two")
     order = [int(f"{i:0{bits}b}"[::-1], 2) if bits else 0 for i in range(samples)]
     offset = torch.tensor([range(samples), order], dtype=dtype, device=device).add(0.5).div(samples)
     pixel = torch.arange(TILE, dtype=dtype, device=device)
@@ -130,8 +127,7 @@ def _render_groups(batch: Batch, rays: Rays, lamps: list[Lamps], samples: int) -
     hits = nearest(batch.solids, rays)
     point = points(rays, hits.ray, hits.depth)
     colour, normal = _surface(batch, hits.solid, point, hits.normal)
-    if lamps:
-        colour = _light(batch, rays, hits.ray, hits.solid, point, normal, hits.normal, colour, lamps, samples)
+    colour = _light(batch, rays, hits.ray, hits.solid, point, normal, hits.normal, colour, lamps, samples)
     layers = torch.zeros(5, groups * m, dtype=point.dtype, device=point.device)
     layers[4] = torch.inf
     if not batch.skies.all_white:

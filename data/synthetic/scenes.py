@@ -5,7 +5,6 @@ about metres, z is up, the floor is at z = 0. Letters: v views, n points of a tr
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from data.synthetic.cameras import intrinsics, look_at, smooth_curve
 from data.synthetic.materials import pick_palette, random_material
 from data.synthetic.objects import bounding_box, fit, object_solids, random_light
 from data.synthetic.primitives import CONVEX
-from data.synthetic.tables import Cut, Description, Sky, Solid
+from data.synthetic.tables import Cut, Description, Numbers, Sky, Solid
 
 MOST_SOLIDS = 64
 CLEARANCE = 0.3
@@ -99,7 +98,7 @@ def _rolls(angle: np.ndarray) -> np.ndarray:
     return np.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], axis=1).reshape(-1, 3, 3)
 
 
-def _slab(half: Sequence[float], centre: Sequence[float], turn: float = 0.0) -> np.ndarray:
+def _slab(half: Numbers, centre: Numbers, turn: float = 0.0) -> np.ndarray:
     c, s = math.cos(turn), math.sin(turn)
     rotation = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1.0]])
     return np.concatenate([rotation * np.array(half), np.array(centre, dtype=np.float64)[:, None]], axis=1)
@@ -111,7 +110,7 @@ def _room(rng: np.random.Generator) -> tuple[Description, Track]:
     stretch = rng.uniform(0.5, 0.68) * deep / size
     track = Track(size, stretch, rng.uniform(0, 0.06), int(rng.integers(2, 4)), rng.uniform(0, 6), highest=tall - 0.4)
     solids = _walls(rng, wide, deep, tall)
-    _add_clutter(rng, solids, track, (wide - 0.1, deep - 0.1), (0.2, 0.75), rng.integers(12, 26))
+    _add_clutter(rng, solids, track, (wide - 0.1, deep - 0.1), (0.2, 0.75), int(rng.integers(12, 26)))
     light = random_light(rng, rng.uniform(5, 9), (0, 0, 1))
     return Description(solids, light, _sky(rng)), track
 
@@ -165,7 +164,7 @@ def _open_ground(rng: np.random.Generator) -> tuple[Description, Track]:
         angle, away = rng.uniform(0, 2 * math.pi), rng.uniform(1.0, 2.0) * reach
         plant = (_house, _tree, _tree)[rng.integers(3)](rng)
         _place(plant, solids, track, away * np.array((math.cos(angle), math.sin(angle))))
-    _add_clutter(rng, solids, track, (reach, reach), (0.3, 1.1), rng.integers(10, 22))
+    _add_clutter(rng, solids, track, (reach, reach), (0.3, 1.1), int(rng.integers(10, 22)))
     light = random_light(rng, 40.0, (0, 0, 1))
     return Description(solids, light, _sky(rng)), track
 

@@ -16,6 +16,9 @@ from data.synthetic.trace import Solids
 
 LAMPS = 3
 
+# A few numbers, such as the coordinates of a place.
+Numbers = Sequence[float] | np.ndarray
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
@@ -285,8 +288,8 @@ def _turns(patterns: Sequence[Pattern], size: np.ndarray) -> np.ndarray:
 
 
 def _present(names: Sequence[str], used: Sequence[str]) -> tuple[str, ...]:
-    used = set(used)
-    return tuple(name for name in names if name in used)
+    occurring = set(used)
+    return tuple(name for name in names if name in occurring)
 
 
 def _padded(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:

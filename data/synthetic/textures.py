@@ -73,10 +73,10 @@ def noise(place: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.grid_sample(volume, grid, mode="bilinear", align_corners=True).view(-1)
 
 
-def rough_noise(place: torch.Tensor, octaves: int = 3) -> torch.Tensor:
-    """Return noise (k,) with several octaves, about in -1..1."""
+def rough_noise(place: torch.Tensor) -> torch.Tensor:
+    """Return noise (k,) with three octaves, about in -1..1."""
     total = noise(place)
-    for i in range(1, octaves):
+    for i in (1, 2):
         total = total + noise(place * 2.03**i + 5.7 * i) * 0.55**i
     return total
 
@@ -129,7 +129,7 @@ def _gradient(q: torch.Tensor, p: Sequence) -> Pair:
 
 
 def _marble(q: torch.Tensor, p: Sequence) -> Pair:
-    vein = torch.sin(2 * torch.pi * q[0] + (2 + 3 * p[1]) * rough_noise(q * 0.9, 3)).abs()
+    vein = torch.sin(2 * torch.pi * q[0] + (2 + 3 * p[1]) * rough_noise(q * 0.9)).abs()
     return 1 - _step(0.0, 0.2 + 0.6 * p[0], vein), _step(0.0, 1.0, noise(q * 0.5 + 3.1)) * 0.6
 
 

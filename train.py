@@ -121,7 +121,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     average = copy.deepcopy(model).requires_grad_(False) if recipe.ema else None
     part_sizes = None
     if recipe.snapshot_parts:
-        part_sizes = (parse_size(recipe.snapshot_parts, "snapshot_parts"), parse_size(recipe.snapshot_total, "snapshot_total"))
+        part_sizes = (parse_size(recipe.snapshot_parts, "--snapshot_parts"), parse_size(recipe.snapshot_total, "--snapshot_total"))
         check_parts(model, average is not None, part_sizes[1])
     step, counts = 0, torch.zeros(2, device=device)  # steps left out: in all, and in a row until now
     if resume_from is not None:

@@ -362,17 +362,17 @@ LAYER = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 24, "
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ("foot", r"^x: block\[0\]: address is 'foot'; wanted a mapping with phases, sites, lowest and highest"),
-        ({"site": ["qk"]}, r"^x: block\[0\]: address: unknown key 'site'; did you mean 'sites'\?"),
-        ({"phases": "feet"}, r"^x: block\[0\]: address: phases is 'feet'; wanted image, line, foot"),
-        ({"sites": "qk"}, r"^x: block\[0\]: address: sites is 'qk'; wanted a list of one or more of qk, hidden, vo"),
-        ({"sites": []}, r"address: sites is \[\]; wanted a list"),
-        ({"sites": ["qk", "qk"]}, r"address: sites is \['qk', 'qk'\]; wanted a list"),
-        ({"lowest": 0}, r"address: lowest is 0; wanted a number above 0"),
-        ({"highest": "1e2"}, r"address: highest is '1e2'; wanted a number above 0"),
-        ({"lowest": 5.0}, r"address: lowest is 5.0; wanted highest, 4.0, or less"),
-        ({"frequencies": -1}, r"address: frequencies is -1; wanted a whole number, or nothing"),
-        ({"frequencies": 2.5}, r"address: frequencies is 2.5; wanted a whole number, or nothing"),
+        ("foot", r"^x, block\[0\], params, address: is 'foot'; wanted a mapping with phases, sites, lowest and highest"),
+        ({"site": ["qk"]}, r"^x, block\[0\], params, address, site: is unknown; wanted a known key; did you mean 'sites'\?"),
+        ({"phases": "feet"}, r"^x, block\[0\], params, address, phases: is 'feet'; wanted image, line, foot"),
+        ({"sites": "qk"}, r"^x, block\[0\], params, address, sites: is 'qk'; wanted a list of one or more of qk, hidden, vo"),
+        ({"sites": []}, r"^x, block\[0\], params, address, sites: is \[\]; wanted a list"),
+        ({"sites": ["qk", "qk"]}, r"^x, block\[0\], params, address, sites: is \['qk', 'qk'\]; wanted a list"),
+        ({"lowest": 0}, r"^x, block\[0\], params, address, lowest: is 0; wanted a number above 0"),
+        ({"highest": "1e2"}, r"^x, block\[0\], params, address, highest: is '1e2'; wanted a number above 0"),
+        ({"lowest": 5.0}, r"^x, block\[0\], params, address, lowest: is 5.0; wanted highest, 4.0, or less"),
+        ({"frequencies": -1}, r"^x, block\[0\], params, address, frequencies: is -1; wanted a whole number, or nothing"),
+        ({"frequencies": 2.5}, r"^x, block\[0\], params, address, frequencies: is 2.5; wanted a whole number, or nothing"),
     ],
 )
 def test_bad_addresses_are_refused(change: object, match: str) -> None:

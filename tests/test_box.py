@@ -64,7 +64,7 @@ def test_bfloat16_renders_agree_with_float32():
     dataset = SceneDataset(inference.DEFAULT_DATA[False], (64, 64), 8)
     scene = dataset[0]
     inputs, targets = select_views(np.stack([view.c2w for view in scene.views]), None, 8, 12, "spread")
-    given, wanted = ({k: v[None] for k, v in dataset.load(scene, views).items() if k != "index"} for views in (inputs, targets))
+    given, wanted = ({k: v[None] for k, v in dataset.load(scene, views).items()} for views in (inputs, targets))
     images = []
     for precision, newton_schulz in (("float32", "bfloat16"), ("bfloat16", "bfloat16")):
         model = load_model(inference.DEFAULT_WEIGHTS, None, "cpu", precision, newton_schulz)
@@ -81,7 +81,7 @@ def test_more_inputs_are_better():
         for i in range(len(dataset)):
             scene = dataset[i]
             inputs, targets = select_views(np.stack([view.c2w for view in scene.views]), None, count, None, "spread", 4)
-            given, wanted = ({k: v[None] for k, v in dataset.load(scene, x).items() if k != "index"} for x in (inputs, targets))
+            given, wanted = ({k: v[None] for k, v in dataset.load(scene, x).items()} for x in (inputs, targets))
             images = model.render(model.reconstruct(**given), wanted["fxfycxcy"], wanted["c2w"], (64, 64))
             scores.append(psnr(images, wanted["image"]).mean())
         means.append(torch.stack(scores).mean().item())

@@ -103,13 +103,13 @@ def aside(folder, views):
 
 
 DAMAGE = {
-    remove: "scene_0/opencv_cameras.json, view 1: .*00001.png: found no such file",
-    cut: "view 1: .*00001.png: found a damaged image",
-    turn: "view 1: .*00001.png: found an upright image of 20×28",
+    remove: "scene_0/opencv_cameras.json, view 1: .*00001.png: is not there",
+    cut: "view 1: .*00001.png: cannot be decoded",
+    turn: "view 1: .*00001.png: is 20×28 \\(w×h\\) when upright",
     copy: "view 1: found the same pixels as in view 0, wanted another photo",
     same_file: "view 1: found the file of view 0, wanted each once",
     same_pose: "view 1: found the pose of view 0, wanted a camera elsewhere",
-    bend: r"view 1, w2c: found a 3×3 part .* away from orthonormal",
+    bend: r"view 1, w2c: has a 3×3 part .* away from orthonormal",
     degrees: "view 1: found a field of view of 164×157 degrees",
     narrow: r"view 1: found a field of view of 0.0802×0.0573 degrees .* wanted 3 to 160",
     oblong: "view 1: found focal lengths .*, wanted nearly square pixels",
@@ -192,7 +192,7 @@ def test_as_a_user_runs_it(tmp_path):
     command = [sys.executable, str(SCRIPT), "test_data_path.json", "--output", "pictures"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1 scenes, 5 views, 0 problems; pictures in pictures"
-    for flags, message in ((["no.json"], "found no such file"), (["test_data_path.json", "--workers", "0"], "--workers: found 0")):
+    for flags, message in ((["no.json"], "is not there"), (["test_data_path.json", "--workers", "0"], "--workers: found 0")):
         done = subprocess.run([*command[:2], *flags], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert re.fullmatch(f"check_scenes.py: .*{message}.*\n", done.stderr)

@@ -30,18 +30,6 @@ def test_a_recipe_survives_yaml(tmp_path: Path) -> None:
         ({"block": [{"type": "mlp"}]}, r"^x, block\[0\], length_dim: is missing; wanted type, length_dim, params"),
         ({"block": [{"type": ["mlp"], "length_dim": "l"}]}, r"^x, block\[0\], type: is \['mlp'\]; wanted the name of a layer"),
         ({"block": [{"type": "mlp", "length_dim": "v"}]}, r"^x, block\[0\], length_dim: is 'v'; wanted l \(one image\) or vl"),
-        (
-            {"block": [{"type": "fast_weight", "length_dim": "l"}]},
-            r"^x, block\[0\], length_dim: is l; wanted vl: a layer fast_weight holds all images of a scene",
-        ),
-        (
-            {"block": [{"type": "lact_ttt.FastWeightGluMLPMultihead", "length_dim": "l"}]},
-            r"^x, block\[0\], length_dim: is l; wanted vl: a layer fast_weight",
-        ),
-        (
-            {"block": [{"type": "register_attention", "length_dim": "l"}]},
-            r"^x, block\[0\], length_dim: is l; wanted vl: a layer reg",
-        ),
         ({"block": [{"type": "mlp", "length_dim": "l", "params": [4]}]}, r"^x, block\[0\], params: is \[4\]; wanted a mapping"),
         (
             {"block": [{"type": "fast_weight", "length_dim": "vl", "params": {"base_lr": "1e-2"}}]},

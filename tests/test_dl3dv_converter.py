@@ -140,7 +140,7 @@ def test_long_lrm_s_spelling_and_a_chosen_list(tmp_path):
 ERRORS = {
     "image gone": (lambda folder: (folder / "images_4" / "frame_00002.png").unlink(), "frame 1, file_path: found no .*00002.png"),
     "no small images": (lambda folder: (folder / "images_4").rename(folder / "images_8"), "found no folder images_4, wanted the"),
-    "no JSON": (lambda folder: (folder / "transforms.json").write_text("{"), "transforms.json: found no valid JSON"),
+    "no JSON": (lambda folder: (folder / "transforms.json").write_text("{"), "transforms.json: is not JSON"),
 }
 
 

@@ -268,13 +268,13 @@ def answer(value: object):
         (lambda github: github.fail(TOY_IMAGE, 404), "1 of 13 could not be fetched (run again to complete)"),
         (lambda github: github.corrupt(TOY_CAMERAS, b"[]"), "1 of 13 could not be fetched (run again to complete)"),
         (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "received a content of hash"),
-        (instead_of(TOY_CAMERAS, "[]"), "gso_toy/opencv_cameras.json: found no views, wanted at least one"),
+        (instead_of(TOY_CAMERAS, "[]"), "gso_toy/opencv_cameras.json: holds no views; wanted at least one"),
         (instead_of(LIST, '["../gso_toy/opencv_cameras.json"]'), "found \"['../gso_toy/opencv_cameras.json']\", wanted a list of"),
         (instead_of(LIST, '["/etc/passwd"]'), "wanted a list of gso_character/opencv_cameras.json and gso_toy/opencv_cameras.json"),
         (instead_of(LIST, '["gso_toy/opencv_cameras.json", 1]'), "wanted a list of gso_character/opencv_cameras.json and"),
         (instead_of(LIST, "[]"), "wanted a list of gso_character/opencv_cameras.json and"),
         (instead_of(LIST, "{}"), "wanted a list of gso_character/opencv_cameras.json and"),
-        (instead_of(LIST, "{"), "found no valid JSON"),
+        (instead_of(LIST, "{"), "is not JSON"),
     ],
 )
 def test_what_gso_example_download_refuses(github, output, capsys, fault, wanted):

@@ -79,16 +79,16 @@ BAD_INPUT = [
     ("--load nowhere.pt", "nowhere.pt: no such weight file; .+"),
     ("--config config.yaml", r".*tiny.safetensors: .*blocks\.0\.module_list\.0.* in this network.*; wanted the weights of .*"),
     ("--config bad.yaml", "bad.yaml.+"),
-    ("--image_size 22 28", "image size: found height 22, wanted a multiple of the patch 4: 20 or 24"),
-    ("--image_size 20 -4", "image size: found width -4, wanted .+"),
-    ("--num_input_views 9", r".*scene_0/opencv_cameras.json: .*found 7 views, wanted 9 \(9 inputs, .*: ask for fewer"),
-    ("--num_all_views 8", ".*scene_0/opencv_cameras.json: .*found 7 views, wanted 8 for num_all_views: ask for fewer"),
-    ("--data_path no_json.json", "no_json.json: found no valid JSON .+, wanted a JSON file"),
-    ("--data_path nowhere.json", "nowhere.json: found no such file, wanted a JSON file"),
-    ("--view_index nowhere.json --data_path scene_0/opencv_cameras.json", "nowhere.json: found no such file, wanted a JSON file"),
-    ("--view_index index.json --data_path scene_0/opencv_cameras.json", ".*: view_index, targets: found view 9, wanted 0 to 6"),
-    ("--view_index other.json", "other.json, scene 'scene_0': found no entry among 1, wanted its inputs and targets"),
-    ("--data_path scene_0/still.json --scene_inference", ".*still.json: normalise_poses: .* too little to set a scale: .*"),
+    ("--image_size 22 28", "--image_size: has the height 22; wanted a multiple of the patch 4: 20 or 24"),
+    ("--image_size 20 -4", "--image_size: has the width -4; wanted .+"),
+    ("--num_input_views 9", r".*scene_0/opencv_cameras.json: .*views: are 7; wanted 9 \(9 inputs, .*: ask for fewer"),
+    ("--num_all_views 8", ".*scene_0/opencv_cameras.json: .*views: are 7; wanted 8 for num_all_views: ask for fewer"),
+    ("--data_path no_json.json", "no_json.json: is not JSON .+; wanted a JSON file"),
+    ("--data_path nowhere.json", "nowhere.json: is not there; wanted a JSON file"),
+    ("--view_index nowhere.json --data_path scene_0/opencv_cameras.json", "nowhere.json: is not there; wanted a JSON file"),
+    ("--view_index index.json --data_path scene_0/opencv_cameras.json", ".*--view_index, targets: names view 9; wanted 0 to 6"),
+    ("--view_index other.json", "other.json, scene 'scene_0': has no entry among 1; wanted its inputs and targets"),
+    ("--data_path scene_0/still.json --scene_inference", ".*still.json.* cameras: are 7 for reference .* too little to set a scale; wanted .*"),
     ("--output_dir file", r"file: cannot be written to \(.+\); wanted a folder for the results"),
     ("--output_dir file/below", r"file/below: cannot be written to \(.+\); wanted a folder for the results"),
     ("--device cuda:99", "device 'cuda:99': this machine has .+"),
@@ -127,7 +127,7 @@ def test_damaged_photo_leaves_finished_scenes_and_the_report_of_an_earlier_run(i
     words[1] = json.loads((earlier / "metrics.json").read_text())["about"]["load"]
     assert inference.main([*words, "--data_path", str(bad_place / "test_data_path.json"), "--output_dir", str(earlier)]) == 2
     (line,) = told(capsys.readouterr().err)
-    assert re.fullmatch("inference.py: .*scene_1/images/00003.png: found a damaged image .*, wanted a whole .*", line)
+    assert re.fullmatch("inference.py: .*scene_1/images/00003.png: cannot be decoded .*; wanted a whole .*", line)
     assert {name: (earlier / name).read_bytes() for name in kept} == kept
     assert (earlier / "scene_0" / "video.mp4").exists()
     assert len(files(earlier)) == len(kept) + 2

@@ -166,7 +166,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
             assert str(view.file_path) == wanted["png"]
             assert np.allclose(view.c2w, wanted["c2w"], atol=1e-12)
             assert [view.fx, view.fy, view.cx, view.cy] == wanted["fxfycxcy"]
-    assert SceneDataset(output / "objaverse_data_path.json").load(scenes[0], range(3))["image"].shape == (3, 3, *SIZE)
+    assert SceneDataset(output / "objaverse_data_path.json", SIZE).load(scenes[0], range(3))["image"].shape == (3, 3, *SIZE)
 
     for name in failed:
         state = os.stat(tmp_path / "in" / f"{name}.glb")

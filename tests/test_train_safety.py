@@ -48,12 +48,12 @@ def test_run_that_does_not_fit_its_snapshot_is_refused(capsys, changes, message)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data_path": "nowhere.json"}, "nowhere.json: found no such file"),
-        ({"data_path": "synthetic:cats"}, "'synthetic:cats': no such synthetic data; wanted synthetic:objects or"),
-        ({"config": "network.yml"}, "network.yml: no such config"),
-        ({"image_size": [8, 10]}, "image size: found width 10, wanted a multiple of the patch 4"),
-        ({"num_all_views": 7, "num_target_views": 7}, "found 6 views, wanted 7"),
-        ({"val_data_path": "nowhere.json"}, "nowhere.json: found no such file"),
+        ({"data_path": "nowhere.json"}, "nowhere.json: is not there"),
+        ({"data_path": "synthetic:cats"}, "synthetic:cats: is no synthetic data; wanted synthetic:objects or"),
+        ({"config": "network.yml"}, "network.yml: is not there"),
+        ({"image_size": [8, 10]}, "--image_size: has the width 10; wanted a multiple of the patch 4"),
+        ({"num_all_views": 7, "num_target_views": 7}, "views: are 6; wanted 7"),
+        ({"val_data_path": "nowhere.json"}, "nowhere.json: is not there"),
         ({"load": "nowhere.pt"}, "nowhere.pt: no such weight file"),
         ({"resume": "nothing.pt"}, "nothing.pt: no such snapshot; wanted one of outputs"),
         ({"device": "tpu9"}, "device 'tpu9': not a device"),
@@ -123,7 +123,7 @@ def test_too_many_left_out_steps_in_a_row_stop_the_run(capsys, monkeypatch):
 
 def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
     (folder / "scenes" / "scene_1" / "images" / "00002.png").write_bytes(b"no image")
-    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json: .*00002.png: found no image.*skip_broken allows 0")
+    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json, .*00002.png: is no image.*skip_broken allows 0")
     assert train.main(arguments("tolerant", skip_broken=99)) == 0
     assert "left out: sample" in capsys.readouterr().err
     assert rows("tolerant")[-1]["broken"] > 0

@@ -119,7 +119,7 @@ def test_synthetic_scenes_keep_their_pixels_and_alpha(tmp_path):
         assert np.array_equal(np.asarray(Image.open(view.file_path)), image)
         # The field of view is across the width; 36 / 2 / tan(0.6911112 / 2) by hand.
         assert (view.fx, view.fy, view.cx, view.cy) == pytest.approx((49.99998, 49.99998, 18, 12), abs=1e-4)
-    loaded = SceneDataset(tmp_path / "out" / "transforms_data_path.json", patch_size=4)
+    loaded = SceneDataset(tmp_path / "out" / "transforms_data_path.json", (24, 36), patch_size=4)
     assert loaded.load(loaded[0], [3])["image"].shape == (1, 3, 24, 36)
 
 

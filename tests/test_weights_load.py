@@ -37,7 +37,7 @@ def test_metadata_that_is_no_recipe(tmp_path):
     for text, match in [
         ("{", "metadata config: is '{'; wanted a network config in JSON"),
         ("[8]", r"metadata config: is '\[8\]'; wanted a network config in JSON"),
-        ("{}", "metadata config.*patch_size"),
+        ("{}", "metadata config, patch_size: is missing"),
     ]:
         save_file(weights, path, metadata={"config": text})
         fails(InputError, rf"w\.safetensors, {match}", read_config, path, weights)

@@ -78,8 +78,7 @@ def measure(
         num_targets = None if target_every else len(poses) - count
         inputs, targets = select_views(poses, None, count, num_targets, "spread", target_every=target_every or None)
         given, wanted = (
-            {key: value[None].to(model.device) for key, value in dataset.load(scene, views).items() if key != "index"}
-            for views in (inputs, targets)
+            {key: value[None].to(model.device) for key, value in dataset.load(scene, views).items()} for views in (inputs, targets)
         )
         if normalise:
             poses = normalise_poses(torch.cat([given["c2w"], wanted["c2w"]], dim=1))

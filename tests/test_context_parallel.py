@@ -23,10 +23,9 @@ from tests.support import context_run
 from tests.support.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
 from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path
-from tests.support.training_run import arguments, final, rows, work_in
+from tests.support.training_run import arguments, final, program, rows, work_in
 from tests.support.videos import decode
 
-ROOT = Path(__file__).parent.parent
 # Three times what one process differs by from itself when its input views come in another order: 6e-7, and where Newton-Schulz
 # steps blow rounding up, 6e-6 in a network of fast weights alone and 3.4e-5 behind full attention and registers.
 BOUNDS = {"lact": 2e-5, "addressed": 2e-5, "lvsm": 2e-6, "perceiver": 2e-6, "mixed": 1e-4}
@@ -38,7 +37,7 @@ BOUNDS_BFLOAT16 = {"lact": 0.1, "lvsm": 2e-3, "perceiver": 5e-3}
 def results(tmp_path_factory) -> list[dict]:
     """Return what each of the processes came to."""
     folder = tmp_path_factory.mktemp("context")
-    run_processes(WORLD, "from tests.support.context_run import work; work()", folder)
+    run_processes(WORLD, ["-c", "from tests.support.context_run import work; work()"], folder)
     with torch.serialization.safe_globals([Case]):
         return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
@@ -135,18 +134,6 @@ def test_shares_are_the_whole_and_even(size):
                 assert {len(one) + len(other) for one, other in shares} == {(inputs + targets) // size}
 
 
-TRAINING = """
-import sys
-import torch
-import train
-from model.layers import FastWeight
-
-FastWeight.newton_schulz_dtype = torch.float32
-torch.set_num_threads(1)
-train.matmul_rate = lambda device, dtype: 1e12
-argv = {argv!r}
-sys.exit(train.main(argv))
-"""
 SHARED_RUN = {
     "steps": 3,
     "num_all_views": 5,
@@ -167,7 +154,7 @@ def test_training_with_shared_views_is_training_alone(tmp_path, monkeypatch, cha
     folder = work_in(tmp_path, monkeypatch)
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
     argv = arguments("shared", **SHARED_RUN, **changes, context_parallel=2)
-    run_processes(2, TRAINING.format(argv=argv), folder)
+    run_processes(2, ["-c", program(argv)], folder)
     assert train.main(arguments("alone", **SHARED_RUN, **changes)) == 0
     one, other = final("alone"), final("shared")
     assert one["data_ranks"] == other["data_ranks"] == 1
@@ -221,7 +208,7 @@ def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path
     torch.set_num_threads(1)
     assert inference.main(inference_flags(tmp_path, "alone", "--save_images")) == 0
     argv = inference_flags(tmp_path, "shared", "--save_images", "--context_parallel", "2")
-    run_processes(4, INFERENCE.format(argv=argv), tmp_path)  # two pairs: the second has nothing to do in the second turn
+    run_processes(4, ["-c", INFERENCE.format(argv=argv)], tmp_path)  # two pairs: the second has nothing to do in the second turn
     one, other = Path("alone"), Path("shared")
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, other)]
     assert names[0] == names[1]
@@ -246,7 +233,7 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform")
     (tmp_path / "scene_0" / "images" / "00006.png").write_bytes(b"no photo")
-    errors = run_processes(2, INFERENCE.format(argv=argv), tmp_path, status=2)
+    errors = run_processes(2, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2)
     assert len(re.findall(r"inference.py: .*scene_0/images/00006.png: found no image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)
 

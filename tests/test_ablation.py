@@ -35,6 +35,7 @@ def write(folder: Path, *results: dict) -> None:
         write_json(folder / "result" / f"{row['name']}_s{row['seed']}.json", row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_are_networks_with_recipes_that_differ(name):
     args = parse(["--kind", "scenes"])
@@ -117,6 +118,7 @@ def test_steps_for_the_time_of_another():
         steps_of("none@foot", 600, results)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypatch, capsys):
     write(tmp_path / "objects_400", result("none", 0, 17.0))
     monkeypatch.setattr(ablation, "export", lambda *_: tmp_path / "data.json")

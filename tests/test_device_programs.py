@@ -39,6 +39,7 @@ def assert_near(one: str, other: str, device: torch.device) -> None:
     assert device.type == "cuda" or distance.max() < 1e-3
 
 
+@pytest.mark.slow
 def test_bundled_model_renders_the_same_on_every_device(folder, device):
     words = ["--data_path", str(EXAMPLE), "--precision", "float32", "--newton_schulz_dtype", "float32", "--save_images"]
     words += ["--video_format", "gif", "--video_frames", "3"]
@@ -51,6 +52,7 @@ def test_bundled_model_renders_the_same_on_every_device(folder, device):
         assert other["psnr"] == pytest.approx(one["psnr"], abs=0.01)  # float32: errors below 1e-4 in a picture at 20 dB
 
 
+@pytest.mark.slow
 def test_debug_recipe_learns_on_every_device(folder, device):
     recipe, config = ROOT / "config" / "train" / "debug.yaml", ROOT / "config" / "debug.yaml"
     short = ["--steps", "100", "--warmup", "10", "--log_every", "25", "--val_every", "100"]
@@ -91,6 +93,7 @@ def test_compiled_training_follows_the_eager_one(folder, monkeypatch, device, mo
     assert_near("eager", "compiled", device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 2])
 def test_two_processes_share_one_device(folder, device, context, monkeypatch):
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
@@ -117,6 +120,7 @@ end_processes()
 """
 
 
+@pytest.mark.slow
 def test_one_process_under_torchrun_talks_by_the_backend_of_its_device(folder, device, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     backend = "nccl" if device.type == "cuda" else "gloo"

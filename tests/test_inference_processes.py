@@ -14,6 +14,7 @@ from tests.support.inference_run import BARS, command, files, metrics, told
 from tests.support.processes import environment, run_processes
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
     (tmp_path / "scene_0").mkdir()
     (tmp_path / "scene_0" / "video.mp4").write_bytes(b"old")
@@ -37,6 +38,7 @@ def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
     assert (tmp_path / "scene_0" / "video.mp4").read_bytes() == b"old"
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_scenes_and_writes_one_table(infer, place, tmp_path):
     alone = metrics(infer("--num_input_views 3 --no_lpips --video_frames 2", "alone"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -57,6 +59,7 @@ def test_torchrun_shares_the_scenes_and_writes_one_table(infer, place, tmp_path)
     assert re.search(r"reconstruct:.*<.*layer/s", done.stderr)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_one_process_ends_both_and_is_told_once(bad_place, place, tmp_path):
     words = command(place, tmp_path, bad_place / "test_data_path.json", "--video_format", "none")
     errors = run_processes(2, words, tmp_path, status=2, **BARS)

@@ -9,6 +9,8 @@ from tests.support.networks import small_model
 from tests.support.processes import run_processes
 from tests.support.training_run import arguments, furnish
 
+pytestmark = pytest.mark.slow
+
 # Runs a program, then names the threads of this process that belong to a group of processes.
 PROGRAM = """
 import os, sys, {program}

@@ -15,6 +15,8 @@ from tests.support.processes import free_ports, run_processes
 from tests.support.scenes import write_random_data_path
 from tests.support.training_run import arguments, assert_same, final, furnish, program, rows
 
+pytestmark = pytest.mark.slow
+
 # Two processes run these one after the other: name → (changed settings, step before which process 1 gets a NaN, or a SIGTERM).
 SCENARIOS = {
     "two": ({}, None, None),

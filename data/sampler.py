@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Protocol
@@ -321,7 +321,7 @@ class PoolSource(SyntheticSource):
         self.pool.close()
 
 
-def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device, ahead: int) -> Iterator[Batch]:
+def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device, ahead: int) -> Generator[Batch]:
     """Yield the batches of the given sample numbers on `device`, in order, while threads work on the next ones.
 
     Args:

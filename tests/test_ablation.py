@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from config import config_from_dict
+from config.errors import InputError
 from config.recipe import recipe_from_dict
 from data.files import write_json
 from model.lact_lvsm import LaCTLVSM
@@ -34,6 +35,7 @@ def write(folder: Path, *results: dict) -> None:
         write_json(folder / "result" / f"{row['name']}_s{row['seed']}.json", row)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_are_networks_with_recipes_that_differ(name):
     args = parse(["--kind", "scenes"])
@@ -112,10 +114,11 @@ def test_steps_for_the_time_of_another():
     results = [result("none", 0, 17.0, 0.5), result("none", 1, 17.0, 0.7), result("none_p4", 0, 18.0, 1.3)]
     assert steps_of("none", 600, results) == 600
     assert steps_of("none@none_p4", 600, results) == 1560
-    with pytest.raises(ValueError, match="none@foot: no finished run of foot with 600 steps; wanted one"):
+    with pytest.raises(InputError, match="none@foot: has no finished run of foot with 600 steps; wanted one"):
         steps_of("none@foot", 600, results)
 
 
+@pytest.mark.slow
 def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypatch, capsys):
     write(tmp_path / "objects_400", result("none", 0, 17.0))
     monkeypatch.setattr(ablation, "export", lambda *_: tmp_path / "data.json")
@@ -132,16 +135,19 @@ def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypa
 def test_results_of_a_variant_that_is_no_more_are_refused(tmp_path, capsys):
     write(tmp_path / "objects_400", result("nine", 0, 17.0))
     assert main(["--report", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("ablation.py: nine: unknown variant 'nine'; did you mean 'none'?")
+    assert capsys.readouterr().err.startswith("ablation.py: nine: 'nine' is no variant; wanted a known one (did you mean 'none'?")
 
 
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--only", "none", "fot"], "ablation.py: fot: unknown variant 'fot'; did you mean 'foot'? known: none, image"),
-        (["--only", "none@feet"], "ablation.py: none@feet: unknown variant 'feet'; did you mean 'foot'?"),
-        (["--curve", "lsvm"], "ablation.py: lsvm: unknown variant 'lsvm'; did you mean 'lvsm'?"),
-        (["--curve", "lvsm"], "ablation.py: lvsm: no finished run in "),
+        (
+            ["--only", "none", "fot"],
+            "ablation.py: fot: 'fot' is no variant; wanted a known one (did you mean 'foot'? known: none, image",
+        ),
+        (["--only", "none@feet"], "ablation.py: none@feet: 'feet' is no variant; wanted a known one (did you mean 'foot'?"),
+        (["--curve", "lsvm"], "ablation.py: lsvm: 'lsvm' is no variant; wanted a known one (did you mean 'lvsm'?"),
+        (["--curve", "lvsm"], "ablation.py: lvsm: has no finished run in "),
     ],
 )
 def test_what_is_refused(argv, said, tmp_path, capsys):

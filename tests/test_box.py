@@ -36,6 +36,7 @@ def first_run(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_first_run_leaves_videos_pictures_and_metrics(first_run):
     with open(first_run / "output" / "metrics_scenes.csv", encoding="utf-8") as file:
         scenes = [row["scene"] for row in csv.DictReader(file)]
@@ -47,11 +48,13 @@ def test_first_run_leaves_videos_pictures_and_metrics(first_run):
             assert min(picture.size) > 200
 
 
+@pytest.mark.slow
 def test_first_run_is_as_good_as_it_was(first_run):
     found = json.loads((first_run / "output" / "metrics.json").read_text(encoding="utf-8"))
     assert found["mean"]["psnr"] > FLOOR
 
 
+@pytest.mark.slow
 def test_turntable_neither_flickers_nor_stands_still(first_run):
     for video in first_run.glob("output/*/video.mp4"):
         frames = np.stack(decode(video)[0]).astype(float)
@@ -72,6 +75,7 @@ def test_bfloat16_renders_agree_with_float32():
     assert psnr(images[1], images[0]).mean() > 45
 
 
+@pytest.mark.slow
 def test_more_inputs_are_better():
     dataset = SceneDataset(inference.DEFAULT_DATA[False], (64, 64), 8)
     model = load_model(inference.DEFAULT_WEIGHTS, device="cpu")

@@ -117,6 +117,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 def test_damage_is_found_and_the_other_scene_is_checked(tmp_path, capsys, damage):
     data_path = write_random_data_path(tmp_path, scenes=2)

@@ -12,21 +12,17 @@ from torch import Tensor
 
 import inference
 import train
-from config.recipe import Recipe, read_recipe
-from data.sampler import open_source
 from model.layers import BLOCKS, FastWeight
-from model.parallel.context import ContextGroup, own_inputs, own_targets
-from model.parallel.processes import start_processes
 from model.scene_state import SceneState
 from model.weights.file import save_weights
 from tests.support import context_run
 from tests.support.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
 from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path
-from tests.support.training_run import arguments, final, rows, work_in
+from tests.support.training_run import arguments, final, program, rows, work_in
 from tests.support.videos import decode
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 # Three times what one process differs by from itself when its input views come in another order: 6e-7, and where Newton-Schulz
 # steps blow rounding up, 6e-6 in a network of fast weights alone and 3.4e-5 behind full attention and registers.
 BOUNDS = {"lact": 2e-5, "addressed": 2e-5, "lvsm": 2e-6, "perceiver": 2e-6, "mixed": 1e-4}
@@ -38,7 +34,7 @@ BOUNDS_BFLOAT16 = {"lact": 0.1, "lvsm": 2e-3, "perceiver": 5e-3}
 def results(tmp_path_factory) -> list[dict]:
     """Return what each of the processes came to."""
     folder = tmp_path_factory.mktemp("context")
-    run_processes(WORLD, "from tests.support.context_run import work; work()", folder)
+    run_processes(WORLD, ["-c", "from tests.support.context_run import work; work()"], folder)
     with torch.serialization.safe_globals([Case]):
         return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
@@ -122,31 +118,6 @@ def test_processes_that_do_not_hold_the_same_scenes_are_refused_on_all(results):
         assert nothing == "context group: none of its 2 processes has an input view; wanted at least one in all"
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
-def test_shares_are_the_whole_and_even(size):
-    for inputs in range(12):
-        for targets in range(12):
-            shares = [(own_inputs(inputs, rank, size), own_targets(targets, rank, size)) for rank in range(size)]
-            assert [i for own, _ in shares for i in own] == list(range(inputs))
-            assert [i for _, own in shares for i in own] == list(range(targets))
-            for counts in ([len(own) for own, _ in shares], [len(own) for _, own in shares]):
-                assert max(counts) - min(counts) <= 1
-            if (inputs + targets) % size == 0:
-                assert {len(one) + len(other) for one, other in shares} == {(inputs + targets) // size}
-
-
-TRAINING = """
-import sys
-import torch
-import train
-from model.layers import FastWeight
-
-FastWeight.newton_schulz_dtype = torch.float32
-torch.set_num_threads(1)
-train.matmul_rate = lambda device, dtype: 1e12
-argv = {argv!r}
-sys.exit(train.main(argv))
-"""
 SHARED_RUN = {
     "steps": 3,
     "num_all_views": 5,
@@ -167,7 +138,7 @@ def test_training_with_shared_views_is_training_alone(tmp_path, monkeypatch, cha
     folder = work_in(tmp_path, monkeypatch)
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
     argv = arguments("shared", **SHARED_RUN, **changes, context_parallel=2)
-    run_processes(2, TRAINING.format(argv=argv), folder)
+    run_processes(2, ["-c", program(argv)], folder)
     assert train.main(arguments("alone", **SHARED_RUN, **changes)) == 0
     one, other = final("alone"), final("shared")
     assert one["data_ranks"] == other["data_ranks"] == 1
@@ -176,30 +147,6 @@ def test_training_with_shared_views_is_training_alone(tmp_path, monkeypatch, cha
     for row, shared in zip(rows("alone"), rows("shared"), strict=True):
         for name in {"loss", "psnr", "gradient_norm", "val_psnr", "val_ssim"} & set(row):
             assert shared[name] == pytest.approx(row[name], rel=1e-3), (row["step"], name)
-
-
-@pytest.mark.parametrize("data_path", ["scenes/test_data_path.json", "synthetic:objects", "synthetic:objects:2"])
-def test_shares_of_a_batch_put_together_are_the_batch(tmp_path, monkeypatch, data_path):
-    work_in(tmp_path, monkeypatch)
-    recipe = read_recipe(arguments("share", data_path=data_path, **SHARED_RUN, context_parallel=3))
-
-    def counts(recipe: Recipe) -> tuple[int, int]:
-        return recipe.num_input_views, recipe.num_target_views
-
-    whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), *counts(recipe))
-    parts = []
-    for rank in range(3):
-        share, own = train.own_share(recipe, ContextGroup(rank, 3, "none"))
-        parts.append(train.split(open_source(data_path, recipe, 4, torch.device("cpu"), own).batch([3, 8]), *counts(share)))
-    for wanted, found in zip(whole, zip(*parts, strict=True), strict=True):
-        for key, value in wanted.items():
-            assert torch.equal(torch.cat([part[key] for part in found], dim=1), value)
-
-
-def test_processes_that_cannot_be_divided_are_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match="context_parallel is 3 with 4 processes; wanted a divisor of their number"):
-        start_processes("cpu", 3)
 
 
 INFERENCE = "import sys, inference; sys.exit(inference.main({argv!r}))"
@@ -221,7 +168,7 @@ def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path
     torch.set_num_threads(1)
     assert inference.main(inference_flags(tmp_path, "alone", "--save_images")) == 0
     argv = inference_flags(tmp_path, "shared", "--save_images", "--context_parallel", "2")
-    run_processes(4, INFERENCE.format(argv=argv), tmp_path)  # two pairs: the second has nothing to do in the second turn
+    run_processes(4, ["-c", INFERENCE.format(argv=argv)], tmp_path)  # two pairs: the second has nothing to do in the second turn
     one, other = Path("alone"), Path("shared")
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, other)]
     assert names[0] == names[1]
@@ -246,13 +193,6 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform")
     (tmp_path / "scene_0" / "images" / "00006.png").write_bytes(b"no photo")
-    errors = run_processes(2, INFERENCE.format(argv=argv), tmp_path, status=2)
+    errors = run_processes(2, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2)
     assert len(re.findall(r"inference.py: .*scene_0/images/00006.png: is no image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)
-
-
-@pytest.mark.parametrize("flags", [["--context_parallel", "2"], ["--context_parallel", "0"]])
-def test_inference_refuses_contexts_that_do_not_fit(flags, tmp_path, capsys):
-    assert inference.main(["--load", "w", "--data_path", "d", *flags]) == 2
-    wanted = {"2": "is 2 with 1 processes; wanted a divisor of their number", "0": "is 0; wanted 1 or more"}[flags[1]]
-    assert capsys.readouterr().err == f"inference.py: --context_parallel: {wanted}\n"

@@ -93,6 +93,7 @@ def test_gradients_are_those_of_the_cpu(device, variant):
         assert relative_error(found, expected[name]) < bound, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("poses", ["given", "normalised"])
 def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, optimizer, poses):

@@ -12,7 +12,7 @@ from model.training.snapshot import list_snapshots
 from model.weights.file import read_weights
 from tests.support.inference_run import metrics, told
 from tests.support.processes import run_processes
-from tests.support.training_run import arguments, assert_same, final, rows, stop_with_sigterm, work_in
+from tests.support.training_run import arguments, assert_same, final, program, rows, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "data_example" / "objects_1000003_000060" / "opencv_cameras.json"
@@ -39,6 +39,7 @@ def assert_near(one: str, other: str, device: torch.device) -> None:
     assert device.type == "cuda" or distance.max() < 1e-3
 
 
+@pytest.mark.slow
 def test_bundled_model_renders_the_same_on_every_device(folder, device):
     words = ["--data_path", str(EXAMPLE), "--precision", "float32", "--newton_schulz_dtype", "float32", "--save_images"]
     words += ["--video_format", "gif", "--video_frames", "3"]
@@ -51,6 +52,7 @@ def test_bundled_model_renders_the_same_on_every_device(folder, device):
         assert other["psnr"] == pytest.approx(one["psnr"], abs=0.01)  # float32: errors below 1e-4 in a picture at 20 dB
 
 
+@pytest.mark.slow
 def test_debug_recipe_learns_on_every_device(folder, device):
     recipe, config = ROOT / "config" / "train" / "debug.yaml", ROOT / "config" / "debug.yaml"
     short = ["--steps", "100", "--warmup", "10", "--log_every", "25", "--val_every", "100"]
@@ -91,22 +93,14 @@ def test_compiled_training_follows_the_eager_one(folder, monkeypatch, device, mo
     assert_near("eager", "compiled", device)
 
 
-TRAINING = """
-import sys, train
-from model.layers import FastWeight
-FastWeight.newton_schulz_dtype, FastWeight.implementation = train.torch.float32, "naive"
-train.matmul_rate = lambda device, dtype: 1e12
-sys.exit(train.main({argv!r}))
-"""
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [1, 2])
 def test_two_processes_share_one_device(folder, device, context, monkeypatch):
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)
     name = "cuda:0" if device.type == "cuda" else "cpu"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # as torchrun sets it
     share = {"context_parallel": 2, "bs_per_gpu": 2} if context == 2 else {"bs_per_gpu": 1}
-    run_processes(2, TRAINING.format(argv=arguments("two", device=name, **share, **EXACT)), folder)
+    run_processes(2, ["-c", program(arguments("two", device=name, **share, **EXACT))], folder)
     monkeypatch.delenv("LOCAL_WORLD_SIZE")
     assert train.main(arguments("one", device=device.type, **EXACT)) == 0
     assert_near("one", "two", device)
@@ -126,10 +120,11 @@ end_processes()
 """
 
 
+@pytest.mark.slow
 def test_one_process_under_torchrun_talks_by_the_backend_of_its_device(folder, device, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     backend = "nccl" if device.type == "cuda" else "gloo"
-    run_processes(1, ONE_PROCESS.format(device=device.type, backend=backend), folder)
+    run_processes(1, ["-c", ONE_PROCESS.format(device=device.type, backend=backend)], folder)
 
 
 def out_of_memory(*_, **__):

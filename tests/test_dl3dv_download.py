@@ -436,6 +436,7 @@ USELESS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", USELESS)
 def test_a_zip_of_no_use_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):
     body, reason = USELESS[case]

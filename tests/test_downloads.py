@@ -157,6 +157,7 @@ def test_a_listing_that_is_none(hub, tmp_path, capsys, monkeypatch, answer, want
     assert hub.count("HEAD") == 0
 
 
+@pytest.mark.slow
 def test_as_a_user_runs_it(hub, tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "NO_PROXY": "127.0.0.1,localhost", "HF_HOME": str(tmp_path / "home")}
     script = str(ROOT / "data_preprocess" / "weights_download.py")
@@ -251,6 +252,7 @@ def answer(value: object):
     return lambda github: github.corrupt("git/trees", value if isinstance(value, bytes) else json.dumps(value).encode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [

@@ -58,6 +58,7 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
     assert content["step"] < json.loads(log[0])["step"] <= content["step"] + 2
 
 
+@pytest.mark.slow
 def test_steps_are_left_out_when_time_is_up(tmp_path):
     done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "0.01", "--only", "chunks")
     assert done.returncode == 0
@@ -65,6 +66,7 @@ def test_steps_are_left_out_when_time_is_up(tmp_path):
     assert "Left out for time: machine, chunks." in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
 def test_a_step_that_fails_takes_no_other_with_it(tmp_path):
     done = report(tmp_path, "--device", "cuda", "--rehearse", "--only", "chunks")
@@ -75,6 +77,7 @@ def test_a_step_that_fails_takes_no_other_with_it(tmp_path):
         assert "failed with status 1: ValueError: device 'cuda': this machine has 0 CUDA devices" in found[name][0]["value"]
 
 
+@pytest.mark.slow
 def test_a_step_that_takes_too_long_is_cut_off_and_keeps_its_rows(tmp_path, monkeypatch):
     monkeypatch.setitem(STEPS, "chunks", Step("slow", None, 4))
     sleeper = 'import sys, time; sys.stdin.readline(); open(sys.argv[1], \'a\').write(\'{"what": "one"}\\n{"wha\'); time.sleep(60)'

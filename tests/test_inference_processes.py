@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,16 +10,18 @@ import time
 import pytest
 
 import inference
-from tests.support.inference_run import command, environment, files, metrics, told
+from tests.support.inference_run import BARS, command, files, metrics, told
+from tests.support.processes import environment, run_processes
 
 
+@pytest.mark.slow
 def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
     (tmp_path / "scene_0").mkdir()
     (tmp_path / "scene_0" / "video.mp4").write_bytes(b"old")
     words = command(place, tmp_path, place / "scene_0" / "opencv_cameras.json", "--video_frames", "1000000")
     shown = tmp_path / "shown.txt"
     with shown.open("w") as file:
-        process = subprocess.Popen([sys.executable, *words], env=environment(), stderr=file)
+        process = subprocess.Popen([sys.executable, *words], env=environment(**BARS), stderr=file)
     try:
         deadline = time.monotonic() + 60
         while not re.search(r"video:.* \d\d+/1000000", shown.read_text()):
@@ -37,12 +38,13 @@ def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
     assert (tmp_path / "scene_0" / "video.mp4").read_bytes() == b"old"
 
 
+@pytest.mark.slow
 def test_torchrun_shares_the_scenes_and_writes_one_table(infer, place, tmp_path):
     alone = metrics(infer("--num_input_views 3 --no_lpips --video_frames 2", "alone"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     flags = ["--video_frames", "2", "--newton_schulz_dtype", "float32"]
     words = command(place, tmp_path / "two", place / "test_data_path.json", *flags)
-    done = subprocess.run([*launch, *words], env=environment(), capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launch, *words], env=environment(**BARS), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "two") == files(tmp_path / "alone")
     found = metrics(tmp_path / "two")
@@ -57,17 +59,10 @@ def test_torchrun_shares_the_scenes_and_writes_one_table(infer, place, tmp_path)
     assert re.search(r"reconstruct:.*<.*layer/s", done.stderr)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_one_process_ends_both_and_is_told_once(bad_place, place, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
     words = command(place, tmp_path, bad_place / "test_data_path.json", "--video_format", "none")
-    processes = []
-    for rank in range(2):
-        variables = environment(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=2, MASTER_ADDR="localhost", MASTER_PORT=port)
-        processes.append(subprocess.Popen([sys.executable, *words], env=variables, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=60)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2], errors
+    errors = run_processes(2, words, tmp_path, status=2, **BARS)
     (line,) = [line for error in errors for line in told(error)]
     assert re.match(r"inference.py: .*scene_1/images/00003.png: found a damaged image", line)
     # Scene 0 was the other process's, and is finished; the report would have been of all.

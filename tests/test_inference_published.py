@@ -46,6 +46,7 @@ def published(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", PUBLISHED, ids=lambda command: command.split()[1])
 def test_published_commands_run_as_they_stand(published, monkeypatch, command):
     monkeypatch.chdir(published)

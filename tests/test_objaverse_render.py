@@ -215,6 +215,7 @@ def test_a_worker_is_replaced_after_some_objects(tmp_path, monkeypatch):
     assert len((python.parent / "processes").read_text().split()) == 3
 
 
+@pytest.mark.slow
 def test_a_terminated_call_ends_its_workers(tmp_path):
     python = stand_in(tmp_path / "blender")
     write_glbs(tmp_path / "in", a="hang", b="hang", c="hang")

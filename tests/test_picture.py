@@ -51,6 +51,7 @@ def test_a_comparison_shows_inputs_targets_renderings_and_errors(tmp_path: Path)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.png"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("error", "index"), [(0, 0), (17, 85), (51, 255), (200, 255)])
 def test_error_colours_have_a_fixed_scale(tmp_path: Path, error: int, index: int) -> None:
     target = np.zeros((40, 170, 3), np.uint8)
@@ -86,6 +87,7 @@ def test_small_images_are_enlarged_in_whole_steps(tmp_path: Path) -> None:
     assert len(places(read(tmp_path / "a.png"), rendered.repeat(5, 0).repeat(5, 1))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(700, 1300), (1300, 700), (64, 2100)])
 @pytest.mark.parametrize("count", [1, 9])
 def test_no_comparison_is_larger_than_two_thousand_pixels(tmp_path: Path, size: tuple[int, int], count: int) -> None:

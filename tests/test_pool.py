@@ -52,6 +52,7 @@ def everything(pool: ScenePool, first: int) -> dict[str, torch.Tensor]:
     return pool.draw(range(first, first + pool.scenes), np.tile(np.arange(VIEWS), (pool.scenes, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["objects", "scenes"])
 def test_window_holds_the_scenes_of_the_generator(make, kind):
     pool = make(kind=kind)
@@ -102,6 +103,7 @@ def test_processes_share_the_row_of_scenes(make):
         assert torch.equal(everything(part, 0)["c2w"], everything(whole, 0)["c2w"][rank::2])
 
 
+@pytest.mark.slow
 def test_other_processes_describe_the_same(make):
     alone, helped = make(), make(processes=1)
     alone.move(0), helped.move(0)
@@ -172,6 +174,7 @@ def test_poses_are_normalised_over_the_views_of_all_processes():
             opened.close()
 
 
+@pytest.mark.slow
 def test_training_stopped_and_resumed_is_bitwise_equal(tmp_path, monkeypatch):
     work_in(tmp_path, monkeypatch)
     assert train.main(arguments("straight", **RUN)) == 0

@@ -9,6 +9,8 @@ from tests.support.networks import small_model
 from tests.support.processes import run_processes
 from tests.support.training_run import arguments, furnish
 
+pytestmark = pytest.mark.slow
+
 # Runs a program, then names the threads of this process that belong to a group of processes.
 PROGRAM = """
 import os, sys, {program}
@@ -35,6 +37,6 @@ def test_no_thread_of_the_group_outlives_it(program, tmp_path):
     else:
         changes = {} if program == "train" else {"num_all_views": 7, "num_input_views": 4}  # scenes have six views
         argv, status = arguments("two", steps=3, **changes), 0 if program == "train" else 2
-    errors = run_processes(2, PROGRAM.format(program=program.split()[0], argv=argv), tmp_path, status)
+    errors = run_processes(2, ["-c", PROGRAM.format(program=program.split()[0], argv=argv)], tmp_path, status)
     found = [line for error in errors for line in error.splitlines() if "gloo" in line or "nccl" in line]
     assert found == []

@@ -42,6 +42,7 @@ def test_free_memory_is_that_of_the_machine() -> None:
     assert 1 << 26 < free_memory(CPU) < 1 << 44
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc")
 def test_freed_memory_is_kept_for_the_next_tensor() -> None:
     # In a process of its own: the setting lasts.

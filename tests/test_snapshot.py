@@ -133,6 +133,7 @@ for step in range(1, 1000):
 """
 
 
+@pytest.mark.slow
 def test_killed_while_saving_leaves_the_one_before(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], cwd=ROOT)
     limit = time.monotonic() + 60

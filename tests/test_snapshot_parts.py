@@ -37,6 +37,7 @@ def refused_total(capsys) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_run_goes_on_from_its_parts_bitwise(optimizer, capsys):
     changes = {"optimizer": optimizer, **LARGE}
@@ -47,6 +48,7 @@ def test_run_goes_on_from_its_parts_bitwise(optimizer, capsys):
     assert_same(final("straight"), final("carried"))
 
 
+@pytest.mark.slow
 def test_more_than_fits_leaves_the_optimizer_state_behind(capsys):
     changes = {"ema": 0.9, "snapshot_parts": "100K"}
     whole = stopped_run("whole", **{**changes, "snapshot_total": "9M"})

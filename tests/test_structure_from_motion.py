@@ -66,6 +66,7 @@ def differences(found: np.ndarray, c2w: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.degrees(np.arccos(cosine.clip(-1, 1))), away
 
 
+@pytest.mark.slow
 @with_pycolmap
 def test_photos_get_the_cameras_that_took_them(tmp_path, capsys):
     photos, c2w = corner_of_a_room(10)
@@ -98,6 +99,7 @@ def test_photos_get_the_cameras_that_took_them(tmp_path, capsys):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.slow
 @with_pycolmap
 def test_of_two_rooms_the_one_with_more_photos_is_taken(tmp_path):
     folder = tmp_path / "rooms"

@@ -44,6 +44,7 @@ def test_scenes_are_written_without_alpha(tmp_path):
         assert (image.mode, image.size) == ("RGB", (40, 24))
 
 
+@pytest.mark.slow
 def test_repeating_gives_the_same_bytes_and_workers_do_not_matter(tmp_path):
     flags = ["--kind", "objects", "--count", "2", "--num_views", "2", *SIZE, "--layout", "rings"]
     main([*flags, "--output", str(tmp_path / "a")])

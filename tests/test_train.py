@@ -57,6 +57,7 @@ def test_exported_weights_in_bfloat16_are_the_rounded_ones(folder):
     assert all(torch.equal(weights[name], content["model"][name].bfloat16()) for name in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop_after", "optimizer"), [(1, "adamw"), (3, "adamw"), (5, "adamw"), (3, "muon")])
 def test_stopped_by_sigterm_and_resumed_is_bitwise_equal(monkeypatch, stop_after, optimizer):
     assert train.main(arguments("straight", ema=0.9, optimizer=optimizer)) == 0
@@ -97,6 +98,7 @@ def test_other_micro_steps_are_equal_to_rounding(monkeypatch):
     assert difference < 1e-3  # six steps of 1e-2; the same samples in another order differ by more than 1e-2
 
 
+@pytest.mark.slow
 def test_activation_checkpointing_and_compile_change_nothing(monkeypatch):
     compile_layers = LaCTLVSM.compile_layers
     monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda model, **_: compile_layers(model, backend="aot_eager"))
@@ -119,6 +121,7 @@ def test_compiled_run_on_cuda_stops_and_resumes(monkeypatch):
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
+@pytest.mark.slow
 def test_started_as_a_user_does(folder):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     program = [str(ROOT / "train.py"), *arguments("user", steps=3)]

@@ -1,11 +1,7 @@
 """The training program in two processes over gloo, on a CPU."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,11 +11,11 @@ import train
 from data.sampler import scene_of
 from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
-from tests.support.processes import run_processes
+from tests.support.processes import free_ports, run_processes
 from tests.support.scenes import write_random_data_path
-from tests.support.training_run import arguments, assert_same, final, furnish, rows
+from tests.support.training_run import arguments, assert_same, final, furnish, program, rows
 
-ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.slow
 
 # Two processes run these one after the other: name → (changed settings, step before which process 1 gets a NaN, or a SIGTERM).
 SCENARIOS = {
@@ -41,7 +37,9 @@ rank = int(os.environ["RANK"])
 train.matmul_rate = lambda device, dtype: 1e12
 wrap, split, apply_step = train.wrap, train.split, train.apply_step
 
-for port, (name, (argv, nan_at, stop_at)) in enumerate(json.loads(sys.argv[1]).items(), int(os.environ["MASTER_PORT"])):
+plans, ports = (json.loads(word) for word in sys.argv[1:])
+
+for port, (name, (argv, nan_at, stop_at)) in zip(ports, plans.items()):
     os.environ["MASTER_PORT"] = str(port)
     networks, calls = [], [0, 0]
 
@@ -72,18 +70,9 @@ for port, (name, (argv, nan_at, stop_at)) in enumerate(json.loads(sys.argv[1]).i
 def two_processes(tmp_path_factory):
     """Run the scenarios in two processes over gloo; return the folder that they worked in."""
     folder = furnish(tmp_path_factory.mktemp("two"))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = min(probe.getsockname()[1], 65000)
-    plans = json.dumps({name: (arguments(name.strip(), **changes), *rest) for name, (changes, *rest) in SCENARIOS.items()})
-    processes = []
-    for rank in range(2):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-        environment = {**os.environ, **{name: str(value) for name, value in where.items()}, "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", WORKER, plans]
-        processes.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    ports = free_ports(len(SCENARIOS))
+    plans = {name: (arguments(name.strip(), **changes), *rest) for name, (changes, *rest) in SCENARIOS.items()}
+    run_processes(2, ["-c", WORKER, json.dumps(plans), json.dumps(ports)], folder)
     return folder
 
 
@@ -128,9 +117,6 @@ def test_two_processes_resume_what_one_began(in_two_processes, monkeypatch):
     assert max((one[key] - other[key]).abs().max() for key in one) < 1e-3
 
 
-TRAINING = "import sys, train; train.matmul_rate = lambda device, dtype: 1e12; sys.exit(train.main({argv!r}))"
-
-
 def test_broken_sample_of_one_process_ends_both_where_the_run_can_go_on(tmp_path, monkeypatch):
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -141,11 +127,11 @@ def test_broken_sample_of_one_process_ends_both_where_the_run_can_go_on(tmp_path
     photo = tmp_path / "four" / f"scene_{scene_of(3, 4, 95)}" / "images" / "00002.png"
     whole = photo.read_bytes()
     photo.write_bytes(b"no photo")
-    errors = run_processes(2, TRAINING.format(argv=arguments("broken", **settings)), tmp_path, status=2)
+    errors = run_processes(2, ["-c", program(arguments("broken", **settings))], tmp_path, status=2)
     assert len(re.findall(r"train.py: sample 3, scene .*00002.png: is no image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)
     assert [step for step, _ in list_snapshots(Path("outputs/broken/snapshot"))] == [1]
     photo.write_bytes(whole)
-    run_processes(2, TRAINING.format(argv=arguments("broken", **settings)), tmp_path)
-    run_processes(2, TRAINING.format(argv=arguments("straight", **settings)), tmp_path)
+    run_processes(2, ["-c", program(arguments("broken", **settings))], tmp_path)
+    run_processes(2, ["-c", program(arguments("straight", **settings))], tmp_path)
     assert_same(final("straight"), final("broken"))

@@ -26,6 +26,7 @@ def refused(capsys, argv: list[str], message: str) -> None:
     assert re.search(message, error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -27,6 +27,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from config.errors import InputError
 from data.dataset import SceneDataset
 from data.files import write_json, write_text
 from data_preprocess import synthetic_export
@@ -35,9 +36,9 @@ from model.training.log import read_rows
 from model.training.snapshot import list_snapshots, read_snapshot
 from model.weights.load import load_weights
 from tests.benchmark import memories
-from tests.benchmark.ablation_report import mean_and_spread, read_results, table, write_report
+from tests.benchmark.ablation_report import mean_and_spread, read_results, write_report
 from tests.benchmark.ablation_variants import IMAGE_SIZE, KINDS, RECIPE, ROOT, TRAINED, VARIANTS, check_name, network
-from tests.benchmark.measure import machine
+from tests.benchmark.measure import machine, table
 
 TEST_INPUTS, POINTS = 8, 6  # inputs of a test; points of a curve
 TEST_SEED, CURVE_SEED = 1000002, 1000003
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ablation.py: interrupted; the same command goes on", file=sys.stderr)
         return 130
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         print(f"ablation.py: {error}", file=sys.stderr)
         return 2
     return int(bool(failed))
@@ -182,7 +183,7 @@ def steps_of(name: str, steps: int, results: Sequence[dict]) -> int:
     """Return how many steps a run has: of NAME@OTHER as many as take the time of OTHER's, by the first seed of each.
 
     Raises:
-        ValueError: NAME or OTHER has no finished run.
+        InputError: NAME or OTHER has no finished run.
     """
     if "@" not in name:
         return steps
@@ -190,7 +191,7 @@ def steps_of(name: str, steps: int, results: Sequence[dict]) -> int:
     for part in name.split("@", 1):
         found = sorted((row for row in results if row["name"] == part), key=lambda row: row["seed"])
         if not found:
-            raise ValueError(f"{name}: no finished run of {part} with {steps} steps; wanted one, to tell its time per step")
+            raise InputError(name, f"has no finished run of {part} with {steps} steps", "one, to tell its time per step")
         seconds[part] = found[0]["seconds_per_step"]
     one, other = seconds.values() if len(seconds) == 2 else (1.0, 1.0)
     return round(steps * other / one)
@@ -253,12 +254,12 @@ def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str])
     """Test finished runs with few and many inputs, more than they were trained with; write a table, a JSON and a picture.
 
     Raises:
-        ValueError: a variant has no finished run.
+        InputError: a variant has no finished run.
     """
     found = {name: [row for row in read_results(folder) if row["name"] == name] for name in names}
     for name, results in found.items():
         if not results:
-            raise ValueError(f"{name}: no finished run in {folder / 'result'}; wanted one or more")
+            raise InputError(name, f"has no finished run in {folder / 'result'}", "one or more")
     path = export(args, CURVE_SEED, CURVE_SCENES, CURVE_VIEWS)
     rows, lines = {}, []
     for name, results in found.items():
@@ -275,7 +276,7 @@ def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str])
     for count in CURVE_INPUTS:
         scores = [mean_and_spread(rows[name, count]["seeds"]) for name in names]
         lines.append([str(count), *scores, f"{rows[names[0], count]['floor']:.2f}"])
-    text = table(["inputs", *names, "mean of the inputs"], lines)
+    text = table(["inputs", *names, "mean of the inputs"], lines) + "\n"
     write_text(folder / "inputs.md", text)
     write_json(folder / "inputs.json", [{"name": name, "inputs": count, **row} for (name, count), row in rows.items()])
     memories.draw(folder / "inputs.png", rows, TRAINED)

@@ -9,6 +9,7 @@ from pathlib import Path
 from data.files import write_json, write_text
 from data.output.curves import Panel, draw_panels
 from tests.benchmark.ablation_variants import PICTURE, VARIANTS, check_name
+from tests.benchmark.measure import table
 from tests.benchmark.memories import COLOURS
 
 BASELINE = "none"
@@ -18,7 +19,7 @@ def read_results(folder: Path) -> list[dict]:
     """Return the results of the finished runs in a folder, in the order of `VARIANTS`, seeds ascending.
 
     Raises:
-        ValueError: one is of a variant that there is no more.
+        InputError: one is of a variant that there is no more.
     """
     results = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "result").glob("*.json")]
     for row in results:
@@ -109,11 +110,6 @@ def difference(one: Sequence[float], other: Sequence[float], largest_spread: flo
     return {"difference": found, "spread": bound, "verdict": verdict}
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, ["---"] * len(head), *rows))
-
-
 def write_report(folder: Path) -> str:
     """Write report.md, report.json and report.png of the finished runs in a folder; return the first."""
     results = read_results(folder)
@@ -122,9 +118,9 @@ def write_report(folder: Path) -> str:
     hours = sum(row["cpu_seconds"] for row in results) / 3600
     text = f"{folder.name}: {len(results)} runs, {hours:.1f} core-hours. PSNR in dB, mean over seeds (largest minus smallest).\n\n"
     head = ["name", "what", "seeds", "steps", "PSNR", "at equal seconds", "CPU s a step", "CPU s in all", "M parameters"]
-    text += table(head, [_line(name, figure) for name, figure in figures.items()])
+    text += table(head, [_line(name, figure) for name, figure in figures.items()]) + "\n"
     lines = [[row["name"], row["against"], *(_verdict(row[key]) for key in ("psnr", "at_equal_seconds"))] for row in comparisons]
-    text += "\n" + table(["name", "against", "difference at the end", "at equal seconds"], lines)
+    text += f"\n{table(['name', 'against', 'difference at the end', 'at equal seconds'], lines)}\n"
     averages = {name: figure for name, figure in figures.items() if figure["psnr"] != figure["psnr_last"]}
     text += "".join(f"\n{name} without averaging: {mean_and_spread(figure['psnr_last'])}\n" for name, figure in averages.items())
     write_text(folder / "report.md", text)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config import did_you_mean, read_yaml
+from config.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 IMAGE_SIZE = (32, 32)
@@ -79,11 +80,11 @@ def check_name(name: str) -> None:
     """Refuse what is neither a variant nor NAME@OTHER of two.
 
     Raises:
-        ValueError: an unknown name.
+        InputError: an unknown name.
     """
     for part in name.split("@", 1):
         if part not in VARIANTS:
-            raise ValueError(f"{name}: unknown variant {part!r}; {did_you_mean(part, list(VARIANTS))}")
+            raise InputError(name, f"{part!r} is no variant", f"a known one ({did_you_mean(part, list(VARIANTS))})")
 
 
 def network(name: str) -> dict:

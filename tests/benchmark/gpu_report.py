@@ -29,7 +29,7 @@ from data.files import write_json, write_text
 from model.runtime import pick_device
 from tests.benchmark import gpu_steps, gpu_variants
 from tests.benchmark.gpu_steps import GIB, Bench, Row, Step
-from tests.benchmark.measure import machine
+from tests.benchmark.measure import in_words, machine, table, table_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds that a step's process needs for itself; with less left, it is not started.
@@ -38,6 +38,7 @@ LEAST_SECONDS = 15
 CLOSING_SECONDS = 60
 # What comes back from a lent machine.
 MOST_FILES = 8
+HEAD = ("what", "seconds", "rate", "share of matmul", "peak memory", "found", "target", "met", "published")
 MODEL_RECIPE = "config/train/gpu_objects_64.yaml"
 TINY_MODEL = (
     "--device cpu --precision float32 --image_size 16 16 --pool 4 --num_all_views 4 --num_input_views 2 --min_input_views 2 "
@@ -161,7 +162,7 @@ class Report:
                 return
             if "machine" in row:
                 self.machine = row["machine"]
-                print(", ".join(f"{name} {value}" for name, value in self.machine.items()), flush=True)
+                print(in_words(self.machine), flush=True)
             else:
                 yield row
 
@@ -177,12 +178,10 @@ class Report:
 
     def write(self) -> None:
         write_json(self.args.out / "report.json", {"machine": self.machine, "rows": self.rows, "left_out": self.left_out})
-        about = ", ".join(f"{name} {value}" for name, value in self.machine.items())
-        parts = [f"{about}. Shares are of the best matrix product over sizes, before and after."]
+        parts = [f"{in_words(self.machine)}. Shares are of the best matrix product over sizes, before and after."]
         parts += ["Rehearsal at tiny sizes: figures mean nothing."] * self.args.rehearse
         for name, rows in self.rows.items():
-            header = "| what | seconds | rate | share of matmul | peak memory | found | target | met | published |"
-            parts += ["", f"### {STEPS[name].title}", "", header, "| --- " * header.count(" | ") + "| --- |"]
+            parts += ["", f"### {STEPS[name].title}", "", table(HEAD)]
             parts += [line(row, self.best_rate()) for row in rows]
         if self.left_out:
             parts += ["", f"Left out for time: {', '.join(self.left_out)}."]
@@ -205,7 +204,7 @@ def line(row: Row, rate: float | None) -> str:
         "" if met is None else "yes" if met else "no",
         row.get("published", ""),
     ]
-    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"
+    return table_line([cell.replace("|", "/") for cell in cells])
 
 
 def run_tests(bench: Bench) -> Iterator[Row]:

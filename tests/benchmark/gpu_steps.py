@@ -24,10 +24,10 @@ from data.synthetic import synthetic_batch
 from data.synthetic.batch import describe
 from model import LaCTLVSM
 from model.runtime import pick_dtype
-from model.training.flops import matmul_rate, synchronise, training_flops
+from model.training.flops import matmul_rate, synchronise
 from tests.benchmark.inference import count_flops, run_baseline
 from tests.benchmark.measure import copy_rate, give_memory_back, peak, random_scene, reset_peak, show, time_calls
-from tests.benchmark.training import our_step
+from tests.benchmark.training import our_step, work_of
 
 Row = dict[str, Any]
 Size = tuple[int, int]
@@ -210,12 +210,9 @@ def training_row(bench: Bench, recipe: Recipe, what: str, repeats: int = 3, step
     """Measure a training step of a recipe on noise."""
     give_memory_back()
     found = measure(step or our_step(recipe, bench.device, bench.dtype), bench, repeats)
-    config, scenes = load_config(recipe.config), recipe.bs_per_gpu * recipe.grad_accum
-    work = training_flops(config, recipe.num_input_views, recipe.num_target_views, recipe.image_size)
-    views = recipe.num_input_views + recipe.num_target_views
-    tokens = scenes * views * math.prod(recipe.image_size) // config.patch_size**2
+    scenes, tokens, flops = work_of(recipe)
     row = {"what": f"{what}, {scenes} scenes of {recipe.num_input_views} + {recipe.num_target_views} views"}
-    return row | {**found, "frames": tokens, "unit": "tokens", "flops": work * scenes}
+    return row | {**found, "frames": tokens, "unit": "tokens", "flops": flops}
 
 
 def run_train_object_256(bench: Bench) -> Iterator[Row]:

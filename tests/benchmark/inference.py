@@ -23,11 +23,13 @@ from model import LaCTLVSM
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import pick_device, pick_dtype
 from model.training.flops import matmul_rate
-from tests.benchmark.measure import machine, peak, random_scene, reset_peak, show, time_calls
+from tests.benchmark.measure import in_words, machine, peak, random_scene, reset_peak, show, table, time_calls
 from tests.benchmark.plain import plain_pass
 
 PUBLISHED = """Published beside: LaCT paper, one A100, 48 inputs at 512x512 (l24 ttt2x): reconstruct 1.4 s, render 38.7 frames/s.
 A third party's run of the published code, A100, 536x960 (l24 ttt4x): 16/32/64 inputs 14.6/29.3/59 s, 1.8 frames/s."""
+
+HEAD = ("pass", "seconds", "TFLOP", "share of matmul rate", "peak memory", "baseline seconds", "times as fast")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     model.set_fast_weight(torch.bfloat16, args.fast_weight_ops)
     image_size, inputs, targets = tuple(args.image_size), args.num_input_views, args.num_target_views
     views = f"{inputs} inputs and {targets} targets of {image_size[0]}x{image_size[1]}"
-    print(f"{args.config}, {views}; " + ", ".join(f"{name} {value}" for name, value in machine(device).items()))
+    print(f"{args.config}, {views}; {in_words(machine(device))}")
 
     scene, cameras = random_scene(inputs, image_size, device), random_scene(targets, image_size, device)
     work = count_flops(model, inputs, targets, image_size)
@@ -129,15 +131,15 @@ def measure(call: Callable[[], object], device: torch.device, repeats: int) -> d
 
 def report(ours: dict, baseline: dict | None, work: dict, rate: float, targets: int, dtype: torch.dtype) -> None:
     print(f"matmul rate of this machine, {show(dtype)}: {rate / 1e12:.2f} TFLOP/s")
-    print("| pass | seconds | TFLOP | share of matmul rate | peak memory | baseline seconds | times as fast |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name in ("reconstruct", "render"):
         seconds, flops = ours[name]["seconds"], work[name]
         share = flops / seconds / rate
         row = [name, f"{seconds:.3f}", f"{flops / 1e12:.2f}", f"{share:.0%}", f"{ours[name]['peak_bytes'] / 2**20:.0f} MiB"]
         if baseline:
             row += [f"{baseline[name]['seconds']:.2f}", f"{baseline[name]['seconds'] / seconds:.1f}"]
-        print("| " + " | ".join(row + ["-"] * (7 - len(row))) + " |")
+        rows.append(row + ["-"] * (len(HEAD) - len(row)))
+    print(table(HEAD, rows))
     print(f"frames per second: {targets / ours['render']['seconds']:.2f}")
 
 

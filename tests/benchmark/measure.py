@@ -1,4 +1,4 @@
-"""Measuring: seconds, peak memory, what the machine itself can do, and which machine it is."""
+"""Measuring: seconds, peak memory, what the machine itself can do, which machine it is; and tables of figures."""
 
 import ctypes
 import datetime
@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -91,6 +91,21 @@ def machine(device: torch.device) -> dict[str, str]:
         gib = torch.cuda.get_device_properties(device).total_memory / 2**30
         about = {"device": f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB", "driver": driver}
     return about | {"torch": torch.__version__, "date": datetime.date.today().isoformat(), "commit": code_version()}
+
+
+def in_words(about: Mapping[str, str]) -> str:
+    """Return what `machine` found as a line of text."""
+    return ", ".join(f"{name} {value}" for name, value in about.items())
+
+
+def table_line(cells: Sequence[str]) -> str:
+    """Return a line of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> str:
+    """Return a table in Markdown, or the beginning of one."""
+    return "\n".join(table_line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
 def show(dtype: torch.dtype) -> str:

@@ -28,7 +28,7 @@ from data.view_selection import select_views
 from model import LaCTLVSM, load_model
 from model.metric import psnr
 from model.training.flops import synchronise
-from tests.benchmark.measure import machine
+from tests.benchmark.measure import in_words, machine, table
 
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
 
@@ -120,12 +120,12 @@ def draw(path: str | os.PathLike, rows: dict[tuple[str, int], dict[str, float]],
 
 def print_table(rows: dict[tuple[str, int], dict[str, float]], device: torch.device) -> None:
     """Print PSNR and speeds, a line for each network and number of inputs."""
-    print(", ".join(f"{name} {value}" for name, value in machine(device).items()), end="\n\n")
-    print("| network | inputs | PSNR, dB | mean of the inputs, dB | seconds to reconstruct | frames/s |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print(in_words(machine(device)), end="\n\n")
+    lines = []
     for (name, count), row in rows.items():
-        speeds = f"{row['reconstruct']:.4f} | {row['frames_per_second']:.0f}"
-        print(f"| {name} | {count} | {row['psnr']:.2f} | {row['floor']:.2f} | {speeds} |")
+        speeds = [f"{row['reconstruct']:.4f}", f"{row['frames_per_second']:.0f}"]
+        lines.append([name, str(count), f"{row['psnr']:.2f}", f"{row['floor']:.2f}", *speeds])
+    print(table(["network", "inputs", "PSNR, dB", "mean of the inputs, dB", "seconds to reconstruct", "frames/s"], lines))
 
 
 if __name__ == "__main__":

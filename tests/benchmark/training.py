@@ -29,10 +29,21 @@ from model.runtime import keep_freed_memory, pick_device, pick_dtype
 from model.training.flops import matmul_rate, training_flops
 from model.training.loss import render_loss
 from model.training.optimizer import apply_step, build_optimiser, gradient_norm
-from tests.benchmark.measure import give_memory_back, machine, peak, random_scene, reset_peak, show, time_calls
+from tests.benchmark.measure import (
+    give_memory_back,
+    in_words,
+    machine,
+    peak,
+    random_scene,
+    reset_peak,
+    show,
+    table,
+    table_line,
+    time_calls,
+)  # fmt: skip
 from tests.benchmark.plain import plain_pass
 
-HEADER = "| step | inputs + targets | size | scenes | seconds | tokens/s | TFLOP | share of matmul rate | peak memory |"
+HEAD = ("step", "inputs + targets", "size", "scenes", "seconds", "tokens/s", "TFLOP", "share of matmul rate", "peak memory")
 # A learning rate so small that repeated steps do not change what is measured.
 LR = 1e-6
 
@@ -51,8 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     rates = {dtype: 0.0, torch.float32: 0.0}
-    print(", ".join(f"{name} {value}" for name, value in machine(device).items()))
-    print(HEADER, "| --- " * HEADER.count(" | ") + "| --- |", sep="\n")
+    print(in_words(machine(device)), table(HEAD), sep="\n")
     for recipe in recipes:
         measure_rates(rates, device)
         ours = measure(lambda recipe=recipe: our_step(recipe, device, dtype), device, args.repeats)
@@ -134,16 +144,22 @@ def measure(prepare: Callable[[], Callable[[], None]], device: torch.device, rep
     return {"seconds": seconds, "peak_bytes": peak(device) - start_bytes}
 
 
-def report(label: str, recipe: Recipe, found: dict[str, float], rate: float) -> None:
-    """Print a row."""
+def work_of(recipe: Recipe) -> tuple[int, int, float]:
+    """Return scenes, tokens and FLOPs of a step."""
     config, scenes = load_config(recipe.config), recipe.bs_per_gpu * recipe.grad_accum
     v, u = recipe.num_input_views, recipe.num_target_views
-    work = training_flops(config, v, u, recipe.image_size) * scenes
-    tokens = (v + u) * math.prod(recipe.image_size) // config.patch_size**2 * scenes
+    tokens = (v + u) * math.prod(recipe.image_size) // config.patch_size**2
+    return scenes, scenes * tokens, scenes * training_flops(config, v, u, recipe.image_size)
+
+
+def report(label: str, recipe: Recipe, found: dict[str, float], rate: float) -> None:
+    """Print a row."""
+    scenes, tokens, flops = work_of(recipe)
+    views = f"{recipe.num_input_views} + {recipe.num_target_views}"
     size, seconds = "×".join(map(str, recipe.image_size)), found["seconds"]
-    row = [label, f"{v} + {u}", size, f"{scenes}", f"{seconds:.3f}", f"{tokens / seconds:.0f}", f"{work / 1e12:.2f}"]
-    row += [f"{work / seconds / rate:.0%}", f"{found['peak_bytes'] / 2**30:.2f} GiB"]
-    print("| " + " | ".join(row) + " |", flush=True)
+    row = [label, views, size, f"{scenes}", f"{seconds:.3f}", f"{tokens / seconds:.0f}", f"{flops / 1e12:.2f}"]
+    row += [f"{flops / seconds / rate:.0%}", f"{found['peak_bytes'] / 2**30:.2f} GiB"]
+    print(table_line(row), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What the tests of inference.py share: command lines, and how what they leave is read. The scenes are fixtures of conftest.py."""
 
 import json
-import os
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SIZE = (20, 28)
 EXACT = ["--device", "cpu", "--precision", "float32"]
+# Every progress bar shows every step.
+BARS = {"TQDM_MININTERVAL": 0}
 BAR = re.compile(r"(scenes|reconstruct|evaluate|video):.*\[\d.*(scene|layer|view|frame)(/s)?\]")
 
 
@@ -28,8 +29,3 @@ def told(error: str) -> list[str]:
 def command(place: Path, folder: Path, data: Path, *flags: str) -> list[str]:
     words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(data), "--output_dir", str(folder), *EXACT]
     return [str(ROOT / "inference.py"), *words, "--num_input_views", "3", "--no_lpips", "--image_size", *map(str, SIZE), *flags]
-
-
-def environment(**extra: object) -> dict[str, str]:
-    names = {"OMP_NUM_THREADS": 1, "TQDM_MININTERVAL": 0, **extra}
-    return {**os.environ, **{name: str(value) for name, value in names.items()}}

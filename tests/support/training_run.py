@@ -69,6 +69,17 @@ def arguments(expname: str, **changes) -> list[str]:
     return words
 
 
+def program(argv: list[str]) -> str:
+    """Return a program that trains, exact to float32, for other processes."""
+    return textwrap.dedent(f"""
+        import sys, torch, train
+        from model.layers import FastWeight
+        FastWeight.newton_schulz_dtype, FastWeight.implementation = torch.float32, "naive"
+        train.matmul_rate = lambda device, dtype: 1e12
+        sys.exit(train.main({argv!r}))
+    """)
+
+
 def final(expname: str) -> dict:
     return read_snapshot(list_snapshots(Path("outputs") / expname / "snapshot")[-1][1])
 

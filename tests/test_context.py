@@ -1,0 +1,57 @@
+"""Shares of a scene's views: what each process of a context group takes, and groups that are refused, in one process."""
+
+import pytest
+import torch
+
+import inference
+import train
+from config.recipe import Recipe, read_recipe
+from data.sampler import open_source
+from model.parallel.context import ContextGroup, own_inputs, own_targets
+from model.parallel.processes import start_processes
+from tests.support.training_run import arguments, work_in
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
+def test_shares_are_the_whole_and_even(size):
+    for inputs in range(12):
+        for targets in range(12):
+            shares = [(own_inputs(inputs, rank, size), own_targets(targets, rank, size)) for rank in range(size)]
+            assert [i for own, _ in shares for i in own] == list(range(inputs))
+            assert [i for _, own in shares for i in own] == list(range(targets))
+            for counts in ([len(own) for own, _ in shares], [len(own) for _, own in shares]):
+                assert max(counts) - min(counts) <= 1
+            if (inputs + targets) % size == 0:
+                assert {len(one) + len(other) for one, other in shares} == {(inputs + targets) // size}
+
+
+@pytest.mark.parametrize("data_path", ["scenes/test_data_path.json", "synthetic:objects", "synthetic:objects:2"])
+def test_shares_of_a_batch_put_together_are_the_batch(tmp_path, monkeypatch, data_path):
+    work_in(tmp_path, monkeypatch)
+    views = {"num_all_views": 5, "num_input_views": 3, "num_target_views": 3}
+    recipe = read_recipe(arguments("share", data_path=data_path, **views, scene_pose_normalize=True, context_parallel=3))
+
+    def counts(recipe: Recipe) -> tuple[int, int]:
+        return recipe.num_input_views, recipe.num_target_views
+
+    whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), *counts(recipe))
+    parts = []
+    for rank in range(3):
+        share, own = train.own_share(recipe, ContextGroup(rank, 3, "none"))
+        parts.append(train.split(open_source(data_path, recipe, 4, torch.device("cpu"), own).batch([3, 8]), *counts(share)))
+    for wanted, found in zip(whole, zip(*parts, strict=True), strict=True):
+        for key, value in wanted.items():
+            assert torch.equal(torch.cat([part[key] for part in found], dim=1), value)
+
+
+def test_processes_that_cannot_be_divided_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ValueError, match="context_parallel is 3 with 4 processes; wanted a divisor of their number"):
+        start_processes("cpu", 3)
+
+
+@pytest.mark.parametrize("flags", [["--context_parallel", "2"], ["--context_parallel", "0"]])
+def test_inference_refuses_contexts_that_do_not_fit(flags, tmp_path, capsys):
+    assert inference.main(["--load", "w", "--data_path", "d", *flags]) == 2
+    wanted = {"2": "is 2 with 1 processes; wanted a divisor of their number", "0": "is 0; wanted 1 or more"}[flags[1]]
+    assert capsys.readouterr().err == f"inference.py: --context_parallel: {wanted}\n"

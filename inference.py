@@ -69,7 +69,7 @@ class Job:
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Leave it to `main` how an error is reported."""
-        raise InputError("command line", message, "flags as --help lists them")
+        raise InputError("command line", f"cannot be read ({message})", "flags as --help lists them")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -52,8 +52,8 @@ def normalise_poses(c2w: torch.Tensor, reference: int | None = None, scene_scale
         if not found > least:
             raise InputError(
                 "cameras" if len(c2w) == 1 else f"scene {scene}, cameras",
-                f"are {reference} for reference that spread over {found:.3g}, too little to set a scale",
-                "them at different places (or the targets' for reference, too)",
+                f"spread over {found:.3g}, too little to set a scale",
+                "reference cameras at different places (more of them, or the targets, too)",
             )
     moved[..., :3, 3] /= scene_scale * size[:, None, None]
     return moved.to(c2w.dtype)

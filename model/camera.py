@@ -27,8 +27,8 @@ def rays(fxfycxcy: torch.Tensor, c2w: torch.Tensor, image_size: tuple[int, int])
     """
     if fxfycxcy.shape[-1:] != (4,) or c2w.shape[-2:] != (4, 4) or fxfycxcy.shape[:-1] != c2w.shape[:-2]:
         raise ValueError(
-            f"rays: fxfycxcy is {tuple(fxfycxcy.shape)} and c2w is {tuple(c2w.shape)}: "
-            "expected (..., 4) and (..., 4, 4) with equal leading dimensions"
+            f"rays: fxfycxcy is {tuple(fxfycxcy.shape)} and c2w {tuple(c2w.shape)}; "
+            "wanted (..., 4) and (..., 4, 4) with equal leading dimensions"
         )
     h, w = image_size
     fx, fy, cx, cy = fxfycxcy.float()[..., None].unbind(-2)

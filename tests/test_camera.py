@@ -78,7 +78,7 @@ def test_rays_without_a_batch_and_with_more_dimensions_agree() -> None:
 
 @pytest.mark.parametrize("shapes", [((2, 3), (2, 4, 4)), ((2, 4), (3, 4, 4)), ((2, 4), (2, 3, 4))])
 def test_rays_refuse_shapes_that_do_not_fit(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
-    with pytest.raises(ValueError, match=r"rays: fxfycxcy is .* expected"):
+    with pytest.raises(ValueError, match=r"rays: fxfycxcy is .* wanted"):
         rays(torch.ones(shapes[0]), torch.ones(shapes[1]), (3, 4))
 
 

@@ -5,6 +5,7 @@ import torch
 
 import inference
 import train
+from config.errors import InputError
 from config.recipe import Recipe, read_recipe
 from data.sampler import open_source
 from model.parallel.context import ContextGroup, own_inputs, own_targets
@@ -46,7 +47,7 @@ def test_shares_of_a_batch_put_together_are_the_batch(tmp_path, monkeypatch, dat
 
 def test_processes_that_cannot_be_divided_are_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
-    with pytest.raises(ValueError, match="context_parallel is 3 with 4 processes; wanted a divisor of their number"):
+    with pytest.raises(InputError, match="--context_parallel: is 3 with 4 processes; wanted a divisor of their number"):
         start_processes("cpu", 3)
 
 

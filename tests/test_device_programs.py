@@ -152,4 +152,4 @@ def test_out_of_memory_is_one_line(folder, device, monkeypatch, capsys, program)
     assert status == 2
     error = told(capsys.readouterr().err)
     assert len(error) == 1
-    assert error[0].startswith(f"{program}.py: out of GPU memory; wanted fewer")
+    assert error[0].startswith(f"{program}.py: GPU memory: is full; wanted fewer")

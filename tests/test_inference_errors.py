@@ -39,21 +39,21 @@ def test_flags_without_effect_are_refused(mode, flags, capsys):
     assert inference.main(shlex.split(f"--load w {words} {flags}")) == 2
     flag = [word for word in flags.split() if word.startswith("--")][-1]
     flag = "--view_selection" if "--load_state" in words and "--seed" in flags else flag  # it comes first
-    assert capsys.readouterr().err == f"inference.py: {flag}: has no effect {mode}; leave it out\n"
+    assert capsys.readouterr().err == f"inference.py: {flag}: has no effect {mode}; wanted it left out\n"
 
 
 BAD_FLAGS = [
-    ("--load w --data_path d --num_input 3", "unrecognized arguments: --num_input 3; see --help"),
-    ("--load w --data_path d --image_size 8", "argument --image_size: expected 2 arguments; see --help"),
-    ("--load w --data_path d --video_format avi", r"argument --video_format: invalid choice: 'avi' \(choose from .*\); see --help"),
+    ("--load w --data_path d --num_input 3", "command line: cannot be read \\(unrecognized arguments: --num_input 3\\); wanted flags as --help lists them"),
+    ("--load w --data_path d --image_size 8", "command line: cannot be read \\(argument --image_size: expected 2 arguments\\); wanted flags as --help lists them"),
+    ("--load w --data_path d --video_format avi", r"command line: cannot be read \(argument --video_format: invalid choice: 'avi' \(choose from .*\)\); wanted .*"),
     *((f"--load w --data_path d --{name} -1", f"--{name}: is -1; wanted {n} or more") for name, n in inference.LEAST.items()),
     *((f"--load w --data_path d --{name} 0", f"--{name}: is 0; wanted 1 or more") for name, n in inference.LEAST.items() if n),
     ("--load w --data_path d --video_fps 241", "--video_fps: is 241; wanted 240 or less"),
     *((f"--load w --data_path d --scene_inference --scene_scale {x}", f"--scene_scale: is {x}; wanted a number above 0")
       for x in ("0.0", "-1.5", "nan", "inf")),
-    ("--load w --load_state s --video_format none", "--load_state: has no effect with --video_format none; leave it out"),
+    ("--load w --load_state s --video_format none", "--load_state: has no effect with --video_format none; wanted it left out"),
     ("--load w --data_path d --num_target_views 0 --video_format none",
-     "--num_target_views 0: leaves nothing to do with --video_format none; wanted a video or --save_state"),
+     "--num_target_views: is 0 with --video_format none, which leaves nothing to do; wanted a video, or --save_state"),
 ]  # fmt: skip
 
 
@@ -76,13 +76,13 @@ def test_kept_state_is_refused_under_torchrun(monkeypatch, capsys):
 
 
 BAD_INPUT = [
-    ("--load nowhere.pt", "nowhere.pt: no such weight file; .+"),
-    ("--config config.yaml", r".*tiny.safetensors: .*blocks\.0\.module_list\.0.* in this network.*; wanted the weights of .*"),
+    ("--load nowhere.pt", "nowhere.pt: is not there; wanted a weight file, or a known name; .+"),
+    ("--config config.yaml", r".*tiny.safetensors, .*blocks\.0\.module_list\.0.* in this network.*; wanted the weights of .*"),
     ("--config bad.yaml", "bad.yaml.+"),
     ("--image_size 22 28", "--image_size: has the height 22; wanted a multiple of the patch 4: 20 or 24"),
     ("--image_size 20 -4", "--image_size: has the width -4; wanted .+"),
-    ("--num_input_views 9", r".*scene_0/opencv_cameras.json: .*views: are 7; wanted 9 \(9 inputs, .*: ask for fewer"),
-    ("--num_all_views 8", ".*scene_0/opencv_cameras.json: .*views: are 7; wanted 8 for num_all_views: ask for fewer"),
+    ("--num_input_views 9", r".*scene_0/opencv_cameras.json, views: are 7; wanted 9 \(9 inputs, .*: ask for fewer"),
+    ("--num_all_views 8", ".*scene_0/opencv_cameras.json, views: are 7; wanted 8 for num_all_views: ask for fewer"),
     ("--data_path no_json.json", "no_json.json: is not JSON .+; wanted a JSON file"),
     ("--data_path nowhere.json", "nowhere.json: is not there; wanted a JSON file"),
     ("--view_index nowhere.json --data_path scene_0/opencv_cameras.json", "nowhere.json: is not there; wanted a JSON file"),
@@ -91,11 +91,11 @@ BAD_INPUT = [
     ("--data_path scene_0/still.json --scene_inference", ".*still.json, cameras: .* too little to set a scale; wanted .*"),
     ("--output_dir file", r"file: cannot be written to \(.+\); wanted a folder for the results"),
     ("--output_dir file/below", r"file/below: cannot be written to \(.+\); wanted a folder for the results"),
-    ("--device cuda:99", "device 'cuda:99': this machine has .+"),
-    ("--load_state nowhere.safetensors", "nowhere.safetensors: no such file; wanted a scene state .+"),
-    ("--load_state bad.yaml", "bad.yaml: not a safetensors file .+; wanted a scene state .+"),
-    ("--load_state other.state", "scene state: written by weights .+; wanted .+, the ones loaded"),
-    ("--load_state tiny.state --image_size 20 30", "image size 20 30: height and width must be multiples of the patch, 4"),
+    ("--device cuda:99", "device: is 'cuda:99' on a machine with .+"),
+    ("--load_state nowhere.safetensors", "nowhere.safetensors: is not there; wanted a scene state .+"),
+    ("--load_state bad.yaml", "bad.yaml: is no safetensors file .+; wanted a scene state .+"),
+    ("--load_state other.state", "scene state: was written by weights .+; wanted .+, the ones loaded"),
+    ("--load_state tiny.state --image_size 20 30", "--image_size: has the width 30; wanted a multiple of the patch 4: 28 or 32"),
 ]  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def test_running_out_of_gpu_memory_is_told_in_one_line(place, tmp_path, monkeypa
     monkeypatch.setattr(LaCTLVSM, "reconstruct", reconstruct)
     words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "test_data_path.json"), "--no_lpips"]
     assert inference.main([*words, "--output_dir", str(tmp_path), "--num_input_views", "2"]) == 2
-    assert "out of GPU memory; wanted fewer input views" in told(capsys.readouterr().err)[-1]
+    assert "GPU memory: is full; wanted fewer input views" in told(capsys.readouterr().err)[-1]
 
 
 @pytest.mark.parametrize(

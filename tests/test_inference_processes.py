@@ -10,6 +10,8 @@ import time
 import pytest
 
 import inference
+from config.errors import InputError
+from data.scene_format import read_json
 from tests.support.inference_run import BARS, command, files, metrics, told
 from tests.support.processes import environment, run_processes
 
@@ -78,14 +80,16 @@ class TwoProcesses:
     def highest(self, number: int) -> int:
         return 1
 
-    def gather(self, value: str | None) -> list[str | None] | None:
-        return [value, "b.json: bad"] if self.first else None
+    def gather(self, value: Exception | None) -> list[Exception | None] | None:
+        return [value, InputError("b.json", "is bad", "a good one")] if self.first else None
 
 
 def test_processes_stop_together_and_the_first_reports():
-    with pytest.raises(ValueError, match=r"^b.json: bad$"):
+    with pytest.raises(InputError, match=r"^b.json: is bad; wanted a good one$"):
         inference.together(TwoProcesses(first=True), lambda: 1)
-    with pytest.raises(ValueError, match=r"^Expecting value: "):
+    with pytest.raises(FileNotFoundError, match=r"^a.json: is not there; wanted a JSON file$"):
+        inference.together(TwoProcesses(first=True), lambda: read_json("a.json"))
+    with pytest.raises(json.JSONDecodeError, match=r"^Expecting value: "):  # a fault of the program
         inference.together(TwoProcesses(first=True), lambda: json.loads("x"))
     with pytest.raises(SystemExit) as stopped:
         inference.together(TwoProcesses(first=False), lambda: 1)

@@ -55,9 +55,9 @@ def test_run_that_does_not_fit_its_snapshot_is_refused(capsys, changes, message)
         ({"image_size": [8, 10]}, "--image_size: has the width 10; wanted a multiple of the patch 4"),
         ({"num_all_views": 7, "num_target_views": 7}, "views: are 6; wanted 7"),
         ({"val_data_path": "nowhere.json"}, "nowhere.json: is not there"),
-        ({"load": "nowhere.pt"}, "nowhere.pt: no such weight file"),
-        ({"resume": "nothing.pt"}, "nothing.pt: no such snapshot; wanted one of outputs"),
-        ({"device": "tpu9"}, "device 'tpu9': not a device"),
+        ({"load": "nowhere.pt"}, "nowhere.pt: is not there; wanted a weight file"),
+        ({"resume": "nothing.pt"}, "nothing.pt: is not there; wanted a snapshot of outputs"),
+        ({"device": "tpu9"}, "device: is 'tpu9'; wanted auto"),
     ],
 )
 def test_bad_input_is_one_line(capsys, changes, message):

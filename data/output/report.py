@@ -53,7 +53,7 @@ def layer_bar(device: torch.device) -> Iterator[Callable[[int, int], None]]:
 def explain(error: Exception) -> str:
     """Return what went wrong in one line."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of GPU memory; wanted fewer input views, smaller images or --chunk_views 1"
+        return "GPU memory: is full; wanted fewer input views, smaller images or --chunk_views 1"
     return " ".join(str(error).split())
 
 

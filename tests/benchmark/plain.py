@@ -12,7 +12,8 @@ from einops import rearrange
 from torch import Tensor
 
 from model import LaCTLVSM
-from model.layers import FastWeight, Layer, SelfAttention
+from model.layers import FastWeight, LocalLayer, MixingLayer
+from model.layers.attention import SelfAttention
 from model.layers.primitives import unit
 from model.ops.newton_schulz import newton_schulz
 
@@ -44,7 +45,7 @@ def plain_pass(model: LaCTLVSM, x: Tensor, num_inputs: int = 0, states: list[Sta
     return x, used
 
 
-def plain_attention(layer: Layer, h: Tensor) -> Tensor:
+def plain_attention(layer: LocalLayer, h: Tensor) -> Tensor:
     """Return the output of self-attention within each view."""
     f, v = layer.f, h.shape[1]
     q, k, value = rearrange(F.linear(h, f.to_qkv.weight), "b v t (s n k) -> s (b v) n t k", s=3, n=f.heads)
@@ -52,7 +53,7 @@ def plain_attention(layer: Layer, h: Tensor) -> Tensor:
     return F.linear(rearrange(out, "(b v) n t k -> b v t (n k)", v=v), f.c_proj.weight)
 
 
-def plain_fast_weight(layer: Layer, h: Tensor, num_inputs: int, state: State | None) -> tuple[Tensor, State]:
+def plain_fast_weight(layer: MixingLayer, h: Tensor, num_inputs: int, state: State | None) -> tuple[Tensor, State]:
     """Return the output of the fast weights, and the weights that were read."""
     f, (b, v, t, _) = layer.f, h.shape
     q, k, value = rearrange(F.silu(F.linear(h, f.to_qkv.weight)), "b v t (s n k) -> s (b n) (v t) k", s=3, n=f.heads)

@@ -225,7 +225,7 @@ def together(processes: Processes, step: Callable[[], Any]) -> Any:
     problems = processes.gather(sent)
     if problems is None:
         raise SystemExit(2)
-    raise next(filter(None, problems)) from problem
+    raise problem or next(filter(None, problems))
 
 
 def prepare(

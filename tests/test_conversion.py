@@ -12,7 +12,7 @@ from data.scene_format import read_data_path, read_scene
 from data_preprocess.capture.conversion import Photo, convert, photo_name
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
-from tests.support.scenes import random_c2w
+from tests.support.scenes import contents, random_c2w
 
 CLEAR = Lens(28, 20, 30.0, 31.0, 14.0, 10.0)
 BENT = Lens(28, 20, 30.0, 31.0, 14.0, 10.0, (0.1,))
@@ -31,10 +31,6 @@ def photos(folder, n=4, lens=BENT, seed=0, suffix=".png"):
 
 def run(tmp_path, found, name="toy", **options):
     return convert({name: lambda: found}, tmp_path / "out", tmp_path / "out" / "list.json", 2, **options)
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_finished_scene_is_not_done_again(tmp_path, monkeypatch):

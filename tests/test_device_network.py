@@ -16,7 +16,7 @@ from model.training.log import Window
 from model.training.loss import render_loss
 from model.training.optimizer import apply_step, build_optimiser, gradient_norm, update_average
 from tests.support.host_sync import no_host_sync
-from tests.support.networks import on, random_views, relative_error, small_model
+from tests.support.networks import cameras, on, random_views, relative_error, small_model
 
 LACT = ("self_attention", "fast_weight", "mlp")
 ADDRESSED = ("self_attention", "fast_weight by foot", "mlp")
@@ -27,10 +27,6 @@ BACKEND = {"cpu": "aot_eager", "cuda": "inductor"}
 
 def model_on(device: torch.device, layers: tuple[str, ...] = LACT, implementation: str = "naive") -> LaCTLVSM:
     return small_model(*layers).to(device).set_fast_weight(torch.float32, implementation)
-
-
-def cameras(views: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    return views["fxfycxcy"], views["c2w"]
 
 
 @pytest.mark.parametrize("layers", [LACT, ADDRESSED])

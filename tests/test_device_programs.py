@@ -12,7 +12,7 @@ from model.training.snapshot import list_snapshots
 from model.weights.file import read_weights
 from tests.support.inference_run import metrics, told
 from tests.support.processes import run_processes
-from tests.support.training_run import arguments, assert_same, final, program, rows, stop_with_sigterm, work_in
+from tests.support.training_run import arguments, assert_same, final, program, rows, run_straight_and_resumed, work_in
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "data_example" / "objects_1000003_000060" / "opencv_cameras.json"
@@ -64,11 +64,7 @@ def test_debug_recipe_learns_on_every_device(folder, device):
 
 def test_stopped_and_resumed_on_a_device_is_bitwise_equal(folder, monkeypatch, device):
     changes = {"device": device.type, **EXACT, "optimizer": "muon"}
-    assert train.main(arguments("straight", **changes)) == 0
-    with monkeypatch.context() as patched:
-        stop_with_sigterm(patched, 3)
-        assert train.main(arguments("resumed", **changes)) == 0
-    assert train.main(arguments("resumed", **changes)) == 0
+    run_straight_and_resumed(monkeypatch, **changes)
     assert_same(final("straight"), final("resumed"))
 
 

@@ -11,7 +11,7 @@ from config.errors import InputError
 from model import LaCTLVSM, SceneState, load_model
 from model.metric import psnr
 from model.weights.file import save_weights
-from tests.support.networks import random_views, relative_error, small_model
+from tests.support.networks import cameras, random_views, relative_error, small_model
 
 LACT = ("self_attention", "fast_weight", "mlp")
 
@@ -19,10 +19,6 @@ LACT = ("self_attention", "fast_weight", "mlp")
 @pytest.fixture(params=["fast_weight", "fast_weight by foot"])
 def model(request: pytest.FixtureRequest) -> LaCTLVSM:
     return small_model("self_attention", request.param, "mlp")
-
-
-def cameras(views: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    return views["fxfycxcy"], views["c2w"]
 
 
 @pytest.mark.parametrize("inputs", [1, 2, 5])

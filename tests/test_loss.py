@@ -3,19 +3,15 @@
 import pytest
 import torch
 
-from model.metric import LPIPS, _vgg_layers
+from model.metric import LPIPS
 from model.training.loss import LPIPS_VIEWS, render_loss
+from tests.support.lpips_weights import head_weights, vgg_weights
 
 
 @pytest.fixture(scope="module")
 def lpips():
     """LPIPS with random weights: the loss does not care which."""
-    torch.manual_seed(0)
-    features, taps = _vgg_layers()
-    trunk = {f"features.{key}": torch.randn(value.shape) * 0.05 for key, value in features.state_dict().items()}
-    widths = [features[i - 1].out_channels for i in sorted(taps)]
-    heads = {f"lin{level}.model.1.weight": torch.rand(1, width, 1, 1) for level, width in enumerate(widths)}
-    return LPIPS(trunk, heads)
+    return LPIPS(vgg_weights(), head_weights())
 
 
 def images(b: int = 2, v: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

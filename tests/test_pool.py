@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-import train
 from config.recipe import Recipe
 from data.sampler import PoolSource, numbers_of, open_source
 from data.synthetic import pool as pool_module
 from data.synthetic import synthetic_batch
 from data.synthetic.pool import ScenePool
-from tests.support.training_run import arguments, assert_same, final, stop_with_sigterm, work_in
+from tests.support.training_run import assert_same, final, run_straight_and_resumed, work_in
 
 SIZE, VIEWS = (8, 12), 3
 RECIPE = Recipe(
@@ -177,10 +176,6 @@ def test_poses_are_normalised_over_the_views_of_all_processes():
 @pytest.mark.slow
 def test_training_stopped_and_resumed_is_bitwise_equal(tmp_path, monkeypatch):
     work_in(tmp_path, monkeypatch)
-    assert train.main(arguments("straight", **RUN)) == 0
-    with monkeypatch.context() as patched:
-        stop_with_sigterm(patched, 3)
-        assert train.main(arguments("resumed", **RUN)) == 0
-    assert train.main(arguments("resumed", **RUN)) == 0
+    run_straight_and_resumed(monkeypatch, **RUN)
     assert_same(final("straight"), final("resumed"))
     assert not any(thread.name == "scene pool" for thread in threading.enumerate())

@@ -8,12 +8,9 @@ from PIL import Image
 from data.dataset import SceneDataset
 from data.synthetic import synthetic_batch
 from data_preprocess.synthetic_export import main
+from tests.support.scenes import contents
 
 SIZE = ("--image_size", "24", "40")
-
-
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_objects_are_what_the_generator_makes_on_white(tmp_path):

@@ -15,7 +15,7 @@ from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
 from model.weights.file import read_weights
 from model.weights.load import config_for, load_weights
-from tests.support.training_run import arguments, assert_same, final, rows, stop_with_sigterm, work_in
+from tests.support.training_run import arguments, assert_same, final, rows, run_straight_and_resumed, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,11 +111,7 @@ def test_activation_checkpointing_and_compile_change_nothing(monkeypatch):
 @pytest.mark.gpu
 def test_compiled_run_on_cuda_stops_and_resumes(monkeypatch):
     changes = {"device": "cuda", "precision": "bfloat16", "compile": True, "actckpt": True, "ema": 0.9}
-    assert train.main(arguments("straight", **changes)) == 0
-    with monkeypatch.context() as patched:
-        stop_with_sigterm(patched, 3)
-        assert train.main(arguments("resumed", **changes)) == 0
-    assert train.main(arguments("resumed", **changes)) == 0
+    run_straight_and_resumed(monkeypatch, **changes)
     # Sums of another order on another run, through bfloat16 Newton-Schulz: losses agree to a hundredth.
     losses = [[row["loss"] for row in rows(name)][-1] for name in ("straight", "resumed")]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

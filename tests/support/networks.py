@@ -83,6 +83,11 @@ def random_views(b: int, v: int, h: int, w: int, seed: int = 0) -> dict[str, tor
     }
 
 
+def cameras(views: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return `fxfycxcy` and `c2w` of views."""
+    return views["fxfycxcy"], views["c2w"]
+
+
 def relative_error(x: torch.Tensor, expected: torch.Tensor) -> float:
     """Return ‖x − expected‖ / ‖expected‖."""
     return ((x - expected).norm() / expected.norm()).item()

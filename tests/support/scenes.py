@@ -79,3 +79,8 @@ def write_random_data_path(folder: Path, scenes: int = 2, n: int = 5, size: tupl
     paths = [write_random_scene(folder / f"scene_{i}", n, size, seed=i) for i in range(scenes)]
     write_data_path(folder / "test_data_path.json", paths)
     return folder / "test_data_path.json"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Return what a folder holds, byte for byte, by the paths in it."""
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

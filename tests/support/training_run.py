@@ -121,3 +121,12 @@ def stop_with_sigterm(monkeypatch, after: int) -> list[int]:
 
     monkeypatch.setattr(train, "apply_step", counted)
     return taken
+
+
+def run_straight_and_resumed(monkeypatch, **changes) -> None:
+    """Train `straight` through, and `resumed` in two runs: the first is stopped in its third step."""
+    assert train.main(arguments("straight", **changes)) == 0
+    with monkeypatch.context() as patched:
+        stop_with_sigterm(patched, 3)
+        assert train.main(arguments("resumed", **changes)) == 0
+    assert train.main(arguments("resumed", **changes)) == 0

@@ -74,7 +74,7 @@ def test_a_step_that_fails_takes_no_other_with_it(tmp_path):
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]
     for name in ("machine", "chunks"):
         assert found[name][0]["what"] == f"step {name}"
-        assert "failed with status 1: ValueError: device 'cuda': this machine has 0 CUDA devices" in found[name][0]["value"]
+        assert "InputError: device: is 'cuda' on a machine with 0 CUDA devices" in found[name][0]["value"]
 
 
 @pytest.mark.slow

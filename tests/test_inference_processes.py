@@ -66,7 +66,7 @@ def test_what_goes_wrong_in_one_process_ends_both_and_is_told_once(bad_place, pl
     words = command(place, tmp_path, bad_place / "test_data_path.json", "--video_format", "none")
     errors = run_processes(2, words, tmp_path, status=2, **BARS)
     (line,) = [line for error in errors for line in told(error)]
-    assert re.match(r"inference.py: .*scene_1/images/00003.png: found a damaged image", line)
+    assert re.match(r"inference.py: .*scene_1/images/00003.png: cannot be decoded", line)
     # Scene 0 was the other process's, and is finished; the report would have been of all.
     assert files(tmp_path) == ["scene_0/comparison.png"]
 

@@ -1,4 +1,4 @@
-"""Render GLB files, such as Objaverse's, as objects of the unified format, with Blender.
+"""Renderings of GLB files, such as Objaverse's, by Blender, as objects of the unified format.
 
     python3.11 -m venv .blender_env && .blender_env/bin/pip install -r data_preprocess/objaverse_requirement.txt
     python data_preprocess/objaverse_render.py --input FOLDER --output train_objects
@@ -27,6 +27,7 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.errors import InputError, missing_file
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
@@ -43,20 +44,20 @@ def find_glbs(folder: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: the folder, or any GLB in it, is not there.
-        ValueError: two files have one name.
+        InputError: two files have one name.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: found no such folder, wanted one with GLB files")
+        raise missing_file(folder, "a folder with GLB files")
     glbs: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() != ".glb" or not path.is_file():
             continue
         name = "_".join(path.relative_to(folder).with_suffix("").parts)
         if name in glbs:
-            raise ValueError(f"{path}: found it named {name} like {glbs[name]}, wanted a name for each")
+            raise InputError(path, f"would be named {name} like {glbs[name]}", "a name for each")
         glbs[name] = path
     if not glbs:
-        raise FileNotFoundError(f"{folder}: found no GLB file below it, wanted at least one")
+        raise FileNotFoundError(f"{folder}: has no GLB file below it; wanted at least one")
     return glbs
 
 
@@ -65,21 +66,21 @@ def read_uids(given: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: neither a uid nor a file.
-        ValueError: something that is no uid, one twice, or none.
+        InputError: something that is no uid, one twice, or none.
     """
     where, uids = "--uids", list(given)
     if len(uids) == 1 and not UID.fullmatch(uids[0]):
         where = uids[0]
         if not Path(where).is_file():
-            raise FileNotFoundError(f"--uids: found no file {where}, wanted uids of Objaverse or a file with one a line")
+            raise FileNotFoundError(f"--uids: is {where}, which is no file; wanted uids of Objaverse or a file with one a line")
         uids = Path(where).read_text(encoding="utf-8", errors="replace").split()
     for uid in uids:
         if not UID.fullmatch(uid):
-            raise ValueError(f"{where}: found {uid[:60]!r}, wanted a uid of Objaverse: 32 digits of 0-9 and a-f")
+            raise InputError(where, f"has {uid[:60]!r}", "a uid of Objaverse: 32 digits of 0-9 and a-f")
     if not uids:
-        raise ValueError(f"{where}: found no uid, wanted at least one")
+        raise InputError(where, "holds no uid", "at least one")
     if len(set(uids)) < len(uids):
-        raise ValueError(f"{where}: found {next(uid for uid in uids if uids.count(uid) > 1)} twice, wanted each uid once")
+        raise InputError(where, f"has {next(uid for uid in uids if uids.count(uid) > 1)} twice", "each uid once")
     return uids
 
 
@@ -101,7 +102,7 @@ def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, 
             log.seek(0)
             why = next((line for line in reversed(log.read().splitlines()) if line.strip()), "no answer")
             for uid in left:
-                yield uid, None, f"could not be downloaded: {_FETCH.name} ended early ({why})"
+                yield uid, None, f"cannot be downloaded, {_FETCH.name} ended early ({why}); wanted an answer from it"
         finally:
             process.kill()
 
@@ -132,7 +133,7 @@ def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool
             for future in as_completed(futures):
                 try:
                     future.result()
-                except (OSError, ValueError) as error:
+                except (InputError, OSError) as error:
                     failed[futures[future].name] = str(error)
                     progress.set_postfix(failed=len(failed))
         finally:
@@ -146,7 +147,7 @@ def open_assets(render: Render, names: Sequence[str]) -> tuple[list[Asset], list
     """Return all objects, and those that are not finished.
 
     Raises:
-        ValueError: one is there with other cameras.
+        InputError: one is there with other cameras.
     """
     assets = [Asset(render, name) for name in names]
     return assets, [asset for asset in assets if not asset.finished()]
@@ -196,7 +197,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
-        ValueError: a flag is out of its range or contradicts another.
+        InputError: a flag is out of its range or contradicts another.
     """
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -222,7 +223,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     at_least("--samples", args.samples, 1)
     at_least("--workers", args.workers, 1)
     if not 0 < args.timeout < threading.TIMEOUT_MAX:
-        raise ValueError(f"--timeout: found {args.timeout:g}, wanted seconds, more than 0")
+        raise InputError("--timeout", f"is {args.timeout:g}", "seconds, more than 0")
     return args
 
 

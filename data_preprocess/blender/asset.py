@@ -1,4 +1,4 @@
-"""An object to render: where its cameras stand, which files it has, what of them is there, and whether they are whole.
+"""Objects to render: where their cameras stand, which files they have, what of them is there, and whether that is whole.
 
 Letters: v views, h w pixels.
 """
@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from config.errors import InputError
 from data.files import write_text
 from data.scene_format import View, read_scene, same_views, write_scene
 from data.synthetic.cameras import REFERENCE_HALF_FOV, RING_ELEVATIONS_DEG, intrinsics, look_at
 from data_preprocess.blender.pool import BlenderPool
+from data_preprocess.command import one_line
 
 RADIUS = (1.7, 3.0)
 RING_VIEWS, RING_RADIUS = 16, 2.7
@@ -76,15 +78,13 @@ class Asset:
         """Tell whether all of it is there.
 
         Raises:
-            ValueError: it is there with other cameras.
+            InputError: it is there with other cameras.
         """
         if not self.json_path.exists():
             return False
         if not same_views(read_scene(self.json_path).views, self.views):
-            raise ValueError(
-                f"{self.json_path}: found an object with other cameras than these flags give, wanted the same ones: choose another "
-                "--output or delete the folder"
-            )
+            found = "holds other cameras than these flags give"
+            raise InputError(self.json_path, found, "the same ones: choose another --output or delete the folder")
         return all(file.exists() for file in self.files)
 
     def make(self, glb: Path, pool: BlenderPool, on_view: Callable[[int], None]) -> None:
@@ -96,7 +96,7 @@ class Asset:
             on_view: called with the number of views that are there, or there now.
 
         Raises:
-            OSError, ValueError: it cannot be rendered; the message names the file.
+            OSError, InputError: it cannot be rendered; the message names the file.
         """
         mark, made_from = self.folder / _UNFINISHED, self._made_from(glb)
         left = range(len(self.files))
@@ -108,14 +108,11 @@ class Asset:
             {"png": str(self.files[i].absolute()), "fxfycxcy": self.fxfycxcy[i].tolist(), "c2w": self.c2w[i].tolist(), "seed": i}
             for i in left
         ]
-        job = {"glb": str(glb.absolute()), "size": self.render.image_size, "views": views}
-        try:
-            if views:
-                pool.render({**job, "samples": self.render.samples, "denoise": self.render.denoise}, on_view)
-        except ValueError as error:
-            raise ValueError(f"{glb}: {error}") from error
+        options = {"samples": self.render.samples, "denoise": self.render.denoise}
+        if views:
+            pool.render(glb, {"size": self.render.image_size, "views": views, **options}, on_view)
         if not self._check():
-            raise ValueError(f"{glb}: found nothing to see in any view, wanted an object that is not transparent")
+            raise InputError(glb, "shows nothing in any view", "an object that is not transparent")
         write_scene(self.json_path, self.views)
         mark.unlink()
 
@@ -125,7 +122,7 @@ class Asset:
         for file in self.files:
             try:
                 seen |= check_image(file, self.render.image_size)
-            except ValueError as error:
+            except InputError as error:
                 file.unlink(missing_ok=True)
                 problems.append(error)
         if problems:
@@ -142,15 +139,17 @@ def check_image(file: Path, image_size: tuple[int, int]) -> bool:
     """Return whether anything is to be seen in a rendered picture.
 
     Raises:
-        ValueError: it is damaged, or not RGBA of this size (h, w).
+        InputError: it is damaged, or not RGBA of this size (h, w).
     """
     h, w = image_size
     try:
         with Image.open(file, formats=["PNG"]) as image:
             found = image.mode, image.size
             alpha = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file}: found a damaged picture ({error}), wanted a whole PNG") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder may raise anything
+        raise InputError(file, f"is a damaged picture ({one_line(error)})", "a whole PNG") from None
     if found != ("RGBA", (w, h)):
-        raise ValueError(f"{file}: found {found[0]} of {found[1][0]}×{found[1][1]} (w×h), wanted RGBA of {w}×{h}")
+        raise InputError(file, f"is {found[0]} of {found[1][0]}×{found[1][1]} (w×h)", f"RGBA of {w}×{h}")
     return alpha[1] > 0

@@ -1,4 +1,4 @@
-"""Write posed photos of any source as scenes of the unified format: what all converters share.
+"""Posed photos of any source, written as scenes of the unified format: what all converters share.
 
 A converter reads its source into `Photo`s and calls `convert`. Letters: h w pixels, c colours.
 """
@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from config.errors import InputError
 from data.files import replace_when_finished, write_text
 from data.images import rescale_intrinsics
 from data.scene_format import Scene, View, read_json, read_scene, same_views, write_data_path, write_scene
@@ -81,7 +82,7 @@ def convert(
         one line for each scene that could not be converted, and for each thing wrong with the cameras of one that was.
 
     Raises:
-        ValueError: workers is below 1.
+        InputError: workers is below 1.
     """
     workers = at_least("--workers", workers, 1) or cores()
     finished, problems, lines = [], [], []
@@ -90,7 +91,7 @@ def convert(
             json_path = Path(output) / name / JSON_NAME
             try:
                 scene = convert_scene(json_path, read(), pool, long_lrm)
-            except (ValueError, OSError) as error:
+            except (InputError, OSError) as error:
                 problems.append(str(error))
             else:
                 finished.append(json_path)
@@ -111,12 +112,12 @@ def convert_scene(json_path: Path, photos: Sequence[Photo], pool: ThreadPoolExec
     Images that need no change are copied, all others are written as PNG.
 
     Raises:
-        FileNotFoundError, ValueError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
+        FileNotFoundError, InputError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
             the folder holds something else already.
     """
     folder = json_path.parent
     if not photos:
-        raise ValueError(f"{folder.name}: found no photos, wanted at least one")
+        raise InputError(folder.name, "has no photos", "at least one")
     for photo in photos:
         _check_place(photo, folder)
     tasks = list(pool.map(lambda photo: _plan(photo, folder), photos))
@@ -156,15 +157,13 @@ def _plan(photo: Photo, folder: Path) -> Task:
     if turned >= 5 and not _fits(lens, h, w) and _fits(lens, w, h):
         h, w, upright = w, h, True
     if not _fits(lens, h, w):
-        raise ValueError(
-            f"{photo.source}: found an image of {w}×{h} (w×h), wanted the {lens.w}×{lens.h} of its camera or the same shape at "
-            "another scale"
-        )
+        wanted = f"the {lens.w}×{lens.h} of its camera or the same shape at another scale"
+        raise InputError(photo.source, f"is an image of {w}×{h} (w×h)", wanted)
     lens = lens.scaled(w, h)
     try:
         camera = pinhole_camera(lens, photo.as_published)
-    except ValueError as error:
-        raise ValueError(f"{photo.source}: {error}") from error
+    except InputError as error:
+        raise error.within(photo.source) from error
     copied = lens.is_pinhole and not photo.as_published and turned == 1
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
     return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))
@@ -173,7 +172,7 @@ def _plan(photo: Photo, folder: Path) -> Task:
 def _fits(lens: Lens, h: int, w: int) -> bool:
     try:
         rescale_intrinsics(np.zeros(4), (lens.h, lens.w), (h, w), "")
-    except ValueError:
+    except InputError:
         return False
     return True
 
@@ -190,9 +189,9 @@ def _write(task: Task) -> None:
 def _check_place(photo: Photo, folder: Path) -> None:
     name = PurePosixPath(photo.name)
     if name.is_absolute() or ".." in name.parts or not name.name:
-        raise ValueError(f"{photo.source}: found the name {photo.name!r} to write it to, wanted one in the folder of the scene")
+        raise InputError(photo.source, f"would be written as {photo.name!r}", "a name in the folder of the scene")
     if folder.resolve() in photo.source.resolve().parents:
-        raise ValueError(f"{folder}: found {photo.source} in it, wanted an --output apart from the input")
+        raise InputError(folder, f"holds {photo.source}", "an --output apart from the input")
 
 
 def _check_names(tasks: Sequence[Task]) -> None:
@@ -200,9 +199,8 @@ def _check_names(tasks: Sequence[Task]) -> None:
     for task in tasks:
         other = first.setdefault(task.view.file_path, task)
         if other is not task:
-            raise ValueError(
-                f"{task.photo.source}: found it written to the same file as {other.photo.source}, wanted a name for each"
-            )
+            found = f"would be written to the same file as {other.photo.source}"
+            raise InputError(task.photo.source, found, "a name for each")
 
 
 def _left_to_do(json_path: Path, tasks: Sequence[Task]) -> list[Task]:
@@ -212,14 +210,12 @@ def _left_to_do(json_path: Path, tasks: Sequence[Task]) -> list[Task]:
     files = [task.view.file_path for task in tasks]
     if json_path.exists():
         if not same_views(read_scene(json_path).views, [task.view for task in tasks]):
-            raise ValueError(
-                f"{json_path}: found a scene with other cameras than this input and these flags give, wanted the same ones: "
-                "choose another --output or delete the folder"
-            )
+            found = "holds other cameras than this input and these flags give"
+            raise InputError(json_path, found, "the same ones: choose another --output or delete the folder")
     elif not mark.exists():
         for file in files:
             if file.exists():
-                raise ValueError(f"{file}: found an image of no finished scene, wanted another --output or the folder deleted")
+                raise InputError(file, "is an image of no finished scene", "another --output or the folder deleted")
         write_text(mark, made_from)
     elif mark.read_text(encoding="utf-8") != made_from:
         for file in files:

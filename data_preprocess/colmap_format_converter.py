@@ -24,17 +24,16 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError
-from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.orientation import add_frame_flag, orient
-from data_preprocess.capture.stored_image import read_header
+from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import Parser, at_least, cores, run_script
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEFAULT_FRAMES = 120
 # Names of photos in a message.
 MOST_NAMES = 20
@@ -55,12 +54,12 @@ def scene_name(path: Path) -> str:
     return parts[-1] if parts else path.name
 
 
-def read_capture(capture: Path, images: Path | None = None, frame: str = "auto") -> list[Photo]:
+def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     """Return the photos of a COLMAP reconstruction, and print which photos are not in it.
 
     Args:
         capture: folder with the model.
-        images: folder of the photos; `images` beside the model's folders by default, or the folder itself.
+        images: folder of the photos; None for `images` beside the model's folders, or the folder itself.
         frame: as in `orientation.orient`.
 
     Raises:
@@ -80,7 +79,7 @@ def read_capture(capture: Path, images: Path | None = None, frame: str = "auto")
     return photos_of(found, folder, frame, where=model)
 
 
-def search_cameras(source: Path, work: Path, workers: int, num_frames: int, frame: str = "auto", **search: object) -> list[Photo]:
+def search_cameras(source: Path, work: Path, workers: int, num_frames: int, frame: str, **search: object) -> list[Photo]:
     """Return photos, or frames of a video, with the cameras that COLMAP finds, and print which it could not place.
 
     Args:
@@ -208,8 +207,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--output", type=Path, required=True, help="folder for the scenes")
     add("--data_path_json", type=Path, help="list to write (default: OUTPUT/colmap_data_path.json)")
     add_frame_flag(parser)
-    add("--workers", type=int, help="threads (default: one a core)")
-    add("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    add_flags(parser)
     add = parser.add_argument_group("with --from_images").add_argument
     add("--num_frames", type=int, help=f"frames to draw from a video (default: {DEFAULT_FRAMES})")
     add("--camera_model", choices=CAMERA_MODELS, help="how lenses distort, in COLMAP's names (default: RADIAL)")

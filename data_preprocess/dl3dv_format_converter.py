@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError, missing_file
-from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, find_image, read_transforms
 from data_preprocess.command import Parser, run_script
@@ -84,8 +84,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     parser.add_argument(
         "--data_path_json", type=Path, help="list to write (default: as above, or OUTPUT/dl3dv_data_path.json with --output)"
     )
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
-    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    add_flags(parser)
     args = parser.parse_args(argv)
     data_path_json = args.data_path_json or (
         args.output / "dl3dv_data_path.json" if args.output else EXAMPLES / "dl3dv_sample_data_path.json"

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tqdm import tqdm
@@ -36,6 +36,7 @@ from data_preprocess.command import Parser, at_least, cores, run_script
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
 UID = re.compile("[0-9a-f]{32}")
+POLL_S = 0.5
 _FETCH = Path(__file__).parent / "blender" / "objaverse_worker.py"
 
 
@@ -124,18 +125,22 @@ def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool
     threads = ThreadPoolExecutor(workers)
     with tqdm(total=total, desc="render", unit="view", leave=False, dynamic_ncols=True) as progress:
 
-        def on_view(count: int = 1) -> None:
+        def on_view(count: int) -> None:
             with lock:
                 progress.update(count)
 
-        futures = {threads.submit(asset.make, glbs[asset.name], pool, on_view): asset for asset in assets}
         try:
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except (InputError, OSError) as error:
-                    failed[futures[future].name] = str(error)
-                    progress.set_postfix(failed=len(failed))
+            futures = {threads.submit(asset.make, glbs[asset.name], pool, on_view): asset for asset in assets}
+            left = set(futures)
+            while left:
+                # Python acts on a signal that comes just before a wait begins only when the wait ends.
+                done, left = wait(left, POLL_S, FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        future.result()
+                    except (InputError, OSError) as error:
+                        failed[futures[future].name] = str(error)
+                        progress.set_postfix(failed=len(failed))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             pool.close()
@@ -150,7 +155,7 @@ def open_assets(render: Render, names: Sequence[str]) -> tuple[list[Asset], list
         InputError: one is there with other cameras.
     """
     assets = [Asset(render, name) for name in names]
-    return assets, [asset for asset in assets if not asset.finished()]
+    return assets, [asset for asset in assets if not asset.scene.finished()]
 
 
 def download(python: str, uids: Sequence[str], failed: dict[str, str]) -> dict[str, Path]:
@@ -181,7 +186,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
         workers = min(args.workers or (cores() if args.device == "cpu" else 1), len(left))
         with BlenderPool(python, workers, max(1, cores() // workers), args.device, args.timeout) as pool:
             failed |= render_all(left, glbs, pool, workers)
-    finished = [asset.json_path for asset in assets if asset.name not in failed]
+    finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
     data_path, failed_path = (args.output / f"{args.name}_{what}.json" for what in ("data_path", "failed"))
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})

@@ -25,12 +25,13 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from data.files import replace_when_finished
-from data.scene_format import View, read_scene, same_views, write_data_path, write_scene
+from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
 from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.scene_folder import SceneFolder, rendered_views
 from model.runtime import pick_device
 
 
@@ -62,32 +63,22 @@ def export_scene(export: Export, index: int) -> Path:
         InputError: the folder holds a scene made with other settings.
         MemoryError: the device's memory is full.
     """
-    h, w = export.image_size
     folder = export.output / f"{export.kind}_{export.seed}_{index:06d}"
-    json_path = folder / "opencv_cameras.json"
     scene, c2w, fxfycxcy = describe(export.kind, export.seed, index, export.num_views, export.image_size, export.layout)
-    files = [folder / "images" / f"{i:05d}.png" for i in range(export.num_views)]
-    w2c = np.linalg.inv(c2w)
-    w2c[:, 3] = (0, 0, 0, 1)
-    cameras = [View(file, w, h, *camera.tolist(), pose) for file, camera, pose in zip(files, fxfycxcy, w2c, strict=True)]
-    if json_path.exists():
-        if not same_views(read_scene(json_path).views, cameras):
-            found = "holds other cameras than these flags give"
-            raise InputError(json_path, found, "the same ones: choose another --output or delete the folder")
-        if all(file.exists() for file in files):
-            return json_path
-    batch = pack([scene], device=export.device)
-    for i, file in enumerate(files):
+    output = SceneFolder(folder, rendered_views(folder, c2w, fxfycxcy, export.image_size))
+    left = output.begin(repr((export.num_views, export.image_size, export.layout, export.samples)))
+    batch = pack([scene], device=export.device) if left else None
+    for i in left:
         pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
         try:
             view = render(batch, pose, camera, export.image_size, export.samples)
         except torch.OutOfMemoryError as error:
             raise MemoryError(one_line(error)) from error
         pixels = _pixels(view["image"][0, 0], view["alpha"][0, 0] if export.kind == "objects" else None, export.samples)
-        with replace_when_finished(file) as temporary:
+        with replace_when_finished(output.views[i].file_path) as temporary:
             Image.fromarray(pixels).save(temporary, optimize=True)
-    write_scene(json_path, cameras)
-    return json_path
+    output.finish()
+    return output.json_path
 
 
 def _pixels(image: torch.Tensor, alpha: torch.Tensor | None, samples: int) -> np.ndarray:

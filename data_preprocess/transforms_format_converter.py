@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError
-from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.orientation import add_frame_flag, orient
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
@@ -60,7 +60,7 @@ def _json_paths(path: Path) -> list[Path]:
     return below
 
 
-def read_photos(json_path: Path, frame: str = "auto") -> list[Photo]:
+def read_photos(json_path: Path, frame: str) -> list[Photo]:
     """Return the photos of one capture, sorted by their names, with cameras as `orientation.orient` says."""
     folder = json_path.parent
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
@@ -82,8 +82,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     parser.add_argument("--output", type=Path, required=True, help="folder for the scenes")
     parser.add_argument("--data_path_json", type=Path, help="list to write (default: OUTPUT/transforms_data_path.json)")
     add_frame_flag(parser)
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
-    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    add_flags(parser)
     args = parser.parse_args(argv)
     scenes: dict[str, Callable[[], list[Photo]]] = {
         name: partial(read_photos, json_path, args.frame) for name, json_path in find_captures(args.input).items()

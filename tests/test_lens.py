@@ -123,3 +123,14 @@ def test_lenses_that_make_no_sense_are_refused(arguments, message):
 def test_a_lens_that_folds_the_photo_is_refused(lens):
     with pytest.raises(InputError, match=r"wanted one that keeps the photo's middle unfolded"):
         pinhole_camera(lens)
+
+
+def test_a_photo_that_opencv_is_too_small_for_is_refused():
+    size = 32766
+    image = np.zeros((2, size, 3), np.uint8)
+    for as_published in (False, True):
+        lens = Lens(size, 2, 30000.0, 30000.0, size / 2, 1.0, (0.001,))
+        assert undistort(image, lens, as_published).shape == image.shape
+        with pytest.raises(InputError, match=r"lens: distorts a photo of 2×32767 \(w×h\); wanted a side of 32766 pixels at most"):
+            pinhole_camera(Lens(2, size + 1, 30000.0, 30000.0, 1.0, size / 2, (0.001,)), as_published)
+    assert pinhole_camera(Lens(2, size + 1, 30.0, 31.0, 1.0, 2.0)) == (30.0, 31.0, 1.0, 2.0)

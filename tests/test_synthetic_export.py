@@ -65,11 +65,33 @@ def test_what_is_finished_stays_and_what_is_missing_is_made_again(tmp_path):
     kept = tmp_path / "objects_0_000000" / "images" / "00001.png"
     Image.new("RGBA", (40, 24)).save(kept)
     (tmp_path / "objects_0_000001" / "images" / "00000.png").unlink()
-    (tmp_path / "objects_0_000001" / "opencv_cameras.json").unlink()
     export(*flags)
     after = contents(tmp_path)
     assert after.pop(kept.relative_to(tmp_path)) != before.pop(kept.relative_to(tmp_path))
     assert after == before
+
+
+def test_an_interrupted_export_is_continued_and_ends_in_the_same_bytes(tmp_path, capsys, monkeypatch):
+    flags = ["--kind", "objects", "--count", "2", "--num_views", "3", *SIZE, "--output"]
+    export(*flags, str(tmp_path / "whole"))
+    left = 4
+
+    def render(*arguments):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return synthetic_render(*arguments)
+
+    synthetic_render = synthetic_export.render
+    monkeypatch.setattr(synthetic_export, "render", render)
+    assert main([*flags, str(tmp_path / "cut")]) == 130
+    assert capsys.readouterr().err.endswith("synthetic_export.py: interrupted; run again to complete\n")
+    assert sorted(path.name for path in (tmp_path / "cut" / "objects_0_000001").iterdir()) == [".unfinished", "images"]
+    # Two pictures are left: no more is rendered.
+    left = 2
+    export(*flags, str(tmp_path / "cut"))
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_other_flags_do_not_pass_for_the_same_scene(tmp_path, capsys):

@@ -13,16 +13,13 @@ import numpy as np
 from PIL import Image
 
 from config.errors import InputError
-from data.files import write_text
-from data.scene_format import View, read_scene, same_views, write_scene
 from data.synthetic.cameras import REFERENCE_HALF_FOV, RING_ELEVATIONS_DEG, intrinsics, look_at
 from data_preprocess.blender.pool import BlenderPool
 from data_preprocess.command import one_line
+from data_preprocess.scene_folder import SceneFolder, rendered_views
 
 RADIUS = (1.7, 3.0)
 RING_VIEWS, RING_RADIUS = 16, 2.7
-# Says what a half-done object is rendered from; it goes when the object's JSON is there.
-_UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -65,27 +62,10 @@ class Asset:
 
     def __init__(self, render: Render, name: str) -> None:
         self.render, self.name = render, name
-        self.folder = render.output / name
-        self.json_path = self.folder / "opencv_cameras.json"
+        folder = render.output / name
         self.c2w, self.fxfycxcy = cameras(render, name)
-        self.files = [self.folder / "images" / f"{i:05d}.png" for i in range(len(self.c2w))]
-        h, w = render.image_size
-        w2c = np.linalg.inv(self.c2w)
-        w2c[:, 3] = (0, 0, 0, 1)
-        self.views = [View(file, w, h, *row.tolist(), pose) for file, row, pose in zip(self.files, self.fxfycxcy, w2c, strict=True)]
-
-    def finished(self) -> bool:
-        """Tell whether all of it is there.
-
-        Raises:
-            InputError: it is there with other cameras.
-        """
-        if not self.json_path.exists():
-            return False
-        if not same_views(read_scene(self.json_path).views, self.views):
-            found = "holds other cameras than these flags give"
-            raise InputError(self.json_path, found, "the same ones: choose another --output or delete the folder")
-        return all(file.exists() for file in self.files)
+        self.scene = SceneFolder(folder, rendered_views(folder, self.c2w, self.fxfycxcy, render.image_size))
+        self.files = [view.file_path for view in self.scene.views]
 
     def make(self, glb: Path, pool: BlenderPool, on_view: Callable[[int], None]) -> None:
         """Render the views that are missing, check all, and write the JSON.
@@ -98,11 +78,7 @@ class Asset:
         Raises:
             OSError, InputError: it cannot be rendered; the message names the file.
         """
-        mark, made_from = self.folder / _UNFINISHED, self._made_from(glb)
-        left = range(len(self.files))
-        if self.json_path.exists() or (mark.exists() and mark.read_text(encoding="utf-8") == made_from):
-            left = [i for i in left if not self.files[i].exists()]
-        write_text(mark, made_from)
+        left = self.scene.begin(self._made_from(glb))
         on_view(len(self.files) - len(left))
         views = [
             {"png": str(self.files[i].absolute()), "fxfycxcy": self.fxfycxcy[i].tolist(), "c2w": self.c2w[i].tolist(), "seed": i}
@@ -113,8 +89,7 @@ class Asset:
             pool.render(glb, {"size": self.render.image_size, "views": views, **options}, on_view)
         if not self._check():
             raise InputError(glb, "shows nothing in any view", "an object that is not transparent")
-        write_scene(self.json_path, self.views)
-        mark.unlink()
+        self.scene.finish()
 
     def _check(self) -> bool:
         """Return whether anything is to be seen; pictures that are not as they should be are deleted, for the next call."""

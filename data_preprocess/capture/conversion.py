@@ -3,6 +3,7 @@
 A converter reads its source into `Photo`s and calls `convert`. Letters: h w pixels, c colours.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -16,17 +17,14 @@ import numpy as np
 from tqdm import tqdm
 
 from config.errors import InputError
-from data.files import replace_when_finished, write_text
+from data.files import replace_when_finished
 from data.images import rescale_intrinsics
-from data.scene_format import Scene, View, read_json, read_scene, same_views, write_data_path, write_scene
+from data.scene_format import Scene, View, read_scene, write_data_path
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
 from data_preprocess.check_scenes import camera_problems, describe
 from data_preprocess.command import at_least, cores
-
-JSON_NAME = "opencv_cameras.json"
-# Says what a half-done scene is made from; it goes when the scene's JSON is there.
-_UNFINISHED = ".unfinished"
+from data_preprocess.scene_folder import SceneFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +57,12 @@ class Task:
     view: View
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `convert` takes from every converter."""
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+
+
 def convert(
     scenes: Mapping[str, Callable[[], Sequence[Photo]]],
     output: str | os.PathLike,
@@ -88,13 +92,12 @@ def convert(
     finished, problems, lines = [], [], []
     with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
         for name, read in scenes.items():
-            json_path = Path(output) / name / JSON_NAME
             try:
-                scene = convert_scene(json_path, read(), pool, long_lrm)
+                scene = convert_scene(Path(output) / name, read(), pool, long_lrm)
             except (InputError, OSError) as error:
                 problems.append(str(error))
             else:
-                finished.append(json_path)
+                finished.append(scene.json_path)
                 problems += camera_problems(scene)
                 lines.append(describe(scene))
             progress.update()
@@ -106,7 +109,7 @@ def convert(
     return problems
 
 
-def convert_scene(json_path: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool = False) -> Scene:
+def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool) -> Scene:
     """Write one scene: its images, each whole or not at all, and then its JSON; return it as read again.
 
     Images that need no change are copied, all others are written as PNG.
@@ -115,22 +118,19 @@ def convert_scene(json_path: Path, photos: Sequence[Photo], pool: ThreadPoolExec
         FileNotFoundError, InputError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
             the folder holds something else already.
     """
-    folder = json_path.parent
     if not photos:
         raise InputError(folder.name, "has no photos", "at least one")
     for photo in photos:
         _check_place(photo, folder)
     tasks = list(pool.map(lambda photo: _plan(photo, folder), photos))
     _check_names(tasks)
-    views = [task.view for task in tasks]
-    left = _left_to_do(json_path, tasks)
+    scene = SceneFolder(folder, [task.view for task in tasks])
+    left = scene.begin(_made_from(tasks))
     with _bar(total=len(left), desc=folder.name, unit="image") as progress:
-        for _ in pool.map(_write, left):
+        for _ in pool.map(_write, [tasks[i] for i in left]):
             progress.update()
-    if not json_path.exists() or isinstance(read_json(json_path), dict) != long_lrm:
-        write_scene(json_path, views, long_lrm=long_lrm)
-    (folder / _UNFINISHED).unlink(missing_ok=True)
-    return read_scene(json_path)
+    scene.finish(long_lrm)
+    return read_scene(scene.json_path)
 
 
 def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
@@ -201,27 +201,6 @@ def _check_names(tasks: Sequence[Task]) -> None:
         if other is not task:
             found = f"would be written to the same file as {other.photo.source}"
             raise InputError(task.photo.source, found, "a name for each")
-
-
-def _left_to_do(json_path: Path, tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks whose images are not there, after making sure that those which are there belong to this scene."""
-    mark = json_path.parent / _UNFINISHED
-    made_from = _made_from(tasks)
-    files = [task.view.file_path for task in tasks]
-    if json_path.exists():
-        if not same_views(read_scene(json_path).views, [task.view for task in tasks]):
-            found = "holds other cameras than this input and these flags give"
-            raise InputError(json_path, found, "the same ones: choose another --output or delete the folder")
-    elif not mark.exists():
-        for file in files:
-            if file.exists():
-                raise InputError(file, "is an image of no finished scene", "another --output or the folder deleted")
-        write_text(mark, made_from)
-    elif mark.read_text(encoding="utf-8") != made_from:
-        for file in files:
-            file.unlink(missing_ok=True)
-        write_text(mark, made_from)
-    return [task for task in tasks if not task.view.file_path.exists()]
 
 
 def _made_from(tasks: Sequence[Task]) -> str:

@@ -18,6 +18,8 @@ WIDEST_DEG = 60.0
 # How far a pinhole camera may be zoomed from the lens's own focal lengths until no pixel looks past the photo.
 _LEAST_ZOOM, _MOST_ZOOM = 0.2, 4.0
 _TERMS = {False: 8, True: 4}
+# OpenCV counts the pixels that it moves in 16 bits.
+_LARGEST_SIDE = 32766
 
 
 @dataclass(frozen=True)
@@ -129,16 +131,19 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
         fx, fy, cx, cy in pixels of an image of the photo's size; the photo's own where nothing is to be undone.
 
     Raises:
-        InputError: the distortion folds the image over inside the photo, or its middle is outside the photo.
+        InputError: the distortion folds the image over inside the photo, its middle is outside the photo, or a side is too long.
     """
     own = (lens.fx, lens.fy, lens.cx, lens.cy)
+    if lens.is_pinhole and not as_published:
+        return own
+    if max(lens.w, lens.h) > _LARGEST_SIDE:
+        wanted = f"a side of {_LARGEST_SIDE} pixels at most, which OpenCV can undistort"
+        raise InputError("lens", f"distorts a photo of {lens.w}×{lens.h} (w×h)", wanted)
     if as_published:
         assert not lens.fisheye, "no fisheye was published"
         size = (lens.w, lens.h)
         matrix, _ = cv2.getOptimalNewCameraMatrix(_matrix(own, 0.0), _terms(lens), size, 0, size)
         return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
-    if lens.is_pinhole:
-        return own
     border = _border(lens)
     low = max(_LEAST_ZOOM, float(np.abs(border).max()) / math.tan(math.radians(WIDEST_DEG)))
     high = _MOST_ZOOM

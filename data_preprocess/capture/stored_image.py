@@ -12,6 +12,8 @@ from config.errors import InputError, missing_file
 from data.files import replace_when_finished
 from data.images import FORMATS
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
 
 def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """Return an image's stored size (h, w) and EXIF orientation, 1 to 8, without reading its pixels.

@@ -17,10 +17,10 @@ import numpy as np
 from config.errors import InputError
 from data.scene_format import read_json
 from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.stored_image import SUFFIXES
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 # Poses that were rounded, or multiplied as float32, are made rigid again; others are no rotations.
 _BENT = 1e-2

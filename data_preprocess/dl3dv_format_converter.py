@@ -1,4 +1,4 @@
-"""Converter to the unified format of DL3DV scenes as downloaded, which does as the published conversion does.
+"""Converter to the unified format of DL3DV scenes as downloaded, by the rules of the published conversion.
 
     python data_preprocess/dl3dv_format_converter.py
 

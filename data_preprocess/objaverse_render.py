@@ -11,7 +11,7 @@ NAME_failed.json and tried again by the next call; an interrupted call continues
 """
 
 import argparse
-import json
+import contextlib
 import re
 import signal
 import subprocess
@@ -31,7 +31,7 @@ from config.errors import InputError, missing_file
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
-from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python
+from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
 from data_preprocess.command import Parser, at_least, cores, run_script
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
@@ -89,14 +89,15 @@ def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, 
     """Download objects of Objaverse; yield the uid, the file or None, and what went wrong."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log, subprocess.Popen(
         [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-        env=clean_environment(),
+        errors="replace", env=clean_environment(),
     ) as process:  # fmt: skip
+        # Beside the reading: many uids and their answers fit into the pipes only if both move.
+        feeding = threading.Thread(target=_feed, args=(process, uids), daemon=True)
+        feeding.start()
         try:
             left = list(uids)
-            # Beside the reading: many uids and their answers fit into the pipes only if both move.
-            threading.Thread(target=_feed, args=(process, uids), daemon=True).start()
             for line in process.stdout:
-                answer = json.loads(line)
+                answer = read_answer(python, line)
                 left.remove(answer["uid"])
                 yield answer["uid"], Path(answer["glb"]) if "glb" in answer else None, answer.get("error", "")
             process.wait()
@@ -106,15 +107,14 @@ def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, 
                 yield uid, None, f"cannot be downloaded, {_FETCH.name} ended early ({why}); wanted an answer from it"
         finally:
             process.kill()
+            # Two threads must not close one pipe.
+            feeding.join()
 
 
 def _feed(process: subprocess.Popen, uids: Sequence[str]) -> None:
-    try:
-        process.stdin.write("\n".join(uids))
-        process.stdin.close()
-    except OSError:
-        # It ended too early, which `fetch` reports.
-        return
+    # That the process ended too early is for `fetch` to report.
+    with contextlib.suppress(OSError), process.stdin as pipe:
+        pipe.write("\n".join(uids))
 
 
 def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool, workers: int) -> dict[str, str]:

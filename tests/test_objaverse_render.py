@@ -322,6 +322,20 @@ def test_other_flags_do_not_pass_for_the_same_object(tmp_path, capsys):
     assert main(flags(tmp_path, python, "--rings")) == 2
 
 
+@pytest.mark.parametrize("source", [["--input", "in"], ["--uids", UIDS[0]]])
+@pytest.mark.parametrize("answer", [r"hello \377", "[1]"])
+def test_a_program_that_is_not_blender_s_python_is_refused(tmp_path, monkeypatch, capsys, source, answer):
+    monkeypatch.chdir(tmp_path)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '{answer}\\n'\n")
+    python.chmod(0o755)
+    write_glbs(tmp_path / "in", a="fine")
+    assert main([*source, "--output", "out", "--blender_python", str(python)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"objaverse_render.py: {python}: answers '{answer.split(chr(92))[0]}")
+    assert line.endswith("; wanted the Python of an environment with Blender")
+
+
 def test_a_missing_library_is_named_with_the_packages_that_have_it(tmp_path, capsys):
     (tmp_path / "bpy.py").write_text(
         'raise ImportError("libXrender.so.1: cannot open shared object file: No such file or directory")'

@@ -49,6 +49,23 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PYTHONNOUSERSITE": "1"}
 
 
+def read_answer(python: str, line: str) -> dict:
+    """Return what a process of Blender's Python says in a line of JSON.
+
+    Raises:
+        InputError: it says something else: `python` is another program.
+    """
+    try:
+        answer = json.loads(line)
+    except MemoryError:
+        raise
+    except Exception:
+        answer = None
+    if not isinstance(answer, dict):
+        raise InputError(python, f"answers {line.strip()!r:.80}", "the Python of an environment with Blender")
+    return answer
+
+
 class BlenderPool:
     """Some workers that wait for jobs; a context manager that ends them.
 
@@ -120,14 +137,14 @@ class _Worker:
         # A session of its own: an interrupt from the keyboard is for the project's process, which then ends its workers.
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-            start_new_session=True, env=clean_environment(),
+            errors="replace", start_new_session=True, env=clean_environment(),
         )  # fmt: skip
         message = self._hear()
         if message is None:
             raise InputError(self._command[0], f"cannot start Blender ({self._end()})", "an environment in which it starts")
         if "ready" not in message:
             self.stop()
-            raise _refusal(self._command[0], **message)
+            raise _refusal(self._command[0], message.get("error", "no answer"), message.get("wanted"))
 
     def do(self, glb: Path, job: dict, on_view: Callable[[int], None]) -> None:
         if self._process is None or self._process.poll() is not None or self._jobs >= JOBS_PER_PROCESS:
@@ -167,7 +184,7 @@ class _Worker:
             line = process.stdout.readline()
         finally:
             watch.cancel()
-        return json.loads(line) if line else None
+        return read_answer(self._command[0], line) if line else None
 
     def _kill_late(self, process: subprocess.Popen) -> None:
         self._timed_out = True
@@ -185,7 +202,7 @@ class _Worker:
         return f"{ended}: {lines[-1][:200]}" if lines else ended
 
 
-def _refusal(python: str, error: str, wanted: str | None = None) -> InputError:
+def _refusal(python: str, error: str, wanted: str | None) -> InputError:
     """Return what to do about a worker that says why it does not start: a device that is missing, or an import that failed."""
     if wanted is not None:
         return InputError("--device", error, wanted)

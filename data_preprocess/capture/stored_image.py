@@ -1,4 +1,4 @@
-"""Images as they are stored, read and written as PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
+"""Stored images: read as they are on disk, written as PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Process for structure from motion by pycolmap. One of its own, as its copy of zlib breaks the PNGs of Pillow in the same process.
+"""Process for structure from motion by pycolmap, whose copy of zlib breaks the PNGs of Pillow in the same process.
 
 `structure_from_motion.py` starts it as `PYTHON worker.py FOLDER THREADS`. In the folder are `photos/` and `job.json`,
 `{"photos": [names], "pairs": [[i, j]], "camera_model", "seed"}`. It says `{"stage", "done", "total"}` in lines of JSON, and

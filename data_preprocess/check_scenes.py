@@ -1,4 +1,4 @@
-"""Check scenes of the unified format, and draw each: a contact sheet and where its cameras stand.
+"""Check of scenes of the unified format, with pictures of each: a contact sheet and where its cameras stand.
 
     python data_preprocess/check_scenes.py data_example/objects_data_path.json
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.errors import InputError
 from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
@@ -54,7 +55,7 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
             else:
                 first = digests.setdefault(digest, i)
                 if first != i:
-                    problems.append(f"{scene.json_path}, view {i}: found the same pixels as in view {first}, wanted another photo")
+                    problems.append(f"{scene.json_path}, view {i}: has the pixels of view {first}; wanted another photo")
                 if thumbnail is not None:
                     thumbnails[i] = thumbnail
             progress.update()
@@ -72,26 +73,26 @@ def camera_problems(scene: Scene) -> list[str]:
         where = f"{scene.json_path}, view {i}"
         first = files.setdefault(view.file_path, i)
         if first != i:
-            problems.append(f"{where}: found the file of view {first}, wanted each once")
+            problems.append(f"{where}: has the file of view {first}; wanted each once")
         first = poses.setdefault((view.w2c.round(9) + 0.0).tobytes(), i)
         if first != i:
-            problems.append(f"{where}: found the pose of view {first}, wanted a camera elsewhere")
+            problems.append(f"{where}: has the pose of view {first}; wanted a camera elsewhere")
         fov = 2 * np.degrees(np.arctan([0.5 * view.w / view.fx, 0.5 * view.h / view.fy]))
         if not (fov.min() >= NARROWEST_DEG and fov.max() <= WIDEST_DEG):
             problems.append(
-                f"{where}: found a field of view of {fov[0]:.3g}×{fov[1]:.3g} degrees (w×h), wanted {NARROWEST_DEG:g} to "
+                f"{where}: has a field of view of {fov[0]:.3g}×{fov[1]:.3g} degrees (w×h); wanted {NARROWEST_DEG:g} to "
                 f"{WIDEST_DEG:g}: focal lengths are in pixels of w and h"
             )
         if not LEAST_SQUARE <= view.fx / view.fy <= 1 / LEAST_SQUARE:
-            problems.append(f"{where}: found focal lengths {view.fx:g} and {view.fy:g}, wanted nearly square pixels")
+            problems.append(f"{where}: has focal lengths {view.fx:g} and {view.fy:g}; wanted nearly square pixels")
         if not (0 <= view.cx <= view.w and 0 <= view.cy <= view.h):
             problems.append(
-                f"{where}: found the principal point ({view.cx:g}, {view.cy:g}) outside of {view.w}×{view.h} (w×h), wanted it in "
+                f"{where}: has the principal point ({view.cx:g}, {view.cy:g}) outside of {view.w}×{view.h} (w×h); wanted it in "
                 "the image"
             )
     position = np.stack([view.c2w[:3, 3] for view in scene.views])
     if len(scene.views) > 1 and np.ptp(position, axis=0).max() <= 1e-9 * np.abs(position).max():
-        problems.append(f"{scene.json_path}: found all {len(scene.views)} cameras at one place, wanted them apart")
+        problems.append(f"{scene.json_path}: has all {len(scene.views)} cameras at one place; wanted them apart")
     return problems
 
 
@@ -111,7 +112,7 @@ def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray
     try:
         pixels = read_pixels(view.file_path)
         rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
-    except (ValueError, OSError) as error:
+    except (InputError, OSError) as error:
         return str(error), b"", None
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     if not shown:
@@ -146,7 +147,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     parser.add_argument("--workers", type=int, help="threads (default: one a core)")
     args = parser.parse_args(argv)
     if args.no_pictures and args.output:
-        raise ValueError("--output: has no effect with --no_pictures; leave it out")
+        raise InputError("--output", "has no effect with --no_pictures", "it left out")
     workers = at_least("--workers", args.workers, 1) or cores()
     paths = read_data_path(args.data_path)
     output = args.output or Path("outputs", "check", args.data_path.stem)
@@ -156,12 +157,12 @@ def work(argv: Sequence[str] | None) -> list[str]:
     with ThreadPoolExecutor(workers) as pool, tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True) as progress:
         for i, path in enumerate(progress):
             if path in seen:
-                problems.append(f"{args.data_path}, entry {i}: found {path} again, wanted each scene once")
+                problems.append(f"{args.data_path}, entry {i}: is {path} again; wanted each scene once")
                 continue
             seen.add(path)
             try:
                 scene = read_scene(path)
-            except (ValueError, OSError) as error:
+            except (InputError, OSError) as error:
                 problems.append(str(error))
                 continue
             folder = scene.name if scene.name not in folders else f"{i:03d}_{scene.name}"

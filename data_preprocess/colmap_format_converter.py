@@ -1,4 +1,4 @@
-"""Convert captures whose cameras COLMAP has found, or plain photos or videos, to the unified format.
+"""Converter to the unified format of captures whose cameras COLMAP has found, or of plain photos or videos.
 
     python data_preprocess/colmap_format_converter.py --input captures/garden --output data_example/captures
     python data_preprocess/colmap_format_converter.py --from_images photos/desk walk.mp4 --output data_example/captures
@@ -23,17 +23,17 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_preprocess.capture.conversion import Photo, convert, photo_name
+from config.errors import InputError
+from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.orientation import FRAMES, orient
-from data_preprocess.capture.stored_image import read_header
+from data_preprocess.capture.orientation import add_frame_flag, orient
+from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import Parser, at_least, cores, run_script
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 DEFAULT_FRAMES = 120
 # Names of photos in a message.
 MOST_NAMES = 20
@@ -54,33 +54,32 @@ def scene_name(path: Path) -> str:
     return parts[-1] if parts else path.name
 
 
-def read_capture(capture: Path, images: Path | None = None, frame: str = "auto") -> list[Photo]:
+def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     """Return the photos of a COLMAP reconstruction, and print which photos are not in it.
 
     Args:
         capture: folder with the model.
-        images: folder of the photos; `images` beside the model's folders by default, or the folder itself.
+        images: folder of the photos; None for `images` beside the model's folders, or the folder itself.
         frame: as in `orientation.orient`.
 
     Raises:
         FileNotFoundError: there is no model, or its photos are not there.
-        ValueError: the model breaks its format, a camera cannot be undistorted, or the frame does not fit.
+        InputError: the model breaks its format, a camera cannot be undistorted, or the frame does not fit.
     """
     model = find_model(capture)
     found = read_model(model)
     folder = _image_folder(capture, model, found) if images is None else images
     missing = [image.name for image in found if not (folder / image.name).is_file()]
     if missing:
-        raise FileNotFoundError(
-            f"{folder}: found {len(missing)} of the {len(found)} photos of {model} missing ({_some(missing)}), wanted all of them"
-        )
+        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model} ({_some(missing)})"
+        raise FileNotFoundError(f"{folder}: {lacks}; wanted all of them")
     registered = {image.name for image in found}
     if rest := [name for name in list_photos(folder) if name not in registered]:
         _say(f"{scene_name(capture)}: {len(rest)} of {len(rest) + len(found)} photos are not in the model: {_some(rest)}")
     return photos_of(found, folder, frame, where=model)
 
 
-def search_cameras(source: Path, work: Path, workers: int, num_frames: int, frame: str = "auto", **search: object) -> list[Photo]:
+def search_cameras(source: Path, work: Path, workers: int, num_frames: int, frame: str, **search: object) -> list[Photo]:
     """Return photos, or frames of a video, with the cameras that COLMAP finds, and print which it could not place.
 
     Args:
@@ -92,12 +91,12 @@ def search_cameras(source: Path, work: Path, workers: int, num_frames: int, fram
         search: of `structure_from_motion.find_cameras`.
 
     Raises:
-        FileNotFoundError, ValueError: as there; there are no photos, or no such video.
+        FileNotFoundError, InputError: as there; there are no photos, or no such video.
     """
     if source.is_dir():
         folder, names = source, list_photos(source)
         if not names:
-            raise ValueError(f"{source}: found no photo in it, wanted {', '.join(SUFFIXES)} (other formats: convert them first)")
+            raise InputError(source, "holds no photo", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
     else:
         folder = work / "frames"
         names = [file.name for file in draw_frames(source, folder, num_frames)]
@@ -127,15 +126,15 @@ def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) ->
         names.append(name if times[name] == 1 else f"{name}_{Path(image.name).suffix[1:]}")
         try:
             lens = lens_of(image.camera)
-        except ValueError as error:
-            raise ValueError(f"{where}, {image.name}: {error}") from error
+        except InputError as error:
+            raise error.within(f"{where}, {image.name}") from error
         lens, w2c = make_upright(lens, image.w2c, *read_header(folder / image.name))
         lenses.append(lens)
         poses.append(w2c)
     try:
         poses = orient(np.stack(poses), frame)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    except InputError as error:
+        raise error.within(where) from error
     sources = [folder / image.name for image in images]
     return [Photo(*photo) for photo in zip(sources, names, lenses, poses, strict=True)]
 
@@ -180,10 +179,8 @@ def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
     for folder in candidates:
         if any((folder / image.name).is_file() for image in images):
             return folder
-    raise FileNotFoundError(
-        f"{capture}: found none of the photos of {model}, such as {images[0].name}, in {candidates[0]}, wanted them there or in "
-        "--images"
-    )
+    lacks = f"lacks the photos of {model}, such as {images[0].name}"
+    raise FileNotFoundError(f"{capture}: {lacks}; wanted them in {candidates[0]} or in --images")
 
 
 def _some(names: Sequence[str]) -> str:
@@ -199,7 +196,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line. What could be without effect is None unless given.
 
     Raises:
-        ValueError: a flag is wrong, or has no effect.
+        InputError: a flag is wrong, or has no effect.
     """
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -209,15 +206,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--images", type=Path, metavar="DIR", help="the photos of the one capture (default: images in it)")
     add("--output", type=Path, required=True, help="folder for the scenes")
     add("--data_path_json", type=Path, help="list to write (default: OUTPUT/colmap_data_path.json)")
-    add(
-        "--frame",
-        choices=FRAMES,
-        default="auto",
-        help="object: z up, what the cameras look at in the middle, cameras 2.7 away; scene: z up, cameras within a cube of "
-        "half-side 1; auto: object if they look at one point (default); given: leave the cameras as they are",
-    )
-    add("--workers", type=int, help="threads (default: one a core)")
-    add("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    add_frame_flag(parser)
+    add_flags(parser)
     add = parser.add_argument_group("with --from_images").add_argument
     add("--num_frames", type=int, help=f"frames to draw from a video (default: {DEFAULT_FRAMES})")
     add("--camera_model", choices=CAMERA_MODELS, help="how lenses distort, in COLMAP's names (default: RADIAL)")
@@ -229,13 +219,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     useless, mode = (_SEARCH_FLAGS, "--input") if args.input else (_MODEL_FLAGS, "--from_images")
     for flag in useless:
         if getattr(args, flag) is not None:
-            raise ValueError(f"--{flag}: has no effect with {mode}; leave it out")
+            raise InputError(f"--{flag}", f"has no effect with {mode}", "it left out")
     if args.images is not None and len(args.input) > 1:
-        raise ValueError(f"--images: found it beside {len(args.input)} captures, wanted one")
+        raise InputError("--images", f"is given with {len(args.input)} captures", "one capture")
     for flag, least in (("workers", 1), ("num_frames", 3), ("seed", 0)):
         at_least(f"--{flag}", getattr(args, flag), least)
     if args.min_registered is not None and not 0 < args.min_registered <= 1:
-        raise ValueError(f"--min_registered: found {args.min_registered}, wanted a share above 0, up to 1")
+        raise InputError("--min_registered", f"is {args.min_registered}", "a share above 0, up to 1")
     return args
 
 
@@ -252,7 +242,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     for path in args.input or args.from_images:
         name = scene_name(path)
         if name in scenes:
-            raise ValueError(f"{path}: found two inputs for the scene {name!r}, wanted a name for each")
+            raise InputError(path, f"is a second input for the scene {name!r}", "a name for each")
         if args.input:
             scenes[name] = partial(read_capture, path, args.images, args.frame)
         else:

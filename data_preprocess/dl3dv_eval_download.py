@@ -1,4 +1,4 @@
-"""Download scenes of the DL3DV benchmark, the 140 test scenes that models are compared on.
+"""Download of scenes of the DL3DV benchmark, the 140 test scenes that models are compared on.
 
     python data_preprocess/dl3dv_eval_download.py --odir data_example/dl3dv_benchmark --subset hash --only_level4 \\
         --hash 032dee9fb0a8bc1b90871dc5fe950080d0bcd3caf166447f44e60ca50ac04ec7
@@ -24,8 +24,9 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_preprocess.command import Parser, at_least
-from data_preprocess.hub.files import Item, Transfer, bytes_text, hub_item, list_files, missing, run_download
+from config.errors import InputError
+from data_preprocess.command import Parser, at_least, run_script
+from data_preprocess.hub.files import Item, Transfer, bytes_text, hub_item, list_files, missing
 
 REPO = "DL3DV/DL3DV-10K-Benchmark"
 HASH = re.compile("[0-9a-f]{64}")
@@ -53,20 +54,31 @@ def scene_items(odir: Path, only_level4: bool, scene: str) -> list[Item]:
 
     Raises:
         FileNotFoundError: there is no such scene.
-        ValueError: it lacks transforms.json, or the images.
+        InputError: it lacks transforms.json, or the images.
     """
     folder = f"{scene}/nerfstudio"
     try:
         listing = {entry.path.removeprefix(f"{folder}/"): entry for entry in list_files(REPO, folder, recursive=True)}
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{scene}: found no such scene in {REPO}, wanted the name of one of its folders") from error
+        raise FileNotFoundError(f"{scene}: is no scene of {REPO}; wanted the name of one of its folders") from error
     matches = {path: IMAGE.fullmatch(path) for path in sorted(listing)}
     images = [path for path, match in matches.items() if match and (match[1] == LEVEL_4 or not only_level4)]
     if not images or "transforms.json" not in listing:
         wanted = f"{LEVEL_4 if only_level4 else 'images'} and transforms.json"
-        raise ValueError(f"{scene}: found {len(listing)} files in {REPO}/{folder}, wanted {wanted} among them")
+        raise InputError(scene, f"has {len(listing)} files in {REPO}/{folder}", f"{wanted} among them")
     names = [*images, "transforms.json"]
     return [hub_item(REPO, listing[name], odir / folder / name, "dataset") for name in names]
+
+
+def check_hashes(scenes: Sequence[str]) -> None:
+    """Check what is given to `--hash`.
+
+    Raises:
+        InputError: one is no hash.
+    """
+    for scene in scenes:
+        if not HASH.fullmatch(scene):
+            raise InputError("--hash", f"is {scene!r:.80}", "64 hexadecimal digits in small letters")
 
 
 def clean(folder: Path) -> None:
@@ -88,10 +100,10 @@ def work(argv: Sequence[str] | None) -> None:
     args = parser.parse_args(argv)
     at_least("--workers", args.workers, 1)
     if (args.subset == "hash") != bool(args.hash):
-        raise ValueError(f"--subset {args.subset}: found {'no ' if not args.hash else ''}--hash, wanted it with --subset hash only")
-    for scene in args.hash or ():
-        if not HASH.fullmatch(scene):
-            raise ValueError(f"--hash: found {scene!r}, wanted 64 hexadecimal digits in small letters")
+        raise InputError(
+            "--hash", f"is {'given' if args.hash else 'missing'} with --subset {args.subset}", "it with --subset hash only"
+        )
+    check_hashes(args.hash or ())
     scenes = list(dict.fromkeys(args.hash or benchmark_scenes()))
     with ThreadPoolExecutor(args.workers) as pool:
         listings = pool.map(partial(scene_items, args.odir, args.only_level4), scenes)
@@ -111,7 +123,7 @@ def work(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit status."""
-    return run_download("dl3dv_eval_download.py", work, argv)
+    return run_script("dl3dv_eval_download.py", work, argv)
 
 
 if __name__ == "__main__":

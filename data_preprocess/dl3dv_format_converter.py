@@ -1,4 +1,4 @@
-"""Convert DL3DV scenes, as downloaded, to the unified format, as the published conversion does.
+"""Converter to the unified format of DL3DV scenes as downloaded, by the rules of the published conversion.
 
     python data_preprocess/dl3dv_format_converter.py
 
@@ -19,7 +19,8 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_preprocess.capture.conversion import Photo, convert, photo_name
+from config.errors import InputError, missing_file
+from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, find_image, read_transforms
 from data_preprocess.command import Parser, run_script
@@ -35,10 +36,10 @@ def find_scenes(folder: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: the folder, or any scene in it, is not there.
-        ValueError: two scenes have one name.
+        InputError: two scenes have one name.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: found no such folder, wanted one with DL3DV scenes")
+        raise missing_file(folder, "a folder with DL3DV scenes")
     scenes: dict[str, Path] = {}
     for at, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))  # downloads that are under way
@@ -48,17 +49,17 @@ def find_scenes(folder: Path) -> dict[str, Path]:
         found = Path(os.path.abspath(at))
         name = found.parent.name if found.name == "nerfstudio" else found.name
         if name in scenes:
-            raise ValueError(f"{found}: found the scene of {scenes[name].parent} again, wanted each once")
+            raise InputError(found, f"is the scene of {scenes[name].parent} again", "each once")
         scenes[name] = found / "transforms.json"
     if not scenes:
-        raise FileNotFoundError(f"{folder}: found no transforms.json below it, wanted scenes as HASH/nerfstudio/transforms.json")
+        raise FileNotFoundError(f"{folder}: has no transforms.json below it; wanted scenes as HASH/nerfstudio/transforms.json")
     return scenes
 
 
 def read_photos(json_path: Path) -> list[Photo]:
     """Return the photos of one scene, in the order of its transforms.json."""
     if not (json_path.parent / STORED).is_dir():
-        raise FileNotFoundError(f"{json_path.parent}: found no folder {STORED}, wanted the images at a quarter of their size")
+        raise missing_file(json_path.parent / STORED, "the images at a quarter of their size")
     return [_photo(json_path.parent, frame) for frame in read_transforms(json_path)]
 
 
@@ -83,8 +84,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     parser.add_argument(
         "--data_path_json", type=Path, help="list to write (default: as above, or OUTPUT/dl3dv_data_path.json with --output)"
     )
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
-    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    add_flags(parser)
     args = parser.parse_args(argv)
     data_path_json = args.data_path_json or (
         args.output / "dl3dv_data_path.json" if args.output else EXAMPLES / "dl3dv_sample_data_path.json"

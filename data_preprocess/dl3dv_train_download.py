@@ -1,4 +1,4 @@
-"""Download scenes of DL3DV-10K to train on, without the benchmark's.
+"""Download of scenes of DL3DV-10K to train on, without the benchmark's.
 
     python data_preprocess/dl3dv_train_download.py --odir dl3dv_train --subset 1K 2K
     python data_preprocess/dl3dv_train_download.py --odir dl3dv_train --hash HASH HASH
@@ -14,14 +14,14 @@ A scene appears as ODIR/HASH/nerfstudio when it is whole, laid out as the benchm
 of a zip is neither an image nor transforms.json is not unpacked. An interrupted download is continued by the same command.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import stat
 import sys
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -32,10 +32,11 @@ from huggingface_hub.utils import WeakFileLock
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.errors import InputError
 from data.files import write_json
 from data.scene_format import read_json
-from data_preprocess.command import Parser, at_least
-from data_preprocess.dl3dv_eval_download import HASH, IMAGE, benchmark_scenes
+from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.dl3dv_eval_download import HASH, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.files import (
     Item,
     Transfer,
@@ -44,8 +45,6 @@ from data_preprocess.hub.files import (
     fetch_file,
     is_inside,
     list_files,
-    one_line,
-    run_download,
 )
 
 REPO = "DL3DV/DL3DV-ALL-960P"
@@ -60,24 +59,24 @@ def excluded_scenes(odir: Path) -> set[str]:
 
     Raises:
         OSError: the hub does not tell them, and no file does.
-        ValueError: they are fewer than the benchmark has, or the file holds something else.
+        InputError: they are fewer than the benchmark has, or the file holds something else.
     """
     path = odir / "benchmark_hashes.json"
     known: set[str] = set()
     if path.exists():
         content = read_json(path)
         if not isinstance(content, list) or not all(isinstance(scene, str) and HASH.fullmatch(scene) for scene in content):
-            raise ValueError(f"{path}: found something else than a list of hashes, wanted the benchmark's; delete it and run again")
+            raise InputError(path, "is no list of hashes", "the benchmark's: delete it and run again")
         known.update(content)
     try:
         scenes = known | set(benchmark_scenes())
     except OSError as error:
         if not known:
-            raise OSError(f"{one_line(error)}; no list of benchmark scenes, so nothing is downloaded that may be one") from error
+            found = f"is not there, and the hub does not tell the benchmark's scenes ({one_line(error)})"
+            raise OSError(f"{path}: {found}; wanted their list: without it nothing is downloaded that may be one") from error
         scenes = known
     if len(scenes) < BENCHMARK_SIZE:
-        found = f"found {len(scenes)} benchmark scenes on the hub and in this file"
-        raise ValueError(f"{path}: {found}, wanted {BENCHMARK_SIZE} or more")
+        raise InputError(path, f"has, with the hub's list, {len(scenes)} benchmark scenes", f"{BENCHMARK_SIZE} or more")
     if scenes != known:
         write_json(path, sorted(scenes))
     return scenes
@@ -94,12 +93,12 @@ def is_complete(odir: Path, scene: str) -> bool:
     """Return whether a scene was unpacked.
 
     Raises:
-        ValueError: its folder is there and is not what this script writes.
+        InputError: its folder is there and is not what this script writes.
     """
     if (odir / scene / "nerfstudio" / "transforms.json").is_file():
         return True
     if (odir / scene).exists():
-        raise ValueError(f"{odir / scene}: found no nerfstudio/transforms.json in it, wanted a whole scene; move it away")
+        raise InputError(odir / scene, "has no nerfstudio/transforms.json in it", "a whole scene: move it away")
     return False
 
 
@@ -115,7 +114,7 @@ def fetch_scene(odir: Path, scene: str, entry: RepoFile) -> None:
         try:
             unpack(archive, scene, place / scene / "nerfstudio")
             (place / scene).rename(odir / scene)
-        except ValueError as error:
+        except InputError as error:
             shutil.rmtree(place / scene, ignore_errors=True)
             write_json(_note(odir, scene), {"content": _content(entry), "reason": one_line(error)})
         archive.unlink()
@@ -145,44 +144,61 @@ def unpack(archive: Path, scene: str, folder: Path) -> None:
         folder: where `transforms.json` and `images_4` go.
 
     Raises:
-        ValueError: it is damaged, is of another scene, lacks something, or has members that would land elsewhere.
+        InputError: it is damaged, is of another scene, lacks something, or has members that would land elsewhere.
         OSError: the disk is full.
     """
+    with _unzipping(archive):
+        file = zipfile.ZipFile(archive)
+    with file:
+        members = _members(archive, file.infolist(), scene)
+        check_disk(folder, sum(info.file_size for info in members.values()))
+        for name, info in members.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as target:
+                for block in _blocks(archive, file, info):
+                    target.write(block)
+                target.flush()
+                os.fsync(target.fileno())
+
+
+@contextlib.contextmanager
+def _unzipping(archive: Path) -> Iterator[None]:
+    """Turn whatever a damaged zip raises into an InputError, but leave alone what the disk does."""
     try:
-        with zipfile.ZipFile(archive) as file:
-            members = _members(archive, file.infolist(), scene)
-            check_disk(folder, sum(info.file_size for info in members.values()))
-            for name, info in members.items():
-                path = folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(info) as source, path.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
-                    target.flush()
-                    os.fsync(target.fileno())
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(f"{archive.name}: found a damaged zip ({one_line(error)}), wanted a scene's") from error
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError(archive.name, f"is a damaged zip ({one_line(error)})", "a scene's") from error
+
+
+def _blocks(archive: Path, file: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[bytes]:
+    with _unzipping(archive), file.open(info) as source:
+        while block := source.read(1 << 20):
+            yield block
 
 
 def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dict[str, zipfile.ZipInfo]:
     """Return what to unpack, by path beside `transforms.json`."""
     for info in infos:
         if stat.S_ISLNK(info.external_attr >> 16) or not is_inside(info.filename.removesuffix("/")):
-            raise ValueError(f"{archive.name}: found the member {info.filename[:80]!r}, wanted plain files within the zip")
+            raise InputError(archive.name, f"has the member {info.filename[:80]!r}", "plain files within the zip")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{archive.name}: found compression {info.compress_type}, wanted deflated or stored members")
+            raise InputError(archive.name, f"has the compression {info.compress_type}", "deflated or stored members")
         if info.flag_bits & 1:
-            raise ValueError(f"{archive.name}: found the encrypted member {info.filename[:80]!r}, wanted plain ones")
+            raise InputError(archive.name, f"has the encrypted member {info.filename[:80]!r}", "plain ones")
     tables = [info.filename for info in infos if PurePosixPath(info.filename).name == "transforms.json"]
     if len(tables) != 1:
-        raise ValueError(f"{archive.name}: found {len(tables)} transforms.json, wanted one")
+        raise InputError(archive.name, f"has {len(tables)} transforms.json", "one")
     base = tables[0].removesuffix("transforms.json")
     others = [part for part in base.split("/") if HASH.fullmatch(part) and part != scene]
     if others:
-        raise ValueError(f"{archive.name}: found the scene {others[0]} in it, wanted the one that it is named after")
+        raise InputError(archive.name, f"holds the scene {others[0]}", "the one that it is named after")
     inside = {info.filename.removeprefix(base): info for info in infos if info.filename.startswith(base)}
     members = {name: info for name, info in inside.items() if IMAGE.fullmatch(name)}
     if not members:
-        raise ValueError(f"{archive.name}: found no images beside transforms.json, wanted some")
+        raise InputError(archive.name, "has no images beside transforms.json", "some")
     return {**members, "transforms.json": inside["transforms.json"]}
 
 
@@ -193,19 +209,21 @@ def chosen_archives(
 
     Raises:
         FileNotFoundError: a hash is in none of the subsets.
-        ValueError: a hash is, or `odir` holds, a benchmark scene.
+        InputError: a hash is, or `odir` holds, a benchmark scene.
     """
     benchmark = excluded_scenes(odir)
     for scene in hashes or ():
         if scene in benchmark:
-            raise ValueError(f"--hash: found {scene}, which is a benchmark scene, wanted scenes to train on")
+            raise InputError("--hash", f"is {scene}, a benchmark scene", "scenes to train on")
     for scene in sorted(benchmark):
         if (odir / scene).exists():
-            raise ValueError(f"{odir / scene}: found a benchmark scene, wanted none among those to train on; move it away")
+            raise InputError(odir / scene, "is a benchmark scene", "none among those to train on: move it away")
     archives = listed_archives(subsets, workers)
     for scene in hashes or ():
         if scene not in archives:
-            raise FileNotFoundError(f"--hash: found {scene} in none of {', '.join(subsets)} of {REPO}, wanted scenes of these")
+            raise FileNotFoundError(
+                f"--hash: is {scene}, which is in none of {', '.join(subsets)} of {REPO}; wanted scenes of these"
+            )
     chosen = {scene: archives[scene] for scene in hashes or archives}
     kept = {scene: entry for scene, entry in chosen.items() if scene not in benchmark}
     return kept, len(chosen) - len(kept)
@@ -222,10 +240,8 @@ def work(argv: Sequence[str] | None) -> None:
     args = parser.parse_args(argv)
     at_least("--workers", args.workers, 1)
     if not args.subset and not args.hash:
-        raise ValueError("--subset, --hash: found neither, wanted subsets, or scenes by hash")
-    for scene in args.hash or ():
-        if not HASH.fullmatch(scene):
-            raise ValueError(f"--hash: found {scene!r}, wanted 64 hexadecimal digits in small letters")
+        raise InputError("--subset, --hash", "are both missing", "subsets, or scenes by hash")
+    check_hashes(args.hash or ())
     archives, left_out = chosen_archives(args.odir, args.subset or SUBSETS, args.hash, args.workers)
     todo = {
         scene: entry
@@ -258,7 +274,7 @@ def report(odir: Path, archives: dict[str, RepoFile], fetched: Sequence[Item], l
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit status."""
-    return run_download("dl3dv_train_download.py", work, argv)
+    return run_script("dl3dv_train_download.py", work, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Download the two example objects of the published LaCT release into data_example/.
+"""Download of the two example objects of the published LaCT release into data_example/.
 
     python data_preprocess/gso_example_download.py
 
@@ -20,12 +20,12 @@ from urllib.parse import quote
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import get_session
 
+from config.errors import InputError
 from data.scene_format import read_json, read_scene
-from data_preprocess.command import Parser, at_least
-from data_preprocess.hub.files import Item, Transfer, bytes_text, is_inside, missing, one_line, run_download
+from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.hub.files import Item, Transfer, bytes_text, is_inside, missing
 from model.weights.hub import download_url
 
 REPO, BRANCH, FOLDER = "a1600012888/LaCT", "main", "lact_nvs/data_example"
@@ -47,24 +47,33 @@ def list_example() -> dict[str, tuple[int, str]]:
     url = f"{api}/repos/{REPO}/git/trees/{BRANCH}?recursive=1"
     try:
         answer = get_session().get(url, timeout=TIMEOUT_S, follow_redirects=True)
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise ConnectionError(f"{url}: out of reach ({one_line(error)}), wanted the list of files; try again later") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # among them an address that is none
+        raise ConnectionError(f"{url}: is out of reach ({one_line(error)}); wanted the list of files: try again later") from error
     if answer.status_code in (403, 429):
-        raise OSError(f"{url}: found HTTP {answer.status_code}, GitHub's limit of requests an hour, wanted a list; try again later")
+        raise OSError(
+            f"{url}: answers HTTP {answer.status_code}, GitHub's limit of requests an hour; wanted a list: try again later"
+        )
     if answer.status_code != 200:
-        raise OSError(f"{url}: found HTTP {answer.status_code}, wanted the list of files; try again later")
+        raise OSError(f"{url}: answers HTTP {answer.status_code}; wanted the list of files: try again later")
     try:
-        tree = answer.json()["tree"]
-        files = {entry["path"]: (entry["size"], entry["sha"]) for entry in tree if entry["type"] == "blob"}
-    except (ValueError, LookupError, TypeError) as error:
-        raise OSError(f"{url}: found something else than GitHub's list of files, wanted that; check proxies") from error
-    files = {path.removeprefix(f"{FOLDER}/"): value for path, value in files.items() if is_wanted(path)}
+        content = answer.json()
+    except MemoryError:
+        raise
+    except Exception:  # whatever the text breaks in the parser
+        content = None
+    tree = content.get("tree") if isinstance(content, dict) else None
+    if not isinstance(tree, list) or not all(isinstance(entry, dict) for entry in tree):
+        raise OSError(f"{url}: answers something else; wanted GitHub's list of files: check proxies")
+    blobs = [entry for entry in tree if entry.get("type") == "blob" and is_wanted(entry.get("path"))]
+    files = {entry["path"].removeprefix(f"{FOLDER}/"): (entry.get("size"), entry.get("sha")) for entry in blobs}
     for path, (size, sha) in files.items():
         if type(size) is not int or size < 0 or not isinstance(sha, str) or not re.fullmatch("[0-9a-f]{40}", sha):
-            raise OSError(f"{url}: found {path} with size {size!r} and hash {sha!r}, wanted bytes and 40 hexadecimal digits")
+            raise OSError(f"{url}: lists {path} with size {size!r} and hash {sha!r}; wanted bytes and 40 hexadecimal digits")
     for name in (LIST, *(f"{name}/opencv_cameras.json" for name in OBJECTS)):
         if name not in files:
-            raise FileNotFoundError(f"{url}: found no {FOLDER}/{name}, wanted it; the release has changed")
+            raise FileNotFoundError(f"{url}: lists no {FOLDER}/{name}; wanted it: the release has changed")
     return files
 
 
@@ -87,20 +96,22 @@ def check_list(path: Path, output: Path) -> list[str]:
     """Check the list of scenes, and the scenes; return a word on each.
 
     Raises:
-        ValueError: it names other scenes than those that were fetched, or one of them is broken.
+        InputError: it names other scenes than those that were fetched, or one of them is broken.
         FileNotFoundError: a scene names an image that is not there.
     """
     content = read_json(path)
     known = {f"{name}/opencv_cameras.json" for name in OBJECTS}
     entries = [str(PurePosixPath(entry)) for entry in content if isinstance(entry, str)] if isinstance(content, list) else []
     if not entries or not isinstance(content, list) or len(entries) != len(content) or not known.issuperset(entries):
-        raise ValueError(f"{path}: found {str(content)[:120]!r}, wanted a list of {' and '.join(sorted(known))}")
+        raise InputError(path, f"holds {content!r:.120}", f"a list of {' and '.join(sorted(known))}")
     words = []
     for entry in entries:
         scene = read_scene(output / entry)
         for i, view in enumerate(scene.views):
             if not view.file_path.is_file():
-                raise FileNotFoundError(f"{scene.json_path}, view {i}: found no {view.file_path}, wanted it among the files")
+                raise FileNotFoundError(
+                    f"{scene.json_path}, view {i}: is {view.file_path}, which is not there; wanted it among the files"
+                )
         words.append(f"{scene.name} ({len(scene.views)} views)")
     return words
 
@@ -127,7 +138,7 @@ def work(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit status."""
-    return run_download("gso_example_download.py", work, argv)
+    return run_script("gso_example_download.py", work, argv)
 
 
 if __name__ == "__main__":

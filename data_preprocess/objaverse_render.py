@@ -1,4 +1,4 @@
-"""Render GLB files, such as Objaverse's, as objects of the unified format, with Blender.
+"""Renderings of GLB files, such as Objaverse's, by Blender, as objects of the unified format.
 
     python3.11 -m venv .blender_env && .blender_env/bin/pip install -r data_preprocess/objaverse_requirement.txt
     python data_preprocess/objaverse_render.py --input FOLDER --output train_objects
@@ -11,7 +11,7 @@ NAME_failed.json and tried again by the next call; an interrupted call continues
 """
 
 import argparse
-import json
+import contextlib
 import re
 import signal
 import subprocess
@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,14 +27,16 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.errors import InputError, missing_file
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
-from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python
+from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
 from data_preprocess.command import Parser, at_least, cores, run_script
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
 UID = re.compile("[0-9a-f]{32}")
+POLL_S = 0.5
 _FETCH = Path(__file__).parent / "blender" / "objaverse_worker.py"
 
 
@@ -43,20 +45,20 @@ def find_glbs(folder: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: the folder, or any GLB in it, is not there.
-        ValueError: two files have one name.
+        InputError: two files have one name.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: found no such folder, wanted one with GLB files")
+        raise missing_file(folder, "a folder with GLB files")
     glbs: dict[str, Path] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() != ".glb" or not path.is_file():
             continue
         name = "_".join(path.relative_to(folder).with_suffix("").parts)
         if name in glbs:
-            raise ValueError(f"{path}: found it named {name} like {glbs[name]}, wanted a name for each")
+            raise InputError(path, f"would be named {name} like {glbs[name]}", "a name for each")
         glbs[name] = path
     if not glbs:
-        raise FileNotFoundError(f"{folder}: found no GLB file below it, wanted at least one")
+        raise FileNotFoundError(f"{folder}: has no GLB file below it; wanted at least one")
     return glbs
 
 
@@ -65,21 +67,21 @@ def read_uids(given: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: neither a uid nor a file.
-        ValueError: something that is no uid, one twice, or none.
+        InputError: something that is no uid, one twice, or none.
     """
     where, uids = "--uids", list(given)
     if len(uids) == 1 and not UID.fullmatch(uids[0]):
         where = uids[0]
         if not Path(where).is_file():
-            raise FileNotFoundError(f"--uids: found no file {where}, wanted uids of Objaverse or a file with one a line")
+            raise FileNotFoundError(f"--uids: is {where}, which is no file; wanted uids of Objaverse or a file with one a line")
         uids = Path(where).read_text(encoding="utf-8", errors="replace").split()
     for uid in uids:
         if not UID.fullmatch(uid):
-            raise ValueError(f"{where}: found {uid[:60]!r}, wanted a uid of Objaverse: 32 digits of 0-9 and a-f")
+            raise InputError(where, f"has {uid[:60]!r}", "a uid of Objaverse: 32 digits of 0-9 and a-f")
     if not uids:
-        raise ValueError(f"{where}: found no uid, wanted at least one")
+        raise InputError(where, "holds no uid", "at least one")
     if len(set(uids)) < len(uids):
-        raise ValueError(f"{where}: found {next(uid for uid in uids if uids.count(uid) > 1)} twice, wanted each uid once")
+        raise InputError(where, f"has {next(uid for uid in uids if uids.count(uid) > 1)} twice", "each uid once")
     return uids
 
 
@@ -87,32 +89,32 @@ def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, 
     """Download objects of Objaverse; yield the uid, the file or None, and what went wrong."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log, subprocess.Popen(
         [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-        env=clean_environment(),
+        errors="replace", env=clean_environment(),
     ) as process:  # fmt: skip
+        # Beside the reading: many uids and their answers fit into the pipes only if both move.
+        feeding = threading.Thread(target=_feed, args=(process, uids), daemon=True)
+        feeding.start()
         try:
             left = list(uids)
-            # Beside the reading: many uids and their answers fit into the pipes only if both move.
-            threading.Thread(target=_feed, args=(process, uids), daemon=True).start()
             for line in process.stdout:
-                answer = json.loads(line)
+                answer = read_answer(python, line)
                 left.remove(answer["uid"])
                 yield answer["uid"], Path(answer["glb"]) if "glb" in answer else None, answer.get("error", "")
             process.wait()
             log.seek(0)
             why = next((line for line in reversed(log.read().splitlines()) if line.strip()), "no answer")
             for uid in left:
-                yield uid, None, f"could not be downloaded: {_FETCH.name} ended early ({why})"
+                yield uid, None, f"cannot be downloaded, {_FETCH.name} ended early ({why}); wanted an answer from it"
         finally:
             process.kill()
+            # Two threads must not close one pipe.
+            feeding.join()
 
 
 def _feed(process: subprocess.Popen, uids: Sequence[str]) -> None:
-    try:
-        process.stdin.write("\n".join(uids))
-        process.stdin.close()
-    except OSError:
-        # It ended too early, which `fetch` reports.
-        return
+    # That the process ended too early is for `fetch` to report.
+    with contextlib.suppress(OSError), process.stdin as pipe:
+        pipe.write("\n".join(uids))
 
 
 def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool, workers: int) -> dict[str, str]:
@@ -123,18 +125,22 @@ def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool
     threads = ThreadPoolExecutor(workers)
     with tqdm(total=total, desc="render", unit="view", leave=False, dynamic_ncols=True) as progress:
 
-        def on_view(count: int = 1) -> None:
+        def on_view(count: int) -> None:
             with lock:
                 progress.update(count)
 
-        futures = {threads.submit(asset.make, glbs[asset.name], pool, on_view): asset for asset in assets}
         try:
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except (OSError, ValueError) as error:
-                    failed[futures[future].name] = str(error)
-                    progress.set_postfix(failed=len(failed))
+            futures = {threads.submit(asset.make, glbs[asset.name], pool, on_view): asset for asset in assets}
+            left = set(futures)
+            while left:
+                # Python acts on a signal that comes just before a wait begins only when the wait ends.
+                done, left = wait(left, POLL_S, FIRST_COMPLETED)
+                for future in done:
+                    try:
+                        future.result()
+                    except (InputError, OSError) as error:
+                        failed[futures[future].name] = str(error)
+                        progress.set_postfix(failed=len(failed))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)
             pool.close()
@@ -146,10 +152,10 @@ def open_assets(render: Render, names: Sequence[str]) -> tuple[list[Asset], list
     """Return all objects, and those that are not finished.
 
     Raises:
-        ValueError: one is there with other cameras.
+        InputError: one is there with other cameras.
     """
     assets = [Asset(render, name) for name in names]
-    return assets, [asset for asset in assets if not asset.finished()]
+    return assets, [asset for asset in assets if not asset.scene.finished()]
 
 
 def download(python: str, uids: Sequence[str], failed: dict[str, str]) -> dict[str, Path]:
@@ -180,7 +186,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
         workers = min(args.workers or (cores() if args.device == "cpu" else 1), len(left))
         with BlenderPool(python, workers, max(1, cores() // workers), args.device, args.timeout) as pool:
             failed |= render_all(left, glbs, pool, workers)
-    finished = [asset.json_path for asset in assets if asset.name not in failed]
+    finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
     data_path, failed_path = (args.output / f"{args.name}_{what}.json" for what in ("data_path", "failed"))
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
@@ -196,7 +202,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line.
 
     Raises:
-        ValueError: a flag is out of its range or contradicts another.
+        InputError: a flag is out of its range or contradicts another.
     """
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -222,7 +228,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     at_least("--samples", args.samples, 1)
     at_least("--workers", args.workers, 1)
     if not 0 < args.timeout < threading.TIMEOUT_MAX:
-        raise ValueError(f"--timeout: found {args.timeout:g}, wanted seconds, more than 0")
+        raise InputError("--timeout", f"is {args.timeout:g}", "seconds, more than 0")
     return args
 
 

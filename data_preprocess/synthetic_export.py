@@ -1,4 +1,4 @@
-"""Write random objects or scenes as folders of the unified format.
+"""Export of random objects or scenes to folders of the unified format.
 
     python data_preprocess/synthetic_export.py --kind objects --count 100 --output output_objects
 
@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +23,21 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.errors import InputError
 from data.files import replace_when_finished
-from data.scene_format import View, read_scene, same_views, write_data_path, write_scene
+from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
+from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.scene_folder import SceneFolder, rendered_views
+from model.runtime import pick_device
 
 
 @dataclass(frozen=True)
 class Export:
-    """How to write scenes: the flags of `main`, letter for letter."""
+    """How to write scenes: flags, letter for letter."""
 
     kind: str
     seed: int
@@ -55,33 +60,25 @@ def export_scene(export: Export, index: int) -> Path:
         its JSON, written after the images: a folder that has it is finished.
 
     Raises:
-        ValueError: the folder holds a scene made with other settings.
+        InputError: the folder holds a scene made with other settings.
+        MemoryError: the device's memory is full.
     """
-    h, w = export.image_size
     folder = export.output / f"{export.kind}_{export.seed}_{index:06d}"
-    json_path = folder / "opencv_cameras.json"
     scene, c2w, fxfycxcy = describe(export.kind, export.seed, index, export.num_views, export.image_size, export.layout)
-    files = [folder / "images" / f"{i:05d}.png" for i in range(export.num_views)]
-    w2c = np.linalg.inv(c2w)
-    w2c[:, 3] = (0, 0, 0, 1)
-    cameras = [View(file, w, h, *camera.tolist(), pose) for file, camera, pose in zip(files, fxfycxcy, w2c, strict=True)]
-    if json_path.exists():
-        if not same_views(read_scene(json_path).views, cameras):
-            raise ValueError(
-                f"{json_path}: found a scene with other views than these flags give, wanted the same ones: "
-                "choose another --output or delete the folder"
-            )
-        if all(file.exists() for file in files):
-            return json_path
-    batch = pack([scene], device=export.device)
-    for i, file in enumerate(files):
+    output = SceneFolder(folder, rendered_views(folder, c2w, fxfycxcy, export.image_size))
+    left = output.begin(repr((export.num_views, export.image_size, export.layout, export.samples)))
+    batch = pack([scene], device=export.device) if left else None
+    for i in left:
         pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
-        view = render(batch, pose, camera, export.image_size, export.samples)
+        try:
+            view = render(batch, pose, camera, export.image_size, export.samples)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(one_line(error)) from error
         pixels = _pixels(view["image"][0, 0], view["alpha"][0, 0] if export.kind == "objects" else None, export.samples)
-        with replace_when_finished(file) as temporary:
+        with replace_when_finished(output.views[i].file_path) as temporary:
             Image.fromarray(pixels).save(temporary, optimize=True)
-    write_scene(json_path, cameras)
-    return json_path
+    output.finish()
+    return output.json_path
 
 
 def _pixels(image: torch.Tensor, alpha: torch.Tensor | None, samples: int) -> np.ndarray:
@@ -99,29 +96,32 @@ def _export_all(export: Export, indices: Sequence[int], workers: int) -> Iterato
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(export_scene, [export] * len(indices), indices)
+        try:
+            yield from pool.map(export_scene, [export] * len(indices), indices)
+        except BrokenProcessPool as error:
+            # The system ends a process without a word when memory is short.
+            raise MemoryError("a process was ended") from error
 
 
 def _chosen(count: int | None, first_index: int | None, indices: Sequence[int] | None) -> Sequence[int]:
     if indices is None:
-        count = 1 if count is None else count
-        if count < 1:
-            raise ValueError(f"--count: found {count}, wanted 1 or more")
-        return range(first_index or 0, (first_index or 0) + count)
+        first = at_least("--first_index", first_index, 0) or 0
+        return range(first, first + (at_least("--count", count, 1) or 1))
     if count is not None or first_index is not None:
-        raise ValueError("--indices: found --count or --first_index beside it, wanted one or the other")
+        raise InputError("--indices", "is given with --count or --first_index", "one or the other")
+    at_least("--indices", min(indices), 0)
     if len(set(indices)) < len(indices):
-        raise ValueError(f"--indices: found {' '.join(map(str, indices))}, wanted each index once")
+        raise InputError("--indices", f"is {' '.join(map(str, indices))}", "each index once")
     return indices
 
 
-def main(argv: Sequence[str] | None = None) -> Path:
-    """Write the scenes and `NAME_data_path.json`; return the latter.
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; `indices` are those to export, however they were given.
 
     Raises:
-        ValueError: a flag is out of its range, or the output holds the same scenes made with other flags.
+        InputError: a flag is out of its range or contradicts another.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=KINDS, required=True)
     parser.add_argument("--count", type=int, help="number of scenes, 1 by default")
     parser.add_argument("--seed", type=int, default=0, help="below 1000000 for training, above for examples and tests")
@@ -134,20 +134,35 @@ def main(argv: Sequence[str] | None = None) -> Path:
     parser.add_argument("--name", help="NAME in NAME_data_path.json; the kind by default")
     parser.add_argument("--layout", choices=LAYOUTS, help="how the cameras of objects stand; drawn for each by default")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 renders in this one")
-    parser.add_argument("--device", default="cpu")
-    flags = vars(parser.parse_args(argv))
-    name, workers = flags.pop("name"), flags.pop("workers")
-    indices = _chosen(flags.pop("count"), flags.pop("first_index"), flags.pop("indices"))
-    flags["image_size"] = tuple(flags["image_size"])
-    export = Export(**flags)
-    for flag, value, least in (("workers", workers, 0), ("image_size", min(export.image_size), 1)):
-        if value < least:
-            raise ValueError(f"--{flag}: found {value}, wanted {least} or more")
-    scenes = list(tqdm(_export_all(export, indices, workers), total=len(indices), unit="scene"))
-    json_path = export.output / f"{name or export.kind}_data_path.json"
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
+    args = parser.parse_args(argv)
+    args.indices = _chosen(args.count, args.first_index, args.indices)
+    at_least("--seed", args.seed, 0)
+    at_least("--num_views", args.num_views, 1)
+    at_least("--image_size", min(args.image_size), 1)
+    at_least("--workers", args.workers, 0)
+    if args.samples < 1 or args.samples & (args.samples - 1):
+        raise InputError("--samples", f"is {args.samples}", "a power of two")
+    if args.layout is not None and args.kind != "objects":
+        raise InputError("--layout", f"has no effect with --kind {args.kind}", "it left out")
+    return args
+
+
+def work(argv: Sequence[str] | None) -> None:
+    """Write the scenes that the command line says, and the list of them."""
+    args = parse(argv)
+    device = str(pick_device(args.device))
+    export = Export(args.kind, args.seed, args.num_views, tuple(args.image_size), args.samples, args.output, args.layout, device)
+    scenes = list(tqdm(_export_all(export, args.indices, args.workers), total=len(args.indices), unit="scene"))
+    json_path = args.output / f"{args.name or args.kind}_data_path.json"
     write_data_path(json_path, scenes)
-    return json_path
+    print(f"{len(scenes)} scenes in {json_path}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return run_script("synthetic_export.py", work, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Convert captures with a transforms.json (nerfstudio, instant-ngp, Blender's synthetic scenes) to the unified format.
+"""Converter to the unified format of captures with a transforms.json: nerfstudio, instant-ngp, Blender's synthetic scenes.
 
     python data_preprocess/transforms_format_converter.py --input captures/garden --output data_example/garden
 
@@ -19,8 +19,9 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data_preprocess.capture.conversion import Photo, convert, photo_name
-from data_preprocess.capture.orientation import FRAMES, orient
+from config.errors import InputError
+from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
+from data_preprocess.capture.orientation import add_frame_flag, orient
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
 from data_preprocess.command import Parser, run_script
@@ -33,7 +34,7 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: one is not there.
-        ValueError: two have one name.
+        InputError: two have one name.
     """
     captures: dict[str, Path] = {}
     for path in inputs:
@@ -41,7 +42,7 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
             part = json_path.stem.removeprefix("transforms").strip("_")
             name = json_path.parent.name + (f"_{part}" if part else "")
             if name in captures:
-                raise ValueError(f"--input: found {captures[name]} and {json_path} for the scene {name!r}, wanted a name for each")
+                raise InputError("--input", f"has {captures[name]} and {json_path} for the scene {name!r}", "a name for each")
             captures[name] = json_path
     return captures
 
@@ -54,14 +55,12 @@ def _json_paths(path: Path) -> list[Path]:
     below = sorted(path.glob("*/transforms.json"))
     if not below:
         others = " ".join(str(file) for file in sorted(path.glob("*.json")))
-        raise FileNotFoundError(
-            f"{path}: found no transforms.json in it or in its folders, wanted one"
-            + (f"; or give the file itself, if it is one of {others}" if others else "")
-        )
+        wanted = "one" + (f", or the file itself, if it is one of {others}" if others else "")
+        raise FileNotFoundError(f"{path}: has no transforms.json in it or in its folders; wanted {wanted}")
     return below
 
 
-def read_photos(json_path: Path, frame: str = "auto") -> list[Photo]:
+def read_photos(json_path: Path, frame: str) -> list[Photo]:
     """Return the photos of one capture, sorted by their names, with cameras as `orientation.orient` says."""
     folder = json_path.parent
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
@@ -70,8 +69,8 @@ def read_photos(json_path: Path, frame: str = "auto") -> list[Photo]:
     w2c = np.linalg.inv(np.stack([entry.opencv_c2w() for entry in frames]))
     try:
         w2c = orient(w2c, frame)
-    except ValueError as error:
-        raise ValueError(f"{json_path}: {error}") from error
+    except InputError as error:
+        raise error.within(json_path) from error
     names = [photo_name(source.relative_to(folder)) for source in sources]
     return [Photo(*photo) for photo in zip(sources, names, lenses, w2c, strict=True)]
 
@@ -82,15 +81,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
     parser.add_argument("--input", type=Path, nargs="+", required=True, help="captures: folders, or files transforms*.json")
     parser.add_argument("--output", type=Path, required=True, help="folder for the scenes")
     parser.add_argument("--data_path_json", type=Path, help="list to write (default: OUTPUT/transforms_data_path.json)")
-    parser.add_argument(
-        "--frame",
-        choices=FRAMES,
-        default="auto",
-        help="object: z up, what the cameras look at in the middle, cameras 2.7 away; scene: z up, cameras from -1 to 1; "
-        "auto: object if they look at one point (default); given: leave the cameras as they are",
-    )
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
-    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+    add_frame_flag(parser)
+    add_flags(parser)
     args = parser.parse_args(argv)
     scenes: dict[str, Callable[[], list[Photo]]] = {
         name: partial(read_photos, json_path, args.frame) for name, json_path in find_captures(args.input).items()

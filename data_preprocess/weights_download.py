@@ -1,4 +1,4 @@
-"""Download published checkpoints into weight/: those that are named, or all ten.
+"""Download of published checkpoints into weight/: those that are named, or all ten.
 
     python data_preprocess/weights_download.py --list
     python data_preprocess/weights_download.py obj_res256 scene_res536x960
@@ -16,8 +16,9 @@ if __package__ in (None, ""):
 from huggingface_hub.hf_api import RepoFile
 
 from config import did_you_mean
-from data_preprocess.command import Parser, at_least
-from data_preprocess.hub.files import Transfer, bytes_text, hub_item, list_files, missing, one_line, run_download
+from config.errors import InputError
+from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.hub.files import Transfer, bytes_text, hub_item, list_files, missing
 from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
 
@@ -25,12 +26,12 @@ def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:
     """Return the table's rows of these names, with or without the file's suffix; all rows if there are none.
 
     Raises:
-        ValueError: a name is not in the table.
+        InputError: a name is not in the table.
     """
     rows = {Path(file).stem: row for file, row in published_weights().items()}
     for name in names:
         if name.removesuffix(".pt") not in rows:
-            raise ValueError(f"{name}: no such checkpoint; {did_you_mean(name, list(rows))}")
+            raise InputError(name, "is no published checkpoint", f"one of the table: {did_you_mean(name, list(rows))}")
     return [rows[name] for name in dict.fromkeys(name.removesuffix(".pt") for name in names)] or list(rows.values())
 
 
@@ -77,7 +78,7 @@ def work(argv: Sequence[str] | None) -> None:
     entries = listed(rows)
     for row in rows:
         if not isinstance(entries.get((row.repo, row.file)), RepoFile):
-            raise FileNotFoundError(f"{row.file}: found no such file in {row.repo}, wanted it as in weight/checkpoints.yaml")
+            raise FileNotFoundError(f"{row.file}: is not in {row.repo}; wanted it there, as weight/checkpoints.yaml says")
     items = missing([hub_item(row.repo, entries[row.repo, row.file], args.output / row.file, "model") for row in rows])
     with Transfer(items, args.workers, args.output) as transfer:
         transfer.fetch(items)
@@ -88,7 +89,7 @@ def work(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script; return its exit status."""
-    return run_download("weights_download.py", work, argv)
+    return run_script("weights_download.py", work, argv)
 
 
 if __name__ == "__main__":

@@ -260,11 +260,11 @@ def test_an_off_centre_camera_is_exact(rendered, blender_python, tmp_path):
     camera = [190.0, 190.0, 60.3, 99.9]
     off = View(tmp_path / "view.png", w, h, *camera, view.w2c)
     job = {
-        "glb": str(rendered["folder"] / "in" / "markers.glb"), "size": [h, w], "samples": 32, "denoise": False,
+        "size": [h, w], "samples": 32, "denoise": False,
         "views": [{"png": str(off.file_path), "fxfycxcy": camera, "c2w": view.c2w.tolist(), "seed": 0}],
     }  # fmt: skip
     with BlenderPool(str(blender_python), 1, 1, "cpu", 120) as pool:
-        pool.render(job, lambda count: None)
+        pool.render(rendered["folder"] / "in" / "markers.glb", job, lambda count: None)
     markers = rendered["markers"]
     errors = marker_errors(read(off), off, normalised(markers["points"], markers["corners"]), markers["colours"])
     assert len(errors) > 2
@@ -344,9 +344,9 @@ def test_broken_files_are_reported_and_the_others_are_finished(rendered, capsys)
     assert rendered["code"] == 2
     assert sorted(rendered["scenes"]) == ["ball", "markers", "materials"]
     assert sorted(rendered["failed"]) == ["cut", "endless", "points", "speck", "text"]
-    assert "speck.glb: found a single point, wanted an object with a size" in rendered["failed"]["speck"]
-    assert "endless.glb: found vertices that are not finite, wanted a mesh" in rendered["failed"]["endless"]
-    assert "points.glb: found no surface, wanted a mesh with faces" in rendered["failed"]["points"]
+    assert "speck.glb: is a single point; wanted an object with a size" in rendered["failed"]["speck"]
+    assert "endless.glb: has vertices that are not finite; wanted a mesh" in rendered["failed"]["endless"]
+    assert "points.glb: shows no surface; wanted a mesh with faces" in rendered["failed"]["points"]
     assert "Bad glTF" in rendered["failed"]["text"]
     out = rendered["folder"] / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.png")}
@@ -403,7 +403,7 @@ def test_objects_are_downloaded_with_the_objaverse_package(blender_python, tmp_p
         assert list(failed) == [cut, forbidden, lost, unknown]
         for uid, text in (
             (cut, "ContentTooShortError"), (forbidden, "403: Forbidden"), (lost, "404: Not Found"),
-            (unknown, "found no such object in Objaverse, wanted a uid that it has"),
+            (unknown, "is not in Objaverse; wanted a uid that it has"),
         ):  # fmt: skip
             assert text in failed[uid]
         assert len(read_data_path(tmp_path / "out" / "objaverse_data_path.json")) == 1
@@ -413,7 +413,7 @@ def test_objects_are_downloaded_with_the_objaverse_package(blender_python, tmp_p
         whole = index.read_bytes()
         index.write_bytes(whole[:-9])
         assert main(arguments) == 2
-        assert "the list of Objaverse's objects could not be read (EOFError" in capsys.readouterr().err
+        assert "the list of objects cannot be read (EOFError" in capsys.readouterr().err
         index.write_bytes(whole)
         assert main([*arguments[:3], *arguments[6:]]) == 0
         server.shutdown()
@@ -422,7 +422,10 @@ def test_objects_are_downloaded_with_the_objaverse_package(blender_python, tmp_p
 def test_a_device_that_is_not_there_is_refused(rendered, blender_python, tmp_path, capsys):
     device = "optix" if shutil.which("nvidia-smi") is None else "hip"
     arguments = ["--input", str(rendered["folder"] / "in"), "--output", str(tmp_path), "--blender_python", str(blender_python)]
-    for kind, message in ((device, f"found no {device} device, wanted one"), ("metal", "found metal, which this Blender was")):
+    for kind, message in (
+        (device, f"is {device}, of which this machine has none; wanted cpu"),
+        ("metal", "is metal, which this Blender was"),
+    ):
         assert main([*arguments, "--device", kind]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"objaverse_render.py: --device: {message}")

@@ -52,7 +52,7 @@ def test_pictures_go_to_outputs_by_default_or_nowhere(tmp_path, capsys, monkeypa
     check(capsys, data_path, "--no_pictures")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
     code, _, problems = check(capsys, data_path.parent / "scene_0" / "opencv_cameras.json", "--no_pictures", "--output", "x")
-    assert (code, problems) == (2, ["check_scenes.py: --output: has no effect with --no_pictures; leave it out"])
+    assert (code, problems) == (2, ["check_scenes.py: --output: has no effect with --no_pictures; wanted it left out"])
     check(capsys, data_path)
     assert (tmp_path / "outputs" / "check" / "test_data_path" / "scene_0" / "cameras.png").exists()
 
@@ -103,17 +103,17 @@ def aside(folder, views):
 
 
 DAMAGE = {
-    remove: "scene_0/opencv_cameras.json, view 1: .*00001.png: is not there",
+    remove: "scene_0/opencv_cameras.json, view 1: .*00001.png: is not there; wanted an image",
     cut: "view 1: .*00001.png: cannot be decoded",
-    turn: "view 1: .*00001.png: is 20×28 \\(w×h\\) when upright",
-    copy: "view 1: found the same pixels as in view 0, wanted another photo",
-    same_file: "view 1: found the file of view 0, wanted each once",
-    same_pose: "view 1: found the pose of view 0, wanted a camera elsewhere",
+    turn: "view 1: .*00001.png: is 20×28 .* when upright",
+    copy: "view 1: has the pixels of view 0; wanted another photo",
+    same_file: "view 1: has the file of view 0; wanted each once",
+    same_pose: "view 1: has the pose of view 0; wanted a camera elsewhere",
     bend: r"view 1, w2c: has a 3×3 part .* away from orthonormal",
-    degrees: "view 1: found a field of view of 164×157 degrees",
-    narrow: r"view 1: found a field of view of 0.0802×0.0573 degrees .* wanted 3 to 160",
-    oblong: "view 1: found focal lengths .*, wanted nearly square pixels",
-    aside: r"view 1: found the principal point \(29, .*\) outside of 28×20",
+    degrees: "view 1: has a field of view of 164×157 degrees",
+    narrow: r"view 1: has a field of view of 0.0802×0.0573 degrees .*; wanted 3 to 160",
+    oblong: "view 1: has focal lengths .*; wanted nearly square pixels",
+    aside: r"view 1: has the principal point \(29, .*\) outside of 28×20",
 }
 
 
@@ -141,7 +141,7 @@ def test_cameras_all_at_one_place(tmp_path):
         pose[:3, 0] *= np.linalg.det(pose[:3, :3])
         pose[:3, 3] = (1, 2, 3)
     (problem,) = camera_problems(read_scene(write_random_scene(tmp_path / "tripod", n=3, c2w=c2w)))
-    assert problem.endswith("found all 3 cameras at one place, wanted them apart")
+    assert problem.endswith("has all 3 cameras at one place; wanted them apart")
     assert camera_problems(read_scene(write_random_scene(tmp_path / "single", n=1))) == []
 
 
@@ -152,7 +152,7 @@ def test_a_scene_listed_twice_and_two_of_one_name(tmp_path, capsys):
     (tmp_path / "list.json").write_text(json.dumps(paths))
     code, out, problems = check(capsys, tmp_path / "list.json", "--output", tmp_path / "pictures")
     assert code == 2
-    assert re.search("list.json, entry 2: found .*a/chair/opencv_cameras.json again, wanted each scene once", problems[0])
+    assert re.search("list.json, entry 2: is .*a/chair/opencv_cameras.json again; wanted each scene once", problems[0])
     assert out[2].startswith("2 scenes, 10 views, 1 problems")
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["001_chair", "chair"]
 
@@ -193,7 +193,10 @@ def test_as_a_user_runs_it(tmp_path):
     command = [sys.executable, str(SCRIPT), "test_data_path.json", "--output", "pictures"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "1 scenes, 5 views, 0 problems; pictures in pictures"
-    for flags, message in ((["no.json"], "is not there"), (["test_data_path.json", "--workers", "0"], "--workers: found 0")):
+    for flags, message in (
+        (["no.json"], "no.json: is not there"),
+        (["test_data_path.json", "--workers", "0"], "--workers: is 0; wanted 1"),
+    ):
         done = subprocess.run([*command[:2], *flags], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert re.fullmatch(f"check_scenes.py: .*{message}.*\n", done.stderr)

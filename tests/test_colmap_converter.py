@@ -201,9 +201,9 @@ def test_several_captures_are_converted_and_a_bad_one_is_named(tmp_path, capsys)
     lines = capsys.readouterr().err.splitlines()
     lines = [line for line in lines if line.startswith("colmap_format_converter.py: ")]
     assert len(lines) == 2
-    assert "found 1 of the 3 photos of" in lines[0]
-    assert "missing (1.png), wanted all of them" in lines[0]
-    assert "images.bin: found the end of the file, 1 bytes, in the count" in lines[1]
+    assert "lacks 1 of the 3 photos of" in lines[0]
+    assert "(1.png); wanted all of them" in lines[0]
+    assert "images.bin: ends after 1 bytes in the count" in lines[1]
     assert len(read_data_path(tmp_path / "out" / "colmap_data_path.json")) == 1
 
 
@@ -213,25 +213,25 @@ def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):
     write_binary(tmp_path / "box" / "sparse/0", {1: ("FOV", 168, 120, (150, 150, 84, 60, 0.9))},
                  [(1, quaternion(pose), pose[:3, 3], 1, "0.png")])  # fmt: skip
     assert main(["--input", str(tmp_path / "box"), "--output", str(tmp_path / "out")]) == 2
-    assert "sparse/0, 0.png: found the camera model FOV, which OpenCV cannot undistort" in capsys.readouterr().err
+    assert "sparse/0, 0.png, camera: is of the model FOV, which OpenCV cannot undistort" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--input", "none"], "none: found no cameras.bin and images.bin .*, wanted a COLMAP sparse model"),
-        (["--input", "box", "--images", "empty"], "empty: found 3 of the 3 photos of box/sparse/0 missing"),
-        (["--input", "alone"], "alone: found none of the photos of alone, such as 0.png, in alone/images, wanted them there or in"),
-        (["--input", "box", "box"], "box: found two inputs for the scene 'box', wanted a name for each"),
-        (["--input", "box", "alone", "--images", "box/images"], "--images: found it beside 2 captures, wanted one"),
-        (["--input", "box", "--seed", "1"], "--seed: has no effect with --input; leave it out"),
-        (["--from_images", "box", "--images", "box"], "--images: has no effect with --from_images; leave it out"),
+        (["--input", "none"], "none: has no cameras.bin and images.bin .*; wanted a COLMAP sparse model"),
+        (["--input", "box", "--images", "empty"], "empty: lacks 3 of the 3 photos of box/sparse/0"),
+        (["--input", "alone"], "alone: lacks the photos of alone, such as 0.png; wanted them in alone/images or in --images"),
+        (["--input", "box", "box"], "box: is a second input for the scene 'box'; wanted a name for each"),
+        (["--input", "box", "alone", "--images", "box/images"], "--images: is given with 2 captures; wanted one"),
+        (["--input", "box", "--seed", "1"], "--seed: has no effect with --input; wanted it left out"),
+        (["--from_images", "box", "--images", "box"], "--images: has no effect with --from_images; wanted it left out"),
         (["--input", "box", "--from_images", "box"], "not allowed with argument"),
         ([], "one of the arguments --input --from_images is required"),
-        (["--input", "box", "--workers", "0"], "--workers: found 0, wanted 1 or more"),
-        (["--from_images", "box", "--num_frames", "2"], "--num_frames: found 2, wanted 3 or more"),
-        (["--from_images", "box", "--min_registered", "1.5"], "--min_registered: found 1.5, wanted a share above 0, up to 1"),
-        (["--input", "box", "--frame", "object"], "box/sparse/0: found cameras that look at no common point"),
+        (["--input", "box", "--workers", "0"], "--workers: is 0; wanted 1 or more"),
+        (["--from_images", "box", "--num_frames", "2"], "--num_frames: is 2; wanted 3 or more"),
+        (["--from_images", "box", "--min_registered", "1.5"], "--min_registered: is 1.5; wanted a share above 0, up to 1"),
+        (["--input", "box", "--frame", "object"], "box/sparse/0, cameras: look at no common point"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from config.errors import InputError
 from data_preprocess.colmap.sparse_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_model, lens_of, read_model
 from tests.support.colmap_files import MODELS, WRITERS, rotated, write_binary, write_text
 
@@ -72,7 +73,7 @@ def test_binary_goes_before_text_and_the_deepest_folder_first(tmp_path):
     assert read_model(find_model(tmp_path))[0].name == "binary.png"
     (tmp_path / "none").mkdir()
     for reader in (find_model, read_model):
-        with pytest.raises(FileNotFoundError, match=r"none: found no cameras.bin and images.bin"):
+        with pytest.raises(FileNotFoundError, match=r"none: has no cameras.bin and images.bin"):
             reader(tmp_path / "none")
 
 
@@ -106,7 +107,7 @@ def test_lenses_beyond_opencv_are_refused_by_name():
     assert set(LENSES) == set(OPENCV_MODELS)
     for name, parameters in CAMERA_MODELS.values():
         if name not in OPENCV_MODELS:
-            with pytest.raises(ValueError, match=f"found the camera model {name}, which OpenCV cannot undistort, wanted one of S"):
+            with pytest.raises(InputError, match=f"camera: is of the model {name}, which OpenCV cannot undistort; wanted one of S"):
                 lens_of(Camera(name, 60, 40, (1.0,) * len(parameters.split())))
 
 
@@ -116,10 +117,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     for length in range(len(content)):
         (tmp_path / name).write_bytes(content[:length])
-        with pytest.raises(ValueError, match=rf"{name}: found the end of the file, {length} bytes, in .*, wanted a whole model"):
+        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes in .*; wanted a whole model"):
             read_model(tmp_path)
     (tmp_path / name).write_bytes(content + b"\0\0")
-    with pytest.raises(ValueError, match=rf"{name}: found 2 bytes after the last of 2 .*s, wanted a file that ends there"):
+    with pytest.raises(InputError, match=rf"{name}: has 2 bytes after the last of 2 .*s; wanted a file that ends there"):
         read_model(tmp_path)
 
 
@@ -128,17 +129,17 @@ def image(q=UPRIGHT, t=(0, 0, 0), camera_id=1, name="a.png"):
 
 
 WRONG = [
-    (("PINHOLE", 0, 48, PINHOLE[3]), [image()], "camera.*: found a size of 0.*×48.*, wanted 1 to .* whole pixels"),
-    (("PINHOLE", 64, 48, (50, -1, 32, 24)), [image()], "found a focal length of -1.0, wanted one above 0"),
-    (("PINHOLE", 64, 48, (50, 50, float("nan"), 24)), [image()], "found .*nan.*, wanted .*finite number"),
-    (PINHOLE, [image(camera_id=4)], "a.png: found camera 4, wanted one of 1"),
-    (PINHOLE, [image(q=(0, 0, 0, 0))], "a.png: found a quaternion of length 0, wanted one of length 1"),
-    (PINHOLE, [image(t=(0, float("inf"), 0))], "found .*inf.*, wanted .*finite number"),
-    (PINHOLE, [image(name="../a.png")], "found the name '../a.png', wanted a printable path inside the folder of images"),
-    (PINHOLE, [image(name="/a.png")], "found the name '/a.png', wanted a printable path inside"),
-    (PINHOLE, [image(name="..\\a.png")], "found the name .*, wanted a printable path inside"),
-    (PINHOLE, [image(), image()], "found the image 'a.png' twice, wanted each once"),
-    (PINHOLE, [], "images....: found no images, wanted the registered ones of a reconstruction"),
+    (("PINHOLE", 0, 48, PINHOLE[3]), [image()], "camera.*: has a size of 0.*×48.*; wanted 1 to .* whole pixels"),
+    (("PINHOLE", 64, 48, (50, -1, 32, 24)), [image()], "has a focal length of -1.0; wanted one above 0"),
+    (("PINHOLE", 64, 48, (50, 50, float("nan"), 24)), [image()], "holds .*nan.*; wanted .*finite number"),
+    (PINHOLE, [image(camera_id=4)], "a.png: is of camera 4; wanted one of 1"),
+    (PINHOLE, [image(q=(0, 0, 0, 0))], "a.png: has a quaternion of length 0; wanted one of length 1"),
+    (PINHOLE, [image(t=(0, float("inf"), 0))], "holds .*inf.*; wanted .*finite number"),
+    (PINHOLE, [image(name="../a.png")], "has the name '../a.png'; wanted a printable path inside the folder of images"),
+    (PINHOLE, [image(name="/a.png")], "has the name '/a.png'; wanted a printable path inside"),
+    (PINHOLE, [image(name="..\\a.png")], "has the name .*; wanted a printable path inside"),
+    (PINHOLE, [image(), image()], "holds the image 'a.png' twice; wanted each once"),
+    (PINHOLE, [], "images....: holds no images; wanted the registered ones of a reconstruction"),
 ]
 
 
@@ -146,7 +147,7 @@ WRONG = [
 @pytest.mark.parametrize(("camera", "images", "message"), WRONG)
 def test_what_cannot_be_is_refused(tmp_path, spelling, camera, images, message):
     WRITERS[spelling](tmp_path, {1: camera}, images)
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(InputError, match=message) as error:
         read_model(tmp_path)
     assert str(error.value).startswith(str(tmp_path))
     assert "\n" not in str(error.value)
@@ -155,27 +156,27 @@ def test_what_cannot_be_is_refused(tmp_path, spelling, camera, images, message):
 def test_an_unknown_number_of_a_camera_model_is_refused(tmp_path):
     write_binary(tmp_path, {1: PINHOLE}, [image()])
     (tmp_path / "cameras.bin").write_bytes(struct.pack("<QIiQQ4d", 1, 1, 99, 64, 48, 1, 1, 1, 1))
-    with pytest.raises(ValueError, match=r"cameras.bin, camera 0: found camera model 99, wanted 0 to 17"):
+    with pytest.raises(InputError, match=r"cameras.bin, camera 0: is of camera model 99; wanted 0 to 17"):
         read_model(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("cameras", "1 PINHOLE 64 48 50 50 32", "line 1: found 3 parameters, wanted CAMERA_ID MODEL WIDTH HEIGHT and 4 of PINH"),
-        ("cameras", "1 PINHOLE", "line 1: found 0 parameters, wanted CAMERA_ID"),
-        ("cameras", "1 BOX 64 48 50", "line 1: found camera model 'BOX', wanted one of SIMPLE_PINHOLE"),
-        ("cameras", "1 PINHOLE 64 48 50 50 32 x", "line 1: found 'x', wanted a finite number"),
-        ("images", "1 1 0 0 0 0 0 0 1", "line 1: found 9 words, wanted IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"),
-        ("images", "1 1 0 0 x 0 0 0 1 a.png", "line 1: found 'x', wanted a finite number"),
+        ("cameras", "1 PINHOLE 64 48 50 50 32", "line 1: has 3 parameters; wanted CAMERA_ID MODEL WIDTH HEIGHT and 4 of PINH"),
+        ("cameras", "1 PINHOLE", "line 1: has 0 parameters; wanted CAMERA_ID"),
+        ("cameras", "1 BOX 64 48 50", "line 1: has the camera model 'BOX'; wanted one of SIMPLE_PINHOLE"),
+        ("cameras", "1 PINHOLE 64 48 50 50 32 x", "line 1: holds 'x'; wanted a finite number"),
+        ("images", "1 1 0 0 0 0 0 0 1", "line 1: has 9 words; wanted IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"),
+        ("images", "1 1 0 0 x 0 0 0 1 a.png", "line 1: holds 'x'; wanted a finite number"),
         # Without the line of keypoints, empty or not, a half of the images would be lost.
-        ("images", "1 1 0 0 0 0 0 0 1 a.png\n2 1 0 0 0 0 0 0 1 b.png", "line 2: found '2 1 0 .*, wanted the keypoints of"),
+        ("images", "1 1 0 0 0 0 0 0 1 a.png\n2 1 0 0 0 0 0 0 1 b.png", "line 2: is '2 1 0 .*; wanted the keypoints of"),
     ],
 )  # fmt: skip
 def test_lines_that_are_none_are_refused(tmp_path, name, line, message):
     write_text(tmp_path, {1: PINHOLE}, [image()])
     (tmp_path / f"{name}.txt").write_text(line)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         read_model(tmp_path)
 
 

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import data_preprocess.capture.conversion as conversion
+from config.errors import InputError
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.capture.conversion import Photo, convert, photo_name
 from data_preprocess.capture.lens import Lens
@@ -79,7 +80,7 @@ def test_half_done_images_of_other_photos_are_done_again(tmp_path):
     whole = bad.read_bytes()
     bad.write_bytes(whole[:300])
     (problem,) = run(tmp_path, found)
-    assert "2.png: found a damaged image" in problem
+    assert "2.png: cannot be decoded" in problem
     found = photos(tmp_path / "in", seed=5)
     assert run(tmp_path, found) == []
     run(tmp_path / "alone", found)
@@ -112,7 +113,7 @@ def test_one_scene_that_fails_does_not_stop_the_others(tmp_path, capsys):
     scenes = {"b": lambda: bad, "a": lambda: good, "c": lambda: []}
     problems = convert(scenes, tmp_path / "out", tmp_path / "list.json", 3)
     assert [problem.split(": ", 1)[1] for problem in problems] == [
-        "found no such file, wanted an image", "found no photos, wanted at least one"]  # fmt: skip
+        "is not there; wanted an image", "has no photos; wanted at least one"]  # fmt: skip
     assert read_data_path(tmp_path / "list.json") == [tmp_path / "out" / "a" / "opencv_cameras.json"]
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith("a: 4 views, 28×20 (w×h)")
@@ -140,32 +141,32 @@ def test_the_folder_s_own_content_is_not_touched(tmp_path):
     mine = tmp_path / "out" / "toy" / "images" / "3.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
-    assert "3.png: found an image of no finished scene, wanted another --output" in says(found)
+    assert "3.png: is an image of no finished scene; wanted another --output" in says(found)
     mine.unlink()
     run(tmp_path, found)
     other = photos(tmp_path / "other", seed=9)
-    assert "found a scene with other cameras than this input and these flags give" in says(other)
-    assert "found a scene with other cameras" in says(found[:3])
+    assert "holds other cameras than this input and these flags give" in says(other)
+    assert "holds other cameras" in says(found[:3])
     for name in ("../x", "/tmp/x", "a/../../x", ""):
-        assert "wanted one in the folder of the scene" in says([Photo(found[0].source, name, BENT, np.eye(4))])
+        assert "wanted a name in the folder of the scene" in says([Photo(found[0].source, name, BENT, np.eye(4))])
     twice = [found[0], Photo(found[1].source, "images/0", BENT, np.eye(4))]
-    assert "1.png: found it written to the same file as" in says(twice, name="new")
+    assert "1.png: would be written to the same file as" in says(twice, name="new")
 
 
 def test_photos_of_another_shape_than_their_camera_s_are_refused(tmp_path):
     (problem,) = run(tmp_path, photos(tmp_path / "in", lens=Lens(20, 28, 30, 30, 10, 14)))
-    assert problem.startswith(f"{tmp_path / 'in' / '0.png'}: found an image of 28×20 (w×h), wanted the 20×28 of its camera or ")
+    assert problem.startswith(f"{tmp_path / 'in' / '0.png'}: is an image of 28×20 (w×h); wanted the 20×28 of its camera or ")
 
 
 def test_cameras_at_one_place_are_reported(tmp_path):
     found = [Photo(p.source, p.name, p.lens, np.eye(4)) for p in photos(tmp_path / "in", n=2)]
     problems = run(tmp_path, found)
-    assert "view 1: found the pose of view 0" in problems[0]
-    assert "found all 2 cameras at one place" in problems[1]
+    assert "view 1: has the pose of view 0" in problems[0]
+    assert "has all 2 cameras at one place" in problems[1]
 
 
 def test_workers(tmp_path):
-    with pytest.raises(ValueError, match="--workers: found 0, wanted 1 or more"):
+    with pytest.raises(InputError, match="--workers: is 0; wanted 1 or more"):
         convert({}, tmp_path, tmp_path / "list.json", workers=0)
 
 
@@ -213,11 +214,11 @@ def test_what_is_no_image_is_named(tmp_path):
     (tmp_path / "text.png").write_text("hello")
     write_png(tmp_path / "cut.png", np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
-    with pytest.raises(FileNotFoundError, match=r"none.png: found no such file, wanted an image"):
+    with pytest.raises(FileNotFoundError, match=r"none.png: is not there; wanted an image"):
         read_header(tmp_path / "none.png")
-    with pytest.raises(ValueError, match=r"text.png: found no image or a damaged one"):
+    with pytest.raises(InputError, match=r"text.png: is no image or a damaged one"):
         read_header(tmp_path / "text.png")
-    with pytest.raises(ValueError, match=r": found a folder, wanted an image"):
+    with pytest.raises(InputError, match=r": is a folder; wanted an image"):
         read_stored(tmp_path)
-    with pytest.raises(ValueError, match=r"cut.png: found a damaged image"):
+    with pytest.raises(InputError, match=r"cut.png: cannot be decoded"):
         read_stored(tmp_path / "cut.png")

@@ -138,8 +138,11 @@ def test_long_lrm_s_spelling_and_a_chosen_list(tmp_path):
 
 
 ERRORS = {
-    "image gone": (lambda folder: (folder / "images_4" / "frame_00002.png").unlink(), "frame 1, file_path: found no .*00002.png"),
-    "no small images": (lambda folder: (folder / "images_4").rename(folder / "images_8"), "found no folder images_4, wanted the"),
+    "image gone": (
+        lambda folder: (folder / "images_4" / "frame_00002.png").unlink(),
+        "frame 1, file_path: is .*00002.png, which is not there; wanted it",
+    ),
+    "no small images": (lambda folder: (folder / "images_4").rename(folder / "images_8"), "images_4: is not there; wanted the"),
     "no JSON": (lambda folder: (folder / "transforms.json").write_text("{"), "transforms.json: is not JSON"),
 }
 
@@ -160,11 +163,11 @@ def test_inputs_without_scenes(tmp_path, capsys):
         assert main(["--input", str(folder), "--output", str(tmp_path / "out")]) == 2
         return capsys.readouterr().err
 
-    assert "found no such folder, wanted one with DL3DV scenes" in says(tmp_path / "none")
-    assert "found no transforms.json below it, wanted scenes as HASH/nerfstudio/transforms.json" in says(tmp_path)
+    assert "none: is not there; wanted a folder with DL3DV scenes" in says(tmp_path / "none")
+    assert "has no transforms.json below it; wanted scenes as HASH/nerfstudio/transforms.json" in says(tmp_path)
     fox(tmp_path / "in" / "1K" / "a")
     fox(tmp_path / "in" / "2K" / "a")
-    assert "2K/a/nerfstudio: found the scene of" in says(tmp_path / "in")
+    assert "2K/a/nerfstudio: is the scene of" in says(tmp_path / "in")
 
 
 def test_as_a_user_runs_it(tmp_path):

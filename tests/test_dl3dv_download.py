@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import stat
+import struct
 import threading
 import zipfile
 from pathlib import Path
@@ -136,7 +137,7 @@ def test_transforms_json_comes_last_and_not_before_all_images(hub, tmp_path, cap
     flags = ("--subset", "hash", "--hash", BENCHMARK[0], BENCHMARK[1], "--workers", "3")
     lost = f"{BENCHMARK[0]}/{LEVEL_4[1]}"
     hub.cut(lost, after=2000, stay_down=True)
-    ends_with(capsys, evaluate(tmp_path, *flags), "1 of 12 could not be fetched (run again to complete), the first is " + lost)
+    ends_with(capsys, evaluate(tmp_path, *flags), "1 of 12 files: could not be fetched, the first is " + lost)
     everything = expected(BENCHMARK[0], *LEVEL_4, *OTHER_LEVELS) | expected(BENCHMARK[1], *LEVEL_4, *OTHER_LEVELS, TABLE)
     del everything[lost]
     assert files_in(tmp_path) == everything
@@ -186,7 +187,7 @@ def test_a_gated_dataset_says_where_to_ask(hub, tmp_path, capsys, monkeypatch, s
     found = evaluate(tmp_path, *flags) if script == "eval" else train(tmp_path, "--subset", "1K", "--workers", "1")
     name = repo.removeprefix("datasets/")
     wanted = (
-        f"{name}: found no access (HTTP {status}), wanted an account that was let in: "
+        f"{name}: gives no access (HTTP {status}); wanted an account that was let in: "
         f"ask at https://huggingface.co/datasets/{name}, then log in with `hf auth login` or set HF_TOKEN"
     )
     ends_with(capsys, found, wanted)
@@ -201,7 +202,7 @@ def test_a_full_disk_is_found_before_anything_is_fetched(hub, tmp_path, capsys, 
     flags = ("--subset", "hash", "--only_level4", "--hash", BENCHMARK[0])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size - 1))
     text = hub_files.bytes_text(size)
-    ends_with(capsys, evaluate(tmp_path, *flags), f"{tmp_path}: found {text} free on that disk, wanted {text}; make room and run")
+    ends_with(capsys, evaluate(tmp_path, *flags), f"{tmp_path}: is on a disk with {text} free; wanted {text}: make room and")
     assert fetched(hub) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))
     assert evaluate(tmp_path, *flags) == 0
@@ -219,14 +220,14 @@ def test_training_needs_room_for_the_zips_and_what_they_hold(hub, tmp_path, caps
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        (("--subset", "hash"), "--subset hash: found no --hash, wanted it with --subset hash only"),
-        (("--subset", "full", "--hash", FOX), "--subset full: found --hash, wanted it with"),
+        (("--subset", "hash"), "--hash: is missing with --subset hash; wanted it with --subset hash only"),
+        (("--subset", "full", "--hash", FOX), "--hash: is given with --subset full; wanted it with"),
         (("--subset", "hash", "--hash", FOX.upper()), "wanted 64 hexadecimal digits in small letters"),
-        (("--subset", "hash", "--hash", "../x"), "found '../x', wanted 64"),
-        (("--subset", "hash", "--hash", FOX), f"{FOX}: found no such scene in DL3DV/DL3DV-10K-Benchmark, wanted the name of one"),
-        (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: found 1 files in DL3DV/DL3DV-10K-Benchmark/"),
-        (("--subset", "full", "--workers", "0"), "--workers: found 0, wanted 1 or more"),
-        ((), "--subset; see --help"),
+        (("--subset", "hash", "--hash", "../x"), "--hash: is '../x'; wanted 64"),
+        (("--subset", "hash", "--hash", FOX), f"{FOX}: is no scene of DL3DV/DL3DV-10K-Benchmark; wanted the name of one"),
+        (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: has 1 files in DL3DV/DL3DV-10K-Benchmark/"),
+        (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 or more"),
+        ((), "--subset; wanted flags as"),
     ],
 )
 def test_bad_flags_of_the_benchmark(hub, tmp_path, capsys, flags, wanted):
@@ -240,7 +241,7 @@ def test_a_file_that_is_there_and_is_another_is_not_touched(hub, tmp_path, capsy
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
     status = evaluate(tmp_path, "--subset", "hash", "--hash", BENCHMARK[0])
-    ends_with(capsys, status, f"{path}: found 4 bytes, wanted {len(content(BENCHMARK[0] + TABLE))} as listed; move it away")
+    ends_with(capsys, status, f"{path}: has 4 bytes; wanted {len(content(BENCHMARK[0] + TABLE))} as listed: move it away")
     assert path.read_bytes() == b"mine"
 
 
@@ -261,26 +262,29 @@ def test_training_scenes_are_unpacked_without_the_benchmark(hub, tmp_path, capsy
 def test_a_scene_is_found_in_its_subset(hub, tmp_path, capsys):
     assert train(tmp_path, "--hash", OWL) == 0
     assert set(files_in(tmp_path)) == {*expected(OWL, *LEVEL_4, TABLE), "benchmark_hashes.json"}
-    ends_with(capsys, train(tmp_path, "--hash", FOX, "--subset", "2K", "9K"), f"found {FOX} in none of 2K, 9K of DL3DV/DL3DV-ALL-")
+    ends_with(capsys, train(tmp_path, "--hash", FOX, "--subset", "2K", "9K"), f"is {FOX}, which is in none of 2K, 9K of DL3DV/")
 
 
 def test_a_benchmark_scene_is_refused_by_name_offline_too(hub, tmp_path, capsys, monkeypatch):
-    ends_with(capsys, train(tmp_path, "--hash", BENCHMARK[7]), f"found {BENCHMARK[7]}, which is a benchmark scene")
+    ends_with(capsys, train(tmp_path, "--hash", BENCHMARK[7]), f"is {BENCHMARK[7]}, a benchmark scene; wanted")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
-    ends_with(capsys, train(tmp_path, "--hash", BENCHMARK[7]), f"found {BENCHMARK[7]}, which is a benchmark scene")
-    ends_with(capsys, train(tmp_path, "--hash", OWL), "the hub is out of reach")
+    ends_with(capsys, train(tmp_path, "--hash", BENCHMARK[7]), f"is {BENCHMARK[7]}, a benchmark scene; wanted")
+    ends_with(capsys, train(tmp_path, "--hash", OWL), "is out of reach")
     assert fetched(hub) == []
 
 
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [
-        (lambda hub: hub.fail("", 503), "HTTP 503, wanted a listing; try again later; no list of benchmark scenes, so nothing is"),
-        (lambda hub: hub.gate(EVAL, "hf_right", lists=True), "found no access (HTTP 401)"),
-        (lambda hub: hub.repos.pop(EVAL), "found no access (HTTP 401)"),
-        (lambda hub: hub.repos[EVAL].pop(f"{BENCHMARK[9]}/README.md"), "found 139 benchmark scenes on the hub and in this file"),
-        (lambda hub: hub.repos.update({EVAL: {"README.md": b"x"}}), "found 0 benchmark scenes"),
+        (lambda hub: hub.fail("", 503), "HTTP 503; wanted a listing: try again later); wanted their list: without it nothing is"),
+        (lambda hub: hub.gate(EVAL, "hf_right", lists=True), "gives no access (HTTP 401)"),
+        (lambda hub: hub.repos.pop(EVAL), "gives no access (HTTP 401)"),
+        (
+            lambda hub: hub.repos[EVAL].pop(f"{BENCHMARK[9]}/README.md"),
+            "has, with the hub's list, 139 benchmark scenes; wanted 140",
+        ),
+        (lambda hub: hub.repos.update({EVAL: {"README.md": b"x"}}), "has, with the hub's list, 0 benchmark scenes"),
     ],
 )
 def test_without_the_whole_list_of_benchmark_scenes_nothing_is_fetched(hub, tmp_path, capsys, fault, wanted):
@@ -315,29 +319,29 @@ def test_a_new_benchmark_scene_joins_the_kept_list(hub, tmp_path):
 @pytest.mark.parametrize("text", ["{}", '["a"]', "[1]"])
 def test_a_kept_list_of_something_else(hub, tmp_path, capsys, text):
     (tmp_path / "benchmark_hashes.json").write_text(text)
-    ends_with(capsys, train(tmp_path, "--subset", "1K"), "benchmark_hashes.json: found something else than a list of hashes")
+    ends_with(capsys, train(tmp_path, "--subset", "1K"), "benchmark_hashes.json: is no list of hashes; wanted")
 
 
 def test_benchmark_scenes_among_those_to_train_on_are_reported(hub, tmp_path, capsys):
     (tmp_path / BENCHMARK[3]).mkdir()
-    ends_with(capsys, train(tmp_path, "--subset", "1K"), f"{tmp_path / BENCHMARK[3]}: found a benchmark scene, wanted none")
+    ends_with(capsys, train(tmp_path, "--subset", "1K"), f"{tmp_path / BENCHMARK[3]}: is a benchmark scene; wanted none")
     assert fetched(hub) == []
 
 
 def test_a_folder_that_is_no_scene_is_not_touched(hub, tmp_path, capsys):
     (tmp_path / FOX).mkdir()
     (tmp_path / FOX / "mine.txt").write_text("x")
-    ends_with(capsys, train(tmp_path, "--subset", "1K"), f"{tmp_path / FOX}: found no nerfstudio/transforms.json in it")
+    ends_with(capsys, train(tmp_path, "--subset", "1K"), f"{tmp_path / FOX}: has no nerfstudio/transforms.json in it")
     assert (tmp_path / FOX / "mine.txt").read_text() == "x"
 
 
 @pytest.mark.parametrize(
     ("flags", "wanted"),
     [
-        ((), "--subset, --hash: found neither"),
+        ((), "--subset, --hash: are both missing; wanted"),
         (("--subset", "12K"), "invalid choice: '12K'"),
-        (("--hash", "abc"), "found 'abc', wanted 64 hexadecimal digits"),
-        (("--subset", "1K", "--workers", "-1"), "--workers: found -1, wanted 1 or more"),
+        (("--hash", "abc"), "is 'abc'; wanted 64 hexadecimal digits"),
+        (("--subset", "1K", "--workers", "-1"), "--workers: is -1; wanted 1 or more"),
     ],
 )
 def test_bad_flags_of_the_training_set(hub, tmp_path, capsys, flags, wanted):
@@ -348,16 +352,16 @@ def test_bad_flags_of_the_training_set(hub, tmp_path, capsys, flags, wanted):
 def test_an_interrupted_training_download_is_continued(hub, tmp_path, capsys, monkeypatch):
     size = len(hub.repos[TRAIN][f"1K/{FOX}.zip"])
     hub.cut(f"1K/{FOX}.zip", after=3000, stay_down=True)
-    ends_with(capsys, train(tmp_path, "--subset", "1K", "9K"), "1 of 2 could not be fetched (run again to complete), the first is")
+    ends_with(capsys, train(tmp_path, "--subset", "1K", "9K"), "1 of 2 files: could not be fetched, the first is")
     assert set(files_in(tmp_path)) == {*expected(OWL, *LEVEL_4, TABLE), "benchmark_hashes.json"}
     hub.mend(f"1K/{FOX}.zip")
 
-    def power_cut(source, target, length):
-        target.write(b"half")
+    def power_cut(archive, file, info):
+        yield b"half"
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.shutil, "copyfileobj", power_cut)
+        patch.setattr(training, "_blocks", power_cut)
         with pytest.raises(KeyboardInterrupt):
             training.fetch_scene(tmp_path, FOX, training.listed_archives(["1K"], 1)[FOX])
     assert not (tmp_path / FOX).exists()
@@ -373,7 +377,7 @@ def test_a_zip_that_grows_beyond_the_disk_waits_for_room(hub, tmp_path, capsys, 
     hub.repos[TRAIN][f"1K/{FOX}.zip"] = body
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=500_000))
-        ends_with(capsys, train(tmp_path, "--subset", "1K"), "found 500kB free on that disk, wanted 1.00MB; make room and")
+        ends_with(capsys, train(tmp_path, "--subset", "1K"), "is on a disk with 500kB free; wanted 1.00MB: make room and")
     assert set(files_in(tmp_path)) == {"benchmark_hashes.json"}
     assert train(tmp_path, "--subset", "1K") == 0
     assert (tmp_path / FOX / "nerfstudio" / "images_4" / "a.png").read_bytes() == bytes(1_000_000)
@@ -419,21 +423,39 @@ def encrypted() -> bytes:
 
 GOOD = {"images_4/a.png": b"x", "transforms.json": b"{}"}
 USELESS = {
-    "above": (archive({**GOOD, "../images_4/a.png": b"x"}), "found the member '../images_4/a.png', wanted plain files within"),
-    "above on the way": (archive({**GOOD, "images_4/../../a.png": b"x"}), "found the member 'images_4/../../a.png'"),
-    "absolute": (archive({**GOOD, "/images_4/a.png": b"x"}), "found the member '/images_4/a.png'"),
-    "backslashes": (archive({**GOOD, "..\\a.png": b"x"}), "found the member '..\\\\a.png'"),
-    "all above": (archive({f"../{name}": data for name, data in GOOD.items()}), "found the member '../images_4/a.png'"),
-    "a link": (link(), "found the member 'images_4/frame_00001.png', wanted plain files within the zip"),
-    "lzma": (archive(GOOD, zipfile.ZIP_LZMA), "found compression 14, wanted deflated or stored members"),
-    "another scene": (archive({f"{OWL}/{name}": data for name, data in GOOD.items()}), f"found the scene {OWL} in it, wanted the"),
-    "no table": (archive({"images_4/a.png": b"x"}), "found 0 transforms.json, wanted one"),
-    "two tables": (archive({**GOOD, f"{FOX}/transforms.json": b"{}"}), "found 2 transforms.json, wanted one"),
-    "no images": (archive({"transforms.json": b"{}", "other/images_4/a.png": b"x"}), "found no images beside transforms.json"),
-    "damaged": (damaged(), "found a damaged zip (Bad CRC-32"),
-    "encrypted": (encrypted(), "found the encrypted member 'images_4/a.png'"),
-    "no zip": (b"no zip", "found a damaged zip (File is not a zip file)"),
+    "above": (archive({**GOOD, "../images_4/a.png": b"x"}), "has the member '../images_4/a.png'; wanted plain files within"),
+    "above on the way": (archive({**GOOD, "images_4/../../a.png": b"x"}), "has the member 'images_4/../../a.png'"),
+    "absolute": (archive({**GOOD, "/images_4/a.png": b"x"}), "has the member '/images_4/a.png'"),
+    "backslashes": (archive({**GOOD, "..\\a.png": b"x"}), "has the member '..\\\\a.png'"),
+    "all above": (archive({f"../{name}": data for name, data in GOOD.items()}), "has the member '../images_4/a.png'"),
+    "a link": (link(), "has the member 'images_4/frame_00001.png'; wanted plain files within the zip"),
+    "lzma": (archive(GOOD, zipfile.ZIP_LZMA), "has the compression 14; wanted deflated or stored members"),
+    "another scene": (archive({f"{OWL}/{name}": data for name, data in GOOD.items()}), f"holds the scene {OWL}; wanted the"),
+    "no table": (archive({"images_4/a.png": b"x"}), "has 0 transforms.json; wanted one"),
+    "two tables": (archive({**GOOD, f"{FOX}/transforms.json": b"{}"}), "has 2 transforms.json; wanted one"),
+    "no images": (archive({"transforms.json": b"{}", "other/images_4/a.png": b"x"}), "has no images beside transforms.json"),
+    "damaged": (damaged(), "is a damaged zip (Bad CRC-32"),
+    "encrypted": (encrypted(), "has the encrypted member 'images_4/a.png'"),
+    "no zip": (b"no zip", "is a damaged zip (File is not a zip file)"),
 }
+
+
+def test_whatever_unpacking_raises_is_of_the_zip_and_a_fault_of_the_program_is_not(hub, tmp_path, capsys, monkeypatch):
+    def read(self, size):
+        raise struct.error("unpack requires a buffer of 4 bytes")
+
+    def faulty(folder, need):
+        raise ValueError("bug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile.ZipExtFile, "read", read)
+        assert train(tmp_path / "a", "--subset", "1K") == 0
+    error = capsys.readouterr().err
+    assert f"of no use: {FOX}.zip: is a damaged zip (unpack requires a buffer of 4 bytes); wanted a scene's" in error
+    monkeypatch.setattr(training, "check_disk", faulty)
+    with pytest.raises(ValueError, match=r"^bug$") as caught:
+        train(tmp_path / "b", "--subset", "1K")
+    assert type(caught.value) is ValueError
 
 
 @pytest.mark.slow
@@ -461,5 +483,5 @@ def test_a_zip_of_no_use_is_reported_and_not_fetched_again(hub, tmp_path, capsys
 def test_a_listing_that_leaves_its_folder_is_refused(hub, tmp_path, capsys):
     hub.repos[EVAL][f"{BENCHMARK[0]}/nerfstudio/../../images_4/a.png"] = b"x"
     status = evaluate(tmp_path, "--subset", "hash", "--hash", BENCHMARK[0])
-    ends_with(capsys, status, "the listing names ")
+    ends_with(capsys, status, "is listed with ")
     assert fetched(hub) == []

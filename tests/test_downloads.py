@@ -17,6 +17,7 @@ from huggingface_hub.utils import are_progress_bars_disabled
 
 import data_preprocess.gso_example_download as gso
 import data_preprocess.weights_download as weights
+from config.errors import InputError
 from data.scene_format import View, read_data_path, read_scene, write_scene
 from data_preprocess.hub import files as hub_files
 from data_preprocess.hub.files import Item, Transfer
@@ -76,7 +77,7 @@ def test_a_cut_is_continued_by_the_next_run(hub, tmp_path, capsys):
     hub.cut("obj_res256.pt", after=1000, stay_down=True)
     assert fetch_weights(tmp_path, "obj_res256", "obj_res512") == 2
     (line,) = lines_of(capsys, "weights_download.py")
-    assert "1 of 2 could not be fetched (run again to complete), the first is obj_res256.pt: " in line
+    assert "1 of 2 files: could not be fetched, the first is obj_res256.pt: " in line
     assert "broke off at 1000 of" in line
     assert set(there(tmp_path)) == {"obj_res512.pt"}
     hub.mend("obj_res256.pt")
@@ -108,15 +109,15 @@ def change_size(hub, folder):
 @pytest.mark.parametrize(
     ("flags", "fault", "wanted"),
     [
-        (["obj_res25"], None, "obj_res25: no such checkpoint; did you mean 'obj_res256'? known: obj_res256, obj_res512,"),
-        (["--workers", "0"], None, "--workers: found 0, wanted 1 or more"),
-        (["--fast"], None, "unrecognized arguments: --fast; see --help"),
-        ([], lambda hub, _: hub.repos["airsplay/lact_nvs"].pop("obj_res1024.pt"), "obj_res1024.pt: found no such file in airsplay"),
-        ([], change_size, "obj_res256.pt: found 4 bytes, wanted 1500 as listed; move it away and run again"),
+        (["obj_res25"], None, "obj_res25: is no published checkpoint; wanted one of the table: did you mean 'obj_res256'? known: "),
+        (["--workers", "0"], None, "--workers: is 0; wanted 1 or more"),
+        (["--fast"], None, "unrecognized arguments: --fast; wanted flags as --help has them"),
+        ([], lambda hub, _: hub.repos["airsplay/lact_nvs"].pop("obj_res1024.pt"), "obj_res1024.pt: is not in airsplay"),
+        ([], change_size, "obj_res256.pt: has 4 bytes; wanted 1500 as listed: move it away and run again"),
         ([], lambda hub, _: hub.repos.clear(), "was let in: ask at https://huggingface.co/airsplay/lact_nvs, then"),
-        (["obj_res256"], lambda hub, _: hub.gate("airsplay/lact_nvs"), "found no access (HTTP 401), wanted an account that was"),
+        (["obj_res256"], lambda hub, _: hub.gate("airsplay/lact_nvs"), "gives no access (HTTP 401); wanted an account that was"),
         (["obj_res256"], lambda hub, _: hub.fail("obj_res256.pt", 404, "EntryNotFound"), "has no obj_res256.pt at main (HTTP"),
-        ([], lambda hub, _: hub.fail("", 500), "answers HTTP 500, wanted a listing; try again later"),
+        ([], lambda hub, _: hub.fail("", 500), "with HTTP 500; wanted a listing: try again later"),
     ],
 )  # fmt: skip
 def test_what_weights_download_refuses(hub, tmp_path, capsys, flags, fault, wanted):
@@ -133,19 +134,19 @@ def test_what_weights_download_refuses(hub, tmp_path, capsys, flags, fault, want
 def test_a_hub_out_of_reach(tmp_path, capsys, monkeypatch, hub):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
     assert fetch_weights(tmp_path) == 2
-    assert "airsplay/lact_nvs: the hub is out of reach (" in lines_of(capsys, "weights_download.py")[0]
+    assert "airsplay/lact_nvs: is out of reach (" in lines_of(capsys, "weights_download.py")[0]
 
 
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("<html>log in</html>", "does not answer as a hub does; check HF_ENDPOINT and proxies"),
+        ("<html>log in</html>", "does not answer as a hub does; wanted one: check HF_ENDPOINT and proxies"),
         ("[1]", "does not answer as a hub does"),
         ('[{"type": "file"}]', "does not answer as a hub does"),
-        ('[{"type": "file", "path": 1, "oid": "a", "size": 1}]', "the listing names 1, wanted paths in that folder"),
-        ('[{"type": "file", "path": "../a.pt", "oid": "a", "size": 1}]', "the listing names '../a.pt', wanted paths in"),
-        ('[{"type": "file", "path": "a.pt", "oid": "a", "size": -1}]', "the listing gives a.pt a size of -1, wanted bytes"),
-        ('[{"type": "file", "path": "a.pt", "oid": "a", "size": true}]', "the listing gives a.pt a size of True, wanted bytes"),
+        ('[{"type": "file", "path": 1, "oid": "a", "size": 1}]', "is listed with 1; wanted paths in that folder"),
+        ('[{"type": "file", "path": "../a.pt", "oid": "a", "size": 1}]', "is listed with '../a.pt'; wanted paths in"),
+        ('[{"type": "file", "path": "a.pt", "oid": "a", "size": -1}]', "is listed with a.pt of size -1; wanted bytes"),
+        ('[{"type": "file", "path": "a.pt", "oid": "a", "size": true}]', "is listed with a.pt of size True; wanted bytes"),
     ],
 )
 def test_a_listing_that_is_none(hub, tmp_path, capsys, monkeypatch, answer, wanted):
@@ -224,7 +225,7 @@ def test_the_list_comes_when_all_that_it_names_is_there(github, output, capsys):
     github.cut(lost, after=1000, stay_down=True)
     assert fetch_example(output) == 2
     (line,) = lines_of(capsys, "gso_example_download.py")
-    assert "1 of 13 could not be fetched (run again to complete), the first is gso_toy/renderings/00000003_rgba.png" in line
+    assert "1 of 13 files: could not be fetched, the first is gso_toy/renderings/00000003_rgba.png" in line
     assert not (output / gso.LIST).exists()
     github.mend(lost)
     assert fetch_example(output) == 0
@@ -256,22 +257,23 @@ def answer(value: object):
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [
-        (lambda github: github.fail("git/trees", 403), "found HTTP 403, GitHub's limit of requests an hour, wanted a list; try"),
-        (lambda github: github.fail("git/trees", 429), "found HTTP 429, GitHub's limit of requests an hour"),
-        (lambda github: github.fail("git/trees", 404), "found HTTP 404, wanted the list of files"),
-        (answer(b"<html>"), "found something else than GitHub's list of files"),
-        (answer({"tree": 1}), "found something else than GitHub's list of files"),
-        (answer({"tree": [{"type": "blob", "path": "a"}]}), "found something else than GitHub's list of files"),
-        (answer({"tree": [{**BLOB, "size": "9"}]}), "found gso_toy/a.png with size '9' and hash '0000"),
-        (answer({"tree": [{**BLOB, "sha": "0"}]}), "found gso_toy/a.png with size 9 and hash '0', wanted bytes and 40 hexadecimal"),
-        (answer({"tree": []}), f"found no {gso.FOLDER}/gso_sample_data_path.json, wanted it; the release has changed"),
-        (without(TOY_CAMERAS), f"found no {TOY_CAMERAS}, wanted it; the release has changed"),
-        (without(TOY_IMAGE), "gso_toy/opencv_cameras.json, view 4: found no "),
-        (lambda github: github.fail(TOY_IMAGE, 404), "1 of 13 could not be fetched (run again to complete)"),
-        (lambda github: github.corrupt(TOY_CAMERAS, b"[]"), "1 of 13 could not be fetched (run again to complete)"),
+        (lambda github: github.fail("git/trees", 403), "answers HTTP 403, GitHub's limit of requests an hour; wanted a list: try"),
+        (lambda github: github.fail("git/trees", 429), "answers HTTP 429, GitHub's limit of requests an hour"),
+        (lambda github: github.fail("git/trees", 404), "answers HTTP 404; wanted the list of files"),
+        (answer(b"<html>"), "answers something else; wanted GitHub's list of files"),
+        (answer({"tree": 1}), "answers something else; wanted GitHub's list of files"),
+        (answer({"tree": [1]}), "answers something else; wanted GitHub's list of files"),
+        (answer({"tree": [{"type": "blob", "path": BLOB["path"]}]}), "lists gso_toy/a.png with size None and hash None"),
+        (answer({"tree": [{**BLOB, "size": "9"}]}), "lists gso_toy/a.png with size '9' and hash '0000"),
+        (answer({"tree": [{**BLOB, "sha": "0"}]}), "lists gso_toy/a.png with size 9 and hash '0'; wanted bytes and 40 hexadecimal"),
+        (answer({"tree": []}), f"lists no {gso.FOLDER}/gso_sample_data_path.json; wanted it: the release has changed"),
+        (without(TOY_CAMERAS), f"lists no {TOY_CAMERAS}; wanted it: the release has changed"),
+        (without(TOY_IMAGE), "_rgba.png, which is not there; wanted it among the files"),
+        (lambda github: github.fail(TOY_IMAGE, 404), "1 of 13 files: could not be fetched"),
+        (lambda github: github.corrupt(TOY_CAMERAS, b"[]"), "1 of 13 files: could not be fetched"),
         (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "received a content of hash"),
         (instead_of(TOY_CAMERAS, "[]"), "gso_toy/opencv_cameras.json: holds no views; wanted at least one"),
-        (instead_of(LIST, '["../gso_toy/opencv_cameras.json"]'), "found \"['../gso_toy/opencv_cameras.json']\", wanted a list of"),
+        (instead_of(LIST, '["../gso_toy/opencv_cameras.json"]'), "holds ['../gso_toy/opencv_cameras.json']; wanted a list of"),
         (instead_of(LIST, '["/etc/passwd"]'), "wanted a list of gso_character/opencv_cameras.json and gso_toy/opencv_cameras.json"),
         (instead_of(LIST, '["gso_toy/opencv_cameras.json", 1]'), "wanted a list of gso_character/opencv_cameras.json and"),
         (instead_of(LIST, "[]"), "wanted a list of gso_character/opencv_cameras.json and"),
@@ -299,13 +301,16 @@ def test_github_out_of_reach_and_a_full_disk(github, output, capsys, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(hub_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=20_000))
         assert fetch_example(output) == 2
-        assert "data_example: found 20.0kB free on that disk, wanted 2" in lines_of(capsys, "gso_example_download.py")[0]
+        assert "data_example: is on a disk with 20.0kB free; wanted 2" in lines_of(capsys, "gso_example_download.py")[0]
     assert github.count("GET", "/raw/") == 0
     monkeypatch.setenv("LACT_GITHUB_API", "http://127.0.0.1:9")
     assert fetch_example(output, "--workers", "2") == 2
-    assert "git/trees/main?recursive=1: out of reach (" in lines_of(capsys, "gso_example_download.py")[0]
+    assert "git/trees/main?recursive=1: is out of reach (" in lines_of(capsys, "gso_example_download.py")[0]
+    monkeypatch.setenv("LACT_GITHUB_API", "http://[")
+    assert fetch_example(output) == 2
+    assert "http://[/repos/a1600012888/LaCT/git/trees/main?recursive=1: is out of reach (" in capsys.readouterr().err
     assert fetch_example(output, "--workers", "0") == 2
-    assert "--workers: found 0, wanted 1 or more" in lines_of(capsys, "gso_example_download.py")[0]
+    assert "--workers: is 0; wanted 1 or more" in lines_of(capsys, "gso_example_download.py")[0]
 
 
 # What they share
@@ -347,14 +352,18 @@ def test_a_lasting_fault_leaves_the_others_alone(tmp_path):
     transfer = run(items, workers=3)
     assert not transfer.complete
     assert sorted(transfer.failures) == ["c: no c", "f: no f"]
-    with pytest.raises(OSError, match=r"2 of 12 could not be fetched \(run again to complete\), the first is [cf]: no [cf]"):
+    with pytest.raises(
+        OSError, match=r"2 of 12 files: could not be fetched, the first is [cf]: no [cf]; wanted all: run again to complete"
+    ):
         transfer.check()
     assert {path.name for path in tmp_path.iterdir()} == set(names) - set("cf")
 
 
 def test_a_wrong_answer_is_not_asked_for_again(tmp_path):
     calls = []
-    assert run([item(tmp_path, "a", ValueError("bad"), calls=calls)]).failures == ["a: bad"]
+    assert run([item(tmp_path, "a", InputError("a.zip", "is bad", "good"), calls=calls)]).failures == [
+        "a: a.zip: is bad; wanted good"
+    ]
     assert calls == ["a"]
 
 
@@ -362,7 +371,9 @@ def test_a_wrong_answer_is_not_asked_for_again(tmp_path):
 def test_many_failures_in_a_row_end_it(tmp_path, order, stops):
     items = [item(tmp_path, str(i), OSError("gone") if letter == "x" else None) for i, letter in enumerate([*order, *".."])]
     if stops:
-        with pytest.raises(OSError, match=r"5 files in a row could not be fetched, at last \d+: gone"):
+        with pytest.raises(
+            OSError, match=r"5 files in a row: could not be fetched, the last is \d+: gone; wanted a network and a disk that work"
+        ):
             run(items, workers=1)
     else:
         assert len(run(items, workers=1).failures) == order.count("x")
@@ -453,16 +464,8 @@ def test_room_is_counted_without_what_is_there(tmp_path, monkeypatch):
     items = [item(tmp_path, "a", None), item(tmp_path, "b", None)]
     monkeypatch.setattr(hub_files.shutil, "disk_usage", lambda path: SimpleNamespace(free=12))
     Transfer(items, 1, tmp_path / "deep" / "er", extra=2)
-    with pytest.raises(OSError, match=r"er: found 12\.0B free on that disk, wanted 13\.0B; make room and run again"):
+    with pytest.raises(OSError, match=r"er: is on a disk with 12\.0B free; wanted 13\.0B: make room and run again"):
         Transfer(items, 1, tmp_path / "deep" / "er", extra=3)
-
-
-def test_an_interrupt_is_no_traceback(capsys):
-    def work(argv):
-        raise KeyboardInterrupt
-
-    assert hub_files.run_download("x.py", work, []) == 130
-    assert capsys.readouterr().err == "x.py: interrupted; run again to go on\n"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from config.errors import InputError
 from data_preprocess.capture.lens import WIDEST_DEG, Lens, pinhole_camera, undistort, undistortion
 from tests.support.captures import equidistant, found_dots, paint, perspective, project
 
@@ -103,16 +104,16 @@ def test_a_photo_at_another_size_has_the_same_lens():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 5, 1, 1, 1, 1), "found a photo of 0×5"),
-        ((4, 5, float("nan"), 1, 1, 1), "wanted finite numbers"),
-        ((4, 5, 1, 1, 1, 1, (float("inf"),)), "wanted finite numbers"),
-        ((4, 5, 1, -2, 1, 1), "found focal lengths 1 and -2"),
-        ((4, 5, 1, 1, 1, 1, (0,) * 9), "found 9 terms of distortion, wanted 8"),
-        ((4, 5, 1, 1, 1, 1, (0,) * 5, True), "found 5 terms of distortion, wanted 4"),
+        ((0, 5, 1, 1, 1, 1), "lens: has a photo of 0×5"),
+        ((4, 5, float("nan"), 1, 1, 1), "lens: has the numbers .*; wanted finite ones"),
+        ((4, 5, 1, 1, 1, 1, (float("inf"),)), "lens: has the numbers .*; wanted finite ones"),
+        ((4, 5, 1, -2, 1, 1), "lens: has the focal lengths 1 and -2"),
+        ((4, 5, 1, 1, 1, 1, (0,) * 9), "lens: has 9 terms of distortion; wanted 8"),
+        ((4, 5, 1, 1, 1, 1, (0,) * 5, True), "lens: has 5 terms of distortion; wanted 4"),
     ],
 )
 def test_lenses_that_make_no_sense_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         Lens(*arguments)
 
 
@@ -120,5 +121,16 @@ def test_lenses_that_make_no_sense_are_refused(arguments, message):
     "lens", [Lens(W, H, *CAMERA, (-60.0,)), Lens(W, H, 170, 165, -20.0, 70, (0.1,)), Lens(W, H, *CAMERA, (0, 0, 9.0, 9.0))]
 )
 def test_a_lens_that_folds_the_photo_is_refused(lens):
-    with pytest.raises(ValueError, match=r"wanted one that keeps the photo's middle unfolded"):
+    with pytest.raises(InputError, match=r"wanted one that keeps the photo's middle unfolded"):
         pinhole_camera(lens)
+
+
+def test_a_photo_that_opencv_is_too_small_for_is_refused():
+    size = 32766
+    image = np.zeros((2, size, 3), np.uint8)
+    for as_published in (False, True):
+        lens = Lens(size, 2, 30000.0, 30000.0, size / 2, 1.0, (0.001,))
+        assert undistort(image, lens, as_published).shape == image.shape
+        with pytest.raises(InputError, match=r"lens: distorts a photo of 2×32767 \(w×h\); wanted a side of 32766 pixels at most"):
+            pinhole_camera(Lens(2, size + 1, 30000.0, 30000.0, 1.0, size / 2, (0.001,)), as_published)
+    assert pinhole_camera(Lens(2, size + 1, 30.0, 31.0, 1.0, 2.0)) == (30.0, 31.0, 1.0, 2.0)

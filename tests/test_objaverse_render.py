@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config.errors import InputError
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.blender import pool as blender_pool
@@ -33,7 +34,7 @@ here = Path({folder!r})
 if sys.argv[1].endswith("objaverse_worker.py"):
     for uid in sys.stdin.read().split():
         (here / uid).write_text("fine")
-        answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "found no such object"}}
+        answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "is not in Objaverse; wanted a uid that it has"}}
         print(json.dumps({{"uid": uid, **answer}}), flush=True)
     sys.exit()
 with open(here / "processes", "a") as file:
@@ -45,7 +46,7 @@ for line in sys.stdin:
         print(line.strip(), file=file)
     what, h, w = Path(job["glb"]).read_text().strip(), *job["size"]
     if what == "broken":
-        print(json.dumps({{"error": "Bad glTF"}}), flush=True)
+        print(json.dumps({{"error": "is bad glTF", "wanted": "good glTF"}}), flush=True)
         continue
     for i, view in enumerate(job["views"]):
         if i == 2 and what == "crash":
@@ -136,13 +137,13 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
     assert main(flags(tmp_path, python, "--timeout", "4")) == 2
     output = tmp_path / "out"
     expected = {
-        "b": "b.glb: Bad glTF",
-        "c": "c.glb: Blender crashed (signal SIGSEGV): out of luck",
-        "f": "f.glb: Blender was ended: found no sign of it for 4 s (--timeout), wanted a picture",
-        "h": "h.glb: found nothing to see in any view, wanted an object that is not transparent",
-        "i": "00000.png: found RGBA of 16×24 (w×h), wanted RGBA of 24×16",
-        "j": "00000.png: found RGB of 24×16 (w×h), wanted RGBA of 24×16",
-        "k": "00000.png: found a damaged picture",
+        "b": "b.glb: is bad glTF; wanted good glTF",
+        "c": "c.glb: ended Blender (signal SIGSEGV: out of luck); wanted an object that it renders",
+        "f": "f.glb: ended Blender (no sign of it for 4 s, the --timeout); wanted",
+        "h": "h.glb: shows nothing in any view; wanted an object that is not transparent",
+        "i": "00000.png: is RGBA of 16×24 (w×h); wanted RGBA of 24×16",
+        "j": "00000.png: is RGB of 24×16 (w×h); wanted RGBA of 24×16",
+        "k": "00000.png: is a damaged picture",
     }
     failed = json.loads((output / "objaverse_failed.json").read_text())
     assert list(failed) == list(expected)
@@ -241,7 +242,9 @@ def test_objects_of_objaverse_are_fetched_by_uid(tmp_path):
     arguments = flags(tmp_path, python)
     arguments[:2] = ["--uids", str(listed)]
     assert main(arguments) == 2
-    assert json.loads((tmp_path / "out" / "objaverse_failed.json").read_text()) == {UIDS[1]: f"{UIDS[1]}: found no such object"}
+    assert json.loads((tmp_path / "out" / "objaverse_failed.json").read_text()) == {
+        UIDS[1]: f"{UIDS[1]}: is not in Objaverse; wanted a uid that it has"
+    }
     names = [path.parent.name for path in read_data_path(tmp_path / "out" / "objaverse_data_path.json")]
     assert names == [UIDS[0], UIDS[2]]
     assert read_uids(UIDS) == UIDS
@@ -253,36 +256,38 @@ def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("BLENDER_PYTHON", str(python))
     assert main(["--uids", *UIDS, "--output", str(tmp_path)]) == 2
     failed = json.loads((tmp_path / "objaverse_failed.json").read_text())
-    assert failed == {uid: f"{uid}: could not be downloaded: objaverse_worker.py ended early (no room for a cat)" for uid in UIDS}
+    assert list(failed) == UIDS
+    for uid, problem in failed.items():
+        assert problem.startswith(f"{uid}: cannot be downloaded, objaverse_worker.py ended early (no room for a cat); wanted")
     assert not (tmp_path / "objaverse_data_path.json").exists()
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--num_views", "0"], "--num_views: found 0, wanted 1 or more"),
-        (["--num_views", "-1", "--rings"], "--num_views: found -1, wanted 0 or more"),
-        (["--image_size", "0", "8"], "--image_size: found 0, wanted 1 or more"),
-        (["--seed", "-1"], "--seed: found -1, wanted 0 or more"),
-        (["--samples", "0"], "--samples: found 0, wanted 1 or more"),
-        (["--workers", "0"], "--workers: found 0, wanted 1 or more"),
-        (["--timeout", "0"], "--timeout: found 0, wanted seconds, more than 0"),
-        (["--timeout", "nan"], "--timeout: found nan, wanted seconds"),
-        (["--device", "abacus"], "argument --device: invalid choice: 'abacus'"),
+        (["--num_views", "0"], "--num_views: is 0; wanted 1 or more"),
+        (["--num_views", "-1", "--rings"], "--num_views: is -1; wanted 0 or more"),
+        (["--image_size", "0", "8"], "--image_size: is 0; wanted 1 or more"),
+        (["--seed", "-1"], "--seed: is -1; wanted 0 or more"),
+        (["--samples", "0"], "--samples: is 0; wanted 1 or more"),
+        (["--workers", "0"], "--workers: is 0; wanted 1 or more"),
+        (["--timeout", "0"], "--timeout: is 0; wanted seconds, more than 0"),
+        (["--timeout", "nan"], "--timeout: is nan; wanted seconds"),
+        (["--device", "abacus"], "--device: invalid choice: 'abacus'"),
         (["--uids", UIDS[0]], "not allowed with argument --input"),
-        (["--input", "nowhere"], "nowhere: found no such folder, wanted one with GLB files"),
-        (["--input", "blender"], "blender: found no GLB file below it, wanted at least one"),
-        (["--input", "twice"], "b_c.glb: found it named b_c like twice/b/c.glb, wanted a name for each"),
-        (["--blender_python", "nowhere/python"], "found no nowhere/python, wanted the Python of an environment with Blender. To "
-         "make one: python3.11 -m venv"),
-        (["--blender_python", sys.executable], "found No module named 'bpy', wanted an environment with Blender"),
-        (["--blender_python", "no_gpu/python"], "--device: found no optix device, wanted one"),
-        (["--blender_python", "silent/python"], "Blender crashed (exit code 1)"),
+        (["--input", "nowhere"], "nowhere: is not there; wanted a folder with GLB files"),
+        (["--input", "blender"], "blender: has no GLB file below it; wanted at least one"),
+        (["--input", "twice"], "b_c.glb: would be named b_c like twice/b/c.glb; wanted a name for each"),
+        (["--blender_python", "nowhere/python"], "is nowhere/python, which is not there; wanted the Python of an environment with "
+         "Blender. To make one: python3.11 -m venv"),
+        (["--blender_python", sys.executable], "cannot import Blender (No module named 'bpy'); wanted an environment with Blender"),
+        (["--blender_python", "no_gpu/python"], "--device: is optix, of which there is none; wanted cpu"),
+        (["--blender_python", "silent/python"], "silent/python: cannot start Blender (exit code 1); wanted"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
     monkeypatch.chdir(tmp_path)
-    stand_in(tmp_path / "no_gpu", {"error": "--device: found no optix device, wanted one, or --device cpu"})
+    stand_in(tmp_path / "no_gpu", {"error": "is optix, of which there is none", "wanted": "cpu"})
     stand_in(tmp_path / "silent").write_text(f"#!{sys.executable}\nraise SystemExit(1)\n")
     write_glbs(tmp_path / "in", a="fine")
     write_glbs(tmp_path / "twice", b__c="fine", b_c="fine")
@@ -295,17 +300,17 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["nowhere.txt"], "--uids: found no file nowhere.txt, wanted uids of Objaverse or a file with one a line"),
-        ([UIDS[0], "x" * 32], "--uids: found 'x+', wanted a uid of Objaverse"),
-        ([UIDS[0], UIDS[1], UIDS[0]], f"--uids: found {UIDS[0]} twice, wanted each uid once"),
-        (["../a"], "found no file"),
-        (["empty.txt"], "empty.txt: found no uid, wanted at least one"),
+        (["nowhere.txt"], "--uids: is nowhere.txt, which is no file; wanted uids of Objaverse or a file with one a line"),
+        ([UIDS[0], "x" * 32], "--uids: has 'x+'; wanted a uid of Objaverse"),
+        ([UIDS[0], UIDS[1], UIDS[0]], f"--uids: has {UIDS[0]} twice; wanted each uid once"),
+        (["../a"], "--uids: is ../a, which is no file"),
+        (["empty.txt"], "empty.txt: holds no uid; wanted at least one"),
     ],
 )
 def test_uids_are_checked(tmp_path, monkeypatch, given, message):
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("\n")
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((InputError, FileNotFoundError), match=message):
         read_uids(given)
 
 
@@ -314,8 +319,22 @@ def test_other_flags_do_not_pass_for_the_same_object(tmp_path, capsys):
     write_glbs(tmp_path / "in", a="fine")
     assert main(flags(tmp_path, python)) == 0
     assert main(flags(tmp_path, python, "--seed", "1")) == 2
-    assert "found an object with other cameras than these flags give" in capsys.readouterr().err
+    assert "holds other cameras than" in capsys.readouterr().err
     assert main(flags(tmp_path, python, "--rings")) == 2
+
+
+@pytest.mark.parametrize("source", [["--input", "in"], ["--uids", UIDS[0]]])
+@pytest.mark.parametrize("answer", [r"hello \377", "[1]"])
+def test_a_program_that_is_not_blender_s_python_is_refused(tmp_path, monkeypatch, capsys, source, answer):
+    monkeypatch.chdir(tmp_path)
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\nprintf '{answer}\\n'\n")
+    python.chmod(0o755)
+    write_glbs(tmp_path / "in", a="fine")
+    assert main([*source, "--output", "out", "--blender_python", str(python)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"objaverse_render.py: {python}: answers '{answer.split(chr(92))[0]}")
+    assert line.endswith("; wanted the Python of an environment with Blender")
 
 
 def test_a_missing_library_is_named_with_the_packages_that_have_it(tmp_path, capsys):
@@ -328,8 +347,17 @@ def test_a_missing_library_is_named_with_the_packages_that_have_it(tmp_path, cap
     write_glbs(tmp_path / "in", a="fine")
     assert main(flags(tmp_path, python)) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "found no libXrender.so.1 on this machine, which Blender needs" in line
+    assert "needs libXrender.so.1 for Blender, which this machine lacks" in line
     assert line.endswith("apt-get install libx11-6 libxrender1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1")
+
+
+def test_whatever_a_decoder_raises_is_of_the_picture(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise KeyError("tRNS")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match=r"a.png: is a damaged picture \('tRNS'\); wanted a whole PNG"):
+        check_image(tmp_path / "a.png", SIZE)
 
 
 def test_a_picture_with_anything_in_it_counts(tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from config.errors import InputError
 from data_preprocess.capture.orientation import OBJECT_RADIUS, orient, point_of_view, up_direction
 from tests.support.captures import orbit
 from tests.support.scenes import look_at, ring_c2w
@@ -104,7 +105,7 @@ def test_one_camera_has_no_scale():
 
 def test_an_object_needs_a_point_that_cameras_look_at():
     outwards = walk()
-    with pytest.raises(ValueError, match="found cameras that look at no common point"):
+    with pytest.raises(InputError, match="cameras: look at no common point"):
         orient(np.linalg.inv(outwards), "object")
     backs = ring_c2w((20,), 6) @ np.diag([-1.0, 1, -1, 1])
     assert point_of_view(ring_c2w((20,), 6)) is not None

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from config.errors import InputError
 from data.output.video import VideoWriter
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.colmap import structure_from_motion
@@ -170,7 +171,9 @@ def test_pictures_of_nothing_are_refused_with_advice(tmp_path, capsys):
         Image.new("RGB", (64, 48), (90 + i, 100, 110)).save(folder / f"{i}.png")
     assert main(["--from_images", str(folder), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert "fog: found the places of 0 of 3 photos, wanted 50% (--min_registered) and 3 at least: photograph so that" in error
+    assert (
+        "fog: has 0 of 3 photos that COLMAP could place; wanted 50% (--min_registered) and 3 at least: photograph so that" in error
+    )
 
 
 # Stands in for COLMAP: places photos by what their names in job.json say, and tells of it as the real one does.
@@ -228,7 +231,7 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     assert "desk: 2 photos fit each other only and are left out: photo 4.png, photo 5.png\n" in told
     assert "desk: 1 photos could not be placed and are left out: photo 6.png\n" in told
     assert main([*flags, "--min_registered", "0.6"]) == 2
-    assert "found the places of 4 of 7 photos, wanted 60% (--min_registered)" in capsys.readouterr().err
+    assert "has 4 of 7 photos that COLMAP could place; wanted 60% (--min_registered)" in capsys.readouterr().err
     # One run for both: only what COLMAP is asked for starts it again.
     runs = tmp_path / "out_colmap" / "desk" / "runs"
     assert runs.read_text() == "3\n"
@@ -239,14 +242,17 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("crash", r"found that COLMAP stopped \(exit code 3: Check failed: the last word\), wanted it to finish: see .*colmap.log"),
-        ("error", r"found that COLMAP stopped \(Cannot read photo 1.png really\), wanted it to finish"),
+        (
+            "crash",
+            r"made COLMAP stop \(exit code 3: Check failed: the last word\); wanted photos that it can use: see .*colmap.log",
+        ),
+        ("error", r"made COLMAP stop \(Cannot read photo 1.png really\); wanted photos"),
     ],
 )
 def test_what_stops_colmap_is_told(tmp_path, stand_in, mode, message):
     names = write_photos(tmp_path / "desk", 4)
     stand_in(mode)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         find_cameras(tmp_path / "desk", names, tmp_path / "work", 1)
     stand_in("good")
     assert len(find_cameras(tmp_path / "desk", names, tmp_path / "work", 1)[0]) == 4
@@ -287,10 +293,10 @@ def test_pairs_of_a_sequence_reach_far_with_few(tmp_path, stand_in):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: write_photos(folder, 2), "desk: found 2 photos, wanted 3 or more to find cameras"),
-        (lambda folder: folder.mkdir(), "desk: found no photo in it, wanted .png, .jpg"),
-        (lambda folder: None, "desk: found no such file, wanted a video or a folder of photos"),
-        (lambda folder: folder.write_text("no"), "desk: found no video that can be decoded .*, wanted one"),
+        (lambda folder: write_photos(folder, 2), "desk: has 2 photos; wanted 3 or more to find cameras"),
+        (lambda folder: folder.mkdir(), "desk: holds no photo; wanted .png, .jpg"),
+        (lambda folder: None, "desk: is not there; wanted a video or a folder of photos"),
+        (lambda folder: folder.write_text("no"), "desk: cannot be decoded .*; wanted a video"),
     ],
 )
 def test_too_little_is_refused(tmp_path, capsys, stand_in, make, message):
@@ -311,7 +317,7 @@ def test_without_pycolmap_one_line_says_what_to_install(tmp_path):
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr == (
-        "colmap_format_converter.py: --from_images: found no pycolmap in this Python, wanted it to find the cameras: "
+        "colmap_format_converter.py: --from_images: needs pycolmap, which this Python lacks; wanted it installed: "
         "pip install pycolmap\n"
     )
     assert not (tmp_path / "out").exists()

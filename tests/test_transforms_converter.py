@@ -231,32 +231,43 @@ def test_numbers_in_names_are_ordered_by_value():
 MATRIX = orbit(1)[0].tolist()
 SKEWED = np.eye(4) + np.eye(4, k=1) * 0.1
 ERRORS = {
-    "no frames": ({"frames": []}, None, "found no list of frames, wanted a transforms.json"),
-    "no list": ({"frames": 3}, None, "found no list of frames"),
-    "frame is no object": ({"frames": [3]}, None, "frame 0: found 3, wanted an object"),
-    "no path": ({}, {"file_path": ""}, "frame 1, file_path: found '', wanted a path relative"),
-    "path leaves": ({}, {"file_path": "../x.png"}, "frame 1, file_path: found '../x.png', wanted a file in the folder"),
-    "absolute": ({}, {"file_path": "/etc/x.png"}, "frame 1, file_path: found '/etc/x.png', wanted a file in the folder"),
-    "drive": ({}, {"file_path": "C:\\x.png"}, "frame 1, file_path: found 'C:.*', wanted a file in the folder"),
-    "no image": ({}, {"file_path": "images/nine"}, "frame 1, file_path: found no .*images/nine, wanted it, with or without .png"),
-    "no matrix": ({}, {"transform_matrix": None}, "frame 1, transform_matrix: found None, wanted 4 rows of 4 numbers"),
-    "short matrix": ({}, {"transform_matrix": MATRIX[:2]}, "frame 1, transform_matrix: .*wanted 4 rows of 4 numbers"),
-    "no numbers": ({}, {"transform_matrix": [["a"] * 4] * 4}, "frame 1, transform_matrix: found 'a', wanted finite"),
-    "skewed": ({}, {"transform_matrix": SKEWED.tolist()}, "frame 1, transform_matrix: found scale, shear or a mirror"),
-    "mirrored": ({}, {"transform_matrix": np.diag([1.0, -1, 1, 1]).tolist()}, "transform_matrix: found scale, shear or a mirror"),
-    "last row": ({}, {"transform_matrix": np.diag([1.0, 1, 1, 2]).tolist()}, "transform_matrix: found scale, shear or a mirror"),
-    "no focal length": ({"fl_x": None}, None, "frame 0: found no focal length, wanted fl_x, camera_angle_x"),
-    "focal length": ({"fl_x": -3}, None, "frame 0: lens: found focal lengths -3.0"),
-    "wide": ({"fl_x": None, "x_fov": 180}, None, "found a field of view of 180 degrees in x"),
-    "text": ({}, {"cx": "12"}, "frame 1, cx: found '12', wanted a finite number"),
-    "size": ({"w": 28, "h": 19.5}, None, "frame 0, h: found 19.5, wanted a whole number of pixels"),
-    "other shape": ({"w": 28, "h": 28}, None, "0.png: found an image of 28×20 .*, wanted the 28×28 of its camera"),
-    "model": ({"camera_model": "THIN_PRISM_FISHEYE"}, None, "camera_model: found 'THIN_PRISM_FISHEYE', wanted one of PINHOLE"),
-    "panorama": ({"equirectangular": True}, None, "equirectangular: found a camera that is no lens"),
-    "fourth radial term": ({"k4": 0.01}, None, "k4: found 0.01, wanted 0: this model has k1, k2, p1, p2, k3"),
-    "tangential fisheye": ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, None, "p1: found 0.1, wanted 0: OPENCV_FISHEYE has"),
-    "folded": ({"k1": -60.0}, None, "0.png: lens: found the distortion"),
-    "one file twice": ({}, {"file_path": "images/0.png"}, "0.png: found it written to the same file as .*0.png"),
+    "no frames": ({"frames": []}, None, "holds no list of frames; wanted a transforms.json"),
+    "no list": ({"frames": 3}, None, "holds no list of frames"),
+    "frame is no object": ({"frames": [3]}, None, "frame 0: is 3; wanted an object"),
+    "no path": ({}, {"file_path": ""}, "frame 1, file_path: is ''; wanted a path relative"),
+    "path leaves": ({}, {"file_path": "../x.png"}, "frame 1, file_path: is '../x.png'; wanted a file in the folder"),
+    "absolute": ({}, {"file_path": "/etc/x.png"}, "frame 1, file_path: is '/etc/x.png'; wanted a file in the folder"),
+    "drive": ({}, {"file_path": "C:\\x.png"}, "frame 1, file_path: is 'C:.*'; wanted a file in the folder"),
+    "no image": (
+        {},
+        {"file_path": "images/nine"},
+        "frame 1, file_path: is .*images/nine, which is not there; wanted it there, with or without .png",
+    ),
+    "no matrix": ({}, {"transform_matrix": None}, "frame 1, transform_matrix: is None; wanted 4 rows of 4 numbers"),
+    "short matrix": ({}, {"transform_matrix": MATRIX[:2]}, "frame 1, transform_matrix: is .*; wanted 4 rows of 4 numbers"),
+    "no numbers": ({}, {"transform_matrix": [["a"] * 4] * 4}, "frame 1, transform_matrix: holds 'a'; wanted finite"),
+    "skewed": ({}, {"transform_matrix": SKEWED.tolist()}, "frame 1, transform_matrix: has scale, shear or a mirror"),
+    "mirrored": ({}, {"transform_matrix": np.diag([1.0, -1, 1, 1]).tolist()}, "transform_matrix: has scale, shear or a mirror"),
+    "last row": ({}, {"transform_matrix": np.diag([1.0, 1, 1, 2]).tolist()}, "transform_matrix: has scale, shear or a mirror"),
+    "no focal length": ({"fl_x": None}, None, "frame 0: has no focal length; wanted fl_x, camera_angle_x"),
+    "focal length": ({"fl_x": -3}, None, "frame 0, lens: has the focal lengths -3.0"),
+    "wide": ({"fl_x": None, "x_fov": 180}, None, "has a field of view of 180 degrees in x"),
+    "text": ({}, {"cx": "12"}, "frame 1, cx: is '12'; wanted a finite number"),
+    "too large for a float": ({"fl_x": 10**400}, None, "frame 0, fl_x: is 10000.*; wanted a finite number"),
+    "matrix too large for a float": (
+        {},
+        {"transform_matrix": [[10**400] * 4] * 4},
+        "transform_matrix: holds 10.*; wanted finite",
+    ),
+    "matrix as large as can be": ({}, {"transform_matrix": [[1.7e308] * 4] * 4}, "transform_matrix: has scale, shear or a mirror"),
+    "size": ({"w": 28, "h": 19.5}, None, "frame 0, h: is 19.5; wanted a whole number of pixels"),
+    "other shape": ({"w": 28, "h": 28}, None, "0.png: is an image of 28×20 .*; wanted the 28×28 of its camera"),
+    "model": ({"camera_model": "THIN_PRISM_FISHEYE"}, None, "camera_model: is 'THIN_PRISM_FISHEYE'; wanted one of PINHOLE"),
+    "panorama": ({"equirectangular": True}, None, "equirectangular: stands for a camera that is no lens"),
+    "fourth radial term": ({"k4": 0.01}, None, "k4: is 0.01; wanted 0: this model has k1, k2, p1, p2, k3"),
+    "tangential fisheye": ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, None, "p1: is 0.1; wanted 0: OPENCV_FISHEYE has"),
+    "folded": ({"k1": -60.0}, None, "0.png, lens: has the distortion"),
+    "one file twice": ({}, {"file_path": "images/0.png"}, "0.png: would be written to the same file as .*0.png"),
 }
 
 
@@ -289,15 +300,15 @@ def test_captures_that_are_not_there_or_have_one_name(tmp_path, capsys):
         return capsys.readouterr().err
 
     toy = tmp_path / "a" / "toy"
-    assert "for the scene 'toy', wanted a name for each" in says("--input", str(toy), str(toy))
+    assert "for the scene 'toy'; wanted a name for each" in says("--input", str(toy), str(toy))
     error = says("--input", str(tmp_path / "b" / "toy"))
-    assert f"wanted one; or give the file itself, if it is one of {tmp_path / 'b' / 'toy' / 'transforms_test.json'}" in error
-    assert "found no transforms.json" in says("--input", str(tmp_path / "c"))
-    assert "--workers: found 0, wanted 1 or more" in says("--input", str(toy), "--workers", "0")
-    assert "the following arguments are required: --input; see --help" in says()
+    assert f"wanted one, or the file itself, if it is one of {tmp_path / 'b' / 'toy' / 'transforms_test.json'}" in error
+    assert "has no transforms.json" in says("--input", str(tmp_path / "c"))
+    assert "--workers: is 0; wanted 1 or more" in says("--input", str(toy), "--workers", "0")
+    assert "the following arguments are required: --input; wanted flags as" in says()
     (toy / "images" / "1.png").unlink()
     (toy / "images" / "1.png").symlink_to(SCRIPT)
-    assert "images/1.png, wanted a file in the folder of the JSON" in says("--input", str(toy))
+    assert "images/1.png; wanted a file in the folder of the JSON" in says("--input", str(toy))
 
 
 def test_cameras_that_look_nowhere_are_no_object(tmp_path, capsys):
@@ -309,7 +320,7 @@ def test_cameras_that_look_nowhere_are_no_object(tmp_path, capsys):
     json_path.write_text(json.dumps(content))
     flags = ["--input", str(tmp_path / "toy"), "--output", str(tmp_path / "out")]
     assert main([*flags, "--frame", "object"]) == 2
-    assert "transforms.json: found cameras that look at no common point" in capsys.readouterr().err
+    assert "transforms.json, cameras: look at no common point" in capsys.readouterr().err
     assert main(flags) == 0
 
 
@@ -320,4 +331,4 @@ def test_as_a_user_runs_it(tmp_path):
     assert "1 of 1 scenes in out/transforms_data_path.json" in done.stdout
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: found -1, wanted 1 or more\n")
+    assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 or more\n")

@@ -1,13 +1,16 @@
 """Still frames from a video. Letters: h w pixels."""
 
 import struct
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from config.errors import InputError
 from data.output.video import VideoWriter
+from data_preprocess.capture import video_frames
 from data_preprocess.capture.video_frames import draw_frames
 
 SHARP = (3, 11, 12, 25)
@@ -72,13 +75,35 @@ def test_a_video_held_upright_gives_upright_frames(tmp_path, a, b, turns):
     assert np.abs(found - expected).mean() < 8
 
 
+def test_whatever_a_decoder_raises_is_of_the_video_and_a_fault_of_the_program_is_not(tmp_path, monkeypatch):
+    video = tmp_path / "walk.mp4"
+    write_video(video, 4)
+
+    def refuse(*arguments, **options):
+        raise KeyError("no such pixel format")
+
+    def faulty(*arguments):
+        raise ValueError("bug")
+
+    frame = SimpleNamespace(width=64, height=48, reformat=refuse)
+    for owner, name, value in ((video_frames.av, "open", refuse), (video_frames, "_decode", lambda path: iter([frame]))):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, value)
+            with pytest.raises(InputError, match=r"walk.mp4: cannot be decoded \('no such pixel format'\); wanted a video"):
+                draw_frames(video, tmp_path / "frames", 2)
+    monkeypatch.setattr(video_frames, "write_png", faulty)
+    with pytest.raises(ValueError, match=r"^bug$") as caught:
+        draw_frames(video, tmp_path / "frames", 2)
+    assert type(caught.value) is ValueError
+
+
 def test_what_is_no_video_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.mp4: found no such file, wanted a video or a folder of photos"):
+    with pytest.raises(FileNotFoundError, match=r"none.mp4: is not there; wanted a video or a folder of photos"):
         draw_frames(tmp_path / "none.mp4", tmp_path / "frames", 3)
     (tmp_path / "text.mp4").write_text("no video")
-    with pytest.raises(ValueError, match=r"text.mp4: found no video that can be decoded \(.*\), wanted one"):
+    with pytest.raises(InputError, match=r"text.mp4: cannot be decoded \(.*\); wanted a video"):
         draw_frames(tmp_path / "text.mp4", tmp_path / "frames", 3)
     write_video(tmp_path / "cut.mp4")
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "cut.mp4").read_bytes()[:1500])
-    with pytest.raises(ValueError, match=r"cut.mp4: found no"):
+    with pytest.raises(InputError, match=r"cut.mp4: (cannot be decoded|holds no)"):
         draw_frames(tmp_path / "cut.mp4", tmp_path / "frames", 3)

@@ -1,4 +1,4 @@
-"""An object to render: where its cameras stand, which files it has, what of them is there, and whether they are whole.
+"""Objects to render: where their cameras stand, which files they have, what of them is there, and whether that is whole.
 
 Letters: v views, h w pixels.
 """
@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import write_text
-from data.scene_format import View, read_scene, same_views, write_scene
+from config.errors import InputError
 from data.synthetic.cameras import REFERENCE_HALF_FOV, RING_ELEVATIONS_DEG, intrinsics, look_at
 from data_preprocess.blender.pool import BlenderPool
+from data_preprocess.command import one_line
+from data_preprocess.scene_folder import SceneFolder, rendered_views
 
 RADIUS = (1.7, 3.0)
 RING_VIEWS, RING_RADIUS = 16, 2.7
-# Says what a half-done object is rendered from; it goes when the object's JSON is there.
-_UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -63,29 +62,10 @@ class Asset:
 
     def __init__(self, render: Render, name: str) -> None:
         self.render, self.name = render, name
-        self.folder = render.output / name
-        self.json_path = self.folder / "opencv_cameras.json"
+        folder = render.output / name
         self.c2w, self.fxfycxcy = cameras(render, name)
-        self.files = [self.folder / "images" / f"{i:05d}.png" for i in range(len(self.c2w))]
-        h, w = render.image_size
-        w2c = np.linalg.inv(self.c2w)
-        w2c[:, 3] = (0, 0, 0, 1)
-        self.views = [View(file, w, h, *row.tolist(), pose) for file, row, pose in zip(self.files, self.fxfycxcy, w2c, strict=True)]
-
-    def finished(self) -> bool:
-        """Tell whether all of it is there.
-
-        Raises:
-            ValueError: it is there with other cameras.
-        """
-        if not self.json_path.exists():
-            return False
-        if not same_views(read_scene(self.json_path).views, self.views):
-            raise ValueError(
-                f"{self.json_path}: found an object with other cameras than these flags give, wanted the same ones: choose another "
-                "--output or delete the folder"
-            )
-        return all(file.exists() for file in self.files)
+        self.scene = SceneFolder(folder, rendered_views(folder, self.c2w, self.fxfycxcy, render.image_size))
+        self.files = [view.file_path for view in self.scene.views]
 
     def make(self, glb: Path, pool: BlenderPool, on_view: Callable[[int], None]) -> None:
         """Render the views that are missing, check all, and write the JSON.
@@ -96,28 +76,20 @@ class Asset:
             on_view: called with the number of views that are there, or there now.
 
         Raises:
-            OSError, ValueError: it cannot be rendered; the message names the file.
+            OSError, InputError: it cannot be rendered; the message names the file.
         """
-        mark, made_from = self.folder / _UNFINISHED, self._made_from(glb)
-        left = range(len(self.files))
-        if self.json_path.exists() or (mark.exists() and mark.read_text(encoding="utf-8") == made_from):
-            left = [i for i in left if not self.files[i].exists()]
-        write_text(mark, made_from)
+        left = self.scene.begin(self._made_from(glb))
         on_view(len(self.files) - len(left))
         views = [
             {"png": str(self.files[i].absolute()), "fxfycxcy": self.fxfycxcy[i].tolist(), "c2w": self.c2w[i].tolist(), "seed": i}
             for i in left
         ]
-        job = {"glb": str(glb.absolute()), "size": self.render.image_size, "views": views}
-        try:
-            if views:
-                pool.render({**job, "samples": self.render.samples, "denoise": self.render.denoise}, on_view)
-        except ValueError as error:
-            raise ValueError(f"{glb}: {error}") from error
+        options = {"samples": self.render.samples, "denoise": self.render.denoise}
+        if views:
+            pool.render(glb, {"size": self.render.image_size, "views": views, **options}, on_view)
         if not self._check():
-            raise ValueError(f"{glb}: found nothing to see in any view, wanted an object that is not transparent")
-        write_scene(self.json_path, self.views)
-        mark.unlink()
+            raise InputError(glb, "shows nothing in any view", "an object that is not transparent")
+        self.scene.finish()
 
     def _check(self) -> bool:
         """Return whether anything is to be seen; pictures that are not as they should be are deleted, for the next call."""
@@ -125,7 +97,7 @@ class Asset:
         for file in self.files:
             try:
                 seen |= check_image(file, self.render.image_size)
-            except ValueError as error:
+            except InputError as error:
                 file.unlink(missing_ok=True)
                 problems.append(error)
         if problems:
@@ -142,15 +114,17 @@ def check_image(file: Path, image_size: tuple[int, int]) -> bool:
     """Return whether anything is to be seen in a rendered picture.
 
     Raises:
-        ValueError: it is damaged, or not RGBA of this size (h, w).
+        InputError: it is damaged, or not RGBA of this size (h, w).
     """
     h, w = image_size
     try:
         with Image.open(file, formats=["PNG"]) as image:
             found = image.mode, image.size
             alpha = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{file}: found a damaged picture ({error}), wanted a whole PNG") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # a decoder may raise anything
+        raise InputError(file, f"is a damaged picture ({one_line(error)})", "a whole PNG") from None
     if found != ("RGBA", (w, h)):
-        raise ValueError(f"{file}: found {found[0]} of {found[1][0]}×{found[1][1]} (w×h), wanted RGBA of {w}×{h}")
+        raise InputError(file, f"is {found[0]} of {found[1][0]}×{found[1][1]} (w×h)", f"RGBA of {w}×{h}")
     return alpha[1] > 0

@@ -1,4 +1,4 @@
-"""Download objects of Objaverse with the `objaverse` package. Runs in the environment of `objaverse_requirement.txt`.
+"""Process that downloads objects of Objaverse with the `objaverse` package. Runs in the environment of `objaverse_requirement.txt`.
 
 Reads uids from standard input, one a line, and answers each by a line of JSON: `{"uid", "glb"}` or `{"uid", "error"}`. What the
 package prints goes to standard error. It keeps files in ~/.objaverse and fetches none twice.
@@ -18,8 +18,6 @@ DOWNLOADS = 8
 # Uids that are asked for at once: for each question the package reads its list of 800 thousand objects.
 CHUNK = 16
 TIMEOUT_S = 60
-# A refused or cut connection, or a damaged list of objects in the package's folder.
-PROBLEMS = (OSError, EOFError, ValueError)
 
 
 def main() -> None:
@@ -33,8 +31,10 @@ def main() -> None:
     try:
         # Once, before the threads, which must not all fetch the list of objects.
         objaverse.load_uids()
-    except PROBLEMS as error:
-        problem = f"the list of Objaverse's objects could not be read ({explain(error)}); delete ~/.objaverse if it is damaged"
+    except Exception as error:  # a refused or cut connection, or anything that a damaged list brings about
+        problem = (
+            f"is not looked for, the list of objects cannot be read ({explain(error)}); wanted it: delete a damaged ~/.objaverse"
+        )
         for uid in uids:
             answers.write(json.dumps({"uid": uid, "error": problem}) + "\n")
         return
@@ -48,11 +48,13 @@ def fetch(uids: list[str]) -> list[dict]:
     """Download some objects; where that fails, one by one, to tell which of them it is."""
     try:
         paths = objaverse.load_objects(uids)
-    except PROBLEMS as error:
+    except Exception as error:
         if len(uids) > 1:
             return [fetch([uid])[0] for uid in uids]
-        return [{"uid": uids[0], "error": f"could not be downloaded ({explain(error)})"}]
-    missing = "found no such object in Objaverse, wanted a uid that it has"
+        return [
+            {"uid": uids[0], "error": f"cannot be downloaded ({explain(error)}); wanted it from its server: run again to try again"}
+        ]
+    missing = "is not in Objaverse; wanted a uid that it has"
     return [{"uid": uid, "glb": paths[uid]} if uid in paths else {"uid": uid, "error": missing} for uid in uids]
 
 

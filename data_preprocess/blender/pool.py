@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from config.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = ROOT / ".blender_env"
@@ -35,7 +37,7 @@ def find_python(given: str | None) -> str:
     python = given or os.environ.get("BLENDER_PYTHON") or str(ENVIRONMENT / "bin" / "python")
     if not Path(python).is_file():
         raise FileNotFoundError(
-            f"--blender_python: found no {python}, wanted the Python of an environment with Blender. To make one: "
+            f"--blender_python: is {python}, which is not there; wanted the Python of an environment with Blender. To make one: "
             f"python3.11 -m venv {ENVIRONMENT} && {ENVIRONMENT}/bin/pip install -r {REQUIREMENT}"
         )
     return os.path.abspath(python)
@@ -45,6 +47,23 @@ def clean_environment() -> dict[str, str]:
     """Return the environment variables for a process of Blender's Python, without those that point to another Python's packages."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return {**kept, "PYTHONNOUSERSITE": "1"}
+
+
+def read_answer(python: str, line: str) -> dict:
+    """Return what a process of Blender's Python says in a line of JSON.
+
+    Raises:
+        InputError: it says something else: `python` is another program.
+    """
+    try:
+        answer = json.loads(line)
+    except MemoryError:
+        raise
+    except Exception:
+        answer = None
+    if not isinstance(answer, dict):
+        raise InputError(python, f"answers {line.strip()!r:.80}", "the Python of an environment with Blender")
+    return answer
 
 
 class BlenderPool:
@@ -68,7 +87,7 @@ class BlenderPool:
         """Start one worker, so that what is wrong with all of them is known before any work.
 
         Raises:
-            ValueError: it does not start.
+            InputError: it does not start.
         """
         try:
             self._workers[0].start()
@@ -85,19 +104,20 @@ class BlenderPool:
         for worker in self._workers:
             worker.stop()
 
-    def render(self, job: dict, on_view: Callable[[int], None]) -> None:
+    def render(self, glb: Path, job: dict, on_view: Callable[[int], None]) -> None:
         """Have a job done; may be called by as many threads as there are workers, and more wait.
 
         Args:
-            job: see `worker.py`.
+            glb: the object's file.
+            job: see `worker.py`, without the file.
             on_view: called with 1 after each picture.
 
         Raises:
-            ValueError: what the worker answered, or that it crashed, was ended or did not start.
+            InputError: what the worker answered, or that it crashed, was ended or did not start.
         """
         worker = self._idle.get()
         try:
-            worker.do(job, on_view)
+            worker.do(glb, job, on_view)
         finally:
             self._idle.put(worker)
 
@@ -117,27 +137,31 @@ class _Worker:
         # A session of its own: an interrupt from the keyboard is for the project's process, which then ends its workers.
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-            start_new_session=True, env=clean_environment(),
+            errors="replace", start_new_session=True, env=clean_environment(),
         )  # fmt: skip
         message = self._hear()
+        if message is None:
+            raise InputError(self._command[0], f"cannot start Blender ({self._end()})", "an environment in which it starts")
         if "ready" not in message:
             self.stop()
-            raise ValueError(_explain(self._command[0], message.get("error", "no answer")))
+            raise _refusal(self._command[0], message.get("error", "no answer"), message.get("wanted"))
 
-    def do(self, job: dict, on_view: Callable[[int], None]) -> None:
+    def do(self, glb: Path, job: dict, on_view: Callable[[int], None]) -> None:
         if self._process is None or self._process.poll() is not None or self._jobs >= JOBS_PER_PROCESS:
             self.start()
         self._jobs += 1
         # A worker that has died since reads nothing; what it died of comes to light when it is heard.
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.write(json.dumps({"glb": str(glb.absolute()), **job}) + "\n")
             self._process.stdin.flush()
         while True:
             message = self._hear()
+            if message is None:
+                raise InputError(glb, f"ended Blender ({self._end()})", "an object that it renders")
             if "done" in message:
                 return
             if "error" in message:
-                raise ValueError(message["error"])
+                raise InputError(glb, message["error"], message["wanted"])
             on_view(1)
 
     def stop(self) -> None:
@@ -150,8 +174,8 @@ class _Worker:
                     pipe.close()
         self._open.close()
 
-    def _hear(self) -> dict:
-        """Return the next message; a worker that ends or stays silent is a ValueError."""
+    def _hear(self) -> dict | None:
+        """Return the next message, or None from a worker that has ended or is ended for its silence."""
         process = self._process
         watch = threading.Timer(self._timeout_s, self._kill_late, [process])
         watch.daemon = True
@@ -160,33 +184,31 @@ class _Worker:
             line = process.stdout.readline()
         finally:
             watch.cancel()
-        if line:
-            return json.loads(line)
-        process.kill()
-        code = process.wait()
-        if self._timed_out:
-            raise ValueError(f"Blender was ended: found no sign of it for {self._timeout_s:g} s (--timeout), wanted a picture")
-        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        raise ValueError(f"Blender crashed ({ended}){self._last_words()}")
+        return read_answer(self._command[0], line) if line else None
 
     def _kill_late(self, process: subprocess.Popen) -> None:
         self._timed_out = True
         process.kill()
 
-    def _last_words(self) -> str:
+    def _end(self) -> str:
+        """Wait for a process that says no more; return how it ended, and its last words."""
+        self._process.kill()
+        code = self._process.wait()
+        if self._timed_out:
+            return f"no sign of it for {self._timeout_s:g} s, the --timeout"
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
-        return f": {lines[-1][:200]}" if lines else ""
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"{ended}: {lines[-1][:200]}" if lines else ended
 
 
-def _explain(python: str, error: str) -> str:
-    """Say what to do about a worker that does not start."""
+def _refusal(python: str, error: str, wanted: str | None) -> InputError:
+    """Return what to do about a worker that says why it does not start: a device that is missing, or an import that failed."""
+    if wanted is not None:
+        return InputError("--device", error, wanted)
     if "cannot open shared object file" in error:
         library = error.split(":")[0]
-        return (
-            f"{python}: found no {library} on this machine, which Blender needs, wanted it installed; on Debian and Ubuntu: "
-            f"apt-get install {DEBIAN_PACKAGES}"
-        )
-    if "No module named" in error:
-        return f"{python}: found {error}, wanted an environment with Blender: {python} -m pip install -r {REQUIREMENT}"
-    return error
+        advice = f"it installed; on Debian and Ubuntu: apt-get install {DEBIAN_PACKAGES}"
+        return InputError(python, f"needs {library} for Blender, which this machine lacks", advice)
+    advice = f"an environment with Blender: {python} -m pip install -r {REQUIREMENT}"
+    return InputError(python, f"cannot import Blender ({error})", advice)

@@ -1,9 +1,9 @@
-"""Render GLB files with Blender as a Python module (Cycles). Runs in the environment of `objaverse_requirement.txt`.
+"""Process that renders GLB files with Blender as a Python module (Cycles). Runs in the environment of `objaverse_requirement.txt`.
 
 `pool.py` starts it as `PYTHON worker.py DEVICE THREADS NUMBER` and talks to it in lines of JSON. It says
-`{"ready": VERSION}` or `{"error": …}` once; then every job on standard input,
+`{"ready": VERSION}` or `{"error", "wanted"}` once; then every job on standard input,
 `{"glb", "size": [h, w], "samples", "denoise", "views": [{"png", "fxfycxcy", "c2w", "seed"}]}`, is answered by `{"view": PNG}` after
-each picture and `{"done": true}` or `{"error": …}` at the end. What Blender prints goes to standard error.
+each picture and `{"done": true}` or `{"error", "wanted"}` at the end. What Blender prints goes to standard error.
 
 The world is Blender's, z up: the importer lays glTF's (x, y, z) at (x, -z, y). Letters: k vertices, h w pixels.
 """
@@ -34,6 +34,19 @@ SUN_DIAMETER_DEG = 15
 SENSOR_WIDTH_MM = 36.0
 
 
+class UnusableError(Exception):
+    """An object, or a device, that cannot be used. Blender's environment lacks what `config.errors` needs.
+
+    Args:
+        found: what is wrong with it.
+        wanted: what would have been right.
+    """
+
+    def __init__(self, found: str, wanted: str) -> None:
+        super().__init__(found, wanted)
+        self.found, self.wanted = found, wanted
+
+
 def main() -> None:
     """Answer jobs until standard input ends."""
     # Blender and its libraries write on descriptor 1: keep it for the answers, and send them to standard error.
@@ -44,8 +57,11 @@ def main() -> None:
         import bpy
 
         new_scene(device, threads, number)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         answer(answers, error=str(error))
+        return
+    except UnusableError as error:
+        answer(answers, error=error.found, wanted=error.wanted)
         return
     answer(answers, ready=bpy.app.version_string)
     for line in sys.stdin:
@@ -55,10 +71,12 @@ def main() -> None:
             load_object(job["glb"])
             for png in render_views(job):
                 answer(answers, view=png)
-        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+        except UnusableError as error:
+            answer(answers, error=error.found, wanted=error.wanted)
+        except (RuntimeError, OSError, MemoryError) as error:
             # An operator of Blender hands on a whole traceback as the text of a RuntimeError; its last line says what happened.
-            lines = str(error).strip().splitlines()
-            answer(answers, error=lines[-1] if lines else type(error).__name__)
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            answer(answers, error=f"cannot be rendered ({lines[-1]})", wanted="a GLB that Blender imports")
         else:
             answer(answers, done=True)
 
@@ -71,7 +89,7 @@ def new_scene(device: str, threads: int, number: int) -> None:
     """Empty Blender and set what all renders share: Cycles, the device, light, a transparent background, plain sRGB.
 
     Raises:
-        ValueError: this machine has no such device.
+        UnusableError: this machine has no such device.
     """
     import bpy
 
@@ -107,11 +125,11 @@ def choose_device(device: str, number: int) -> None:
     try:
         preferences.compute_device_type = kind
     except TypeError:
-        raise ValueError(f"--device: found {device}, which this Blender was built without, wanted another") from None
+        raise UnusableError(f"is {device}, which this Blender was built without", "another") from None
     preferences.refresh_devices()
     found = [item for item in preferences.devices if item.type == kind]
     if not found:
-        raise ValueError(f"--device: found no {device} device, wanted one, or --device cpu")
+        raise UnusableError(f"is {device}, of which this machine has none", "cpu, or a machine that has one")
     for item in preferences.devices:
         item.use = item == found[number % len(found)]
     bpy.context.scene.cycles.device = "GPU"
@@ -142,7 +160,7 @@ def load_object(glb: str) -> None:
 
     Raises:
         RuntimeError: it cannot be imported.
-        ValueError: it shows no surface, or one that is not finite or has no size.
+        UnusableError: it shows no surface, or one that is not finite or has no size.
     """
     import bpy
     import numpy as np
@@ -162,7 +180,7 @@ def load_object(glb: str) -> None:
     half_extent = (high - low).max() / 2
     radius = bounds(centre)[2]
     if not radius > 0:
-        raise ValueError("found a single point, wanted an object with a size")
+        raise UnusableError("is a single point", "an object with a size")
     scale = min(HALF_EXTENT / half_extent, RADIUS / radius)
     frame = bpy.data.objects.new("frame", None)
     bpy.context.scene.collection.objects.link(frame)
@@ -186,7 +204,7 @@ def without_animations(glb: Path, folder: Path) -> Path:
     version, _, length, kind = struct.unpack_from("<4I", content, 4)
     try:
         tree = json.loads(content[20 : 20 + length])
-    except ValueError:
+    except Exception:  # it is for the importer to say what is wrong
         return glb
     if not isinstance(tree, dict) or "animations" not in tree:
         return glb
@@ -210,7 +228,7 @@ def bounds(centre):
         low, high: (3,) corners of the bounding box; the largest distance of a vertex from the centre.
 
     Raises:
-        ValueError: there is no surface, or it is not finite.
+        UnusableError: there is no surface, or it is not finite.
     """
     import bpy
     import numpy as np
@@ -235,11 +253,11 @@ def bounds(centre):
         matrix = np.array(instance.matrix_world)
         world = position.reshape(-1, 3)[k].astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
         if not np.isfinite(world).all():
-            raise ValueError("found vertices that are not finite, wanted a mesh")
+            raise UnusableError("has vertices that are not finite", "a mesh")
         low, high = np.minimum(low, world.min(0)), np.maximum(high, world.max(0))
         radius = max(radius, float(np.linalg.norm(world - centre, axis=1).max()))
     if not np.isfinite(low).all():
-        raise ValueError("found no surface, wanted a mesh with faces")
+        raise UnusableError("shows no surface", "a mesh with faces")
     return low, high, radius
 
 

@@ -1,8 +1,9 @@
-"""Write posed photos of any source as scenes of the unified format: what all converters share.
+"""Posed photos of any source, written as scenes of the unified format: what all converters share.
 
 A converter reads its source into `Photo`s and calls `convert`. Letters: h w pixels, c colours.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -15,17 +16,15 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from data.files import replace_when_finished, write_text
+from config.errors import InputError
+from data.files import replace_when_finished
 from data.images import rescale_intrinsics
-from data.scene_format import Scene, View, read_json, read_scene, same_views, write_data_path, write_scene
+from data.scene_format import Scene, View, read_scene, write_data_path
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
 from data_preprocess.check_scenes import camera_problems, describe
 from data_preprocess.command import at_least, cores
-
-JSON_NAME = "opencv_cameras.json"
-# Says what a half-done scene is made from; it goes when the scene's JSON is there.
-_UNFINISHED = ".unfinished"
+from data_preprocess.scene_folder import SceneFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +57,12 @@ class Task:
     view: View
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `convert` takes from every converter."""
+    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
+    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
+
+
 def convert(
     scenes: Mapping[str, Callable[[], Sequence[Photo]]],
     output: str | os.PathLike,
@@ -81,19 +86,18 @@ def convert(
         one line for each scene that could not be converted, and for each thing wrong with the cameras of one that was.
 
     Raises:
-        ValueError: workers is below 1.
+        InputError: workers is below 1.
     """
     workers = at_least("--workers", workers, 1) or cores()
     finished, problems, lines = [], [], []
     with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
         for name, read in scenes.items():
-            json_path = Path(output) / name / JSON_NAME
             try:
-                scene = convert_scene(json_path, read(), pool, long_lrm)
-            except (ValueError, OSError) as error:
+                scene = convert_scene(Path(output) / name, read(), pool, long_lrm)
+            except (InputError, OSError) as error:
                 problems.append(str(error))
             else:
-                finished.append(json_path)
+                finished.append(scene.json_path)
                 problems += camera_problems(scene)
                 lines.append(describe(scene))
             progress.update()
@@ -105,31 +109,28 @@ def convert(
     return problems
 
 
-def convert_scene(json_path: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool = False) -> Scene:
+def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool) -> Scene:
     """Write one scene: its images, each whole or not at all, and then its JSON; return it as read again.
 
     Images that need no change are copied, all others are written as PNG.
 
     Raises:
-        FileNotFoundError, ValueError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
+        FileNotFoundError, InputError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
             the folder holds something else already.
     """
-    folder = json_path.parent
     if not photos:
-        raise ValueError(f"{folder.name}: found no photos, wanted at least one")
+        raise InputError(folder.name, "has no photos", "at least one")
     for photo in photos:
         _check_place(photo, folder)
     tasks = list(pool.map(lambda photo: _plan(photo, folder), photos))
     _check_names(tasks)
-    views = [task.view for task in tasks]
-    left = _left_to_do(json_path, tasks)
+    scene = SceneFolder(folder, [task.view for task in tasks])
+    left = scene.begin(_made_from(tasks))
     with _bar(total=len(left), desc=folder.name, unit="image") as progress:
-        for _ in pool.map(_write, left):
+        for _ in pool.map(_write, [tasks[i] for i in left]):
             progress.update()
-    if not json_path.exists() or isinstance(read_json(json_path), dict) != long_lrm:
-        write_scene(json_path, views, long_lrm=long_lrm)
-    (folder / _UNFINISHED).unlink(missing_ok=True)
-    return read_scene(json_path)
+    scene.finish(long_lrm)
+    return read_scene(scene.json_path)
 
 
 def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
@@ -156,15 +157,13 @@ def _plan(photo: Photo, folder: Path) -> Task:
     if turned >= 5 and not _fits(lens, h, w) and _fits(lens, w, h):
         h, w, upright = w, h, True
     if not _fits(lens, h, w):
-        raise ValueError(
-            f"{photo.source}: found an image of {w}×{h} (w×h), wanted the {lens.w}×{lens.h} of its camera or the same shape at "
-            "another scale"
-        )
+        wanted = f"the {lens.w}×{lens.h} of its camera or the same shape at another scale"
+        raise InputError(photo.source, f"is an image of {w}×{h} (w×h)", wanted)
     lens = lens.scaled(w, h)
     try:
         camera = pinhole_camera(lens, photo.as_published)
-    except ValueError as error:
-        raise ValueError(f"{photo.source}: {error}") from error
+    except InputError as error:
+        raise error.within(photo.source) from error
     copied = lens.is_pinhole and not photo.as_published and turned == 1
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
     return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))
@@ -173,7 +172,7 @@ def _plan(photo: Photo, folder: Path) -> Task:
 def _fits(lens: Lens, h: int, w: int) -> bool:
     try:
         rescale_intrinsics(np.zeros(4), (lens.h, lens.w), (h, w), "")
-    except ValueError:
+    except InputError:
         return False
     return True
 
@@ -190,9 +189,9 @@ def _write(task: Task) -> None:
 def _check_place(photo: Photo, folder: Path) -> None:
     name = PurePosixPath(photo.name)
     if name.is_absolute() or ".." in name.parts or not name.name:
-        raise ValueError(f"{photo.source}: found the name {photo.name!r} to write it to, wanted one in the folder of the scene")
+        raise InputError(photo.source, f"would be written as {photo.name!r}", "a name in the folder of the scene")
     if folder.resolve() in photo.source.resolve().parents:
-        raise ValueError(f"{folder}: found {photo.source} in it, wanted an --output apart from the input")
+        raise InputError(folder, f"holds {photo.source}", "an --output apart from the input")
 
 
 def _check_names(tasks: Sequence[Task]) -> None:
@@ -200,32 +199,8 @@ def _check_names(tasks: Sequence[Task]) -> None:
     for task in tasks:
         other = first.setdefault(task.view.file_path, task)
         if other is not task:
-            raise ValueError(
-                f"{task.photo.source}: found it written to the same file as {other.photo.source}, wanted a name for each"
-            )
-
-
-def _left_to_do(json_path: Path, tasks: Sequence[Task]) -> list[Task]:
-    """Return the tasks whose images are not there, after making sure that those which are there belong to this scene."""
-    mark = json_path.parent / _UNFINISHED
-    made_from = _made_from(tasks)
-    files = [task.view.file_path for task in tasks]
-    if json_path.exists():
-        if not same_views(read_scene(json_path).views, [task.view for task in tasks]):
-            raise ValueError(
-                f"{json_path}: found a scene with other cameras than this input and these flags give, wanted the same ones: "
-                "choose another --output or delete the folder"
-            )
-    elif not mark.exists():
-        for file in files:
-            if file.exists():
-                raise ValueError(f"{file}: found an image of no finished scene, wanted another --output or the folder deleted")
-        write_text(mark, made_from)
-    elif mark.read_text(encoding="utf-8") != made_from:
-        for file in files:
-            file.unlink(missing_ok=True)
-        write_text(mark, made_from)
-    return [task for task in tasks if not task.view.file_path.exists()]
+            found = f"would be written to the same file as {other.photo.source}"
+            raise InputError(task.photo.source, found, "a name for each")
 
 
 def _made_from(tasks: Sequence[Task]) -> str:

@@ -1,4 +1,4 @@
-"""Take a lens's distortion out of a photo, and say which pinhole camera the result has.
+"""Lenses: how to take their distortion out of a photo, and which pinhole camera the result has.
 
 Letters: h w pixels, c colours. The centre of the first pixel is at (0.5, 0.5), as in COLMAP, nerfstudio and the unified
 format; OpenCV puts it at (0, 0), and this file goes between the two.
@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from config.errors import InputError
+
 # A fisheye sees up to 180 degrees and more, of which a pinhole camera shows at most this much each way from the middle.
 WIDEST_DEG = 60.0
 # How far a pinhole camera may be zoomed from the lens's own focal lengths until no pixel looks past the photo.
 _LEAST_ZOOM, _MOST_ZOOM = 0.2, 4.0
 _TERMS = {False: 8, True: 4}
+# OpenCV counts the pixels that it moves in 16 bits.
+_LARGEST_SIDE = 32766
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Lens:
         fisheye: OpenCV's (and COLMAP's) equidistant fisheye in place of its rational polynomial.
 
     Raises:
-        ValueError: a number is not finite, a size or focal length not positive, or there are too many terms.
+        InputError: a number is not finite, a size or focal length not positive, or there are too many terms.
     """
 
     w: int
@@ -43,14 +47,14 @@ class Lens:
 
     def __post_init__(self):
         if not (self.w >= 1 and self.h >= 1):
-            raise ValueError(f"lens: found a photo of {self.w}×{self.h} (w×h), wanted 1 or more each")
+            raise InputError("lens", f"has a photo of {self.w}×{self.h} (w×h)", "1 or more pixels each")
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
         if not all(math.isfinite(number) for number in numbers):
-            raise ValueError(f"lens: found {numbers}, wanted finite numbers")
+            raise InputError("lens", f"has the numbers {numbers}", "finite ones")
         if not (self.fx > 0 and self.fy > 0):
-            raise ValueError(f"lens: found focal lengths {self.fx} and {self.fy}, wanted numbers above 0")
+            raise InputError("lens", f"has the focal lengths {self.fx} and {self.fy}", "numbers above 0")
         if len(self.distortion) > _TERMS[self.fisheye]:
-            raise ValueError(f"lens: found {len(self.distortion)} terms of distortion, wanted {_TERMS[self.fisheye]} at most")
+            raise InputError("lens", f"has {len(self.distortion)} terms of distortion", f"{_TERMS[self.fisheye]} at most")
 
     @property
     def is_pinhole(self) -> bool:
@@ -99,7 +103,7 @@ def undistortion(
         pixels. Its size is the photo's.
 
     Raises:
-        ValueError: no pinhole camera sees this photo.
+        InputError: no pinhole camera sees this photo.
     """
     camera = pinhole_camera(lens, as_published)
     if lens.is_pinhole and not as_published:
@@ -127,26 +131,27 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
         fx, fy, cx, cy in pixels of an image of the photo's size; the photo's own where nothing is to be undone.
 
     Raises:
-        ValueError: the distortion folds the image over inside the photo, or its middle is outside the photo.
+        InputError: the distortion folds the image over inside the photo, its middle is outside the photo, or a side is too long.
     """
     own = (lens.fx, lens.fy, lens.cx, lens.cy)
+    if lens.is_pinhole and not as_published:
+        return own
+    if max(lens.w, lens.h) > _LARGEST_SIDE:
+        wanted = f"a side of {_LARGEST_SIDE} pixels at most, which OpenCV can undistort"
+        raise InputError("lens", f"distorts a photo of {lens.w}×{lens.h} (w×h)", wanted)
     if as_published:
         assert not lens.fisheye, "no fisheye was published"
         size = (lens.w, lens.h)
         matrix, _ = cv2.getOptimalNewCameraMatrix(_matrix(own, 0.0), _terms(lens), size, 0, size)
         return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
-    if lens.is_pinhole:
-        return own
     border = _border(lens)
     low = max(_LEAST_ZOOM, float(np.abs(border).max()) / math.tan(math.radians(WIDEST_DEG)))
     high = _MOST_ZOOM
     if _sees_only_photo(lens, border / low):
         return lens.fx * low, lens.fy * low, lens.cx, lens.cy
     if not _sees_only_photo(lens, border / high):
-        raise ValueError(
-            f"lens: found the distortion {lens.distortion} around ({lens.cx:g}, {lens.cy:g}) in a photo of {lens.w}×{lens.h} "
-            "(w×h), wanted one that keeps the photo's middle unfolded"
-        )
+        found = f"has the distortion {lens.distortion} around ({lens.cx:g}, {lens.cy:g}) in a photo of {lens.w}×{lens.h} (w×h)"
+        raise InputError("lens", found, "one that keeps the photo's middle unfolded")
     while high - low > 1e-5:
         middle = (low + high) / 2
         low, high = (low, middle) if _sees_only_photo(lens, border / middle) else (middle, high)

@@ -1,9 +1,13 @@
-"""Bring a capture's cameras upright, to the origin and to the scale that the networks were trained on.
+"""Orientation of a capture: cameras upright, around the origin, at the scale that the networks were trained on.
 
 Letters: v views. `w2c` is camera from world, OpenCV axes (x right, y down, z forward); positions are in world units.
 """
 
+import argparse
+
 import numpy as np
+
+from config.errors import InputError
 
 FRAMES = ("auto", "object", "scene", "given")
 # Where objects' cameras stand in training data: a turntable has its middle there, too.
@@ -12,6 +16,17 @@ OBJECT_RADIUS = 2.7
 AIM_DEG = 15.0
 # A direction is told by vectors that agree: the share of their squares that they must have along it, or may have besides.
 _TURNED, _ROLLED, _AGREE = 0.02, 0.25, 0.3
+
+
+def add_frame_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--frame`, which `orient` takes."""
+    parser.add_argument(
+        "--frame",
+        choices=FRAMES,
+        default="auto",
+        help="object: z up, what the cameras look at in the middle, cameras 2.7 away; scene: z up, cameras within a cube of "
+        "half-side 1; auto: object if they look at one point (default); given: leave the cameras as they are",
+    )
 
 
 def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
@@ -30,7 +45,7 @@ def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
         (v, 4, 4) float64 rigid.
 
     Raises:
-        ValueError: frame is 'object' and the cameras look at no common point.
+        InputError: frame is 'object' and the cameras look at no common point.
     """
     assert frame in FRAMES
     w2c = np.asarray(w2c, dtype=np.float64)
@@ -39,7 +54,7 @@ def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
     c2w = np.linalg.inv(w2c)
     centre = point_of_view(c2w)
     if frame == "object" and centre is None:
-        raise ValueError("found cameras that look at no common point, wanted them around an object (or another frame)")
+        raise InputError("cameras", "look at no common point", "them around an object, or another --frame")
     up = up_direction(c2w)
     turn = np.eye(3) if up is None else _to_z(up)
     is_object = centre is not None and frame != "scene"

@@ -1,4 +1,4 @@
-"""Read images as they are stored, and write PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
+"""Stored images: read as they are on disk, written as PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
 
 import contextlib
 import os
@@ -8,15 +8,18 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from config.errors import InputError, missing_file
 from data.files import replace_when_finished
 from data.images import FORMATS
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """Return an image's stored size (h, w) and EXIF orientation, 1 to 8, without reading its pixels.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no image.
+        FileNotFoundError, InputError: there is no such file, or it is no image.
     """
     with _opened(path) as image:
         # getexif() would decode a whole PNG to look for a tag behind its pixels.
@@ -36,7 +39,7 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
         (h, w, 3), or (h, w, 4) where it has transparency.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no image or a damaged one.
+        FileNotFoundError, InputError: there is no such file, or it is no image or a damaged one.
     """
     with _opened(path) as image:
         image.load()
@@ -63,10 +66,10 @@ def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: found no such file, wanted an image") from None
+        raise missing_file(path, "an image") from None
     except IsADirectoryError:
-        raise ValueError(f"{path}: found a folder, wanted an image") from None
+        raise InputError(path, "is a folder", "an image") from None
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path}: found no image or a damaged one, wanted {', '.join(FORMATS)}") from None
+        raise InputError(path, "is no image or a damaged one", ", ".join(FORMATS)) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: found a damaged image ({error}), wanted a whole {', '.join(FORMATS)}") from None
+        raise InputError(path, f"cannot be decoded ({error})", f"a whole {', '.join(FORMATS)}") from None

@@ -1,4 +1,4 @@
-"""Read transforms.json, the cameras of nerfstudio, instant-ngp, Blender's synthetic NeRF scenes and DL3DV.
+"""Reader of transforms.json, the cameras of nerfstudio, instant-ngp, Blender's synthetic NeRF scenes and DL3DV.
 
 Intrinsics may stand at the top, in a frame, or in both: then the frame's count. All are in pixels, and the first pixel's centre
 is at (0.5, 0.5). Not used: `applied_transform` and `applied_scale` (the poses have them already), `ply_file_path`, `aabb_scale`,
@@ -8,17 +8,19 @@ is at (0.5, 0.5). Not used: `applied_transform` and `applied_scale` (the poses h
 import math
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from config.errors import InputError
 from data.scene_format import read_json
 from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.stored_image import SUFFIXES
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
 # Poses that were rounded, or multiplied as float32, are made rigid again; others are no rotations.
 _BENT = 1e-2
@@ -44,12 +46,13 @@ class Frame:
         """Return (4, 4) world from camera with OpenCV axes, its rotation the nearest one.
 
         Raises:
-            ValueError: it is mirrored, scaled or sheared.
+            InputError: it is mirrored, scaled or sheared.
         """
-        u, scale, v = np.linalg.svd(self.c2w[:3, :3])
-        last = np.abs(self.c2w[3] - (0, 0, 0, 1)).max()
-        if np.abs(scale - 1).max() > _BENT or np.linalg.det(u @ v) < 0 or last > 1e-6:
-            raise ValueError(f"{self.where}, transform_matrix: found scale, shear or a mirror, wanted a rotation and a position")
+        # No number of a rotation is larger, and of arbitrary ones the decomposition may not converge.
+        small = np.abs(self.c2w[:3, :3]).max() <= 1 + _BENT and np.abs(self.c2w[3] - (0, 0, 0, 1)).max() <= 1e-6
+        u, scale, v = np.linalg.svd(self.c2w[:3, :3] if small else np.zeros((3, 3)))
+        if np.abs(scale - 1).max() > _BENT or np.linalg.det(u @ v) < 0:
+            raise InputError(f"{self.where}, transform_matrix", "has scale, shear or a mirror in it", "a rotation and a position")
         c2w = np.eye(4)
         c2w[:3, :3] = (u @ v) * (1, -1, -1)
         c2w[:3, 3] = self.c2w[:3, 3]
@@ -62,35 +65,34 @@ class Frame:
             image_size: (h, w) of the stored image, taken where the file gives no w and h.
 
         Raises:
-            ValueError: no focal length or field of view, a kind of camera that has no lens, or a number that makes no sense.
+            InputError: no focal length or field of view, a kind of camera that has no lens, or a number that makes no sense.
         """
         h, w = (self._size("h"), self._size("w")) if {"h", "w"} <= self.values.keys() else image_size
         fx, fy = self._focal("x", w), self._focal("y", h)
         if fx is None and fy is None:
-            raise ValueError(f"{self.where}: found no focal length, wanted fl_x, camera_angle_x or x_fov")
+            raise InputError(self.where, "has no focal length", "fl_x, camera_angle_x or x_fov")
         distortion, fisheye = self._distortion()
         centre = self._number("cx", w / 2), self._number("cy", h / 2)
         try:
             return Lens(w, h, fx or fy, fy or fx, *centre, distortion, fisheye)
-        except ValueError as error:
-            raise ValueError(f"{self.where}: {error}") from error
+        except InputError as error:
+            raise error.within(self.where) from error
 
     def _distortion(self) -> tuple[tuple[float, ...], bool]:
         model = self.values.get("camera_model")
         known = ", ".join(PERSPECTIVE + FISHEYE)
         if not (model is None or model in PERSPECTIVE + FISHEYE):
-            raise ValueError(f"{self.where}, camera_model: found {model!r}, wanted one of {known}")
+            raise InputError(f"{self.where}, camera_model", f"is {model!r:.60}", f"one of {known}")
         for key in ("equirectangular", "latlong", "ftheta_p0", "lens_mode"):
             if self.values.get(key):
-                raise ValueError(f"{self.where}, {key}: found a camera that is no lens, wanted one of {known}")
+                raise InputError(f"{self.where}, {key}", "stands for a camera that is no lens", f"one of {known}")
         terms = {key: self._number(key, 0.0) for key in _TERMS}
         fisheye = model in FISHEYE or (model is None and self.values.get("is_fisheye") is True)
         used = ("k1", "k2", "k3", "k4") if fisheye else _TERMS if model == "FULL_OPENCV" else _TERMS[:5]
         for key in _TERMS:
             if terms[key] and key not in used:
-                raise ValueError(
-                    f"{self.where}, {key}: found {terms[key]:g}, wanted 0: {model or 'this model'} has {', '.join(used)}"
-                )
+                wanted = f"0: {model or 'this model'} has {', '.join(used)}"
+                raise InputError(f"{self.where}, {key}", f"is {terms[key]:g}", wanted)
         return tuple(terms[key] for key in used), fisheye
 
     def _focal(self, axis: str, side: int) -> float | None:
@@ -103,21 +105,23 @@ class Frame:
             return None
         angle = math.radians(degrees) if angle is None else angle
         if not 0 < angle < math.pi:
-            raise ValueError(f"{self.where}: found a field of view of {math.degrees(angle):g} degrees in {axis}, wanted 0 to 180")
+            raise InputError(
+                self.where, f"has a field of view of {math.degrees(angle):g} degrees in {axis}", "more than 0, less than 180"
+            )
         return 0.5 * side / math.tan(0.5 * angle)
 
     def _size(self, key: str) -> int:
         number = self._number(key, None)
         if number is None or number < 1 or number != int(number):
-            raise ValueError(f"{self.where}, {key}: found {self.values[key]!r}, wanted a whole number of pixels")
+            raise InputError(f"{self.where}, {key}", f"is {self.values[key]!r:.60}", "a whole number of pixels")
         return int(number)
 
     def _number(self, key: str, default: float | None) -> float | None:
         value = self.values.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{self.where}, {key}: found {value!r}, wanted a finite number")
+        if not _is_finite(value):
+            raise InputError(f"{self.where}, {key}", f"is {value!r:.60}", "a finite number")
         return float(value)
 
 
@@ -126,12 +130,12 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no transforms.json; the message names frame and key.
+        InputError: it is no transforms.json; the message names frame and key.
     """
     content = read_json(json_path)
     frames = content.get("frames") if isinstance(content, dict) else None
     if not isinstance(frames, list) or not frames:
-        raise ValueError(f"{json_path}: found no list of frames, wanted a transforms.json of nerfstudio or instant-ngp")
+        raise InputError(json_path, "holds no list of frames", "a transforms.json of nerfstudio or instant-ngp")
     top = {key: value for key, value in content.items() if key != "frames"}
     return [_frame(f"{json_path}, frame {i}", top, entry) for i, entry in enumerate(frames)]
 
@@ -146,16 +150,17 @@ def find_image(folder: Path, frame: Frame, file_path: PurePosixPath | None = Non
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is outside of the folder.
+        InputError: it is outside of the folder.
     """
     file_path = file_path or frame.file_path
     path = folder / file_path
     suffixes = [*SUFFIXES, *map(str.upper, SUFFIXES)]
     found = next((file for file in [path, *(Path(f"{path}{suffix}") for suffix in suffixes)] if file.is_file()), None)
     if found is None:
-        raise FileNotFoundError(f"{frame.where}, file_path: found no {path}, wanted it, with or without {', '.join(SUFFIXES)}")
+        wanted = f"it there, with or without {', '.join(SUFFIXES)}"
+        raise FileNotFoundError(f"{frame.where}, file_path: is {path}, which is not there; wanted {wanted}")
     if Path(os.path.realpath(folder)) not in Path(os.path.realpath(found)).parents:
-        raise ValueError(f"{frame.where}, file_path: found {found}, wanted a file in the folder of the JSON")
+        raise InputError(f"{frame.where}, file_path", f"leads to {found}", "a file in the folder of the JSON")
     return found
 
 
@@ -166,20 +171,25 @@ def natural_key(text: str) -> list[tuple[int, int | str]]:
 
 def _frame(where: str, top: dict, entry: object) -> Frame:
     if not isinstance(entry, dict):
-        raise ValueError(f"{where}: found {entry!r:.60}, wanted an object with file_path and transform_matrix")
+        raise InputError(where, f"is {entry!r:.60}", "an object with file_path and transform_matrix")
     file_path, matrix = entry.get("file_path"), entry.get("transform_matrix")
     if not isinstance(file_path, str) or not file_path or "\0" in file_path:
-        raise ValueError(f"{where}, file_path: found {file_path!r:.60}, wanted a path relative to the JSON")
+        raise InputError(f"{where}, file_path", f"is {file_path!r:.60}", "a path relative to the JSON")
     path = PurePosixPath(file_path.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or re.match("[a-zA-Z]:", file_path):
-        raise ValueError(f"{where}, file_path: found {file_path!r:.60}, wanted a file in the folder of the JSON")
+        raise InputError(f"{where}, file_path", f"is {file_path!r:.60}", "a file in the folder of the JSON")
     rows = matrix if isinstance(matrix, list) else []
     numbers = [number for row in rows if isinstance(row, list) and len(row) == 4 for number in row]
     if len(rows) not in (3, 4) or len(numbers) != 4 * len(rows):
-        raise ValueError(f"{where}, transform_matrix: found {matrix!r:.60}, wanted 4 rows of 4 numbers")
+        raise InputError(f"{where}, transform_matrix", f"is {matrix!r:.60}", "4 rows of 4 numbers")
     for number in numbers:
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or not math.isfinite(number):
-            raise ValueError(f"{where}, transform_matrix: found {number!r:.60}, wanted finite numbers")
+        if not _is_finite(number):
+            raise InputError(f"{where}, transform_matrix", f"holds {number!r:.60}", "finite numbers")
     c2w = np.eye(4)
     c2w[: len(rows)] = np.array(numbers, dtype=np.float64).reshape(-1, 4)
     return Frame(where, path, top | entry, c2w)
+
+
+def _is_finite(value: object) -> bool:
+    # Compared, not converted: JSON has whole numbers that are too large for a float.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

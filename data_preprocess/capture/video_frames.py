@@ -1,6 +1,8 @@
-"""Draw still frames from a video: evenly spread, and of each stretch the sharpest. Letters: h w pixels."""
+"""Still frames of a video: evenly spread, and of each stretch the sharpest. Letters: h w pixels."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -10,9 +12,11 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace
 from tqdm import tqdm
 
+from config.errors import InputError, missing_file
 from data.files import write_json
 from data.scene_format import read_json
 from data_preprocess.capture.stored_image import write_png
+from data_preprocess.command import one_line
 
 # Sharpness is measured at this width: finer than that there is more of the sensor's noise than of the scene.
 _MEASURED_WIDTH = 640
@@ -34,11 +38,11 @@ def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int)
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no video.
+        InputError: it is no video.
     """
     video, folder = Path(video), Path(folder)
     if not video.is_file():
-        raise FileNotFoundError(f"{video}: found no such file, wanted a video or a folder of photos")
+        raise missing_file(video, "a video or a folder of photos")
     state = video.stat()
     made_from = {"video": str(video.resolve()), "size": state.st_size, "mtime_ns": state.st_mtime_ns, "count": count}
     done = folder / _DONE
@@ -51,51 +55,71 @@ def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int)
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.png"):
         file.unlink()
-    try:
-        files = _draw(video, folder, count)
-    except av.FFmpegError as error:
-        raise ValueError(f"{video}: found no video that can be decoded ({error.strerror}), wanted one") from error
+    files = _draw(video, folder, count)
     write_json(done, {**made_from, "frames": [file.name for file in files]})
     return files
 
 
 def _draw(video: Path, folder: Path, count: int) -> list[Path]:
-    with av.open(str(video)) as container:
-        if not container.streams.video:
-            raise ValueError(f"{video}: found no pictures in it, wanted a video")
-        total = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
-    files = []
-    progress = tqdm(total=total, desc="frames", unit="frame", leave=False, dynamic_ncols=True)
-    with av.open(str(video)) as container, progress:
+    total = _count(video)
+    files: list[Path] = []
+    stretch, best, sharpest = 0, None, -1.0
+    frames = tqdm(_decode(video), total=total, desc="frames", unit="frame", leave=False, dynamic_ncols=True)
+    for number, frame in enumerate(frames):
+        if number * count // total > stretch:
+            files.append(_write(video, folder, *best))
+            stretch, sharpest = number * count // total, -1.0
+        value = _sharpness(video, frame) if count < total else 0.0
+        if value > sharpest:
+            best, sharpest = (number, frame), value
+    if best is None:
+        raise InputError(video, "holds no frame", "a video")
+    return [*files, _write(video, folder, *best)]
+
+
+@contextlib.contextmanager
+def _decoding(video: Path) -> Iterator[None]:
+    """Turn whatever FFmpeg raises into an InputError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise InputError(video, f"cannot be decoded ({one_line(error)})", "a video") from error
+
+
+def _count(video: Path) -> int:
+    """Return how many frames a video says that it has."""
+    with _decoding(video), av.open(str(video)) as container:
+        streams = container.streams.video
+        total = sum(1 for packet in container.demux(streams[0]) if packet.size) if streams else 0
+    if not total:
+        raise InputError(video, "holds no pictures", "a video")
+    return total
+
+
+def _decode(video: Path) -> Iterator[VideoFrame]:
+    with _decoding(video), av.open(str(video)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
-        stretch, best, sharpest = 0, None, -1.0
-        for number, frame in enumerate(container.decode(stream)):
-            progress.update()
-            if number * count // total > stretch:
-                files.append(_write(folder, *best))
-                stretch, sharpest = number * count // total, -1.0
-            value = _sharpness(frame) if count < total else 0.0
-            if value > sharpest:
-                best, sharpest = (number, frame), value
-        if best is None:
-            raise ValueError(f"{video}: found no frame in it, wanted a video")
-        files.append(_write(folder, *best))
-    return files
+        yield from container.decode(stream)
 
 
-def _sharpness(frame: VideoFrame) -> float:
+def _sharpness(video: Path, frame: VideoFrame) -> float:
     """Return the variance of the Laplacian of the brightness."""
     w = min(_MEASURED_WIDTH, frame.width)
     h = max(1, round(frame.height * w / frame.width))
-    return float(cv2.Laplacian(frame.reformat(w, h, "gray").to_ndarray(), cv2.CV_32F).var())
+    with _decoding(video):
+        grey = frame.reformat(w, h, "gray").to_ndarray()
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
-def _write(folder: Path, number: int, frame: VideoFrame) -> Path:
+def _write(video: Path, folder: Path, number: int, frame: VideoFrame) -> Path:
     file = folder / f"{number:06d}.png"
     # FFmpeg takes BT.601 where a video does not say; what is of high definition is BT.709.
     space = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= 720 else None
-    pixels = frame.reformat(format="rgb24", src_colorspace=space).to_ndarray()
+    with _decoding(video):
+        pixels = frame.reformat(format="rgb24", src_colorspace=space).to_ndarray()
     # FFmpeg's angle turns the stored frame counterclockwise.
     write_png(file, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)))
     return file

@@ -1,4 +1,4 @@
-"""Read the cameras and images of a COLMAP sparse model, binary or text.
+"""Cameras and images of a COLMAP sparse model, read from its binary or text files.
 
 The other files of a model (points, and in newer versions rigs and frames) are not read: cameras and images hold all that photos
 need, also where several cameras are one rig. Keypoints are stepped over. Source: COLMAP's documentation, "Output Format" and
@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from config.errors import InputError
 from data_preprocess.capture.lens import Lens
 
 # Number in binary files -> name, parameters.
@@ -86,9 +87,8 @@ def find_model(folder: str | os.PathLike) -> Path:
     for candidate in (Path(folder, "sparse", "0"), Path(folder, "sparse"), Path(folder)):
         if _suffix(candidate):
             return candidate
-    raise FileNotFoundError(
-        f"{folder}: found no cameras.bin and images.bin (or .txt) here, in sparse or in sparse/0, wanted a COLMAP sparse model"
-    )
+    found = "has no cameras.bin and images.bin (or .txt), nor have sparse and sparse/0 in it"
+    raise FileNotFoundError(f"{folder}: {found}; wanted a COLMAP sparse model")
 
 
 def read_model(folder: str | os.PathLike) -> list[Image]:
@@ -99,23 +99,23 @@ def read_model(folder: str | os.PathLike) -> list[Image]:
 
     Raises:
         FileNotFoundError: there is no model.
-        ValueError: a file is cut short or breaks the format; the message names file and entry.
+        InputError: a file is cut short or breaks the format; the message names file and entry.
     """
     folder = Path(folder)
     suffix = _suffix(folder)
     if suffix is None:
-        raise FileNotFoundError(f"{folder}: found no cameras.bin and images.bin (or .txt), wanted a COLMAP sparse model")
+        raise FileNotFoundError(f"{folder}: has no cameras.bin and images.bin (or .txt); wanted a COLMAP sparse model")
     cameras_path, images_path = folder / f"cameras{suffix}", folder / f"images{suffix}"
     if suffix == ".bin":
         images = _binary_images(images_path, _binary_cameras(cameras_path))
     else:
         images = _text_images(images_path, _text_cameras(cameras_path))
     if not images:
-        raise ValueError(f"{images_path}: found no images, wanted the registered ones of a reconstruction")
+        raise InputError(images_path, "holds no images", "the registered ones of a reconstruction")
     names = set()
     for image in images:
         if image.name in names:
-            raise ValueError(f"{images_path}: found the image {image.name!r} twice, wanted each once")
+            raise InputError(images_path, f"holds the image {image.name!r} twice", "each once")
         names.add(image.name)
     return sorted(images, key=lambda image: image.name)
 
@@ -124,13 +124,12 @@ def lens_of(camera: Camera) -> Lens:
     """Return a camera as OpenCV models it; both put the first pixel's centre at (0.5, 0.5).
 
     Raises:
-        ValueError: OpenCV has no such model.
+        InputError: OpenCV has no such model.
     """
     if camera.model not in OPENCV_MODELS:
-        raise ValueError(
-            f"found the camera model {camera.model}, which OpenCV cannot undistort, wanted one of {', '.join(OPENCV_MODELS)}: "
-            "undistort with COLMAP's image_undistorter and convert its output"
-        )
+        advice = "undistort with COLMAP's image_undistorter and convert its output"
+        found = f"is of the model {camera.model}, which OpenCV cannot undistort"
+        raise InputError("camera", found, f"one of {', '.join(OPENCV_MODELS)}: {advice}")
     parameters = dict(zip(PARAMETERS[camera.model], camera.parameters, strict=True))
     fx, fy = (parameters.get(name, parameters.get("f")) for name in ("fx", "fy"))
     fisheye = "FISHEYE" in camera.model
@@ -169,10 +168,8 @@ class _Bytes:
         start, self.position = self.position, end + 1
         return self.content[start:end].decode("utf-8", "surrogateescape")
 
-    def too_short(self) -> ValueError:
-        return ValueError(
-            f"{self.path}: found the end of the file, {len(self.content)} bytes, in {self.entry}, wanted a whole model"
-        )
+    def too_short(self) -> InputError:
+        return InputError(self.path, f"ends after {len(self.content)} bytes in {self.entry}", "a whole model")
 
     def entries(self, what: str) -> Iterator[str]:
         (count,) = self.take("Q")
@@ -180,10 +177,8 @@ class _Bytes:
             self.entry = f"{what} {i} of {count}"
             yield f"{self.path}, {what} {i}"
         if self.position < len(self.content):
-            raise ValueError(
-                f"{self.path}: found {len(self.content) - self.position} bytes after the last of {count} {what}s, "
-                "wanted a file that ends there"
-            )
+            found = f"has {len(self.content) - self.position} bytes after the last of {count} {what}s"
+            raise InputError(self.path, found, "a file that ends there")
 
 
 def _binary_cameras(path: Path) -> dict[int, Camera]:
@@ -191,7 +186,7 @@ def _binary_cameras(path: Path) -> dict[int, Camera]:
     for where in file.entries("camera"):
         camera_id, number, w, h = file.take("IiQQ")
         if number not in CAMERA_MODELS:
-            raise ValueError(f"{where}: found camera model {number}, wanted 0 to {max(CAMERA_MODELS)}")
+            raise InputError(where, f"is of camera model {number}", f"0 to {max(CAMERA_MODELS)}")
         model = CAMERA_MODELS[number][0]
         cameras[camera_id] = _camera(where, model, (w, h), file.take(f"{len(PARAMETERS[model])}d"))
     return cameras
@@ -213,13 +208,11 @@ def _text_cameras(path: Path) -> dict[int, Camera]:
         words = line.split()
         model = words[1] if len(words) > 1 else ""
         if model not in PARAMETERS:
-            raise ValueError(f"{where}: found camera model {model!r}, wanted one of {', '.join(PARAMETERS)}")
+            raise InputError(where, f"has the camera model {model!r:.60}", f"one of {', '.join(PARAMETERS)}")
         numbers = _numbers(where, words[:1] + words[2:])
         if len(numbers) != 3 + len(PARAMETERS[model]):
-            raise ValueError(
-                f"{where}: found {max(0, len(numbers) - 3)} parameters, wanted CAMERA_ID MODEL WIDTH HEIGHT and "
-                f"{len(PARAMETERS[model])} of {model}: {' '.join(PARAMETERS[model])}"
-            )
+            wanted = f"CAMERA_ID MODEL WIDTH HEIGHT and {len(PARAMETERS[model])} of {model}: {' '.join(PARAMETERS[model])}"
+            raise InputError(where, f"has {max(0, len(numbers) - 3)} parameters", wanted)
         cameras[int(numbers[0])] = _camera(where, model, numbers[1:3], numbers[3:])
     return cameras
 
@@ -231,12 +224,12 @@ def _text_images(path: Path, cameras: dict[int, Camera]) -> list[Image]:
             continue
         words = line.split(maxsplit=9)
         if len(words) < 10:
-            raise ValueError(f"{where}: found {len(words)} words, wanted IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
+            raise InputError(where, f"has {len(words)} words", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
         _, *pose, camera_id = _numbers(where, words[:9])
         images.append(_image(where, words[9].strip(), int(camera_id), pose, cameras))
         where, keypoints = next(lines, (where, ""))
         if len(keypoints.split()) % 3:
-            raise ValueError(f"{where}: found {keypoints[:40]!r}, wanted the keypoints of the image above or an empty line")
+            raise InputError(where, f"is {keypoints[:40]!r}", "the keypoints of the image above or an empty line")
     return images
 
 
@@ -251,7 +244,7 @@ def _lines(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
 def _numbers(where: str, words: list[str]) -> list[float]:
     wrong = next(filter(_no_number, words), None)
     if wrong is not None:
-        raise ValueError(f"{where}: found {wrong[:40]!r}, wanted a finite number")
+        raise InputError(where, f"holds {wrong[:40]!r}", "a finite number")
     return [float(word) for word in words]
 
 
@@ -264,29 +257,29 @@ def _no_number(word: str) -> bool:
 
 def _finite(where: str, numbers: Sequence[float]) -> tuple[float, ...]:
     if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{where}: found {' '.join(map(str, numbers))}, wanted finite numbers")
+        raise InputError(where, f"holds {' '.join(map(str, numbers))}", "finite numbers")
     return tuple(numbers)
 
 
 def _camera(where: str, model: str, size: Sequence[float], values: Sequence[float]) -> Camera:
     if not all(math.isfinite(side) and 1 <= side <= _LARGEST_SIDE and side == int(side) for side in size):
-        raise ValueError(f"{where}: found a size of {size[0]}×{size[1]}, wanted 1 to {_LARGEST_SIDE} whole pixels")
+        raise InputError(where, f"has a size of {size[0]}×{size[1]}", f"1 to {_LARGEST_SIDE} whole pixels")
     for name, value in zip(PARAMETERS[model], _finite(where, values), strict=True):
         if name in ("f", "fx", "fy") and value <= 0:
-            raise ValueError(f"{where}: found a focal length of {value}, wanted one above 0")
+            raise InputError(where, f"has a focal length of {value}", "one above 0")
     return Camera(model, int(size[0]), int(size[1]), tuple(values))
 
 
 def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras: dict[int, Camera]) -> Image:
     if camera_id not in cameras:
-        raise ValueError(f"{where}, {name}: found camera {camera_id}, wanted one of {_some(sorted(cameras))}")
+        raise InputError(f"{where}, {name}", f"is of camera {camera_id}", f"one of {_some(sorted(cameras))}")
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise ValueError(f"{where}: found the name {name!r}, wanted a printable path inside the folder of images")
+        raise InputError(where, f"has the name {name!r}", "a printable path inside the folder of images")
     w, x, y, z, *translation = _finite(f"{where}, {name}", pose)
     norm = math.sqrt(w * w + x * x + y * y + z * z)
     if not 0.5 < norm < 2:
-        raise ValueError(f"{where}, {name}: found a quaternion of length {norm:.3g}, wanted one of length 1")
+        raise InputError(f"{where}, {name}", f"has a quaternion of length {norm:.3g}", "one of length 1")
     w, x, y, z = w / norm, x / norm, y / norm, z / norm
     w2c = np.eye(4)
     w2c[:3, :3] = [

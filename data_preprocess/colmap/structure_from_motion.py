@@ -1,4 +1,4 @@
-"""Find the cameras of plain photos with COLMAP, by its Python package pycolmap.
+"""Cameras of plain photos, found with COLMAP by its Python package pycolmap.
 
     pip install pycolmap
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from config.errors import InputError
 from data.files import write_json
 from data.scene_format import read_json
 from data_preprocess.capture.stored_image import read_stored, write_png
@@ -41,10 +42,10 @@ def require_pycolmap() -> None:
     """Make sure that pycolmap can be used.
 
     Raises:
-        ValueError: it is not installed.
+        InputError: it is not installed.
     """
     if importlib.util.find_spec("pycolmap") is None:
-        raise ValueError("--from_images: found no pycolmap in this Python, wanted it to find the cameras: pip install pycolmap")
+        raise InputError("--from_images", "needs pycolmap, which this Python lacks", "it installed: pip install pycolmap")
 
 
 def find_cameras(
@@ -76,11 +77,11 @@ def find_cameras(
         group.
 
     Raises:
-        ValueError: pycolmap is missing, there are too few photos, COLMAP failed, or it placed too few.
+        InputError: pycolmap is missing, there are too few photos, COLMAP failed, or it placed too few.
     """
     require_pycolmap()
     if len(names) < LEAST_PHOTOS:
-        raise ValueError(f"{folder}: found {len(names)} photos, wanted {LEAST_PHOTOS} or more to find cameras")
+        raise InputError(folder, f"has {len(names)} photos", f"{LEAST_PHOTOS} or more to find cameras")
     states = [(folder / name).stat() for name in names]
     job = {
         "made_from": [[name, state.st_size, state.st_mtime_ns] for name, state in zip(names, states, strict=True)],
@@ -93,14 +94,12 @@ def find_cameras(
     _prepare(folder, names, work, job)
     place = dict(zip(job["photos"], names, strict=True))
     if not (work / "model").exists():
-        _run(work, workers, place)
+        _run(folder, work, workers, place)
     found = (work / "model" / "images.bin").exists()
     images = [replace(image, name=place[image.name]) for image in read_model(work / "model")] if found else []
     if len(images) < max(LEAST_PHOTOS, min_registered * len(names)):
-        raise ValueError(
-            f"{folder}: found the places of {len(images)} of {len(names)} photos, wanted {min_registered:.0%} (--min_registered) "
-            f"and {LEAST_PHOTOS} at least: {_ADVICE}"
-        )
+        wanted = f"{min_registered:.0%} (--min_registered) and {LEAST_PHOTOS} at least: {_ADVICE}"
+        raise InputError(folder, f"has {len(images)} of {len(names)} photos that COLMAP could place", wanted)
     placed = {image.name for image in images}
     others = [[place[name] for name in group] for group in read_json(work / "model" / "others.json")]
     others = [[name for name in group if name not in placed] for group in others]
@@ -148,7 +147,7 @@ def _prepare(folder: Path, names: Sequence[str], work: Path, job: dict) -> None:
     write_json(job_path, job)
 
 
-def _run(work: Path, threads: int, place: Mapping[str, str]) -> None:
+def _run(folder: Path, work: Path, threads: int, place: Mapping[str, str]) -> None:
     """Run the worker to its end, with a bar for each stage; `place` has the photos' names by those that COLMAP gets."""
     command = [sys.executable, str(_WORKER), str(work), str(threads)]
     log = work / _LOG
@@ -168,7 +167,7 @@ def _run(work: Path, threads: int, place: Mapping[str, str]) -> None:
         problem = f"exit code {code}: {lines[-1] if lines else 'no word'}"
     for link, name in place.items():
         problem = problem.replace(f"photos/{link}", name)
-    raise ValueError(f"{work}: found that COLMAP stopped ({' '.join(problem.split())}), wanted it to finish: see {log}")
+    raise InputError(folder, f"made COLMAP stop ({' '.join(problem.split())})", f"photos that it can use: see {log}")
 
 
 def _follow(lines: Iterator[str]) -> str | None:

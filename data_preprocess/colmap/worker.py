@@ -1,4 +1,4 @@
-"""Structure from motion by pycolmap. In a process of its own: its copy of zlib breaks the PNGs of Pillow in the same process.
+"""Process for structure from motion by pycolmap, whose copy of zlib breaks the PNGs of Pillow in the same process.
 
 `structure_from_motion.py` starts it as `PYTHON worker.py FOLDER THREADS`. In the folder are `photos/` and `job.json`,
 `{"photos": [names], "pairs": [[i, j]], "camera_model", "seed"}`. It says `{"stage", "done", "total"}` in lines of JSON, and
@@ -15,6 +15,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pycolmap
@@ -28,6 +29,25 @@ SMALLEST_MODEL = 3
 # The centre of a lens is refined where so many photos share it, taken with so much roll (root mean square); a result farther from
 # the middle than this share of the photo is not believed.
 CENTRE_PHOTOS, CENTRE_ROLL_DEG, CENTRE_SHARE = 20, 5.0, 0.1
+Result = TypeVar("Result")
+
+
+class ColmapError(Exception):
+    """What COLMAP says of photos, or of an earlier run's files, that it cannot use."""
+
+
+def ask(call: Callable[..., Result], *arguments: object, **options: object) -> Result:
+    """Call COLMAP, whose package raises whatever its C++ does.
+
+    Raises:
+        ColmapError: the call failed.
+    """
+    try:
+        return call(*arguments, **options)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ColmapError(str(error)) from error
 
 
 def main() -> None:
@@ -47,9 +67,8 @@ def main() -> None:
         extract(job, threads, say)
         match(job, threads, say)
         reconstruct(job, threads, say)
-    # pycolmap raises these for anything that COLMAP checks.
-    except (RuntimeError, ValueError, OSError) as error:
-        say(error=str(error))
+    except (ColmapError, OSError, MemoryError) as error:
+        say(error=str(error) or type(error).__name__)
 
 
 def extract(job: dict, threads: int, say: Callable[..., None]) -> None:
@@ -58,13 +77,13 @@ def extract(job: dict, threads: int, say: Callable[..., None]) -> None:
     extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, max_image_size=LARGEST_SIDE)
     extraction.sift.max_num_features = MOST_FEATURES
     photos_of_camera = defaultdict(list)
-    with pycolmap.Database.open(DATABASE) as database:
-        cameras = {_lens(camera): camera.camera_id for camera in database.read_all_cameras()}
+    with ask(pycolmap.Database.open, DATABASE) as database:
+        cameras = {_lens(camera): camera.camera_id for camera in ask(database.read_all_cameras)}
         for name in job["photos"]:
             if database.exists_image(name):
                 camera_id = database.read_image_with_name(name).camera_id
             else:
-                camera = pycolmap.infer_camera_from_image(PHOTOS / name, options)
+                camera = ask(pycolmap.infer_camera_from_image, PHOTOS / name, options)
                 camera_id = cameras.setdefault(_lens(camera), None) or database.write_camera(camera)
                 cameras[_lens(camera)] = camera_id
                 # Written here in the order of names: the extraction writes in the order in which its threads finish.
@@ -76,7 +95,14 @@ def extract(job: dict, threads: int, say: Callable[..., None]) -> None:
         for start in range(0, len(names), PHOTOS_AT_ONCE):
             some = names[start : start + PHOTOS_AT_ONCE]
             say(stage="features", done=done, total=len(job["photos"]))
-            pycolmap.extract_features(DATABASE, PHOTOS, image_names=some, reader_options=options, extraction_options=extraction)
+            ask(
+                pycolmap.extract_features,
+                DATABASE,
+                PHOTOS,
+                image_names=some,
+                reader_options=options,
+                extraction_options=extraction,
+            )
             done += len(some)
 
 
@@ -90,7 +116,8 @@ def match(job: dict, threads: int, say: Callable[..., None]) -> None:
         say(stage="matches", done=start, total=len(job["pairs"]))
         some = job["pairs"][start : start + PAIRS_AT_ONCE]
         pairs.write_text("".join(f"{job['photos'][i]} {job['photos'][j]}\n" for i, j in some), encoding="utf-8")
-        pycolmap.match_image_pairs(
+        ask(
+            pycolmap.match_image_pairs,
             DATABASE,
             matching_options=matching,
             pairing_options=pycolmap.ImportedPairingOptions(match_list_path=pairs),
@@ -120,8 +147,14 @@ def reconstruct(job: dict, threads: int, say: Callable[..., None]) -> None:
     for folder in (working, finished):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    models = pycolmap.incremental_mapping(
-        DATABASE, PHOTOS, working, options, initial_image_pair_callback=start, next_image_callback=advance
+    models = ask(
+        pycolmap.incremental_mapping,
+        DATABASE,
+        PHOTOS,
+        working,
+        options,
+        initial_image_pair_callback=start,
+        next_image_callback=advance,
     )
     best, *others = sorted(models.values(), key=lambda model: -model.num_reg_images()) or [None]
     if best is not None:
@@ -154,7 +187,7 @@ def refine_centres(model: pycolmap.Reconstruction, threads: int) -> pycolmap.Rec
     options = pycolmap.BundleAdjustmentOptions(refine_principal_point=True, print_summary=False)
     options.ceres.solver_options.num_threads = threads
     refined = pycolmap.Reconstruction(model)
-    pycolmap.create_default_bundle_adjuster(options, config, refined).solve()
+    ask(pycolmap.create_default_bundle_adjuster(options, config, refined).solve)
     for camera in refined.cameras.values():
         x, y = camera.principal_point_x / camera.width - 0.5, camera.principal_point_y / camera.height - 0.5
         if not max(abs(x), abs(y)) <= CENTRE_SHARE:

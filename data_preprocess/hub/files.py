@@ -1,4 +1,4 @@
-"""What the download scripts share: listings, parallel transfers under one bar, free disk checked first, errors in one line.
+"""Listings and transfers of many files: in parallel under one bar, with the free disk checked first; what all downloads share.
 
 `model.weights.hub` moves single files: continued after a cut, checked, under their own name only when whole. Here are many of them.
 """
@@ -8,7 +8,6 @@ import os
 import queue
 import re
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
-from data_preprocess.command import run_script
+from config.errors import InputError
+from data_preprocess.command import one_line
 from model.weights.hub import download
 
 PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
@@ -144,7 +144,7 @@ class Transfer:
                 hopeless = wait_s is None or isinstance(error, PermissionError) or _status(error.__cause__) == 404
                 if hopeless or self._stop.wait(max(wait_s, _asked_wait_s(error))):
                     return error
-            except Exception as error:  # the caller's thread raises it
+            except Exception as error:  # the caller's thread lists or raises it
                 return error
         raise AssertionError("the last attempt returns")
 
@@ -162,32 +162,31 @@ class Transfer:
             self._count += item.size - self._begun_with[item]
             self._bar.update(max(self._count - self._bar.n, 0))
             return
-        if not isinstance(error, (OSError, ValueError)) or isinstance(error, PermissionError):
+        if not isinstance(error, (OSError, InputError)) or isinstance(error, PermissionError):
             raise error
         self.failures.append(f"{item.name}: {one_line(error)}")
         self._in_a_row += 1
         if self._in_a_row == MAX_FAILURES:
-            raise OSError(f"{self._in_a_row} files in a row could not be fetched, at last {self.failures[-1]}") from error
+            found = f"could not be fetched, the last is {self.failures[-1]}"
+            raise OSError(f"{self._in_a_row} files in a row: {found}; wanted a network and a disk that work") from error
 
     def check(self) -> None:
         """Raise OSError when an item could not be had."""
         if self.failures:
-            raise OSError(
-                f"{len(self.failures)} of {len(self._begun_with)} could not be fetched (run again to complete), "
-                f"the first is {self.failures[0]}"
-            )
+            where = f"{len(self.failures)} of {len(self._begun_with)} files"
+            raise OSError(f"{where}: could not be fetched, the first is {self.failures[0]}; wanted all: run again to complete")
 
 
 def missing(items: Sequence[Item]) -> list[Item]:
     """Return the items whose file is not there.
 
     Raises:
-        ValueError: a file is there and is not of the size that the listing states.
+        InputError: a file is there and is not of the size that the listing states.
     """
     for item in items:
         if item.destination.is_file() and item.destination.stat().st_size != item.size:
             found = item.destination.stat().st_size
-            raise ValueError(f"{item.destination}: found {found} bytes, wanted {item.size} as listed; move it away and run again")
+            raise InputError(item.destination, f"has {found} bytes", f"{item.size} as listed: move it away and run again")
     return [item for item in items if not item.destination.is_file()]
 
 
@@ -230,17 +229,21 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         if status in (401, 403):
             raise _no_access(repo, repo_type, error) from error
         if status == 404:
-            raise FileNotFoundError(f"{where}: found no such folder on {endpoint} (HTTP 404), wanted one of its listing") from error
+            raise FileNotFoundError(f"{where}: is not on {endpoint} (HTTP 404); wanted a folder of its listing") from error
         if status is not None:
-            raise OSError(f"{where}: {endpoint} answers HTTP {status}, wanted a listing; try again later") from error
-        raise ConnectionError(f"{where}: the hub is out of reach ({one_line(error)}), wanted a listing") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise OSError(f"{where}: {endpoint} does not answer as a hub does; check HF_ENDPOINT and proxies") from error
+            raise OSError(f"{where}: is answered by {endpoint} with HTTP {status}; wanted a listing: try again later") from error
+        raise ConnectionError(f"{where}: is out of reach ({one_line(error)}); wanted a listing from the hub") from error
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # whatever the package makes of an answer that it does not expect
+        raise OSError(
+            f"{where}: is asked of {endpoint}, which does not answer as a hub does; wanted one: check HF_ENDPOINT and proxies"
+        ) from error
     for entry in entries:
         if not isinstance(entry.path, str) or not is_inside(entry.path, folder):
-            raise OSError(f"{where}: the listing names {entry.path!r}, wanted paths in that folder")
+            raise OSError(f"{where}: is listed with {entry.path!r}; wanted paths in that folder")
         if isinstance(entry, RepoFile) and (type(entry.size) is not int or entry.size < 0):
-            raise OSError(f"{where}: the listing gives {entry.path} a size of {entry.size!r}, wanted bytes")
+            raise OSError(f"{where}: is listed with {entry.path} of size {entry.size!r}; wanted bytes")
     return entries
 
 
@@ -257,31 +260,12 @@ def check_disk(folder: Path, need: int) -> None:
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if need > free:
-        raise OSError(f"{folder}: found {bytes_text(free)} free on that disk, wanted {bytes_text(need)}; make room and run again")
+        raise OSError(f"{folder}: is on a disk with {bytes_text(free)} free; wanted {bytes_text(need)}: make room and run again")
 
 
 def bytes_text(count: float) -> str:
     """Return a number of bytes as people read it, in powers of 1000."""
     return tqdm.format_sizeof(count, "B", 1000)
-
-
-def one_line(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def run_download(program: str, work: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
-    """Do a script's work; return its exit code: 0, 2 after one line about what was wrong, 130 when interrupted."""
-
-    def problems(argv: Sequence[str] | None) -> list[str]:
-        work(argv)
-        return []
-
-    try:
-        return run_script(program, problems, argv)
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted; run again to go on", file=sys.stderr)
-        return 130
 
 
 def _received(item: Item) -> int:
@@ -310,6 +294,6 @@ def _status(error: BaseException | None) -> int | None:
 
 def _no_access(repo: str, repo_type: str, cause: BaseException | None) -> PermissionError:
     return PermissionError(
-        f"{repo}: found no access (HTTP {_status(cause)}), wanted an account that was let in: ask at {PAGES[repo_type]}{repo}, "
+        f"{repo}: gives no access (HTTP {_status(cause)}); wanted an account that was let in: ask at {PAGES[repo_type]}{repo}, "
         "then log in with `hf auth login` or set HF_TOKEN"
     )

@@ -1,0 +1,87 @@
+"""Folder that a scene is written to: what of it is there, and how a half-done one is continued.
+
+Letters: v views, h w pixels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from config.errors import InputError
+from data.files import write_text
+from data.scene_format import View, read_json, read_scene, same_views, write_scene
+
+JSON_NAME = "opencv_cameras.json"
+
+
+def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> list[View]:
+    """Return the views of a scene that is rendered, with numbered PNGs in `images`.
+
+    Args:
+        folder: of the scene.
+        c2w, fxfycxcy: (v, 4, 4) world from camera, OpenCV axes, and (v, 4) in pixels.
+        image_size: (h, w).
+    """
+    w2c = np.linalg.inv(c2w)
+    w2c[:, 3] = (0, 0, 0, 1)
+    h, w = image_size
+    cameras = enumerate(zip(fxfycxcy, w2c, strict=True))
+    return [View(folder / "images" / f"{i:05d}.png", w, h, *camera.tolist(), pose) for i, (camera, pose) in cameras]
+
+
+class SceneFolder:
+    """A scene's images and JSON on disk, the JSON last: a folder that has it was finished once.
+
+    Until then a mark in the folder says what the images that are there already are made from.
+
+    Args:
+        folder: named after the scene.
+        views: all that the scene is to have, with the files for their images.
+    """
+
+    def __init__(self, folder: Path, views: Sequence[View]) -> None:
+        self.json_path, self.views = folder / JSON_NAME, views
+        self._mark = folder / ".unfinished"
+
+    def finished(self) -> bool:
+        """Tell whether all of it is there.
+
+        Raises:
+            InputError: it is there with other cameras.
+        """
+        return self._has_json() and not self._missing()
+
+    def begin(self, made_from: str) -> list[int]:
+        """Return the views whose image is to be made; images that are half a scene's of something else are deleted.
+
+        Args:
+            made_from: what tells apart the images of one scene from those of another with the same cameras.
+
+        Raises:
+            InputError: the folder holds a scene with other cameras, or images that no scene and no mark accounts for.
+        """
+        if not self._has_json() and not (self._mark.exists() and self._mark.read_bytes() == made_from.encode()):
+            for view in self.views:
+                if view.file_path.exists() and not self._mark.exists():
+                    raise InputError(view.file_path, "is an image of no finished scene", "another --output or the folder deleted")
+                view.file_path.unlink(missing_ok=True)
+            write_text(self._mark, made_from)
+        return self._missing()
+
+    def finish(self, long_lrm: bool = False) -> None:
+        """Write the JSON, unless it is there in this spelling, and remove the mark."""
+        if not self.json_path.exists() or isinstance(read_json(self.json_path), dict) != long_lrm:
+            write_scene(self.json_path, self.views, long_lrm=long_lrm)
+        self._mark.unlink(missing_ok=True)
+
+    def _has_json(self) -> bool:
+        if not self.json_path.exists():
+            return False
+        if not same_views(read_scene(self.json_path).views, self.views):
+            found = "holds other cameras than this input and these flags give"
+            raise InputError(self.json_path, found, "the same ones: choose another --output or delete the folder")
+        return True
+
+    def _missing(self) -> list[int]:
+        return [i for i, view in enumerate(self.views) if not view.file_path.exists()]

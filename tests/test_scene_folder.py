@@ -1,0 +1,95 @@
+"""Folders that scenes are written to. Letters: v views, h w pixels."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from config.errors import InputError
+from data.scene_format import read_scene
+from data_preprocess.scene_folder import SceneFolder, rendered_views
+from tests.support.scenes import random_c2w
+
+SIZE = (20, 28)
+
+
+def scene(tmp_path, seed: int = 0, v: int = 3) -> SceneFolder:
+    c2w, fxfycxcy = random_c2w(v, seed), np.tile([31.0, 32.0, 13.0, 11.0], (v, 1))
+    return SceneFolder(tmp_path / "toy", rendered_views(tmp_path / "toy", c2w, fxfycxcy, SIZE))
+
+
+def write(folder: SceneFolder, *numbers: int) -> None:
+    for i in numbers:
+        folder.views[i].file_path.parent.mkdir(exist_ok=True)
+        folder.views[i].file_path.write_text(f"picture {i}")
+
+
+def test_rendered_views_have_numbered_pictures_and_rigid_poses(tmp_path):
+    c2w = random_c2w(2)
+    views = rendered_views(tmp_path, c2w, np.array([[31.0, 32, 13, 11], [41, 42, 12, 10]]), SIZE)
+    assert [view.file_path for view in views] == [tmp_path / "images" / "00000.png", tmp_path / "images" / "00001.png"]
+    assert [(view.w, view.h) for view in views] == [(28, 20)] * 2
+    assert [(view.fx, view.fy, view.cx, view.cy) for view in views] == [(31, 32, 13, 11), (41, 42, 12, 10)]
+    for view, pose in zip(views, c2w, strict=True):
+        assert np.allclose(view.w2c @ pose, np.eye(4), atol=1e-12)
+        assert view.w2c[3].tolist() == [0, 0, 0, 1]
+
+
+def test_a_scene_is_continued_where_it_stopped_and_finished_once(tmp_path):
+    folder = scene(tmp_path)
+    assert not folder.finished()
+    assert folder.begin("a") == [0, 1, 2]
+    write(folder, 0, 2)
+    again = scene(tmp_path)
+    assert again.begin("a") == [1]
+    assert not again.finished()
+    write(again, 1)
+    again.finish()
+    assert again.finished()
+    assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["images", "opencv_cameras.json"]
+    assert len(read_scene(again.json_path).views) == 3
+    # What it was made from is not asked any more.
+    assert scene(tmp_path).begin("b") == []
+    os.remove(again.views[2].file_path)
+    assert not scene(tmp_path).finished()
+    assert scene(tmp_path).begin("b") == [2]
+
+
+def test_half_a_scene_of_something_else_is_deleted(tmp_path):
+    folder = scene(tmp_path)
+    folder.begin("a")
+    write(folder, 0, 2)
+    assert scene(tmp_path).begin("b") == [0, 1, 2]
+    assert list((tmp_path / "toy" / "images").iterdir()) == []
+    write(folder, 1)
+    assert scene(tmp_path).begin("b") == [0, 2]
+
+
+def test_images_of_no_scene_and_scenes_of_other_cameras_are_left_alone(tmp_path):
+    folder = scene(tmp_path)
+    (tmp_path / "toy").mkdir()
+    write(folder, 1)
+    with pytest.raises(InputError, match=r"00001.png: is an image of no finished scene; wanted another --output or the folder"):
+        folder.begin("a")
+    assert [path.name for path in (tmp_path / "toy" / "images").iterdir()] == ["00001.png"]
+    assert not (tmp_path / "toy" / ".unfinished").exists()
+    write(folder, 0, 2)
+    folder.finish()
+    for other in (scene(tmp_path, seed=1), scene(tmp_path, v=2)):
+        for call in (other.finished, lambda other=other: other.begin("a")):
+            with pytest.raises(InputError, match=r"opencv_cameras.json: holds other cameras than .* give; wanted the same ones"):
+                call()
+    assert folder.finished()
+
+
+def test_the_json_is_written_again_only_for_another_spelling(tmp_path):
+    folder = scene(tmp_path)
+    folder.begin("a")
+    write(folder, 0, 1, 2)
+    folder.finish()
+    before = folder.json_path.stat().st_mtime_ns
+    folder.finish()
+    assert folder.json_path.stat().st_mtime_ns == before
+    folder.finish(long_lrm=True)
+    assert list(json.loads(folder.json_path.read_text())) == ["scene_name", "frames"]

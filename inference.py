@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.command_line import Parser
 from config.errors import InputError
 from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
@@ -64,12 +65,6 @@ class Job:
     targets: list[int]
     c2w: Tensor
     folder: Path
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        """Leave it to `main` how an error is reported."""
-        raise InputError("command line", f"cannot be read ({message})", "flags as --help lists them")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,11 +20,12 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError
 from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
-from data_preprocess.command import Parser, at_least, cores, run_script
+from data_preprocess.command import at_least, cores, run_script
 
 # Photos on a contact sheet, and the longer side they are kept at until it is drawn.
 MOST_PHOTOS, THUMBNAIL = 48, 480

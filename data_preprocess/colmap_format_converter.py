@@ -23,6 +23,7 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.lens import Lens
@@ -32,7 +33,7 @@ from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.command import Parser, at_least, cores, run_script
+from data_preprocess.command import at_least, cores, run_script
 
 DEFAULT_FRAMES = 120
 # Names of photos in a message.

@@ -1,26 +1,10 @@
 """Command lines of the scripts in this folder: flags, exit codes, and errors in one line."""
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
 
 from config.errors import InputError
-
-
-class Parser(argparse.ArgumentParser):
-    """Leaves it to `run_script` how an error is reported."""
-
-    def error(self, message: str) -> None:
-        """Raise it.
-
-        Raises:
-            InputError: always.
-        """
-        # Where it is about one flag, argparse says `argument --FLAG: …`.
-        flag, colon, found = message.removeprefix("argument ").partition(": ")
-        where = flag if colon and message.startswith("argument ") else "command line"
-        raise InputError(where, found if where == flag else message, "flags as --help has them")
 
 
 def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:

@@ -24,8 +24,9 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError
-from data_preprocess.command import Parser, at_least, run_script
+from data_preprocess.command import at_least, run_script
 from data_preprocess.hub.files import Item, Transfer, bytes_text, hub_item, list_files, missing
 
 REPO = "DL3DV/DL3DV-10K-Benchmark"

@@ -19,11 +19,12 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError, missing_file
 from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, find_image, read_transforms
-from data_preprocess.command import Parser, run_script
+from data_preprocess.command import run_script
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"

@@ -32,10 +32,11 @@ from huggingface_hub.utils import WeakFileLock
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError
 from data.files import write_json
 from data.scene_format import read_json
-from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.command import at_least, one_line, run_script
 from data_preprocess.dl3dv_eval_download import HASH, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.files import (
     Item,

@@ -22,9 +22,10 @@ if __package__ in (None, ""):
 
 from huggingface_hub.utils import get_session
 
+from config.command_line import Parser
 from config.errors import InputError
-from data.scene_format import read_json, read_scene
-from data_preprocess.command import Parser, at_least, one_line, run_script
+from data.scene_format import CAMERAS, read_json, read_scene
+from data_preprocess.command import at_least, one_line, run_script
 from data_preprocess.hub.files import Item, Transfer, bytes_text, is_inside, missing
 from model.weights.hub import download_url
 
@@ -71,7 +72,7 @@ def list_example() -> dict[str, tuple[int, str]]:
     for path, (size, sha) in files.items():
         if type(size) is not int or size < 0 or not isinstance(sha, str) or not re.fullmatch("[0-9a-f]{40}", sha):
             raise OSError(f"{url}: lists {path} with size {size!r} and hash {sha!r}; wanted bytes and 40 hexadecimal digits")
-    for name in (LIST, *(f"{name}/opencv_cameras.json" for name in OBJECTS)):
+    for name in (LIST, *(f"{name}/{CAMERAS}" for name in OBJECTS)):
         if name not in files:
             raise FileNotFoundError(f"{url}: lists no {FOLDER}/{name}; wanted it: the release has changed")
     return files
@@ -100,7 +101,7 @@ def check_list(path: Path, output: Path) -> list[str]:
         FileNotFoundError: a scene names an image that is not there.
     """
     content = read_json(path)
-    known = {f"{name}/opencv_cameras.json" for name in OBJECTS}
+    known = {f"{name}/{CAMERAS}" for name in OBJECTS}
     entries = [str(PurePosixPath(entry)) for entry in content if isinstance(entry, str)] if isinstance(content, list) else []
     if not entries or not isinstance(content, list) or len(entries) != len(content) or not known.issuperset(entries):
         raise InputError(path, f"holds {content!r:.120}", f"a list of {' and '.join(sorted(known))}")

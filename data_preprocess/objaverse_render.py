@@ -27,12 +27,13 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError, missing_file
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
-from data_preprocess.command import Parser, at_least, cores, run_script
+from data_preprocess.command import at_least, cores, run_script
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
 UID = re.compile("[0-9a-f]{32}")

@@ -10,9 +10,7 @@ import numpy as np
 
 from config.errors import InputError
 from data.files import write_text
-from data.scene_format import View, read_json, read_scene, same_views, write_scene
-
-JSON_NAME = "opencv_cameras.json"
+from data.scene_format import CAMERAS, View, read_json, read_scene, same_views, write_scene
 
 
 def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> list[View]:
@@ -41,7 +39,7 @@ class SceneFolder:
     """
 
     def __init__(self, folder: Path, views: Sequence[View]) -> None:
-        self.json_path, self.views = folder / JSON_NAME, views
+        self.json_path, self.views = folder / CAMERAS, views
         self._mark = folder / ".unfinished"
 
     def finished(self) -> bool:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError
 from data.files import replace_when_finished
 from data.scene_format import write_data_path
@@ -30,7 +31,7 @@ from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
-from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.command import at_least, one_line, run_script
 from data_preprocess.scene_folder import SceneFolder, rendered_views
 from model.runtime import pick_device
 

@@ -19,12 +19,13 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.orientation import add_frame_flag, orient
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
-from data_preprocess.command import Parser, run_script
+from data_preprocess.command import run_script
 
 
 def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:

@@ -8,8 +8,9 @@ import pytest
 
 import data_preprocess.check_scenes as check_scenes
 import data_preprocess.transforms_format_converter as converter
+from config.command_line import Parser
 from config.errors import InputError
-from data_preprocess.command import Parser, at_least, one_line, run_script
+from data_preprocess.command import at_least, one_line, run_script
 from tests.support.captures import orbit, write_transforms
 from tests.support.scenes import write_random_data_path
 
@@ -91,8 +92,8 @@ def test_one_bad_scene_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--workers", "x"], "--workers: invalid int value: 'x'; wanted flags as --help has them"),
-        (["--what"], "command line: unrecognized arguments: --what; wanted flags as --help has them"),
+        (["--workers", "x"], "--workers: cannot be read (invalid int value: 'x'); wanted flags as --help lists them"),
+        (["--what"], "command line: cannot be read (unrecognized arguments: --what); wanted flags as --help lists them"),
     ],
 )
 def test_flags_that_are_none_are_refused(flags, message):

@@ -43,9 +43,9 @@ def test_flags_without_effect_are_refused(mode, flags, capsys):
 
 
 BAD_FLAGS = [
-    ("--load w --data_path d --num_input 3", "command line: cannot be read \\(unrecognized arguments: --num_input 3\\); wanted flags as --help lists them"),
-    ("--load w --data_path d --image_size 8", "command line: cannot be read \\(argument --image_size: expected 2 arguments\\); wanted flags as --help lists them"),
-    ("--load w --data_path d --video_format avi", r"command line: cannot be read \(argument --video_format: invalid choice: 'avi' \(choose from .*\)\); wanted .*"),
+    ("--load w --data_path d --num_input 3", r"command line: cannot be read \(unrecognized arguments: --num_input 3\); .+"),
+    ("--load w --data_path d --image_size 8", r"--image_size: cannot be read \(expected 2 arguments\); wanted flags .+"),
+    ("--load w --data_path d --video_format avi", r"--video_format: cannot be read \(invalid choice: 'avi' .*\); .+"),
     *((f"--load w --data_path d --{name} -1", f"--{name}: is -1; wanted {n} or more") for name, n in inference.LEAST.items()),
     *((f"--load w --data_path d --{name} 0", f"--{name}: is 0; wanted 1 or more") for name, n in inference.LEAST.items() if n),
     ("--load w --data_path d --video_fps 241", "--video_fps: is 241; wanted 240 or less"),

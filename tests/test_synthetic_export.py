@@ -19,10 +19,6 @@ def export(*flags: str) -> None:
     assert main(list(flags)) == 0
 
 
-def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_objects_are_what_the_generator_makes_on_white(tmp_path):
     export("--kind", "objects", "--count", "2", "--seed", "9", "--first_index", "4", "--num_views", "3", *SIZE,
            "--output", str(tmp_path))  # fmt: skip

@@ -1,16 +1,13 @@
 """Stored images: read as they are on disk, written as PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, ImageOps
 
-from config.errors import InputError, missing_file
 from data.files import replace_when_finished
-from data.images import FORMATS
+from data.images import open_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -21,7 +18,7 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     Raises:
         FileNotFoundError, InputError: there is no such file, or it is no image.
     """
-    with _opened(path) as image:
+    with open_image(path) as image:
         # getexif() would decode a whole PNG to look for a tag behind its pixels.
         exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
         turned = exif.get(ExifTags.Base.Orientation, 1)
@@ -41,7 +38,7 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
     Raises:
         FileNotFoundError, InputError: there is no such file, or it is no image or a damaged one.
     """
-    with _opened(path) as image:
+    with open_image(path) as image:
         image.load()
         image = ImageOps.exif_transpose(image) if upright else image
         if image.mode.startswith("I"):
@@ -58,18 +55,3 @@ def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     _, content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA))
     with replace_when_finished(path) as temporary:
         temporary.write_bytes(content)
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[Image.Image]:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            yield image
-    except FileNotFoundError:
-        raise missing_file(path, "an image") from None
-    except IsADirectoryError:
-        raise InputError(path, "is a folder", "an image") from None
-    except Image.UnidentifiedImageError:
-        raise InputError(path, "is no image or a damaged one", ", ".join(FORMATS)) from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(path, f"cannot be decoded ({error})", f"a whole {', '.join(FORMATS)}") from None

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.scene_format import View, write_data_path, write_scene
+from data.scene_format import CAMERAS, View, write_data_path, write_scene
 
 
 def look_at(position: np.ndarray, target: np.ndarray = (0.0, 0.0, 0.0)) -> np.ndarray:
@@ -69,7 +69,7 @@ def write_random_scene(
         focal = w * rng.uniform(0.9, 1.2)
         fx, fy, cx, cy = focal, focal * 1.03, w / 2 + rng.uniform(-1, 1), h / 2 + rng.uniform(-1, 1)
         views.append(View(file_path, w, h, fx, fy, cx, cy, np.linalg.inv(c2w[i])))
-    json_path = folder / "opencv_cameras.json"
+    json_path = folder / CAMERAS
     write_scene(json_path, views, name, long_lrm)
     return json_path
 

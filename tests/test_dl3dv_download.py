@@ -156,7 +156,7 @@ def test_transforms_json_comes_last_and_not_before_all_images(hub, tmp_path, cap
 def test_wrong_content_is_not_kept(hub, tmp_path, capsys):
     bad = f"{BENCHMARK[0]}/{LEVEL_4[0]}"
     good = content(BENCHMARK[0] + LEVEL_4[0])
-    cases = (good[::-1], "received a content of hash"), (good[:-7], f"broke off at {len(good) - 7} of {len(good)} bytes")
+    cases = (good[::-1], "came as a content of hash"), (good[:-7], f"broke off at {len(good) - 7} of {len(good)} bytes")
     for body, reason in cases:
         hub.corrupt(bad, body)
         status = evaluate(tmp_path, "--subset", "hash", "--only_level4", "--hash", BENCHMARK[0])
@@ -227,7 +227,7 @@ def test_training_needs_room_for_the_zips_and_what_they_hold(hub, tmp_path, caps
         (("--subset", "hash", "--hash", FOX), f"{FOX}: is no scene of DL3DV/DL3DV-10K-Benchmark; wanted the name of one"),
         (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: has 1 files in DL3DV/DL3DV-10K-Benchmark/"),
         (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 or more"),
-        ((), "--subset; wanted flags as"),
+        ((), "--subset); wanted flags as"),
     ],
 )
 def test_bad_flags_of_the_benchmark(hub, tmp_path, capsys, flags, wanted):

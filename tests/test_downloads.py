@@ -111,7 +111,7 @@ def change_size(hub, folder):
     [
         (["obj_res25"], None, "obj_res25: is no published checkpoint; wanted one of the table: did you mean 'obj_res256'? known: "),
         (["--workers", "0"], None, "--workers: is 0; wanted 1 or more"),
-        (["--fast"], None, "unrecognized arguments: --fast; wanted flags as --help has them"),
+        (["--fast"], None, "unrecognized arguments: --fast); wanted flags as --help lists them"),
         ([], lambda hub, _: hub.repos["airsplay/lact_nvs"].pop("obj_res1024.pt"), "obj_res1024.pt: is not in airsplay"),
         ([], change_size, "obj_res256.pt: has 4 bytes; wanted 1500 as listed: move it away and run again"),
         ([], lambda hub, _: hub.repos.clear(), "was let in: ask at https://huggingface.co/airsplay/lact_nvs, then"),
@@ -271,7 +271,7 @@ def answer(value: object):
         (without(TOY_IMAGE), "_rgba.png, which is not there; wanted it among the files"),
         (lambda github: github.fail(TOY_IMAGE, 404), "1 of 13 files: could not be fetched"),
         (lambda github: github.corrupt(TOY_CAMERAS, b"[]"), "1 of 13 files: could not be fetched"),
-        (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "received a content of hash"),
+        (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "came as a content of hash"),
         (instead_of(TOY_CAMERAS, "[]"), "gso_toy/opencv_cameras.json: holds no views; wanted at least one"),
         (instead_of(LIST, '["../gso_toy/opencv_cameras.json"]'), "holds ['../gso_toy/opencv_cameras.json']; wanted a list of"),
         (instead_of(LIST, '["/etc/passwd"]'), "wanted a list of gso_character/opencv_cameras.json and gso_toy/opencv_cameras.json"),

@@ -273,7 +273,7 @@ def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
         (["--workers", "0"], "--workers: is 0; wanted 1 or more"),
         (["--timeout", "0"], "--timeout: is 0; wanted seconds, more than 0"),
         (["--timeout", "nan"], "--timeout: is nan; wanted seconds"),
-        (["--device", "abacus"], "--device: invalid choice: 'abacus'"),
+        (["--device", "abacus"], "--device: cannot be read (invalid choice: 'abacus'"),
         (["--uids", UIDS[0]], "not allowed with argument --input"),
         (["--input", "nowhere"], "nowhere: is not there; wanted a folder with GLB files"),
         (["--input", "blender"], "blender: has no GLB file below it; wanted at least one"),

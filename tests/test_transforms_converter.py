@@ -305,7 +305,7 @@ def test_captures_that_are_not_there_or_have_one_name(tmp_path, capsys):
     assert f"wanted one, or the file itself, if it is one of {tmp_path / 'b' / 'toy' / 'transforms_test.json'}" in error
     assert "has no transforms.json" in says("--input", str(tmp_path / "c"))
     assert "--workers: is 0; wanted 1 or more" in says("--input", str(toy), "--workers", "0")
-    assert "the following arguments are required: --input; wanted flags as" in says()
+    assert "the following arguments are required: --input); wanted flags as" in says()
     (toy / "images" / "1.png").unlink()
     (toy / "images" / "1.png").symlink_to(SCRIPT)
     assert "images/1.png; wanted a file in the folder of the JSON" in says("--input", str(toy))

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from config.errors import InputError
+from data.images import open_image
 from data.synthetic.cameras import REFERENCE_HALF_FOV, RING_ELEVATIONS_DEG, intrinsics, look_at
 from data_preprocess.blender.pool import BlenderPool
-from data_preprocess.command import one_line
 from data_preprocess.scene_folder import SceneFolder, rendered_views
 
 RADIUS = (1.7, 3.0)
@@ -117,14 +116,9 @@ def check_image(file: Path, image_size: tuple[int, int]) -> bool:
         InputError: it is damaged, or not RGBA of this size (h, w).
     """
     h, w = image_size
-    try:
-        with Image.open(file, formats=["PNG"]) as image:
-            found = image.mode, image.size
-            alpha = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
-    except MemoryError:
-        raise
-    except Exception as error:  # a decoder may raise anything
-        raise InputError(file, f"is a damaged picture ({one_line(error)})", "a whole PNG") from None
-    if found != ("RGBA", (w, h)):
-        raise InputError(file, f"is {found[0]} of {found[1][0]}×{found[1][1]} (w×h)", f"RGBA of {w}×{h}")
+    with open_image(file) as image:
+        found = image.format, image.mode, *image.size
+        alpha = image.getchannel("A").getextrema() if image.mode == "RGBA" else (0, 0)
+    if found != ("PNG", "RGBA", w, h):
+        raise InputError(file, "is {} {} of {}×{} (w×h)".format(*found), f"PNG RGBA of {w}×{h}")
     return alpha[1] > 0

@@ -135,7 +135,9 @@ def export(args: argparse.Namespace, seed: int, count: int, views: int) -> Path:
     if not path.exists():
         flags = {"kind": args.kind, "seed": seed, "count": count, "num_views": views, "samples": 4, "output": folder}
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-        synthetic_export.main([*words, "--image_size", "64", "64", "--workers", str(args.jobs if args.jobs > 1 else 0)])
+        status = synthetic_export.main([*words, "--image_size", "64", "64", "--workers", str(args.jobs if args.jobs > 1 else 0)])
+        if status:
+            raise SystemExit(status)  # what is wrong was told
     return path
 
 

@@ -141,7 +141,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
         "c": "c.glb: ended Blender (signal SIGSEGV: out of luck); wanted an object that it renders",
         "f": "f.glb: ended Blender (no sign of it for 4 s, the --timeout); wanted",
         "h": "h.glb: shows nothing in any view; wanted an object that is not transparent",
-        "i": "00000.png: is RGBA of 16×24 (w×h); wanted RGBA of 24×16",
+        "i": "00000.png: is PNG RGBA of 16×24 (w×h); wanted PNG RGBA of 24×16",
         "j": "00000.png: is RGB of 24×16 (w×h); wanted RGBA of 24×16",
         "k": "00000.png: is a damaged picture",
     }
@@ -356,7 +356,7 @@ def test_whatever_a_decoder_raises_is_of_the_picture(tmp_path, monkeypatch):
         raise KeyError("tRNS")
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(InputError, match=r"a.png: is a damaged picture \('tRNS'\); wanted a whole PNG"):
+    with pytest.raises(InputError, match=r"a.png: cannot be decoded \('tRNS'\); wanted a whole PNG, JPEG, WEBP"):
         check_image(tmp_path / "a.png", SIZE)
 
 

@@ -142,7 +142,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
         "f": "f.glb: ended Blender (no sign of it for 4 s, the --timeout); wanted",
         "h": "h.glb: shows nothing in any view; wanted an object that is not transparent",
         "i": "00000.png: is PNG RGBA of 16×24 (w×h); wanted PNG RGBA of 24×16",
-        "j": "00000.png: is RGB of 24×16 (w×h); wanted RGBA of 24×16",
+        "j": "00000.png: is PNG RGB of 24×16 (w×h); wanted PNG RGBA of 24×16",
         "k": "00000.png: is a damaged picture",
     }
     failed = json.loads((output / "objaverse_failed.json").read_text())

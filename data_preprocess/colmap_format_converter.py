@@ -27,10 +27,10 @@ from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.orientation import add_frame_flag, orient
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
+from data_preprocess.capture.world_frame import add_frame_flag, orient
 from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import at_least, cores, run_script
@@ -61,7 +61,7 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     Args:
         capture: folder with the model.
         images: folder of the photos; None for `images` beside the model's folders, or the folder itself.
-        frame: as in `orientation.orient`.
+        frame: as in `world_frame.orient`.
 
     Raises:
         FileNotFoundError: there is no model, or its photos are not there.
@@ -88,7 +88,7 @@ def search_cameras(source: Path, work: Path, workers: int, num_frames: int, fram
         work: folder for what is kept between runs.
         workers: threads.
         num_frames: how many to draw from a video.
-        frame: as in `orientation.orient`.
+        frame: as in `world_frame.orient`.
         search: of `structure_from_motion.find_cameras`.
 
     Raises:

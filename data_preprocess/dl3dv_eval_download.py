@@ -27,7 +27,7 @@ if __package__ in (None, ""):
 from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.command import at_least, run_script
-from data_preprocess.hub.files import Item, Transfer, bytes_text, hub_item, list_files, missing
+from data_preprocess.hub.transfers import Item, Transfer, bytes_text, hub_item, list_files, missing
 
 REPO = "DL3DV/DL3DV-10K-Benchmark"
 HASH = re.compile("[0-9a-f]{64}")

@@ -26,7 +26,7 @@ from config.command_line import Parser
 from config.errors import InputError
 from data.scene_format import CAMERAS, read_json, read_scene
 from data_preprocess.command import at_least, one_line, run_script
-from data_preprocess.hub.files import Item, Transfer, bytes_text, is_inside, missing
+from data_preprocess.hub.transfers import Item, Transfer, bytes_text, is_inside, missing
 from model.weights.hub import download_url
 
 REPO, BRANCH, FOLDER = "a1600012888/LaCT", "main", "lact_nvs/data_example"

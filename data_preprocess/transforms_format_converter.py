@@ -22,9 +22,9 @@ if __package__ in (None, ""):
 from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
-from data_preprocess.capture.orientation import add_frame_flag, orient
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
+from data_preprocess.capture.world_frame import add_frame_flag, orient
 from data_preprocess.command import run_script
 
 
@@ -62,7 +62,7 @@ def _json_paths(path: Path) -> list[Path]:
 
 
 def read_photos(json_path: Path, frame: str) -> list[Photo]:
-    """Return the photos of one capture, sorted by their names, with cameras as `orientation.orient` says."""
+    """Return the photos of one capture, sorted by their names, with cameras as `world_frame.orient` says."""
     folder = json_path.parent
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
     sources = [find_image(folder, entry) for entry in frames]

@@ -19,7 +19,7 @@ from config import did_you_mean
 from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.command import at_least, one_line, run_script
-from data_preprocess.hub.files import Transfer, bytes_text, hub_item, list_files, missing
+from data_preprocess.hub.transfers import Transfer, bytes_text, hub_item, list_files, missing
 from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
 

@@ -18,7 +18,7 @@ import pytest
 import data_preprocess.dl3dv_eval_download as evaluation
 import data_preprocess.dl3dv_train_download as training
 from data.scene_format import read_json
-from data_preprocess.hub import files as hub_files
+from data_preprocess.hub import transfers as hub_files
 from tests.support.hub_server import HubServer, point_at
 
 EVAL, TRAIN = f"datasets/{evaluation.REPO}", f"datasets/{training.REPO}"

@@ -19,8 +19,8 @@ import data_preprocess.gso_example_download as gso
 import data_preprocess.weights_download as weights
 from config.errors import InputError
 from data.scene_format import View, read_data_path, read_scene, write_scene
-from data_preprocess.hub import files as hub_files
-from data_preprocess.hub.files import Item, Transfer
+from data_preprocess.hub import transfers as hub_files
+from data_preprocess.hub.transfers import Item, Transfer
 from model.weights.table import published_weights
 from tests.support.hub_server import HubServer, point_at
 from tests.support.networks import random_poses

@@ -143,7 +143,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
         "h": "h.glb: shows nothing in any view; wanted an object that is not transparent",
         "i": "00000.png: is PNG RGBA of 16×24 (w×h); wanted PNG RGBA of 24×16",
         "j": "00000.png: is PNG RGB of 24×16 (w×h); wanted PNG RGBA of 24×16",
-        "k": "00000.png: is a damaged picture",
+        "k": "00000.png: cannot be decoded",
     }
     failed = json.loads((output / "objaverse_failed.json").read_text())
     assert list(failed) == list(expected)

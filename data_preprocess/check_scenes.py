@@ -26,11 +26,10 @@ from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
 from data_preprocess.command import at_least, cores, run_script
+from data_preprocess.scene_problems import camera_problems, describe
 
 # Photos on a contact sheet, and the longer side they are kept at until it is drawn.
 MOST_PHOTOS, THUMBNAIL = 48, 480
-# Fields of view outside of this are wrong intrinsics and not a lens; so are pixels less square than this.
-NARROWEST_DEG, WIDEST_DEG, LEAST_SQUARE = 3.0, 160.0, 0.5
 
 
 def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None) -> list[str]:
@@ -63,49 +62,6 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
     if pictures is not None:
         _draw(scene, thumbnails, pictures)
     return problems
-
-
-def camera_problems(scene: Scene) -> list[str]:
-    """Return one line for each thing wrong with a scene's cameras; no image is opened."""
-    problems = []
-    files: dict[Path, int] = {}
-    poses: dict[bytes, int] = {}
-    for i, view in enumerate(scene.views):
-        where = f"{scene.json_path}, view {i}"
-        first = files.setdefault(view.file_path, i)
-        if first != i:
-            problems.append(f"{where}: has the file of view {first}; wanted each once")
-        first = poses.setdefault((view.w2c.round(9) + 0.0).tobytes(), i)
-        if first != i:
-            problems.append(f"{where}: has the pose of view {first}; wanted a camera elsewhere")
-        fov = 2 * np.degrees(np.arctan([0.5 * view.w / view.fx, 0.5 * view.h / view.fy]))
-        if not (fov.min() >= NARROWEST_DEG and fov.max() <= WIDEST_DEG):
-            problems.append(
-                f"{where}: has a field of view of {fov[0]:.3g}×{fov[1]:.3g} degrees (w×h); wanted {NARROWEST_DEG:g} to "
-                f"{WIDEST_DEG:g}: focal lengths are in pixels of w and h"
-            )
-        if not LEAST_SQUARE <= view.fx / view.fy <= 1 / LEAST_SQUARE:
-            problems.append(f"{where}: has focal lengths {view.fx:g} and {view.fy:g}; wanted nearly square pixels")
-        if not (0 <= view.cx <= view.w and 0 <= view.cy <= view.h):
-            problems.append(
-                f"{where}: has the principal point ({view.cx:g}, {view.cy:g}) outside of {view.w}×{view.h} (w×h); wanted it in "
-                "the image"
-            )
-    position = np.stack([view.c2w[:3, 3] for view in scene.views])
-    if len(scene.views) > 1 and np.ptp(position, axis=0).max() <= 1e-9 * np.abs(position).max():
-        problems.append(f"{scene.json_path}: has all {len(scene.views)} cameras at one place; wanted them apart")
-    return problems
-
-
-def describe(scene: Scene) -> str:
-    """Return a scene in one line: how many views of which sizes, where the cameras stand and how much they see."""
-    sizes = sorted({(view.w, view.h) for view in scene.views}, reverse=True)
-    size = f"{sizes[0][0]}×{sizes[0][1]}" + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
-    position = np.stack([view.c2w[:3, 3] for view in scene.views])
-    spread = "×".join(f"{side:.3g}" for side in np.ptp(position, axis=0))
-    fov = np.degrees([2 * np.arctan(0.5 * view.w / view.fx) for view in scene.views])
-    views = f"{len(scene.views)} view{'s' * (len(scene.views) != 1)}"
-    return f"{scene.name}: {views}, {size} (w×h), field of view {np.median(fov):.1f}°, cameras spread over {spread}"
 
 
 def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray | None]:

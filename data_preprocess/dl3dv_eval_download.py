@@ -11,7 +11,6 @@ and not `gaussian_splat`. The dataset is gated: its page asks for an agreement t
 A scene gets its transforms.json last: where that is, the images are. An interrupted download is continued by the same command.
 """
 
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -27,22 +26,11 @@ if __package__ in (None, ""):
 from config.command_line import Parser
 from config.errors import InputError
 from data_preprocess.command import at_least, run_script
+from data_preprocess.hub.dl3dv import BENCHMARK, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.transfers import Item, Transfer, bytes_text, hub_item, list_files, missing
 
-REPO = "DL3DV/DL3DV-10K-Benchmark"
-HASH = re.compile("[0-9a-f]{64}")
 LEVEL_4 = "images_4"
-IMAGE = re.compile(r"(images(?:_\d+)?)/[\w-]+\.(?i:png|jpe?g)")
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def benchmark_scenes() -> list[str]:
-    """Return the hashes of the benchmark's scenes, sorted, from the folders that the hub lists.
-
-    Raises:
-        OSError: they could not be listed; see `list_files`.
-    """
-    return sorted(entry.path for entry in list_files(REPO) if HASH.fullmatch(entry.path))
 
 
 def scene_items(odir: Path, only_level4: bool, scene: str) -> list[Item]:
@@ -59,27 +47,16 @@ def scene_items(odir: Path, only_level4: bool, scene: str) -> list[Item]:
     """
     folder = f"{scene}/nerfstudio"
     try:
-        listing = {entry.path.removeprefix(f"{folder}/"): entry for entry in list_files(REPO, folder, recursive=True)}
+        listing = {entry.path.removeprefix(f"{folder}/"): entry for entry in list_files(BENCHMARK, folder, recursive=True)}
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{scene}: is no scene of {REPO}; wanted the name of one of its folders") from error
+        raise FileNotFoundError(f"{scene}: is no scene of {BENCHMARK}; wanted the name of one of its folders") from error
     matches = {path: IMAGE.fullmatch(path) for path in sorted(listing)}
     images = [path for path, match in matches.items() if match and (match[1] == LEVEL_4 or not only_level4)]
     if not images or "transforms.json" not in listing:
         wanted = f"{LEVEL_4 if only_level4 else 'images'} and transforms.json"
-        raise InputError(scene, f"has {len(listing)} files in {REPO}/{folder}", f"{wanted} among them")
+        raise InputError(scene, f"has {len(listing)} files in {BENCHMARK}/{folder}", f"{wanted} among them")
     names = [*images, "transforms.json"]
-    return [hub_item(REPO, listing[name], odir / folder / name, "dataset") for name in names]
-
-
-def check_hashes(scenes: Sequence[str]) -> None:
-    """Check what is given to `--hash`.
-
-    Raises:
-        InputError: one is no hash.
-    """
-    for scene in scenes:
-        if not HASH.fullmatch(scene):
-            raise InputError("--hash", f"is {scene!r:.80}", "64 hexadecimal digits in small letters")
+    return [hub_item(BENCHMARK, listing[name], odir / folder / name, "dataset") for name in names]
 
 
 def clean(folder: Path) -> None:

@@ -37,7 +37,7 @@ from config.errors import InputError
 from data.files import write_json
 from data.scene_format import read_json
 from data_preprocess.command import at_least, one_line, run_script
-from data_preprocess.dl3dv_eval_download import HASH, IMAGE, benchmark_scenes, check_hashes
+from data_preprocess.hub.dl3dv import HASH, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.transfers import (
     Item,
     Transfer,

@@ -19,9 +19,10 @@ import data_preprocess.dl3dv_eval_download as evaluation
 import data_preprocess.dl3dv_train_download as training
 from data.scene_format import read_json
 from data_preprocess.hub import transfers as hub_files
+from data_preprocess.hub.dl3dv import BENCHMARK
 from tests.support.hub_server import HubServer, point_at
 
-EVAL, TRAIN = f"datasets/{evaluation.REPO}", f"datasets/{training.REPO}"
+EVAL, TRAIN = f"datasets/{BENCHMARK}", f"datasets/{training.REPO}"
 BENCHMARK = [hashlib.sha256(b"benchmark %d" % i).hexdigest() for i in range(140)]
 FOX, OWL, CAT = (hashlib.sha256(name).hexdigest() for name in (b"fox", b"owl", b"cat"))
 LEVEL_4 = [f"nerfstudio/images_4/frame_{i:05d}.png" for i in (1, 2, 3)]

@@ -22,9 +22,9 @@ from data.images import rescale_intrinsics
 from data.scene_format import Scene, View, read_scene, write_data_path
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
-from data_preprocess.check_scenes import camera_problems, describe
 from data_preprocess.command import at_least, cores
 from data_preprocess.scene_folder import SceneFolder
+from data_preprocess.scene_problems import camera_problems, describe
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,31 @@
+"""DL3DV on the hub: how its scenes and images are named, and which are the benchmark's."""
+
+import re
+from collections.abc import Sequence
+
+from config.errors import InputError
+from data_preprocess.hub.transfers import list_files
+
+BENCHMARK = "DL3DV/DL3DV-10K-Benchmark"
+HASH = re.compile("[0-9a-f]{64}")
+IMAGE = re.compile(r"(images(?:_\d+)?)/[\w-]+\.(?i:png|jpe?g)")
+
+
+def benchmark_scenes() -> list[str]:
+    """Return the hashes of the benchmark's scenes, sorted, from the folders that the hub lists.
+
+    Raises:
+        OSError: they could not be listed; see `list_files`.
+    """
+    return sorted(entry.path for entry in list_files(BENCHMARK) if HASH.fullmatch(entry.path))
+
+
+def check_hashes(scenes: Sequence[str]) -> None:
+    """Check what is given to `--hash`.
+
+    Raises:
+        InputError: one is no hash.
+    """
+    for scene in scenes:
+        if not HASH.fullmatch(scene):
+            raise InputError("--hash", f"is {scene!r:.80}", "64 hexadecimal digits in small letters")

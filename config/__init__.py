@@ -1,4 +1,4 @@
-"""Read model recipes: YAML in this project's spelling or in the published one, checked before anything is built from it."""
+"""Network configs: YAML in this project's spelling or in the published one, checked before anything is built from it."""
 
 import dataclasses
 import difflib

@@ -1,4 +1,4 @@
-"""Load chosen views of a scene as tensors.
+"""Chosen views of a scene as tensors.
 
 Letters: v views, h w pixels. Images are (v, 3, h, w), intrinsics (v, 4) as fx, fy, cx, cy in pixels of those images.
 """

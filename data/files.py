@@ -1,4 +1,4 @@
-"""Write files so that a reader sees the old one or the finished new one, never half of one."""
+"""Files written so that a reader sees the old one or the finished new one, never half of one."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Read photos as upright RGB on white, and bring image and intrinsics to another size.
+"""Photos as upright RGB on white, image and intrinsics brought to another size.
 
 Letters: h w pixels, c colours. Pixels are (h, w, c) arrays: uint8 for a file of 8 bits a colour, float32 in 0..1 for
 one of 16. Intrinsics are float64 (fx, fy, cx, cy) in pixels.

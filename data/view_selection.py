@@ -1,4 +1,4 @@
-"""Choose which views of a scene are inputs and which are targets.
+"""Choice of views: which of a scene are inputs and which are targets.
 
 Letters: n views of the scene, k views to choose, s starts. Cameras are world-from-camera, OpenCV axes. Every choice
 comes back in ascending order: the order of the inputs does not change what the network computes.

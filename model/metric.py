@@ -1,4 +1,4 @@
-"""How near a rendered image is to the photo: PSNR, SSIM and LPIPS, one number a view.
+"""Metrics of a rendered image beside the photo: PSNR, SSIM and LPIPS, one number a view.
 
 Letters: c channels, h w pixels. Images are (..., 3, h, w) in 0..1; the leading dimensions (scenes, views) come back.
 """

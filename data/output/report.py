@@ -1,4 +1,4 @@
-"""What a run tells and leaves: progress bars, errors in one line, a picture per scene, tables of metrics as text, JSON and CSV.
+"""Report of an evaluation: progress bars, errors in one line, a picture per scene, tables of metrics as text, JSON and CSV.
 
 Metrics are per view, per scene (mean of its views) and overall (mean of the scenes). A row is
 {"scene": name, "view": position in the scene, "psnr": dB, "ssim": …, "lpips": …}; a metric that was not computed is None.

@@ -1,4 +1,4 @@
-"""Write videos that play anywhere: H.264 in MP4, or a looping GIF.
+"""Videos that play anywhere: H.264 in MP4, or a looping GIF.
 
 Letters: h w pixels. Frames are (h, w, 3) uint8, sRGB.
 """

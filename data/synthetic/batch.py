@@ -1,4 +1,4 @@
-"""The way in: from (kind, seed, indices) to images and cameras.
+"""Batches of procedural scenes: from (kind, seed, indices) to images and cameras.
 
 Letters: b scenes, v views, h w pixels.
 """

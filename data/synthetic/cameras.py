@@ -1,4 +1,4 @@
-"""Where cameras stand: around objects as training and test renders do, and on walks through scenes.
+"""Cameras of procedural scenes: around objects as training and test renders have them, and on walks through scenes.
 
 Letters: v views, h w pixels. OpenCV axes (x right, y down, z forward), the world's z is up.
 """

@@ -1,4 +1,4 @@
-"""Render views of packed scenes: trace, evaluate textures, light, average the samples of each pixel.
+"""Renderer of packed scenes: traced rays, textures, light, the mean of each pixel's samples.
 
 Every sample of a pixel sees its own point of the lamp and its own patch of sky, the same ones in all pixels and views, so that
 soft shadows and occlusion are functions of the place on a surface, free of noise.

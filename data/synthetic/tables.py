@@ -1,4 +1,4 @@
-"""Describe a scene in numpy, solid by solid, and pack many descriptions into the padded tensors of a batch.
+"""Descriptions of scenes in numpy, solid by solid, and many of them packed into the padded tensors of a batch.
 
 Letters: b scenes, p solids a scene (padded), l lamps. Poses map local to world, (3, 4). Colours are linear red, green, blue.
 Lengths and texture frequencies are in world units.

@@ -1,4 +1,4 @@
-"""Find what rays meet first, and which are blocked, among the solids of many scenes at once.
+"""Tracing: what rays meet first, and which are blocked, among the solids of many scenes at once.
 
 Rays come in pencils (all from one point: a camera, a lamp) and are kept in groups of neighbours (a tile of pixels). A group
 is tested against a solid only if its rectangle in the pencil's image plane overlaps the rectangle around the solid, so that

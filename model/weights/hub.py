@@ -1,4 +1,4 @@
-"""Fetch files over the network: continued after a cut, checked, and under their final name only when whole.
+"""Downloads of weights: continued after a cut, checked, and under their final name only when whole.
 
 huggingface_hub finds the file, sends the token and moves the bytes. Its own `hf_hub_download` throws a partial file
 away when the call fails, and checks the size alone; here the partial file is kept in `.cache/` beside the destination,

@@ -1,4 +1,4 @@
-"""What a user can put right: one exception for the whole project, in three parts and one dialect.
+"""Mistakes of users: one exception for the whole project, in three parts and one dialect.
 
 The programs turn an `InputError` into one line on standard error and exit code 2. Any other `ValueError` is a fault of the program
 and shows its traceback.

@@ -1,4 +1,4 @@
-"""What can be wrong with a scene's cameras, and a scene in one line; no image is opened."""
+"""Problems of a scene's cameras, and a scene in one line; no image is opened."""
 
 from pathlib import Path
 

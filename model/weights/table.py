@@ -1,4 +1,4 @@
-"""What is published and bundled: the table of weight files, and the two files of LPIPS, with where each comes from."""
+"""Table of weight files, published and bundled, and the two files of LPIPS, with where each comes from."""
 
 import functools
 from dataclasses import dataclass

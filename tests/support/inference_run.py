@@ -1,4 +1,4 @@
-"""What the tests of inference.py share: command lines, and how what they leave is read. The scenes are fixtures of conftest.py."""
+"""Runs of inference.py for tests: command lines, and how what they leave is read. The scenes are fixtures of conftest.py."""
 
 import json
 import re

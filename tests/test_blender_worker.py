@@ -1,4 +1,4 @@
-"""What Blender renders, from GLB files made here. Letters: k points, h w pixels.
+"""Renders by Blender of GLB files made here. Letters: k points, h w pixels.
 
 Needs Python 3.11 and a gigabyte of disk: the tests make an environment with Blender, unless BLENDER_PYTHON names one.
 """
@@ -49,7 +49,7 @@ def blender_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         subprocess.run([python, "-m", "venv", folder], check=True)
         pip = subprocess.run([folder / "bin" / "pip", "install", "-q", "-r", REQUIREMENT], capture_output=True, text=True)
         if pip.returncode and any(text in pip.stderr for text in WITHOUT_NETWORK):
-            pytest.skip(f"Blender's package cannot be had: {pip.stderr.strip().splitlines()[-1]}")
+            pytest.skip(f"Blender's package is unavailable: {pip.stderr.strip().splitlines()[-1]}")
         assert pip.returncode == 0, pip.stderr
         yield folder / "bin" / "python"
     finally:

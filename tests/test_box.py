@@ -1,4 +1,4 @@
-"""The model in the box: what a user sees who clones the project and runs `python inference.py`."""
+"""The bundled model: what a user sees who clones the project and runs `python inference.py`."""
 
 import csv
 import json

@@ -4,22 +4,7 @@ import pytest
 import torch
 
 from model.camera import rays
-
-
-def random_rotation(*lead: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    q, r = torch.linalg.qr(torch.randn(*lead, 3, 3, generator=generator, dtype=torch.float64))
-    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-    return q * torch.linalg.det(q)[..., None, None]
-
-
-def random_poses(*lead: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed + 100)
-    c2w = torch.eye(4, dtype=torch.float64).repeat(*lead, 1, 1)
-    c2w[..., :3, :3] = random_rotation(*lead, seed=seed)
-    c2w[..., :3, 3] = torch.randn(*lead, 3, generator=generator, dtype=torch.float64) * 2
-    return c2w
-
+from tests.support.poses import random_poses
 
 FXFYCXCY = torch.tensor([[[11.0, 13.0, 3.2, 4.9], [9.0, 8.5, 2.5, 3.0], [21.0, 20.0, 4.1, 2.2]], [[7.0, 9.0, 3.5, 4.5]] * 3])
 

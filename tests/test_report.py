@@ -1,4 +1,4 @@
-"""What a run tells and leaves: tables by hand-computed means, files read back, one picture, bars and one-line errors."""
+"""Report of an evaluation: tables by hand-computed means, files read back, one picture, bars and one-line errors."""
 
 import csv
 import io

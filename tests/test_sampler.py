@@ -1,4 +1,4 @@
-"""Which scenes and views a step sees, and loading them ahead of time."""
+"""Training samples: which scenes and views a step sees, and reading them ahead."""
 
 import dataclasses
 import itertools

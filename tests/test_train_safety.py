@@ -1,4 +1,4 @@
-"""What the training program does about bad input, broken samples, and steps that would poison the weights."""
+"""Training on bad input, broken samples, and steps that would poison the weights."""
 
 import re
 from pathlib import Path

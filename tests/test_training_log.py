@@ -1,4 +1,4 @@
-"""What a training run tells: rows, lines, curves, TensorBoard and Weights & Biases."""
+"""Training log: rows, lines, curves, TensorBoard and Weights & Biases."""
 
 import json
 import math

@@ -27,7 +27,7 @@ from model.weights.hub import download
 PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
 # Between the attempts at one file. A server that asks for more patience gets it.
 RETRY_WAITS_S = (2.0, 10.0)
-# So many files in a row that cannot be had: the network, the hub or the disk is gone, and not a file.
+# So many files in a row that cannot be fetched: the network, the hub or the disk is gone, and not a file.
 MAX_FAILURES = 5
 POLL_S = 0.2
 # How long to wait, after an error, for files that are still under way. They are continued by the next run.

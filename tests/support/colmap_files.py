@@ -1,4 +1,4 @@
-"""Write COLMAP sparse models for tests, from the documentation of their format. Letters: n images."""
+"""COLMAP sparse models written for tests, from the documentation of their format. Letters: n images."""
 
 import struct
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Conversion as all converters share it: what is finished stays, what is half done is completed, nothing else is touched. Letters: h w pixels."""
+"""Conversion: what is finished stays, what is half done is completed, nothing else is touched. Letters: h w pixels."""
 
 import json
 import threading

@@ -30,14 +30,14 @@ def refused(capsys, argv: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lr": 2e-2}, r"step_00000006.pt: was trained with other settings: lr 0\.01 → 0\.02; wanted the same"),
+        ({"lr": 2e-2}, r"step_00000006.pt: was trained with other settings \(lr 0\.01 → 0\.02\); wanted the same"),
         ({"bs_per_gpu": 3}, r"bs_per_gpu × grad_accum × processes 2 → 3"),
         ({"resume": "none"}, r"snapshot: holds step_00000006.pt of an earlier run; wanted another --expname"),
         (
             {"resume": "outputs/done/snapshot/step_00000002.pt"},
             r"snapshot: holds step_00000006.pt, which .*00000002.pt does not lead to; wanted it deleted",
         ),
-        ({"config": "other.yaml"}, r"other settings: other.yaml: dim 16 → 24"),
+        ({"config": "other.yaml"}, r"other settings \(other.yaml: dim 16 → 24\)"),
     ],
 )
 def test_run_that_does_not_fit_its_snapshot_is_refused(capsys, changes, message):

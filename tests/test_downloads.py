@@ -205,6 +205,7 @@ def fetch_example(output: Path, *flags: str) -> int:
     return gso.main(["--output", str(output), *flags])
 
 
+@pytest.mark.slow
 def test_the_example_objects_arrive_as_they_are(github, output, capsys):
     assert fetch_example(output) == 0
     files = {path.relative_to(output).as_posix(): path.read_bytes() for path in output.rglob("*") if path.is_file()}
@@ -220,6 +221,7 @@ def test_the_example_objects_arrive_as_they_are(github, output, capsys):
     assert "fetched 0 files" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_list_comes_when_all_that_it_names_is_there(github, output, capsys):
     lost = f"{gso.FOLDER}/gso_toy/renderings/00000003_rgba.png"
     github.cut(lost, after=1000, stay_down=True)

@@ -60,5 +60,6 @@ def test_newton_schulz_is_counted_five_times():
     assert counts[1] - counts[0] == 3 * n * (10 * k * k * m + 4 * k**3)
 
 
+@pytest.mark.slow
 def test_matmul_rate_is_a_plausible_number():
     assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32) < 1e16

@@ -130,6 +130,7 @@ def test_rings_come_after_the_random_views_which_depend_on_seed_and_name_alone()
     assert np.allclose((azimuth + 1e-6) % 360, np.arange(16) * 22.5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path, capfd):
     python = stand_in(tmp_path / "blender")
     write_glbs(tmp_path / "in", a="fine", b="broken", c="crash", d__e="fine", f="hang", g="fine", h="clear", i="turned",

@@ -92,6 +92,7 @@ def test_an_interrupted_export_is_continued_and_ends_in_the_same_bytes(tmp_path,
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_other_flags_do_not_pass_for_the_same_scene(tmp_path, capsys):
     flags = ["--kind", "objects", "--output", str(tmp_path)]
     export(*flags, *SIZE, "--num_views", "2")

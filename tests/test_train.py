@@ -89,6 +89,7 @@ def test_sigterm_handler_is_put_back():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_other_micro_steps_are_equal_to_rounding(monkeypatch):
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)  # bfloat16 makes a last bit a hundredth
     assert train.main(arguments("coarse", bs_per_gpu=4)) == 0

@@ -27,7 +27,7 @@ from config.command_line import Parser
 from config.errors import InputError
 from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
-from data.output.report import SceneReport, bar, explain, folder_names, layer_bar, open_folder, table, write_report
+from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder, table, write_report
 from data.output.video import VideoWriter, find_encoder, to_uint8
 from data.poses import normalise_poses
 from data.scene_format import Scene
@@ -38,7 +38,7 @@ from model.metric import LPIPS, psnr, ssim
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.processes import Processes, end_processes, start_processes
-from model.runtime import PRECISIONS, pick_dtype
+from model.runtime import PRECISIONS, full_memory_is_refused, pick_dtype
 from model.weights.hub import resolve_lpips
 from model.weights.table import known_weights
 
@@ -52,8 +52,9 @@ DEFAULT_DATA = {False: HERE / "data_example" / "objects_data_path.json", True: H
 TARGET_BATCH = 16
 LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
          "video_fps": 1, "chunk_views": 1, "num_workers": 0, "context_parallel": 1}  # fmt: skip
+LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
 # What a user can put right. Anything else is a fault of the program and shows its traceback.
-USER_ERRORS = (InputError, OSError, torch.OutOfMemoryError)
+USER_ERRORS = (InputError, OSError)
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ def main(argv: list[str] | None = None) -> int:
         fill_in(args)
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
-            print(f"inference.py: {explain(error)}", file=sys.stderr)
+            print(f"inference.py: {error}", file=sys.stderr)
         return 2
     try:
-        run(args, start_processes(args.device, args.context_parallel or 1))
+        with full_memory_is_refused(LESS_MEMORY):
+            run(args, start_processes(args.device, args.context_parallel or 1))
     except USER_ERRORS as error:
-        print(f"inference.py: {explain(error)}", file=sys.stderr)
+        print(f"inference.py: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("inference.py: interrupted", file=sys.stderr)
@@ -211,12 +213,13 @@ def together(processes: Processes, step: Callable[[], Any]) -> Any:
     """Run `step` on every process. What goes wrong on one ends all: the first reports it, and none waits for another."""
     result, problem = None, None
     try:
-        result = step()
+        with full_memory_is_refused(LESS_MEMORY):
+            result = step()
     except USER_ERRORS as error:
         problem = error
     if not processes.highest(int(problem is not None)):
         return result
-    sent = problem if problem is None or isinstance(problem, InputError) else OSError(explain(problem))
+    sent = problem if problem is None or isinstance(problem, InputError) else OSError(str(problem))
     problems = processes.gather(sent)
     if problems is None:
         raise SystemExit(2)

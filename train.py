@@ -35,7 +35,7 @@ from model.lact_lvsm import LaCTLVSM
 from model.metric import LPIPS, psnr, ssim
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.processes import Processes, end_processes, start_processes
-from model.runtime import PRECISIONS, keep_freed_memory, pick_dtype
+from model.runtime import PRECISIONS, full_memory_is_refused, keep_freed_memory, pick_dtype
 from model.training.flops import matmul_rate, training_flops
 from model.training.log import TrainingLog, Window
 from model.training.loss import render_loss
@@ -60,6 +60,7 @@ OUTPUT_DIR = Path("outputs")
 # Batches made ahead of the one in use. Synthetic scenes on a GPU are made when they are asked for: it is busy anyway.
 AHEAD = 2
 AHEAD_SYNTHETIC = {"cpu": 1, "cuda": 0}
+LESS_MEMORY = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,17 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recipe = read_recipe(argv)
         processes = start_processes(recipe.device, recipe.context_parallel)
-        status = train(recipe, processes)
+        with full_memory_is_refused(LESS_MEMORY):
+            status = train(recipe, processes)
     except (InputError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print("train.py: interrupted", file=sys.stderr, flush=True)
         return 128 + signal.SIGINT
-    except torch.OutOfMemoryError:
-        wanted = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
-        print(f"train.py: GPU memory: is full; wanted {wanted}", file=sys.stderr, flush=True)
-        return 2
     finally:
         end_processes()
     return status

@@ -31,9 +31,9 @@ from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
-from data_preprocess.command import at_least, one_line, run_script
+from data_preprocess.command import at_least, run_script
 from data_preprocess.scene_folder import SceneFolder, rendered_views
-from model.runtime import pick_device
+from model.runtime import full_memory_is_refused, pick_device
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,7 @@ def export_scene(export: Export, index: int) -> Path:
         its JSON, written after the images: a folder that has it is finished.
 
     Raises:
-        InputError: the folder holds a scene made with other settings.
-        MemoryError: the device's memory is full.
+        InputError: the folder holds a scene made with other settings, or memory is full.
     """
     folder = export.output / f"{export.kind}_{export.seed}_{index:06d}"
     scene, c2w, fxfycxcy = describe(export.kind, export.seed, index, export.num_views, export.image_size, export.layout)
@@ -71,10 +70,8 @@ def export_scene(export: Export, index: int) -> Path:
     batch = pack([scene], device=export.device) if left else None
     for i in left:
         pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
-        try:
+        with full_memory_is_refused("smaller images, or fewer --workers"):
             view = render(batch, pose, camera, export.image_size, export.samples)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(one_line(error)) from error
         pixels = _pixels(view["image"][0, 0], view["alpha"][0, 0] if export.kind == "objects" else None, export.samples)
         with replace_when_finished(output.views[i].file_path) as temporary:
             Image.fromarray(pixels).save(temporary, optimize=True)

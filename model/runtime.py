@@ -1,8 +1,10 @@
 """Abilities of the machine: device, dtype in silicon, free memory, and how many views fit a chunk."""
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -68,6 +70,30 @@ def free_memory(device: torch.device) -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+@contextlib.contextmanager
+def full_memory_is_refused(wanted: str) -> Iterator[None]:
+    """Turn the errors of a full memory, that of a GPU or the machine's, into an InputError.
+
+    Args:
+        wanted: what would need less.
+
+    Raises:
+        InputError: the memory was full.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            memory = "GPU memory"
+        elif isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(
+            error
+        ):  # torch has no type for it
+            memory = "memory"
+        else:
+            raise
+        raise InputError(memory, "is full", wanted) from error
 
 
 def keep_freed_memory() -> bool:

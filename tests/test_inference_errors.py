@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,14 +155,29 @@ def test_error_in_the_middle_of_a_video_leaves_the_old_one(infer, place, tmp_pat
     assert (folder / "scene_0" / f"video.{extension}").read_bytes() == old
 
 
-def test_running_out_of_gpu_memory_is_told_in_one_line(place, tmp_path, monkeypatch, capsys):
+def no_room_for_a_tensor():
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def no_room_on_a_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 3 GiB")
+
+
+def no_room_for_an_array():
+    np.empty(1 << 60, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("memory", "full"), [("GPU memory", no_room_on_a_gpu), ("memory", no_room_for_a_tensor), ("memory", no_room_for_an_array)]
+)
+def test_full_memory_is_told_in_one_line(place, tmp_path, monkeypatch, capsys, memory, full):
     def reconstruct(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 3 GiB")
+        full()
 
     monkeypatch.setattr(LaCTLVSM, "reconstruct", reconstruct)
     words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "test_data_path.json"), "--no_lpips"]
     assert inference.main([*words, "--output_dir", str(tmp_path), "--num_input_views", "2"]) == 2
-    assert "GPU memory: is full; wanted fewer input views" in told(capsys.readouterr().err)[-1]
+    assert told(capsys.readouterr().err)[-1].startswith(f"inference.py: {memory}: is full; wanted fewer input views")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Report of an evaluation: tables by hand-computed means, files read back, one picture, bars and one-line errors."""
+"""Report of an evaluation: tables by hand-computed means, files read back, one picture and bars."""
 
 import csv
 import io
@@ -15,7 +15,6 @@ from data.output import report
 from data.output.report import (
     SceneReport,
     bar,
-    explain,
     folder_names,
     layer_bar,
     open_folder,
@@ -109,11 +108,6 @@ def test_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
     monkeypatch.setattr(report.tempfile, "TemporaryFile", refuse)  # a test that runs as root may write anywhere
     with pytest.raises(OSError, match=r"cannot be written to \(Permission denied\)"):
         open_folder(tmp_path)
-
-
-def test_errors_are_explained_in_one_line():
-    assert explain(ValueError("a.yaml: found\n  a tab,\n  wanted none")) == "a.yaml: found a tab, wanted none"
-    assert "--chunk_views 1" in explain(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"))
 
 
 def images(n: int, h: int, w: int, seed: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Report of an evaluation: progress bars, errors in one line, a picture per scene, tables of metrics as text, JSON and CSV.
+"""Report of an evaluation: progress bars, a picture per scene, tables of metrics as text, JSON and CSV.
 
 Metrics are per view, per scene (mean of its views) and overall (mean of the scenes). A row is
 {"scene": name, "view": position in the scene, "psnr": dB, "ssim": …, "lpips": …}; a metric that was not computed is None.
@@ -48,13 +48,6 @@ def layer_bar(device: torch.device) -> Iterator[Callable[[int, int], None]]:
             progress.update(done - progress.n)
 
         yield show
-
-
-def explain(error: Exception) -> str:
-    """Return what went wrong in one line."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return "GPU memory: is full; wanted fewer input views, smaller images or --chunk_views 1"
-    return " ".join(str(error).split())
 
 
 def open_folder(path: str | os.PathLike) -> None:

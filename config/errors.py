@@ -13,14 +13,15 @@ class InputError(ValueError):
     Args:
         where: the file, flag, key or view, outermost first: `scene.json, view 3, fx`.
         found: what is wrong there, as the predicate of a sentence about it: `is -1`, `holds no views`, `cannot be decoded (…)`.
-            Line breaks, which decoders and parsers like, become spaces.
         wanted: what would have been right, and where it helps what to do: `a number above 0`.
 
+    Line breaks, which decoders and parsers like and names in damaged files have, become spaces: it is one line.
     Raised where input is read and checked, and nowhere else: what only a mistake in the program can bring about is another error.
     """
 
     def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:
-        self.where, self.found, self.wanted = os.fspath(where), " ".join(found.split()), wanted
+        self.where, self.wanted = (" ".join(text.splitlines()) for text in (os.fspath(where), wanted))
+        self.found = " ".join(found.split())
         # All three go to the base class, so that the error can be sent to another process.
         super().__init__(self.where, self.found, self.wanted)
 

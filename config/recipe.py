@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import os
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def _exact(name: str, value: Any, where: str) -> Any:
         return None
     if kind is tuple and isinstance(value, (list, tuple)) and [type(item) for item in value] == [int, int]:
         return tuple(value)
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind or kind is tuple:
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from config.recipe import Recipe
-from data.dataset import SceneDataset
+from data.dataset import SceneDataset, check_image_size
 from data.poses import normalise_poses
 from data.scene_format import Scene
 from data.view_selection import select_views
@@ -83,8 +83,9 @@ def open_source(
         share: (data rank, data ranks) of this process, for a source that training draws from; None for validation alone.
 
     Raises:
-        FileNotFoundError, InputError: there is nothing of that name, or it cannot be read.
+        FileNotFoundError, InputError: there is nothing of that name, it cannot be read, or the patch does not divide the image size.
     """
+    check_image_size(recipe.image_size, patch_size)
     if path.startswith(SYNTHETIC):
         if recipe.pool is not None and share is not None:
             return PoolSource(path, recipe, device, own, share)

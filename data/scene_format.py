@@ -110,18 +110,17 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     return Scene(name, json_path, tuple(_view(json_path, i, entry, real) for i, entry in enumerate(entries)))
 
 
-def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str | None = None, long_lrm: bool = False) -> None:
+def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: bool = False) -> None:
     """Write a scene's JSON, whole or not at all; nothing is written that `read_scene` would refuse.
 
     Args:
         json_path: the file to write, in a folder that holds all the images.
         views: at least one.
-        name: the scene's name; None takes the name of the folder.
-        long_lrm: write `{"scene_name", "frames"}`, the only spelling that can hold another name than the folder's.
+        long_lrm: write `{"scene_name", "frames"}`. The scene's name is that of the folder.
 
     Raises:
-        InputError: a view breaks the format, or no folder can have the name.
-        ValueError: there is no view, or the name has no place in the spelling.
+        InputError: a view breaks the format, or the folder's name cannot be a scene's.
+        ValueError: there is no view.
     """
     absolute = Path(os.path.abspath(json_path))
     folder = absolute.parent
@@ -131,11 +130,8 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], name: str |
     real = _resolver()
     for i, entry in enumerate(entries):
         _view(absolute, i, entry, real)
-    name = folder.name if name is None else name
-    _check_name(absolute, name)
-    if name != folder.name and not long_lrm:
-        raise ValueError(f"{absolute}: only long_lrm has a place for the name {name!r} of a scene whose folder has another")
-    write_json(absolute, {"scene_name": name, "frames": entries} if long_lrm else entries)
+    _check_name(absolute, folder.name)
+    write_json(absolute, {"scene_name": folder.name, "frames": entries} if long_lrm else entries)
 
 
 def same_views(found: Sequence[View], wanted: Sequence[View]) -> bool:

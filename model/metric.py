@@ -143,11 +143,11 @@ class LPIPS(nn.Module):
 def _images(rendered: torch.Tensor, target: torch.Tensor, what: str, at_least: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """Check the two images, and lift both to float32, or to float64 if one of them is."""
     shape = tuple(rendered.shape)
-    if shape != tuple(target.shape) or len(shape) < 3 or shape[-3] != 3 or min(shape[-2:]) < at_least:
-        raise ValueError(
-            f"{what}: rendered is {shape} and target {tuple(target.shape)}; "
-            f"wanted equal (..., 3, h, w) with h and w from {at_least}"
-        )
+    if shape != tuple(target.shape) or len(shape) < 3 or shape[-3] != 3 or 0 in shape[-2:]:
+        raise ValueError(f"{what}: rendered is {shape} and target {tuple(target.shape)}; wanted equal (..., 3, h, w)")
+    h, w = shape[-2:]
+    if min(h, w) < at_least:
+        raise InputError(what, f"is asked of images of height {h} and width {w}", f"{at_least} or more each")
     dtype = torch.float64 if torch.float64 in (rendered.dtype, target.dtype) else torch.float32
     return rendered.to(dtype), target.to(dtype)
 

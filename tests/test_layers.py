@@ -245,6 +245,27 @@ def test_initial_weights_have_the_documented_spread() -> None:
         (LayerConfig("fast_wait", "vl"), r"layer type 'fast_wait': is unknown; wanted a known one; did you mean 'fast_weight'\?"),
         (LayerConfig("mlp", "vl", {"inter_mult": 4}), r"mlp, params: is .*'inter_mult'\); wanted inter_multi"),
         (LayerConfig("fast_weight", "vl", {"head_dim": 8}), r"fast_weight, params: is .*missing a required argument"),
+        (LayerConfig("self_attention", "l", {"head_dim": 8.0}), r"self_attention, head_dim: is 8.0; wanted a divisor of dim, 48"),
+        (LayerConfig("mlp", "vl", {"inter_multi": 0.01}), r"mlp, inter_multi: is 0.01; wanted a number that leaves"),
+        (LayerConfig("mlp", "vl", {"inter_multi": float("nan")}), r"mlp, inter_multi: is nan; wanted"),
+        (LayerConfig("mlp", "vl", {"inter_multi": 10**400}), r"mlp, inter_multi: is 1000.*; wanted"),
+        (
+            LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "base_lr": 0}),
+            r"fast_weight, base_lr: is 0; wanted a number above 0",
+        ),
+        (
+            LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "base_lr": 1e9}),
+            r"base_lr: is 1000000000.0; wanted .*100 at most",
+        ),
+        (LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "inter_multi": -2}), r"fast_weight, inter_multi: is -2; wanted"),
+        (
+            LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "muon_update_steps": 2.5}),
+            r"muon_update_steps: is 2.5; wanted a whole",
+        ),
+        (
+            LayerConfig("register_attention", "vl", {"head_dim": 8, "num_registers": 0}),
+            r"num_registers: is 0; wanted a whole number from 1",
+        ),
         (LayerConfig("self_attention", "l", {"head_dim": 5}), r"self_attention, head_dim: is 5; wanted a divisor of dim, 48"),
         (LayerConfig("fast_weight", "l", FAST_WEIGHT.params), r"fast_weight, length_dim: is 'l'; wanted vl"),
         (LayerConfig("register_attention", "l", {"head_dim": 8}), r"register_attention, length_dim: is 'l'; wanted vl"),

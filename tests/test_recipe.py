@@ -103,6 +103,7 @@ def test_shipped_stages_lead_into_each_other(monkeypatch):
         ("compile: 1", r"recipe.yaml, compile: is 1; wanted true or false"),
         ("expname: 7", r"recipe.yaml, expname: is 7; wanted text"),
         ("steps: null", r"recipe.yaml, steps: is None; wanted a whole number"),
+        (f"lr: {10**400}", r"recipe.yaml, lr: is 1000.*; wanted a number"),
         ("image_size: 64", r"recipe.yaml, image_size: is 64; wanted two whole numbers, height and width"),
         ("image_size: [64, 64.0]", r"recipe.yaml, image_size: is \[64, 64.0\]; wanted two whole numbers"),
         ("image_size: [64]", r"recipe.yaml, image_size: is \[64\]; wanted two whole numbers"),

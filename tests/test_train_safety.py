@@ -53,6 +53,10 @@ def test_run_that_does_not_fit_its_snapshot_is_refused(capsys, changes, message)
         ({"data_path": "synthetic:cats"}, "synthetic:cats: is no synthetic data; wanted synthetic:objects or"),
         ({"config": "network.yml"}, "network.yml: is not there"),
         ({"image_size": [8, 10]}, "--image_size: has the width 10; wanted a multiple of the patch 4"),
+        (
+            {"data_path": "synthetic:objects", "image_size": [8, 10]},
+            "--image_size: has the width 10; wanted a multiple of the patch 4",
+        ),
         ({"num_all_views": 7, "num_target_views": 7}, "views: are 6; wanted 7"),
         ({"val_data_path": "nowhere.json"}, "nowhere.json: is not there"),
         ({"load": "nowhere.pt"}, "nowhere.pt: is not there; wanted a weight file"),

@@ -253,6 +253,7 @@ ERRORS = {
     "focal length": ({"fl_x": -3}, None, "frame 0, lens: has the focal lengths -3.0"),
     "wide": ({"fl_x": None, "x_fov": 180}, None, "has a field of view of 180 degrees in x"),
     "text": ({}, {"cx": "12"}, "frame 1, cx: is '12'; wanted a finite number"),
+    "no focal length across": ({"fl_x": 0, "fl_y": None}, None, "frame 0, lens: has the focal lengths 0.0 and 0.0; wanted"),
     "too large for a float": ({"fl_x": 10**400}, None, "frame 0, fl_x: is 10000.*; wanted a finite number"),
     "matrix too large for a float": (
         {},

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import struct
 import zipfile
 from pathlib import Path
 
@@ -104,6 +105,15 @@ def test_random_damage_is_an_error_of_one_line_or_none(tmp_path, suffix):
             messages.append(str(error))
     assert len(messages) > 50  # of 150: most damage shows
     assert all(message.startswith(f"{path}: ") and "\n" not in message for message in messages)
+
+
+def test_a_zip_in_several_parts_is_damaged(tmp_path):
+    """Of such a file the standard library raises an error where it is asked whether it is one."""
+    end = b"PK\x05\x06" + bytes(18)
+    (tmp_path / "w.pt").write_bytes(b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + end)
+    with pytest.raises(zipfile.BadZipFile):
+        zipfile.is_zipfile(tmp_path / "w.pt")
+    fails(InputError, r"w\.pt: cannot be read \(", read_weights, tmp_path / "w.pt")
 
 
 def test_files_that_hold_something_else(tmp_path):

@@ -69,12 +69,13 @@ class Frame:
         """
         h, w = (self._size("h"), self._size("w")) if {"h", "w"} <= self.values.keys() else image_size
         fx, fy = self._focal("x", w), self._focal("y", h)
-        if fx is None and fy is None:
+        fx, fy = fy if fx is None else fx, fx if fy is None else fy
+        if fx is None or fy is None:
             raise InputError(self.where, "has no focal length", "fl_x, camera_angle_x or x_fov")
         distortion, fisheye = self._distortion()
         centre = self._number("cx", w / 2), self._number("cy", h / 2)
         try:
-            return Lens(w, h, fx or fy, fy or fx, *centre, distortion, fisheye)
+            return Lens(w, h, fx, fy, *centre, distortion, fisheye)
         except InputError as error:
             raise error.within(self.where) from error
 

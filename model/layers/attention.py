@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.layers.address import Address, Places
 from model.layers.contract import State
-from model.layers.primitives import LayerNorm, Linear, RMSNorm, count_heads
+from model.layers.primitives import LayerNorm, Linear, RMSNorm, check_whole, count_heads
 from model.ops.attention import attention
 from model.parallel.context import Shares
 
@@ -114,7 +114,7 @@ class RegisterAttention(nn.Module):
         num_registers: r, how many registers.
 
     Raises:
-        InputError: `head_dim` does not divide `dim`.
+        InputError: `head_dim` does not divide `dim`, or there is no register.
 
     Precision: logits of the registers' read and their sums over chunks of views in float32.
     Source: Perceiver (arXiv 2103.03206) as the register baseline of LaCT (arXiv 2505.23884), one cross-attention a block.
@@ -126,6 +126,7 @@ class RegisterAttention(nn.Module):
     def __init__(self, dim: int, head_dim: int = 64, num_registers: int = 1536) -> None:
         super().__init__()
         self.heads = count_heads(dim, head_dim)
+        check_whole("num_registers", num_registers, least=1)
         self.registers = nn.Parameter(torch.randn(num_registers, dim) * 0.02)
         self.write_q, self.write_kv, self.write_proj = Linear(dim, dim), Linear(dim, 2 * dim), Linear(dim, dim)
         self.register_norm, self.latent_norm = LayerNorm(dim), LayerNorm(dim)

@@ -15,10 +15,13 @@ from config import AddressConfig
 from config.errors import InputError
 from model.layers.address import Address, Places, address_of
 from model.layers.contract import State
-from model.layers.primitives import Linear, RMSNorm, count_heads, unit
+from model.layers.primitives import Linear, RMSNorm, check_whole, count_heads, hidden_width, unit
 from model.ops import fast_weight as op
 from model.ops.rotation import rotate
 from model.parallel.context import Shares
+
+# Above it the inverse of softplus leaves float64.
+LARGEST_RATE = 100
 
 
 class FastWeightMemory(NamedTuple):
@@ -50,7 +53,7 @@ class FastWeight(nn.Module):
         implementation: of the operations, see `model.ops.fast_weight`.
 
     Raises:
-        InputError: `head_dim` does not divide `dim`, or hidden numbers are too few to rotate.
+        InputError: `head_dim` does not divide `dim`, another number is out of its range, or hidden numbers are too few to rotate.
 
     Precision: products in the compute dtype; rotations, learning rates, norms, sums over chunks and weights in float32.
     Source: LaCT (arXiv 2505.23884), section 3; for w1 alone arXiv 2602.21204.
@@ -73,10 +76,13 @@ class FastWeight(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = count_heads(dim, head_dim)
+        check_whole("muon_update_steps", muon_update_steps, least=0)
+        if not 0 < base_lr <= LARGEST_RATE:
+            raise InputError("base_lr", f"is {base_lr}", f"a number above 0, {LARGEST_RATE} at most")
         self.lr_offset = math.log(math.expm1(base_lr))
         self.muon_update_steps = muon_update_steps
         self.address_config = address
-        hidden = int(head_dim * inter_multi)
+        hidden = hidden_width(head_dim, inter_multi)
         if address is not None and hidden < head_dim and "hidden" in address.sites:
             raise InputError("inter_multi", f"is {inter_multi}", "1 or more, to rotate hidden numbers as keys are")
         self.w0 = nn.Parameter(torch.randn(self.heads, head_dim, hidden) * math.sqrt(2 / head_dim))

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.layers.primitives import Linear
+from model.layers.primitives import Linear, hidden_width
 
 
 class MLP(nn.Module):
@@ -14,6 +14,9 @@ class MLP(nn.Module):
     Args:
         dim: token width.
         inter_multi: hidden width over token width.
+
+    Raises:
+        InputError: `inter_multi` leaves no hidden number.
     """
 
     length_dims: ClassVar[tuple[str, ...]] = ("l", "vl")  # both mean the same: no token sees another
@@ -21,8 +24,8 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, inter_multi: float = 4) -> None:
         super().__init__()
-        self.c_fc = Linear(dim, int(dim * inter_multi))
-        self.c_proj = Linear(int(dim * inter_multi), dim)
+        hidden = hidden_width(dim, inter_multi)
+        self.c_fc, self.c_proj = Linear(dim, hidden), Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output for normalised tokens `x` (b, v, t, d), in the compute dtype."""

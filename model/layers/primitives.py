@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from config.errors import InputError
 from model.ops.product import product
 
+# No width or count of a layer comes near to it.
+LARGEST = 2**31
+
 
 class Linear(nn.Linear):
     """Map tokens linearly, without bias, in `compute_dtype`, whatever dtype the weight is stored in.
@@ -62,6 +65,27 @@ def count_heads(dim: int, head_dim: int) -> int:
     Raises:
         InputError: it does not divide `dim`.
     """
-    if head_dim < 1 or dim % head_dim:
+    if type(head_dim) is not int or head_dim < 1 or dim % head_dim:
         raise InputError("head_dim", f"is {head_dim}", f"a divisor of dim, {dim}")
     return dim // head_dim
+
+
+def hidden_width(width: int, inter_multi: float) -> int:
+    """Return `width` times `inter_multi`, rounded down.
+
+    Raises:
+        InputError: that is no width.
+    """
+    if not 1 <= width * inter_multi < LARGEST:
+        raise InputError("inter_multi", f"is {inter_multi}", f"a number that leaves at least one of {width} hidden numbers")
+    return int(width * inter_multi)
+
+
+def check_whole(name: str, value: float, least: int) -> None:
+    """Check a parameter that is a whole number.
+
+    Raises:
+        InputError: it is not, or is less than `least`.
+    """
+    if type(value) is not int or not least <= value < LARGEST:
+        raise InputError(name, f"is {value}", f"a whole number from {least}")

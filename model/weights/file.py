@@ -67,6 +67,14 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def is_zip(path: str | os.PathLike) -> bool:
+    """Tell whether a file is a zip, as torch writes them today and as may be mapped."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it looks like one, and is damaged
+        return False
+
+
 def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
     """Return what a torch file holds, tensors and plain values alone; where the format allows it, the tensors stay on disk.
 
@@ -77,7 +85,7 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
     Raises:
         InputError: it cannot be read, or its pickle asks for more.
     """
-    mapped = isinstance(source, Path) and zipfile.is_zipfile(source)
+    mapped = isinstance(source, Path) and is_zip(source)
     try:
         return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:

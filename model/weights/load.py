@@ -2,7 +2,6 @@
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from config import ModelConfig, config_from_dict, load_config
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.runtime import PRECISIONS, pick_device, pick_dtype
-from model.weights.file import SNAPSHOT_FORMAT, WANTED, load_torch_file, read_weights
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_zip, load_torch_file, read_weights
 from model.weights.hub import resolve_weights
 from model.weights.infer import infer_config
 from model.weights.table import ROOT, known_weights
@@ -78,9 +77,11 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Model
             if not isinstance(value, dict):
                 raise InputError(f"{path}, metadata config", f"is {text[:40]!r}", "a network config in JSON")
             return config_from_dict(value, where=f"{path}, metadata config")
-    elif zipfile.is_zipfile(path):
+    elif is_zip(path):
         content = load_torch_file(Path(path), path, WANTED)
         if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
+            if not isinstance(content.get("config"), dict):
+                raise InputError(f"{path}, config", "is missing", "the network config that training writes into its snapshots")
             return config_from_dict(content["config"], where=f"{path}, config")
     return infer_config(weights, where=str(path))
 

@@ -1,5 +1,6 @@
 """Small scenes on disk for tests. Letters: n views, h w pixels."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,8 @@ def write_random_scene(
         folder: the scene's folder; its name is the scene's.
         size: (h, w) of the images.
         c2w: (n, 4, 4); random around the origin by default.
-        name, long_lrm: as in `write_scene`.
+        long_lrm: as in `write_scene`.
+        name: a name in that spelling which is not the folder's.
     """
     rng = np.random.default_rng(seed)
     h, w = size
@@ -70,7 +72,9 @@ def write_random_scene(
         fx, fy, cx, cy = focal, focal * 1.03, w / 2 + rng.uniform(-1, 1), h / 2 + rng.uniform(-1, 1)
         views.append(View(file_path, w, h, fx, fy, cx, cy, np.linalg.inv(c2w[i])))
     json_path = folder / CAMERAS
-    write_scene(json_path, views, name, long_lrm)
+    write_scene(json_path, views, long_lrm)
+    if name is not None:
+        json_path.write_text(json.dumps({**json.loads(json_path.read_text()), "scene_name": name}))
     return json_path
 
 

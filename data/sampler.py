@@ -83,7 +83,7 @@ def open_source(
         share: (data rank, data ranks) of this process, for a source that training draws from; None for validation alone.
 
     Raises:
-        FileNotFoundError, InputError: there is nothing of that name, it cannot be read, or the patch does not divide the image size.
+        FileNotFoundError, InputError: there is nothing of that name, it cannot be read, or the patch does not divide the images.
     """
     check_image_size(recipe.image_size, patch_size)
     if path.startswith(SYNTHETIC):

@@ -301,7 +301,7 @@ def accumulate(
 ) -> tuple[dict[str, Tensor], Exception | None]:
     """Add up the gradients of all micro-steps of a step; return the means of the loss and its parts; all of it times `weight`.
 
-    Where a batch cannot be had, the step goes on with an empty one and a loss of NaN, since other processes wait for this one;
+    Where a batch cannot be read, the step goes on with an empty one and a loss of NaN, since other processes wait for this one;
     the problem is returned beside.
     """
     totals: dict[str, Tensor] = {}

@@ -24,6 +24,8 @@ CAMERAS = "opencv_cameras.json"
 
 ORTHONORMAL_TOLERANCE = 1e-3
 LAST_ROW_TOLERANCE = 1e-6
+# Beyond these, squares and quotients of cameras leave float32: pictures and networks would get numbers that are none.
+LARGEST_NUMBER, LEAST_FOCAL = 1e12, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +241,8 @@ def _number(where: str, value: object) -> float:
         number = math.inf
     if not math.isfinite(number):
         raise InputError(where, f"is {_show(value)}", "a finite number")
+    if abs(number) > LARGEST_NUMBER:
+        raise InputError(where, f"is {_show(value)}", f"a number between {-LARGEST_NUMBER:g} and {LARGEST_NUMBER:g}")
     return number
 
 
@@ -251,8 +255,8 @@ def _size(where: str, entry: dict, key: str) -> int:
 
 def _focal(where: str, entry: dict, key: str) -> float:
     number = _number(f"{where}, {key}", _required(where, entry, key))
-    if number <= 0:
-        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", "a focal length above 0")
+    if number < LEAST_FOCAL:
+        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", f"a focal length above 0, {LEAST_FOCAL:g} pixels at least")
     return number
 
 

@@ -172,7 +172,7 @@ def test_whole_number_written_as_float(scene_json):
 
 
 @pytest.mark.parametrize("key", ["fx", "fy"])
-@pytest.mark.parametrize("value", [0, -31.5])
+@pytest.mark.parametrize("value", [0, -31.5, 5e-324])
 def test_focal_length_that_is_none(scene_json, key, value):
     change(scene_json, 0, key, value)
     refuses(scene_json, f"view 0, {key}: is {value}; wanted a focal length above 0")
@@ -185,7 +185,9 @@ def test_w2c_of_another_shape(scene_json, value):
     refuses(scene_json, "wanted 4 rows of 4 numbers")
 
 
-@pytest.mark.parametrize(("value", "wanted"), [(True, "a number"), ("0", "a number"), (float("nan"), "a finite number")])
+@pytest.mark.parametrize(
+    ("value", "wanted"), [(True, "a number"), ("0", "a number"), (float("nan"), "a finite number"), (-1e20, "a number between")]
+)
 def test_w2c_with_something_else_than_a_number(scene_json, value, wanted):
     w2c = np.eye(4).tolist()
     w2c[1][3] = value

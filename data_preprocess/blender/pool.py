@@ -59,7 +59,7 @@ def read_answer(python: str, line: str) -> dict:
         answer = json.loads(line)
     except MemoryError:
         raise
-    except Exception:
+    except Exception:  # a parser may raise anything at what another program says
         answer = None
     if not isinstance(answer, dict):
         raise InputError(python, f"answers {line.strip()!r:.80}", "the Python of an environment with Blender")
@@ -91,7 +91,7 @@ class BlenderPool:
         """
         try:
             self._workers[0].start()
-        except BaseException:
+        except BaseException:  # an interruption, too, leaves no process behind
             self.close()
             raise
         return self

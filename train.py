@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config import load_config
 from config.errors import InputError
-from config.recipe import Recipe, parse_size, read_recipe
+from config.recipe import TrainingRecipe, parse_size, read_recipe
 from data.output.picture import comparison
 from data.output.video import to_uint8
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, views_of_sample
@@ -39,7 +39,7 @@ from model.runtime import PRECISIONS, full_memory_is_refused, keep_freed_memory,
 from model.training.flops import matmul_rate, training_flops
 from model.training.log import TrainingLog, Window
 from model.training.loss import render_loss
-from model.training.optimizer import apply_step, build_optimiser, gradient_norm, learning_rate, update_average
+from model.training.optimizer import apply_step, build_optimizer, gradient_norm, learning_rate, update_average
 from model.training.snapshot import (
     SnapshotWriter,
     check_parts,
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def train(recipe: Recipe, processes: Processes) -> int:
+def train(recipe: TrainingRecipe, processes: Processes) -> int:
     """Run the training that `recipe` describes, from its beginning or from its newest snapshot; return the exit status."""
     started = time.monotonic()
     folder = OUTPUT_DIR / recipe.expname
@@ -110,7 +110,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     torch.manual_seed(recipe.seed)
     model = LaCTLVSM(config).to(device).set_compute_dtype(dtype)
     model.activation_checkpointing = recipe.actckpt
-    optimiser = build_optimiser(model, recipe.weight_decay, recipe.optimizer)
+    optimizer = build_optimizer(model, recipe.weight_decay, recipe.optimizer)
     resume_from = find_snapshot(recipe.resume, folder / "snapshot")
     if recipe.load is not None and resume_from is None:
         with processes.first_in_turn():
@@ -125,7 +125,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     if resume_from is not None:
         content = read_snapshot(resume_from)
         check_same_run(content, resume_from, recipe, config, processes.data_ranks)
-        restore(content, resume_from, model, average, optimiser, processes.rank)
+        restore(content, resume_from, model, average, optimizer, processes.rank)
         step, counts[0] = content["step"], content["skips"]
         if processes.first and content["code_version"] != code_version():
             print(f"{resume_from}: written by code {content['code_version']}, resumed by {code_version()}", flush=True)
@@ -136,7 +136,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
 
     writer = SnapshotWriter(folder / "snapshot", recipe.keep, part_sizes) if processes.first else None
     log = TrainingLog(folder, step, recipe.steps, recipe.wandb, dataclasses.asdict(recipe)) if processes.first else None
-    if log and resume_from is not None and content["optimiser"] is None:
+    if log and resume_from is not None and content["optimizer"] is None:
         log.say(f"{resume_from}: holds no optimizer state; it starts anew, and the learning rate goes on")
     if log:
         log.say(f"{folder}: {describe(model, recipe, processes, dtype)}, {resume_from or recipe.load or 'from scratch'}")
@@ -144,7 +144,7 @@ def train(recipe: Recipe, processes: Processes) -> int:
     def save() -> None:
         rng = processes.gather(rng_state(device))
         if writer and rng:
-            writer.save(snapshot(model, average, optimiser, rng, recipe, processes.data_ranks, step, int(counts[0])))
+            writer.save(snapshot(model, average, optimizer, rng, recipe, processes.data_ranks, step, int(counts[0])))
 
     def validation() -> None:
         if held_out is not None:
@@ -171,8 +171,8 @@ def train(recipe: Recipe, processes: Processes) -> int:
             norm = gradient_norm(model.parameters())
             refused = refuse(parts["loss"], norm, recipe, step, processes)
             lr = learning_rate(step, recipe.lr, recipe.warmup, recipe.steps, recipe.schedule)
-            apply_step(optimiser, norm, refused, lr, recipe.grad_clip)
-            optimiser.zero_grad(set_to_none=True)
+            apply_step(optimizer, norm, refused, lr, recipe.grad_clip)
+            optimizer.zero_grad(set_to_none=True)
             out_of_time = recipe.max_hours is not None and time.monotonic() - started > recipe.max_hours * 3600
             # One question for all: a process whose data is broken must not leave the others waiting.
             answer = processes.highest(3 if problem else 2 if out_of_time else int(stop.is_set()))
@@ -248,7 +248,7 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
     return path
 
 
-def compile_for_training(model: LaCTLVSM, recipe: Recipe) -> None:
+def compile_for_training(model: LaCTLVSM, recipe: TrainingRecipe) -> None:
     """Compile the blocks: graphs for all but the last block and for the last, for each number of inputs where it is drawn."""
     counts = recipe.num_input_views - (recipe.min_input_views or recipe.num_input_views) + 1
     # One graph for all numbers is what torch tries first, but some kernels for CPUs hold for a few of them only.
@@ -264,14 +264,14 @@ def wrap(model: LaCTLVSM, processes: Processes) -> nn.Module:
     return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
 
-def plan(step: int, recipe: Recipe, processes: Processes) -> Iterator[range]:
+def plan(step: int, recipe: TrainingRecipe, processes: Processes) -> Iterator[range]:
     """Yield the sample numbers of this process for every micro-step from `step` on."""
     for s in range(step, recipe.steps):
         for micro_step in range(recipe.grad_accum):
             yield numbers_of(s, micro_step, processes.data_rank, processes.data_ranks, recipe)
 
 
-def own_share(recipe: Recipe, context: ContextGroup | None) -> tuple[Recipe, list[int] | None]:
+def own_share(recipe: TrainingRecipe, context: ContextGroup | None) -> tuple[TrainingRecipe, list[int] | None]:
     """Return `recipe` with the numbers of views that this process computes, and their positions in a sample; None: all."""
     if context is None:
         return recipe, None
@@ -294,7 +294,7 @@ def accumulate(
     batches: Iterator[Batch],
     num_inputs: int,
     lpips: LPIPS | None,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     window: Window,
     dtype: torch.dtype,
     weight: float = 1.0,
@@ -336,7 +336,7 @@ def accumulate(
     return totals, problem
 
 
-def refuse(loss: Tensor, norm: Tensor, recipe: Recipe, step: int, processes: Processes) -> Tensor:
+def refuse(loss: Tensor, norm: Tensor, recipe: TrainingRecipe, step: int, processes: Processes) -> Tensor:
     """Return 1 where this step is to be left out on all processes, else 0: a float32 scalar that nobody waits for."""
     bound = recipe.skip_norm if step >= recipe.skip_norm_start else float("inf")
     bad = ~(loss.isfinite() & norm.isfinite()) | (norm > bound)
@@ -344,7 +344,7 @@ def refuse(loss: Tensor, norm: Tensor, recipe: Recipe, step: int, processes: Pro
 
 
 @torch.no_grad()
-def validate(model: LaCTLVSM, held_out: Source, recipe: Recipe, processes: Processes, picture: Path) -> dict[str, float]:
+def validate(model: LaCTLVSM, held_out: Source, recipe: TrainingRecipe, processes: Processes, picture: Path) -> dict[str, float]:
     """Render the held-out scenes, shared among the processes; return means over scenes of PSNR and SSIM over their views."""
     sums = torch.zeros(3, dtype=torch.float64)
     for i in range(processes.rank, held_out.held_out_scenes(), processes.world):
@@ -365,7 +365,7 @@ def draw(path: Path, inputs: Batch, targets: Batch, rendered: Tensor) -> None:
     comparison(path, *(list(to_uint8(images)) for images in views), title=path.stem.replace("_", " "))
 
 
-def last_words(step: int, recipe: Recipe, folder: Path) -> str:
+def last_words(step: int, recipe: TrainingRecipe, folder: Path) -> str:
     """Say why training broke down, and what is left."""
     found = list_snapshots(folder / "snapshot")
     good = f"the last good snapshot is {found[-1][1]}" if found else "there is no snapshot yet"
@@ -375,7 +375,7 @@ def last_words(step: int, recipe: Recipe, folder: Path) -> str:
     )
 
 
-def describe(model: LaCTLVSM, recipe: Recipe, processes: Processes, dtype: torch.dtype) -> str:
+def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtype: torch.dtype) -> str:
     """Return a line on what is trained on what."""
     parameters = sum(x.numel() for x in model.parameters()) / 1e6
     scenes = recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks

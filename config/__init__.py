@@ -62,7 +62,7 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class NetworkConfig:
     """A network.
 
     Attributes:
@@ -114,7 +114,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
     return value
 
 
-def load_config(path: str | os.PathLike) -> ModelConfig:
+def load_config(path: str | os.PathLike) -> NetworkConfig:
     """Read a network's recipe from a YAML file.
 
     Raises:
@@ -123,25 +123,25 @@ def load_config(path: str | os.PathLike) -> ModelConfig:
     return config_from_dict(read_yaml(path), where=str(path))
 
 
-def config_from_dict(value: Mapping, where: str = "config") -> ModelConfig:
+def config_from_dict(value: Mapping, where: str = "config") -> NetworkConfig:
     """Check a recipe and return it in this project's spelling; `block_config` and dotted layer names are understood.
 
     Args:
-        value: keys `patch_size`, `dim`, `layers`, `block`, as in `ModelConfig`.
+        value: keys `patch_size`, `dim`, `layers`, `block`, as in `NetworkConfig`.
         where: what error messages call it, such as the file's name.
 
     Raises:
         InputError: a key is unknown or missing, or a value is not of its type.
     """
     value = _rename(value, PUBLISHED_KEYS)
-    _check_keys(value, ModelConfig, where)
+    _check_keys(value, NetworkConfig, where)
     for key in ("patch_size", "dim", "layers"):
         if type(value[key]) is not int or value[key] < 1:
             raise InputError(f"{where}, {key}", f"is {value[key]!r}", "a whole number of at least 1")
     if not isinstance(value["block"], (list, tuple)) or not value["block"]:
         raise InputError(f"{where}, block", f"is {value['block']!r}", "a list of layers")
     block = tuple(_layer(layer, f"{where}, block[{i}]") for i, layer in enumerate(value["block"]))
-    return ModelConfig(value["patch_size"], value["dim"], value["layers"], block)
+    return NetworkConfig(value["patch_size"], value["dim"], value["layers"], block)
 
 
 def _layer(value: object, where: str) -> LayerConfig:

@@ -24,7 +24,7 @@ def _flag(default: Any, text: str, least: float | None = None, choices: Sequence
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """Everything that a training run is told.
 
     The names are the flags and the YAML keys. Defaults are those of the published trainer and recipe.
@@ -86,12 +86,12 @@ class Recipe:
     wandb: str | None = _flag(None, "Weights & Biases project that gets the log, too", free=True)
 
 
-FIELDS = {field.name: field for field in dataclasses.fields(Recipe)}
-TYPES = typing.get_type_hints(Recipe)
+FIELDS = {field.name: field for field in dataclasses.fields(TrainingRecipe)}
+TYPES = typing.get_type_hints(TrainingRecipe)
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "two whole numbers, height and width"}
 
 
-def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
+def read_recipe(argv: Sequence[str] | None = None) -> TrainingRecipe:
     """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
 
     Args:
@@ -114,23 +114,23 @@ def read_recipe(argv: Sequence[str] | None = None) -> Recipe:
     path = given.pop("recipe", None)
     values = {} if path is None else _from_yaml(read_yaml(path), path)
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    recipe = Recipe(**{**values, **given})
+    recipe = TrainingRecipe(**{**values, **given})
     named = {**{name: f"{path}, {name}" for name in values}, **{name: f"--{name}" for name in given}}
     _check_ranges(recipe, named)
     _check_together(recipe, named)
     return recipe
 
 
-def recipe_from_dict(values: Mapping[str, Any], where: str) -> Recipe:
+def recipe_from_dict(values: Mapping[str, Any], where: str) -> TrainingRecipe:
     """Return the recipe of plain values, as `dataclasses.asdict` gives them; `where` names them in errors.
 
     Raises:
         InputError: an unknown key or a value of another type.
     """
-    return Recipe(**_from_yaml(values, where))
+    return TrainingRecipe(**_from_yaml(values, where))
 
 
-def differences(old: Recipe, new: Recipe, world: tuple[int, int] = (1, 1)) -> list[str]:
+def differences(old: TrainingRecipe, new: TrainingRecipe, world: tuple[int, int] = (1, 1)) -> list[str]:
     """Say what a resumed run would do otherwise than the run that it resumes; `world` is their numbers of data ranks.
 
     Settings that only say where, how often or on what hardware are left out. Scenes a step are compared as their product.
@@ -215,7 +215,7 @@ def _exact(name: str, value: Any, where: str) -> Any:
     return value
 
 
-def _check_ranges(recipe: Recipe, named: Mapping[str, str]) -> None:
+def _check_ranges(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
     for name, where in named.items():
         value, least = getattr(recipe, name), FIELDS[name].metadata["least"]
         numbers = value if isinstance(value, tuple) else (value,)
@@ -223,7 +223,7 @@ def _check_ranges(recipe: Recipe, named: Mapping[str, str]) -> None:
             raise InputError(where, f"is {_show(value)}", f"{least} or more")
 
 
-def _check_together(recipe: Recipe, named: Mapping[str, str]) -> None:
+def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
     def place(name: str) -> str:
         """Return where a setting is named, or would be."""
         return named.get(name, f"--{name}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from config.errors import InputError, missing_file
@@ -52,7 +53,7 @@ class SceneDataset(Dataset):
             raise missing_file(path, "a scene's JSON") from None
         return _scene(path, found.st_mtime_ns, found.st_size)
 
-    def load(self, scene: Scene, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+    def load(self, scene: Scene, indices: Sequence[int]) -> dict[str, Tensor]:
         """Load views of one of the scenes: `load_views` with the settings of this dataset."""
         return load_views(scene, indices, self.image_size, self.patch_size, self.workers)
 
@@ -65,7 +66,7 @@ def _scene(path: Path, mtime_ns: int, size: int) -> Scene:
 
 def load_views(
     scene: Scene, indices: Sequence[int], image_size: tuple[int, int], patch_size: int = 8, workers: int = 0
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Read the chosen views of a scene, composited on white, brought to one size by `resize_and_crop`.
 
     Args:

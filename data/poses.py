@@ -4,6 +4,7 @@ Letters: b scenes, v views. Axes are OpenCV's: x right, y down, z forward. `c2w`
 """
 
 import torch
+from torch import Tensor
 
 from config.errors import InputError
 
@@ -11,7 +12,7 @@ from config.errors import InputError
 _NO_DIRECTION = 1e-5
 
 
-def normalise_poses(c2w: torch.Tensor, reference: int | None = None, scene_scale: float = 1.0) -> torch.Tensor:
+def normalise_poses(c2w: Tensor, reference: int | None = None, scene_scale: float = 1.0) -> Tensor:
     """Move scenes into the frame of their mean camera and scale their cameras into a cube.
 
     The frame's z is the mean viewing direction, its y the mean of the cameras' y made perpendicular to z, its origin
@@ -59,7 +60,7 @@ def normalise_poses(c2w: torch.Tensor, reference: int | None = None, scene_scale
     return moved.to(c2w.dtype)
 
 
-def _mean_camera(c2w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _mean_camera(c2w: Tensor) -> tuple[Tensor, Tensor]:
     """Return rotation (b, 3, 3) and position (b, 3) of the mean of cameras (b, v, 4, 4)."""
     _, down, forward, position = c2w[..., :3, :].mean(1).unbind(-1)
     z = torch.nn.functional.normalize(forward, dim=-1)

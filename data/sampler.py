@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from config.errors import InputError
-from config.recipe import Recipe
+from config.recipe import TrainingRecipe
 from data.dataset import SceneDataset, check_image_size
 from data.poses import normalise_poses
 from data.scene_format import Scene
@@ -66,7 +66,7 @@ class Source(Protocol):
 
 def open_source(
     path: str,
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     patch_size: int,
     device: torch.device,
     own: Sequence[int] | None = None,
@@ -93,7 +93,7 @@ def open_source(
     return FolderSource(path, recipe, patch_size, own)
 
 
-def views_of_sample(recipe: Recipe) -> int:
+def views_of_sample(recipe: TrainingRecipe) -> int:
     """Return n: inputs and targets share views where num_all_views is less than both together."""
     return min(recipe.num_all_views, recipe.num_input_views + recipe.num_target_views)
 
@@ -109,21 +109,21 @@ def _order(scenes: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, ORDER, epoch]).permutation(scenes)
 
 
-def numbers_of(step: int, micro_step: int, rank: int, ranks: int, recipe: Recipe) -> range:
+def numbers_of(step: int, micro_step: int, rank: int, ranks: int, recipe: TrainingRecipe) -> range:
     """Return the sample numbers that data rank `rank` of `ranks` computes in one micro-step of step `step`."""
     per_rank = recipe.bs_per_gpu * recipe.grad_accum
     first = step * per_rank * ranks + rank * per_rank + micro_step * recipe.bs_per_gpu
     return range(first, first + recipe.bs_per_gpu)
 
 
-def inputs_of_step(step: int, recipe: Recipe) -> int:
+def inputs_of_step(step: int, recipe: TrainingRecipe) -> int:
     """Return how many inputs the samples of a step have, all of them alike: the first so many of each sample's."""
     if recipe.min_input_views is None:
         return recipe.num_input_views
     return int(np.random.default_rng([recipe.seed, INPUTS, step]).integers(recipe.min_input_views, recipe.num_input_views + 1))
 
 
-def empty_batch(recipe: Recipe, device: torch.device) -> Batch:
+def empty_batch(recipe: TrainingRecipe, device: torch.device) -> Batch:
     """Return a batch of black images of one camera at the origin: what a process computes where it has nothing to compute."""
     shape = (recipe.bs_per_gpu, recipe.num_input_views + recipe.num_target_views)
     h, w = recipe.image_size
@@ -137,7 +137,7 @@ def empty_batch(recipe: Recipe, device: torch.device) -> Batch:
 class FolderSource:
     """Posed photos on disk, see `data.scene_format`."""
 
-    def __init__(self, path: str, recipe: Recipe, patch_size: int, own: Sequence[int] | None = None) -> None:
+    def __init__(self, path: str, recipe: TrainingRecipe, patch_size: int, own: Sequence[int] | None = None) -> None:
         self.recipe, self.own = recipe, own
         self.dataset = SceneDataset(path, recipe.image_size, patch_size)
         self.pool = ThreadPoolExecutor(recipe.workers, thread_name_prefix="decode")
@@ -227,7 +227,7 @@ class SyntheticSource:
 
     broken = 0
 
-    def __init__(self, path: str, recipe: Recipe, device: torch.device, own: Sequence[int] | None = None) -> None:
+    def __init__(self, path: str, recipe: TrainingRecipe, device: torch.device, own: Sequence[int] | None = None) -> None:
         from data.synthetic import FIRST_HELD_OUT_SEED, KINDS, synthetic_batch
 
         kind, _, count = path.removeprefix(SYNTHETIC).partition(":")
@@ -288,7 +288,9 @@ class PoolSource(SyntheticSource):
     A sample is a function of seed, number, scenes a step, and which of how many shares of the samples it belongs to.
     """
 
-    def __init__(self, path: str, recipe: Recipe, device: torch.device, own: Sequence[int] | None, share: tuple[int, int]) -> None:
+    def __init__(
+        self, path: str, recipe: TrainingRecipe, device: torch.device, own: Sequence[int] | None, share: tuple[int, int]
+    ) -> None:
         from data.synthetic.pool import ScenePool
 
         super().__init__(path, recipe, device, own)

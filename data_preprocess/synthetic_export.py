@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 if __package__ in (None, ""):
@@ -79,7 +80,7 @@ def export_scene(export: Export, index: int) -> Path:
     return output.json_path
 
 
-def _pixels(image: torch.Tensor, alpha: torch.Tensor | None, samples: int) -> np.ndarray:
+def _pixels(image: Tensor, alpha: Tensor | None, samples: int) -> np.ndarray:
     """Return (h, w, 3) or, where the colours on white (3, h, w) have an alpha (1, h, w), (h, w, 4), uint8."""
     if alpha is not None:
         colour = torch.where(alpha > 0, (image - (1 - alpha)) / alpha.clamp_min(0.5 / samples), 1)

@@ -4,9 +4,10 @@ Letters: b scenes, v views, h w pixels. Axes are OpenCV's: x right, y down, z fo
 """
 
 import torch
+from torch import Tensor
 
 
-def rays(fxfycxcy: torch.Tensor, c2w: torch.Tensor, image_size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+def rays(fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Cast a ray through the centre of every pixel.
 
     Args:

@@ -6,6 +6,7 @@ Letters: v key cameras, f frames, h w pixels. Axes are OpenCV's: x right, y down
 import math
 
 import torch
+from torch import Tensor
 
 # Two keys nearer than this (in the scene's size, or radians) are one: no direction leads from one to the other.
 _SAME_CAMERA = 1e-6
@@ -18,7 +19,7 @@ def turntable(
     fov_deg: float = 50.0,
     elevation_deg: tuple[float, float] = (30.0, 15.0),
     radius: tuple[float, float] = (2.35, 0.65),
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Circle once around the origin, z up, while height and distance swing.
 
     Args:
@@ -64,12 +65,12 @@ def turntable(
 
 
 def smooth_path(
-    c2w: torch.Tensor,
-    fxfycxcy: torch.Tensor,
+    c2w: Tensor,
+    fxfycxcy: Tensor,
     num_frames: int,
     order: str = "given",
     smoothing: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Fly through key cameras on a smooth path at constant speed.
 
     Position and unit quaternion follow a centripetal Catmull-Rom spline (Hermite pieces, common tangents at the keys);
@@ -129,7 +130,7 @@ def _check_frames(num_frames: int) -> None:
         raise ValueError(f"camera path, num_frames: is {num_frames}; wanted 1 or more")
 
 
-def _check_keys(c2w: torch.Tensor, fxfycxcy: torch.Tensor) -> None:
+def _check_keys(c2w: Tensor, fxfycxcy: Tensor) -> None:
     if c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or len(c2w) == 0:
         raise ValueError(
             f"smooth_path: c2w is {tuple(c2w.shape)} and fxfycxcy {tuple(fxfycxcy.shape)}; "
@@ -141,7 +142,7 @@ def _check_keys(c2w: torch.Tensor, fxfycxcy: torch.Tensor) -> None:
         raise ValueError(f"smooth_path, camera {view}: holds a value that is not finite; wanted finite numbers")
 
 
-def _quaternions(rotation: torch.Tensor) -> torch.Tensor:
+def _quaternions(rotation: Tensor) -> Tensor:
     """Return the unit quaternions (v, 4), real part first, sign arbitrary, of the rotations nearest to (v, 3, 3).
 
     Source: Bar-Itzhack 2000, "New method for extracting the quaternion from a rotation matrix": the eigenvector of the
@@ -158,7 +159,7 @@ def _quaternions(rotation: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigh(symmetric).eigenvectors[..., -1]
 
 
-def _rotations(quaternion: torch.Tensor) -> torch.Tensor:
+def _rotations(quaternion: Tensor) -> Tensor:
     """Return the rotations (f, 3, 3) of quaternions (f, 4) of any length but 0."""
     real, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
     rows = [
@@ -169,7 +170,7 @@ def _rotations(quaternion: torch.Tensor) -> torch.Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _distances(keys: torch.Tensor) -> torch.Tensor:
+def _distances(keys: Tensor) -> Tensor:
     """Return how far (v, v) every key is from every other, by position and by angle."""
     position, quaternion = keys[:, _POSITION], keys[:, _QUATERNION]
     move = (position[:, None] - position).norm(dim=-1)
@@ -177,7 +178,7 @@ def _distances(keys: torch.Tensor) -> torch.Tensor:
     return torch.hypot(move, torch.minimum(*turn))
 
 
-def _short_tour(distance: torch.Tensor) -> torch.Tensor:
+def _short_tour(distance: Tensor) -> Tensor:
     """Return an order (v) of keys `distance` (v, v) apart: nearest neighbour, then 2-opt until no exchange helps."""
     # A last node at no distance from any other turns an open path into a tour.
     tour = [len(distance), 0]
@@ -192,7 +193,7 @@ def _short_tour(distance: torch.Tensor) -> torch.Tensor:
     return path if path[0] <= path[-1] else path.flip(0)
 
 
-def _two_opt(tour: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+def _two_opt(tour: Tensor, distance: Tensor) -> Tensor:
     """Reverse stretches of a closed tour while that shortens it: the largest gain first."""
     while True:
         after = tour.roll(-1)
@@ -207,7 +208,7 @@ def _two_opt(tour: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
         tour = torch.cat([tour[: first + 1], tour[first + 1 : last + 1].flip(0), tour[last + 1 :]])
 
 
-def _drop_repeats(keys: torch.Tensor) -> torch.Tensor:
+def _drop_repeats(keys: Tensor) -> Tensor:
     """Leave out every key at the pose of the one before it."""
     same = _distances(keys) < _SAME_CAMERA
     kept = [0]
@@ -217,7 +218,7 @@ def _drop_repeats(keys: torch.Tensor) -> torch.Tensor:
     return keys[kept]
 
 
-def _align_signs(keys: torch.Tensor) -> torch.Tensor:
+def _align_signs(keys: Tensor) -> Tensor:
     """Flip quaternions (q and -q turn alike) into the half-space of the one before: the short way round."""
     quaternion = keys[:, _QUATERNION]
     flips = torch.where((quaternion[1:] * quaternion[:-1]).sum(-1) < 0, -1.0, 1.0).double().cumprod(0)
@@ -226,7 +227,7 @@ def _align_signs(keys: torch.Tensor) -> torch.Tensor:
     return keys
 
 
-def _spline(keys: torch.Tensor, samples: int) -> torch.Tensor:
+def _spline(keys: Tensor, samples: int) -> Tensor:
     """Return the curve through keys (v, 11), v >= 2, as points (pieces · samples + 1, 11), both its ends included."""
     keys = _align_signs(keys)
     around = torch.cat([2 * keys[:1] - keys[1:2], keys, 2 * keys[-1:] - keys[-2:-1]])
@@ -245,7 +246,7 @@ def _spline(keys: torch.Tensor, samples: int) -> torch.Tensor:
     return torch.cat([curve.flatten(0, 1), around[-2:-1]])
 
 
-def _tangents(points: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
+def _tangents(points: Tensor, span: Tensor) -> Tensor:
     """Return the derivatives (v, c) at all points (v + 2, c) but the outer two, knots `span` (v + 1, 1) apart.
 
     Each is cut to the geometric mean of the slopes at its two sides, which one curve by itself never exceeds. But spans
@@ -258,7 +259,7 @@ def _tangents(points: torch.Tensor, span: torch.Tensor) -> torch.Tensor:
     return tangent * (most / tangent.norm(dim=-1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
 
 
-def _smooth(path: torch.Tensor, width: float, samples: int) -> torch.Tensor:
+def _smooth(path: Tensor, width: float, samples: int) -> Tensor:
     """Convolve a curve with a Gaussian whose standard deviation is `width` of the curve's length."""
     path = _at_constant_speed(path, samples + 1)
     radius = min(math.ceil(4 * width * samples), samples)
@@ -272,7 +273,7 @@ def _smooth(path: torch.Tensor, width: float, samples: int) -> torch.Tensor:
     return torch.fft.irfft(spectrum, len(padded), dim=0)[2 * radius :]
 
 
-def _at_constant_speed(path: torch.Tensor, count: int) -> torch.Tensor:
+def _at_constant_speed(path: Tensor, count: int) -> Tensor:
     """Return `count` points (count, 11) of a curve given as many points, equally far apart along it, ends included."""
     path = path.clone()
     path[:, _QUATERNION] = 2 * torch.nn.functional.normalize(path[:, _QUATERNION], dim=-1)

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from config import ModelConfig
+from config import NetworkConfig
 from config.errors import InputError
 from model.camera import rays
 from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
@@ -104,7 +104,7 @@ class LaCTLVSM(nn.Module):
     Source: LaCT (arXiv 2505.23884), LVSM (arXiv 2410.17242). The parameters' names are those of the published checkpoints.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         p, d = config.patch_size, config.dim

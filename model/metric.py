@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from config.errors import InputError, missing_file
@@ -19,7 +19,7 @@ _VGG_GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512
 _SSIM_WINDOW = 7
 
 
-def psnr(rendered: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def psnr(rendered: Tensor, target: Tensor) -> Tensor:
     """Compute the peak signal-to-noise ratio of every view.
 
     Args:
@@ -36,7 +36,7 @@ def psnr(rendered: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return -10 * error.log10()
 
 
-def ssim(rendered: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def ssim(rendered: Tensor, target: Tensor) -> Tensor:
     """Compute the structural similarity of every view: 7×7 uniform window, sample covariance, mean over channels.
 
     Args:
@@ -79,10 +79,10 @@ class LPIPS(nn.Module):
     Precision: the trunk runs in the precision of the weights, or of autocast; differences are float32 at least.
     """
 
-    shift: torch.Tensor
-    scale: torch.Tensor
+    shift: Tensor
+    scale: Tensor
 
-    def __init__(self, trunk: Mapping[str, torch.Tensor], heads: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, trunk: Mapping[str, Tensor], heads: Mapping[str, Tensor]) -> None:
         super().__init__()
         with torch.device("meta"):
             self.features, self.taps = _vgg_layers()
@@ -107,7 +107,7 @@ class LPIPS(nn.Module):
         heads = {f"lin{level}.model.1.weight": (1, group[-1], 1, 1) for level, group in enumerate(_VGG_GROUPS)}
         return cls(_read_weights(vgg_path, trunk), _read_weights(heads_path, heads))
 
-    def forward(self, rendered: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def forward(self, rendered: Tensor, target: Tensor) -> Tensor:
         """Compute the distance of every view.
 
         Args:
@@ -127,7 +127,7 @@ class LPIPS(nn.Module):
             total = total + distance
         return total.reshape(rendered.shape[:-3])
 
-    def _levels(self, image: torch.Tensor) -> list[torch.Tensor]:
+    def _levels(self, image: Tensor) -> list[Tensor]:
         """Return the five feature maps (views, c, h, w), unit length over c, of images (..., 3, h, w)."""
         x = (2 * image.reshape(-1, *image.shape[-3:]) - 1 - self.shift) / self.scale
         x = x.to(next(self.features.parameters()).dtype)
@@ -140,7 +140,7 @@ class LPIPS(nn.Module):
         return levels
 
 
-def _images(rendered: torch.Tensor, target: torch.Tensor, what: str, at_least: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def _images(rendered: Tensor, target: Tensor, what: str, at_least: int = 1) -> tuple[Tensor, Tensor]:
     """Check the two images, and lift both to float32, or to float64 if one of them is."""
     shape = tuple(rendered.shape)
     if shape != tuple(target.shape) or len(shape) < 3 or shape[-3] != 3 or 0 in shape[-2:]:
@@ -152,7 +152,7 @@ def _images(rendered: torch.Tensor, target: torch.Tensor, what: str, at_least: i
     return rendered.to(dtype), target.to(dtype)
 
 
-def _window_mean(image: torch.Tensor) -> torch.Tensor:
+def _window_mean(image: Tensor) -> Tensor:
     """Return the mean in every whole window, columns first: 14 additions a pixel and not 49."""
     return functional.avg_pool2d(functional.avg_pool2d(image, (_SSIM_WINDOW, 1), 1), (1, _SSIM_WINDOW), 1)
 
@@ -172,7 +172,7 @@ def _vgg_layers() -> tuple[nn.Sequential, frozenset[int]]:
     return nn.Sequential(*layers), frozenset(taps)
 
 
-def _read_weights(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+def _read_weights(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Read the weights named in `shapes` from a torch file; VGG's classifier may be there too and is left."""
     path = Path(path)
     if not path.is_file():

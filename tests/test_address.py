@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from config import AddressConfig, LayerConfig, ModelConfig, config_from_dict
+from config import AddressConfig, LayerConfig, NetworkConfig, config_from_dict
 from config.errors import InputError
 from model import LaCTLVSM, SceneState
 from model.layers.address import address_of, focus_of, frequencies_of, places_of
@@ -291,7 +291,7 @@ def test_no_frequencies_are_no_address(phases: str) -> None:
     block = list(plain.config.block)
     address = AddressConfig(phases, ("qk", "hidden"), 1.0, 2.0, frequencies=0)
     block[1] = LayerConfig("fast_weight", "vl", {**block[1].params, "address": address})
-    model = LaCTLVSM(ModelConfig(4, 48, 2, tuple(block))).set_fast_weight(torch.float32)
+    model = LaCTLVSM(NetworkConfig(4, 48, 2, tuple(block))).set_fast_weight(torch.float32)
     model.load_state_dict(plain.state_dict())
     given, wanted = random_views(2, 3, *SIZE), random_views(2, 2, *SIZE, seed=3)
     assert torch.equal(model(given, wanted), plain(given, wanted))

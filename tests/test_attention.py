@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.ops import attention as op
 from model.ops.attention import attention, products
@@ -20,7 +21,7 @@ def draw(l: int = 5, s: int = 7, b: int = 2, n: int = 3, k: int = 6, dtype: torc
     return tuple(x.to(dtype) for x in tokens.split([l, s, s], dim=1))
 
 
-def in_loops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def in_loops(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     out = torch.zeros_like(query)
     for b, l, n in torch.cartesian_prod(*(torch.arange(x) for x in query.shape[:3])).tolist():
         weights = [math.exp(float(query[b, l, n] @ key[b, s, n]) / math.sqrt(query.shape[3])) for s in range(key.shape[1])]
@@ -28,7 +29,7 @@ def in_loops(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tor
     return out.flatten(2)
 
 
-def gradients(call: Callable, parts: tuple, d: torch.Tensor) -> list[torch.Tensor]:
+def gradients(call: Callable, parts: tuple, d: Tensor) -> list[Tensor]:
     leaves = [x.detach().clone().requires_grad_() for x in parts]
     out = call(*leaves)
     return [out.detach(), *torch.autograd.grad(out, leaves, d)]
@@ -96,7 +97,7 @@ def test_blocks_do_not_change_the_result(implementation: str, monkeypatch: pytes
 def test_results_do_not_depend_on_memory_that_was_not_written(grad: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     parts, d = draw(dtype=torch.bfloat16), torch.randn(2, 5, 18).bfloat16()
 
-    def run() -> list[torch.Tensor]:
+    def run() -> list[Tensor]:
         if grad:
             return gradients(lambda *x: attention(*x, implementation="products"), parts, d)
         with torch.no_grad():

@@ -6,46 +6,47 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model.camera_path import _short_tour, smooth_path, turntable
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 
 
-def rotation_about(axis: list[float], degrees: float) -> torch.Tensor:
+def rotation_about(axis: list[float], degrees: float) -> Tensor:
     x, y, z = torch.nn.functional.normalize(torch.tensor(axis, dtype=torch.float64), dim=0)
     cross = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
     return torch.linalg.matrix_exp(cross * np.deg2rad(degrees))
 
 
-def pose(position: list[float], axis: list[float], degrees: float) -> torch.Tensor:
+def pose(position: list[float], axis: list[float], degrees: float) -> Tensor:
     c2w = torch.eye(4, dtype=torch.float64)
     c2w[:3, :3] = rotation_about(axis, degrees)
     c2w[:3, 3] = torch.tensor(position, dtype=torch.float64)
     return c2w
 
 
-def random_keys(views: int, seed: int = 0) -> torch.Tensor:
+def random_keys(views: int, seed: int = 0) -> Tensor:
     generator = np.random.default_rng(seed)
     draw = [(generator.normal(size=3) * 3, generator.normal(size=3), generator.uniform(20, 170)) for _ in range(views)]
     return torch.stack([pose(position.tolist(), axis.tolist(), degrees) for position, axis, degrees in draw])
 
 
-def intrinsics(views: int) -> torch.Tensor:
+def intrinsics(views: int) -> Tensor:
     return torch.linspace(100, 200, views)[:, None] + torch.tensor([0.0, 5.0, -60.0, -70.0])
 
 
-def ring(views: int) -> torch.Tensor:
+def ring(views: int) -> Tensor:
     return turntable(views, (5, 7), elevation_deg=(20.0, 0.0), radius=(2.7, 0.0))[1].double()
 
 
-def angles(c2w: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def angles(c2w: Tensor, other: Tensor) -> Tensor:
     """Angles in radians between rotations; the sine form is exact for small ones."""
     difference = (c2w[..., :3, :3] - other[..., :3, :3]).flatten(-2).norm(dim=-1)
     return 2 * torch.asin((difference / 8**0.5).clamp(max=1))
 
 
-def assert_rigid(c2w: torch.Tensor) -> None:
+def assert_rigid(c2w: Tensor) -> None:
     rotation = c2w[:, :3, :3].double()
     torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).double().expand_as(rotation), atol=1e-6, rtol=0)
     assert (torch.linalg.det(rotation) > 0).all()

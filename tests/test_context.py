@@ -6,7 +6,7 @@ import torch
 import inference
 import train
 from config.errors import InputError
-from config.recipe import Recipe, read_recipe
+from config.recipe import TrainingRecipe, read_recipe
 from data.sampler import open_source
 from model.parallel.context import ContextGroup, own_inputs, own_targets
 from model.parallel.processes import start_processes
@@ -32,7 +32,7 @@ def test_shares_of_a_batch_put_together_are_the_batch(tmp_path, monkeypatch, dat
     views = {"num_all_views": 5, "num_input_views": 3, "num_target_views": 3}
     recipe = read_recipe(arguments("share", data_path=data_path, **views, scene_pose_normalize=True, context_parallel=3))
 
-    def counts(recipe: Recipe) -> tuple[int, int]:
+    def counts(recipe: TrainingRecipe) -> tuple[int, int]:
         return recipe.num_input_views, recipe.num_target_views
 
     whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), *counts(recipe))

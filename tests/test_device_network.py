@@ -5,6 +5,7 @@ import gc
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import train
 from config import load_config
@@ -14,7 +15,7 @@ from model import LaCTLVSM, runtime
 from model.metric import psnr
 from model.training.log import Window
 from model.training.loss import render_loss
-from model.training.optimizer import apply_step, build_optimiser, gradient_norm, update_average
+from model.training.optimizer import apply_step, build_optimizer, gradient_norm, update_average
 from tests.support.host_sync import no_host_sync
 from tests.support.networks import cameras, on, random_views, relative_error, small_model
 
@@ -73,7 +74,7 @@ def test_compiled_network_is_the_eager_one_and_is_not_compiled_for_every_number_
 def test_gradients_are_those_of_the_cpu(device, variant):
     given, wanted = random_views(2, 3, 8, 12), random_views(2, 2, 8, 12, seed=3)
 
-    def gradients(model: LaCTLVSM) -> dict[str, torch.Tensor]:
+    def gradients(model: LaCTLVSM) -> dict[str, Tensor]:
         place = model.device
         loss, _ = render_loss(model(on(place, given), on(place, wanted)), wanted["image"].to(place), None, 0.0)
         loss.backward()
@@ -100,7 +101,7 @@ def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, opt
     layers = ADDRESSED if poses == "given" else LACT
     model, window = model_on(device, layers), Window(device)
     average = model_on(device, layers).requires_grad_(False)
-    build = build_optimiser(model, 0.05, optimizer)
+    build = build_optimizer(model, 0.05, optimizer)
     processes = train.Processes(0, 1, device)
     source = train.open_source(recipe.data_path, recipe, 4, device, share=(0, 1))
     batches = train.load_ahead(source, train.plan(0, recipe, processes), device, 0)
@@ -206,9 +207,9 @@ def test_no_operation_mixes_devices(config):
         state = model.reconstruct(**given, chunk_views=2)
         assert model.render(state, *cameras(wanted), (16, 24), chunk_views=1).device.type == "cuda"
         for kind in ("adamw", "muon"):
-            optimiser = build_optimiser(model, 0.05, kind)
+            optimizer = build_optimizer(model, 0.05, kind)
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter)
             norm = gradient_norm(model.parameters())
-            apply_step(optimiser, norm, (~norm.isfinite()).float(), 1e-3, 1.0)
+            apply_step(optimizer, norm, (~norm.isfinite()).float(), 1e-3, 1.0)
         assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
 import inference
 from data import view_selection
@@ -23,7 +24,7 @@ from tests.support.lpips_weights import head_weights, vgg_weights
 from tests.support.videos import decode
 
 
-def reconstruction(place: Path, scene: str, inputs: list[int], c2w: torch.Tensor | None = None):
+def reconstruction(place: Path, scene: str, inputs: list[int], c2w: Tensor | None = None):
     """Return the network and a scene's state, computed beside the program; poses as in the file unless given."""
     model = load_model(place / "tiny.safetensors", device="cpu", precision="float32", newton_schulz_dtype="float32")
     views = load_views(read_scene(place / scene / "opencv_cameras.json"), inputs, SIZE, patch_size=4)
@@ -31,7 +32,7 @@ def reconstruction(place: Path, scene: str, inputs: list[int], c2w: torch.Tensor
     return model, model.reconstruct(views["image"][None], views["fxfycxcy"][None], c2w[None]), views
 
 
-def levels(images: torch.Tensor) -> np.ndarray:
+def levels(images: Tensor) -> np.ndarray:
     """Return what a file holds of (n, 3, h, w): (n, h, w, 3), 0..255."""
     return images.permute(0, 2, 3, 1).numpy() * 255
 

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import pytest
 import torch
+from torch import Tensor
 
-from config import LayerConfig, ModelConfig, config_from_dict, load_config
+from config import LayerConfig, NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
 from model import LaCTLVSM
 from model.layers import BLOCKS, LocalLayer, MixingLayer, State, build_layer
@@ -31,7 +32,7 @@ NETWORKS = [
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-def tokens(b: int, v: int, seed: int = 0) -> torch.Tensor:
+def tokens(b: int, v: int, seed: int = 0) -> Tensor:
     return torch.randn(b, v, 6, 48, generator=torch.Generator().manual_seed(seed))
 
 
@@ -39,9 +40,9 @@ def layer_of(name: str) -> LocalLayer | MixingLayer:
     return small_model(name, layers=1).blocks[0].module_list[0]
 
 
-def parts_of(memory: object) -> list[torch.Tensor]:
+def parts_of(memory: object) -> list[Tensor]:
     """Return the tensors of a layer's memory."""
-    return [memory] if isinstance(memory, torch.Tensor) else [part for item in memory for part in parts_of(item)]
+    return [memory] if isinstance(memory, Tensor) else [part for item in memory for part in parts_of(item)]
 
 
 def test_every_block_of_the_registry_is_tested() -> None:
@@ -82,7 +83,7 @@ def test_only_what_says_so_overwrites_its_input(name: str) -> None:
 def test_a_layer_that_mixes_views_takes_them_in_any_chunks_and_order(name: str) -> None:
     layer, x = layer_of(name), tokens(2, 5)
 
-    def read(parts: list[torch.Tensor]) -> torch.Tensor:
+    def read(parts: list[Tensor]) -> Tensor:
         memory = None
         for part in parts:
             memory = layer.write(part, memory)
@@ -165,7 +166,7 @@ def test_a_block_compiles_without_graph_breaks_and_once_per_shape(layers: tuple[
     torch._dynamo.reset()
     model = small_model(*layers, layers=3)
 
-    def run(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def run(seed: int) -> tuple[Tensor, Tensor]:
         inputs, targets = random_views(1, 3, 8, 12, seed=seed), random_views(1, 2, 8, 12, seed=seed + 1)
         state = model.reconstruct(**inputs)
         return model(inputs, targets), model.render(state, targets["fxfycxcy"], targets["c2w"], (8, 12))
@@ -181,7 +182,7 @@ def test_a_block_compiles_without_graph_breaks_and_once_per_shape(layers: tuple[
 def test_the_layer_that_the_page_adds_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).parents[1] / "model" / "README.md").read_text()
     example = textwrap.dedent(page[page.index("    class ViewMean") : page.index("1. Write it into a file")])
-    names = {"nn": torch.nn, "torch": torch, "Tensor": torch.Tensor, "ClassVar": ClassVar, "Linear": Linear}
+    names = {"nn": torch.nn, "torch": torch, "Tensor": Tensor, "ClassVar": ClassVar, "Linear": Linear}
     names |= {"Address": Address, "Places": Places, "Shares": Shares, "State": State}
     exec(example, names)
     monkeypatch.setitem(BLOCKS, "view_mean", names["ViewMean"])
@@ -279,4 +280,4 @@ def test_a_layer_that_cannot_be_built_is_refused(layer: LayerConfig, match: str)
 def test_small_config_is_a_recipe() -> None:
     config = small_config("fast_weight", "mlp")
     assert config_from_dict(config.to_dict()) == config
-    assert isinstance(config, ModelConfig)
+    assert isinstance(config, NetworkConfig)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.metric import LPIPS
 from model.training.loss import LPIPS_VIEWS, render_loss
@@ -14,7 +15,7 @@ def lpips():
     return LPIPS(vgg_weights(), head_weights())
 
 
-def images(b: int = 2, v: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def images(b: int = 2, v: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     rendered, target = (torch.rand(b, v, 3, 16, 24, generator=generator) for _ in range(2))
     return rendered.requires_grad_(), target

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
 from config.errors import InputError
 from model.metric import LPIPS, psnr, ssim
 from tests.support.lpips_weights import LAST_OF_GROUP, VGG16, head_weights, vgg_weights
 
 
-def random_image(*shape: int, seed: int = 0) -> torch.Tensor:
+def random_image(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from model.ops import fast_weight as op
 from model.ops.newton_schulz import newton_schulz
@@ -67,7 +68,7 @@ def test_newton_schulz_leaves_zero_zero() -> None:
 
 
 @pytest.mark.parametrize(("x", "dtype"), [(torch.zeros(3, 5), torch.float32), (torch.zeros(1, 3, 5), torch.int64)])
-def test_newton_schulz_refuses_what_is_no_batch_of_matrices(x: torch.Tensor, dtype: torch.dtype) -> None:
+def test_newton_schulz_refuses_what_is_no_batch_of_matrices(x: Tensor, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"newton_schulz: .*wanted"):
         newton_schulz(x, 5, dtype)
 
@@ -78,7 +79,7 @@ def test_product_in_blocks_of_rows_is_the_product(rows: int, transposed: bool, m
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, 24, generator=generator).bfloat16()
     w = torch.randn(7, 24, generator=generator).bfloat16().mT if transposed else torch.randn(24, 7, generator=generator).bfloat16()
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: self.new_full(size, torch.nan))
+    monkeypatch.setattr(Tensor, "new_empty", lambda self, *size: self.new_full(size, torch.nan))
     with torch.no_grad():
         found = product(x, w)
     # The result is rounded to bfloat16, 2^-9 of each number.
@@ -95,7 +96,7 @@ def tokens(b: int = 2, l: int = 11, k: int = 6, m: int = 9, seed: int = 0) -> tu
     """Return weights, key, value, learning rate, float64."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(*shape: int) -> torch.Tensor:
+    def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     weights = (draw(b, k, m), draw(b, m, k), draw(b, k, m))
@@ -127,7 +128,7 @@ def test_gradients_are_a_sum_over_tokens() -> None:
 def test_training_differentiates_through_gradients_and_update() -> None:
     weights, key, value, learning_rate = tokens(b=1, l=4, k=3, m=4)
 
-    def run(key: torch.Tensor, value: torch.Tensor, learning_rate: torch.Tensor) -> torch.Tensor:
+    def run(key: Tensor, value: Tensor, learning_rate: Tensor) -> Tensor:
         step = op.gradients(weights, key, value, learning_rate)
         moved = op.update(weights, step, 2, torch.float64)
         return op.apply(moved, key)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from config import load_config
 from model.lact_lvsm import LaCTLVSM
-from model.training.optimizer import apply_step, build_optimiser, gradient_norm, learning_rate, update_average
+from model.training.optimizer import apply_step, build_optimizer, gradient_norm, learning_rate, update_average
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +30,7 @@ def with_gradients(model: torch.nn.Module, scale: float = 1.0, seed: int = 1) ->
 def test_decay_is_for_tensors_of_two_dimensions_or_more():
     with torch.device("meta"):
         model = LaCTLVSM(load_config(ROOT / "config" / "debug.yaml"))
-    groups = build_optimiser(model, 0.05).param_groups
+    groups = build_optimizer(model, 0.05).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, other = ({names[id(parameter)] for parameter in group["params"]} for group in groups)
     assert [group["weight_decay"] for group in groups] == [0.05, 0.0]
@@ -65,7 +66,7 @@ def test_gradient_norm():
 @pytest.mark.parametrize(("scale", "clip"), [(10.0, 1.0), (0.01, 1.0), (10.0, 0.5)])
 def test_step_equals_clipping_and_stepping_plainly(scale, clip):
     model, plain = with_gradients(small(), scale), with_gradients(small(), scale)
-    optimiser = build_optimiser(model, 0.05)
+    optimizer = build_optimizer(model, 0.05)
     reference = torch.optim.AdamW(
         [
             {"params": [x for x in plain.parameters() if x.ndim > 1], "weight_decay": 0.05},
@@ -78,7 +79,7 @@ def test_step_equals_clipping_and_stepping_plainly(scale, clip):
     for step in range(3):
         with_gradients(model, scale), with_gradients(plain, scale)
         norm = gradient_norm(model.parameters())
-        apply_step(optimiser, norm, torch.tensor(0.0), 0.01 * (step + 1), clip)
+        apply_step(optimizer, norm, torch.tensor(0.0), 0.01 * (step + 1), clip)
         torch.nn.utils.clip_grad_norm_(plain.parameters(), clip)
         for group in reference.param_groups:
             group["lr"] = 0.01 * (step + 1)
@@ -90,14 +91,14 @@ def test_step_equals_clipping_and_stepping_plainly(scale, clip):
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1.0])
 def test_refused_step_leaves_everything_untouched(value):
     model = with_gradients(small())
-    optimiser = build_optimiser(model, 0.05)
-    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
+    optimizer = build_optimizer(model, 0.05)
+    apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
     weights = copy.deepcopy(model.state_dict())
-    state = copy.deepcopy(optimiser.state_dict()["state"])
+    state = copy.deepcopy(optimizer.state_dict()["state"])
     with_gradients(model)[0].weight.grad[1, 2] = value
-    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(1.0), 0.01, 1.0)
+    apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(1.0), 0.01, 1.0)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    after = optimiser.state_dict()["state"]
+    after = optimizer.state_dict()["state"]
     assert all(torch.equal(after[i][name], state[i][name]) for i in state for name in state[i])
     assert state[0]["step"] == 1
 
@@ -109,23 +110,23 @@ def debug_network() -> LaCTLVSM:
 
 def test_muon_takes_the_matrices_of_the_blocks():
     model = debug_network()
-    optimiser = build_optimiser(model, 0.05, "muon")
+    optimizer = build_optimizer(model, 0.05, "muon")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = [{names[id(parameter)] for parameter in group["params"]} for group in optimiser.param_groups]
+    groups = [{names[id(parameter)] for parameter in group["params"]} for group in optimizer.param_groups]
     assert groups[0] == {name for name, parameter in model.named_parameters() if name.startswith("blocks.") and parameter.ndim == 2}
     assert {"blocks.0.module_list.1.f.w0", "input_linear.weight"} <= groups[1]
     assert "blocks.0.module_list.0.ln.weight" in groups[2]
     assert sum(map(len, groups)) == len(names)
-    assert [group["weight_decay"] for group in optimiser.param_groups] == [0.05, 0.05, 0.0]
-    assert isinstance(optimiser.muon, torch.optim.Muon)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.05, 0.0]
+    assert isinstance(optimizer.muon, torch.optim.Muon)
 
 
 def test_muon_moves_along_the_singular_vectors_of_the_gradient():
     model = with_gradients(debug_network())
-    optimiser = build_optimiser(model, 0.0, "muon")
+    optimizer = build_optimizer(model, 0.0, "muon")
     weight = model.blocks[0].module_list[2].f.c_fc.weight
     before, gradient = weight.detach().clone(), weight.grad.clone()
-    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
+    apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
     left, _, right = torch.linalg.svd(gradient.double(), full_matrices=False)
     moved = left.T @ (weight.detach() - before).double() @ right.T / (-0.01 * 0.2 * max(weight.shape) ** 0.5)
     # Jordan's coefficients leave singular values between 0.68 and 1.13; bfloat16 adds its rounding, 2⁻⁸ of some.
@@ -135,13 +136,13 @@ def test_muon_moves_along_the_singular_vectors_of_the_gradient():
 
 def test_muon_averages_clipped_gradients():
     # After a huge gradient, clipped to norm 1, another one still turns the direction, however huge the first was.
-    def moved(scale: float, clip: float) -> torch.Tensor:
+    def moved(scale: float, clip: float) -> Tensor:
         model = debug_network()
         weight = model.blocks[0].module_list[2].f.c_fc.weight
-        optimiser, before = build_optimiser(model, 0.0, "muon"), weight.detach().clone()
+        optimizer, before = build_optimizer(model, 0.0, "muon"), weight.detach().clone()
         for factor, seed in ((scale, 1), (1.0, 2)):
             with_gradients(model, factor, seed)
-            apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, clip)
+            apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, clip)
         return weight.detach() - before
 
     expected = moved(1e3, 1.0)
@@ -152,14 +153,14 @@ def test_muon_averages_clipped_gradients():
 @pytest.mark.parametrize("value", [torch.nan, 1.0])
 def test_refused_step_leaves_muon_untouched(value):
     model = with_gradients(debug_network())
-    optimiser = build_optimiser(model, 0.05, "muon")
-    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
-    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimiser.state_dict())
+    optimizer = build_optimizer(model, 0.05, "muon")
+    apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(0.0), 0.01, 1.0)
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
     with_gradients(model)
     model.blocks[0].module_list[2].f.c_fc.weight.grad[1, 2] = value
-    apply_step(optimiser, gradient_norm(model.parameters()), torch.tensor(1.0), 0.01, 1.0)
+    apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(1.0), 0.01, 1.0)
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
-    after = optimiser.state_dict()
+    after = optimizer.state_dict()
     for kind in ("muon", "adamw"):
         assert state[kind]["state"]
         for i, tensors in state[kind]["state"].items():

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from config.errors import InputError
 from data.poses import normalise_poses
@@ -13,7 +14,7 @@ from tests.support.poses import random_poses, random_rotation
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 
 
-def facing_poses(*lead: int, seed: int = 0) -> torch.Tensor:
+def facing_poses(*lead: int, seed: int = 0) -> Tensor:
     """Cameras that look within about 40 degrees of a common direction, so that a mean direction exists."""
     c2w = random_poses(*lead, seed=seed)
     turn = torch.linalg.matrix_exp(0.4 * (c2w[..., :3, :3] - c2w[..., :3, :3].mT))
@@ -21,7 +22,7 @@ def facing_poses(*lead: int, seed: int = 0) -> torch.Tensor:
     return c2w
 
 
-def inward_ring(views: int, elevation_deg: float) -> torch.Tensor:
+def inward_ring(views: int, elevation_deg: float) -> Tensor:
     c2w = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
     elevation = np.deg2rad(elevation_deg)
     for view in range(views):

@@ -8,7 +8,7 @@ import pytest
 
 from config import load_config
 from config.errors import InputError
-from config.recipe import FIELDS, Recipe, differences, parse_size, read_recipe, recipe_from_dict
+from config.recipe import FIELDS, TrainingRecipe, differences, parse_size, read_recipe, recipe_from_dict
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "config" / "train").glob("*.yaml"))
@@ -69,7 +69,7 @@ def test_every_field_is_a_flag_of_its_own_type():
     for name, value in values.items():
         items = value if isinstance(value, tuple) else (value,)
         argv += [f"--{name}"] if value is True else [f"--{name}", *map(str, items)]
-    assert read_recipe(argv) == Recipe(**values)
+    assert read_recipe(argv) == TrainingRecipe(**values)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -194,14 +194,14 @@ def test_sizes_are_in_powers_of_1024(text, expected):
 
 
 def test_recipe_survives_plain_values():
-    recipe = Recipe(data_path="a.json", image_size=(8, 16), max_hours=1.5)
+    recipe = TrainingRecipe(data_path="a.json", image_size=(8, 16), max_hours=1.5)
     assert recipe_from_dict(dataclasses.asdict(recipe), "x") == recipe
     with pytest.raises(InputError, match=r"^x, colour: is unknown; wanted a known key"):
         recipe_from_dict({"colour": 1}, "x")
 
 
 def test_differences_leave_out_what_does_not_change_learning():
-    old = Recipe(data_path="a.json", bs_per_gpu=2, grad_accum=3)
+    old = TrainingRecipe(data_path="a.json", bs_per_gpu=2, grad_accum=3)
     free = dataclasses.replace(
         old, expname="b", save_every=1, device="cpu", compile=True, workers=9, max_hours=1.0, val_data_path="v.json"
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from data.output import report
 from data.output.report import (
@@ -110,11 +111,11 @@ def test_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
         open_folder(tmp_path)
 
 
-def images(n: int, h: int, w: int, seed: int) -> torch.Tensor:
+def images(n: int, h: int, w: int, seed: int) -> Tensor:
     return torch.rand(n, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
-def scene_report(folder: Path, n: int, **options) -> tuple[SceneReport, torch.Tensor, torch.Tensor]:
+def scene_report(folder: Path, n: int, **options) -> tuple[SceneReport, Tensor, Tensor]:
     targets, rendered = images(n, 9, 14, 1), images(n, 9, 14, 2)
     metrics = {"psnr": lambda one, other: (one - other).mean(), "ssim": lambda one, other: one.mean()}
     scene = SceneReport(folder, images(3, 9, 14, 0), n, metrics, **options)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from config.errors import InputError
-from config.recipe import Recipe
+from config.recipe import TrainingRecipe
 from data.poses import normalise_poses
 from data.sampler import FolderSource, inputs_of_step, load_ahead, numbers_of, open_source, scene_of, views_of_sample
 from tests.support.scenes import write_random_data_path, write_random_scene
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     data_path="", image_size=(8, 12), num_all_views=5, num_input_views=2, num_target_views=3, bs_per_gpu=2, workers=2, seed=7
 )
 

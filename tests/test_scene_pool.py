@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from config.recipe import Recipe
+from config.recipe import TrainingRecipe
 from data.sampler import PoolSource, numbers_of, open_source
 from data.synthetic import pool as pool_module
 from data.synthetic import synthetic_batch
@@ -16,7 +17,7 @@ from data.synthetic.pool import ScenePool
 from tests.support.training_run import assert_same, final, run_straight_and_resumed, work_in
 
 SIZE, VIEWS = (8, 12), 3
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     data_path="synthetic:objects", image_size=SIZE, num_all_views=VIEWS, num_input_views=1, num_target_views=1, bs_per_gpu=2,
     pool=4, pool_reuse=2, seed=5,
 )  # fmt: skip
@@ -46,7 +47,7 @@ def make():
     assert not any(thread.name == "scene pool" for thread in threading.enumerate())
 
 
-def everything(pool: ScenePool, first: int) -> dict[str, torch.Tensor]:
+def everything(pool: ScenePool, first: int) -> dict[str, Tensor]:
     """Return all views of the window that begins with scene `first`."""
     return pool.draw(range(first, first + pool.scenes), np.tile(np.arange(VIEWS), (pool.scenes, 1)))
 
@@ -130,7 +131,7 @@ def test_what_goes_wrong_is_raised_where_scenes_are_waited_for(make, monkeypatch
         pool.move(40)
 
 
-def source(recipe: Recipe = RECIPE, **options) -> PoolSource:
+def source(recipe: TrainingRecipe = RECIPE, **options) -> PoolSource:
     opened = open_source("synthetic:objects", recipe, 4, CPU, share=options.pop("share", (0, 1)), **options)
     assert isinstance(opened, PoolSource)
     return opened

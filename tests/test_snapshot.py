@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from config import ModelConfig, config_from_dict
+from config import NetworkConfig, config_from_dict
 from config.errors import InputError
-from config.recipe import Recipe
+from config.recipe import TrainingRecipe
 from model import load_model
 from model.lact_lvsm import LaCTLVSM
-from model.training.optimizer import build_optimiser
+from model.training.optimizer import build_optimizer
 from model.training.snapshot import (
     FORMAT,
     SnapshotWriter,
@@ -36,29 +36,29 @@ from model.weights.file import read_weights
 from model.weights.load import read_config
 
 ROOT = Path(__file__).parent.parent
-RECIPE = Recipe(data_path="train_data_path.json")
+RECIPE = TrainingRecipe(data_path="train_data_path.json")
 
 
-def config(dim: int = 8) -> ModelConfig:
+def config(dim: int = 8) -> NetworkConfig:
     layer = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 4, "inter_multi": 2, "base_lr": 0.01}}
     return config_from_dict({"patch_size": 2, "dim": dim, "layers": 1, "block": [layer]})
 
 
 def trained(seed: int) -> tuple[LaCTLVSM, torch.optim.AdamW]:
-    """Return a network and its optimiser after one step along random gradients."""
+    """Return a network and its optimizer after one step along random gradients."""
     torch.manual_seed(seed)
     model = LaCTLVSM(config())
-    optimiser = build_optimiser(model, 0.05)
+    optimizer = build_optimizer(model, 0.05)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimiser.param_groups[0]["lr"] = 1e-2
-    optimiser.step()
-    return model, optimiser
+    optimizer.param_groups[0]["lr"] = 1e-2
+    optimizer.step()
+    return model, optimizer
 
 
 def content(step: int, seed: int = 0) -> dict:
-    model, optimiser = trained(seed)
-    return snapshot(model, None, optimiser, [rng_state(torch.device("cpu"))], RECIPE, 1, step, skips=3)
+    model, optimizer = trained(seed)
+    return snapshot(model, None, optimizer, [rng_state(torch.device("cpu"))], RECIPE, 1, step, skips=3)
 
 
 def written(folder: Path, *steps: int, keep: int = 9) -> list[Path]:
@@ -70,22 +70,22 @@ def written(folder: Path, *steps: int, keep: int = 9) -> list[Path]:
 
 
 def test_snapshot_brings_everything_back(tmp_path):
-    model, optimiser = trained(seed=1)
+    model, optimizer = trained(seed=1)
     average = LaCTLVSM(config())
     writer = SnapshotWriter(tmp_path, 1)
-    writer.save(snapshot(model, average, optimiser, [rng_state(torch.device("cpu"))], RECIPE, 2, step=7, skips=3))
+    writer.save(snapshot(model, average, optimizer, [rng_state(torch.device("cpu"))], RECIPE, 2, step=7, skips=3))
     writer.close()
     found = read_snapshot(tmp_path / "step_00000007.pt")
     assert (found["step"], found["skips"], found["data_ranks"], found["code_version"]) == (7, 3, 2, code_version())
     assert found["recipe"] == dataclasses.asdict(RECIPE)
     assert config_from_dict(found["config"]) == config()
 
-    (other, other_optimiser), other_average = trained(seed=2), LaCTLVSM(config())
-    restore(found, tmp_path / "step_00000007.pt", other, other_average, other_optimiser, rank=0)
+    (other, other_optimizer), other_average = trained(seed=2), LaCTLVSM(config())
+    restore(found, tmp_path / "step_00000007.pt", other, other_average, other_optimizer, rank=0)
     for one, two in ((model, other), (average, other_average)):
         assert all(torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters(), strict=True))
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
-        state, other_state = optimiser.state[one], other_optimiser.state[two]
+        state, other_state = optimizer.state[one], other_optimizer.state[two]
         assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
         assert all(torch.equal(state[name], other_state[name]) for name in state)
 
@@ -128,7 +128,7 @@ from pathlib import Path
 from model.training.snapshot import SnapshotWriter
 writer = SnapshotWriter(Path(sys.argv[1]), keep=2)
 for step in range(1, 1000):
-    writer.save({"step": step, "model": {"weight": torch.full((4096, 4096), float(step))}, "average": None, "optimiser": {},
+    writer.save({"step": step, "model": {"weight": torch.full((4096, 4096), float(step))}, "average": None, "optimizer": {},
                  "skips": 0, "rng": [], "recipe": {}, "config": {}, "data_ranks": 1, "code_version": ""})
 """
 
@@ -208,7 +208,7 @@ def test_restoring_another_network_is_refused(tmp_path):
     (path,) = written(tmp_path, 1)
     model = LaCTLVSM(config(dim=12))
     with pytest.raises(InputError, match=r"step_00000001.pt, input_linear.weight: is \(8, 48\), and \(12, 48\)"):
-        restore(read_snapshot(path), path, model, None, build_optimiser(model, 0.0), 0)
+        restore(read_snapshot(path), path, model, None, build_optimizer(model, 0.0), 0)
 
 
 def test_code_version_is_the_commit_or_unknown(monkeypatch):
@@ -225,7 +225,7 @@ def test_weights_of_a_snapshot_bring_their_config(tmp_path):
     described = config_from_dict({"patch_size": 2, "dim": 24, "layers": 1, "block": [layer]})
     model = LaCTLVSM(described)
     rng = [rng_state(torch.device("cpu"))]
-    torch.save({"format": FORMAT, **snapshot(model, None, build_optimiser(model, 0.05), rng, RECIPE, 1, 7, 0)}, tmp_path / "a.pt")
+    torch.save({"format": FORMAT, **snapshot(model, None, build_optimizer(model, 0.05), rng, RECIPE, 1, 7, 0)}, tmp_path / "a.pt")
     assert read_config(tmp_path / "a.pt", read_weights(tmp_path / "a.pt")) == described
     assert load_model(tmp_path / "a.pt", device="cpu").config == described
     # Of bare weights, shapes tell what they can.

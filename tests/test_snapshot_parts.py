@@ -56,8 +56,8 @@ def test_more_than_fits_leaves_the_optimizer_state_behind(capsys):
     parts = stopped_run("reduced", **{**changes, "snapshot_total": f"{size // 1024 - 1}K"})
     capsys.readouterr()
     one, other = read_snapshot(whole), read_snapshot(parts)
-    assert other["optimiser"] is None
-    assert one["optimiser"]["state"]
+    assert other["optimizer"] is None
+    assert one["optimizer"]["state"]
     # What is refused before training is not less than what the weights and their average take.
     least = int(re.search(r"wanted (\d+)K", refused_total(capsys))[1])
     assert sum(path.stat().st_size for path in parts.glob("*.part*")) <= least * 1024 < size

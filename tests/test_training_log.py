@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from config.errors import InputError
-from config.recipe import Recipe
+from config.recipe import TrainingRecipe
 from data.output.curves import draw_curves, series, ticks
 from model.parallel.processes import Processes
 from model.training.log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
@@ -87,7 +87,7 @@ def test_seconds(seconds, text):
 
 
 def test_window_means_leave_refused_steps_out():
-    recipe = Recipe(data_path="", bs_per_gpu=3, grad_accum=2)
+    recipe = TrainingRecipe(data_path="", bs_per_gpu=3, grad_accum=2)
     window = Window(CPU)
     for loss, refused in ((0.01, 0.0), (math.nan, 1.0), (0.03, 0.0)):
         window.add({"loss": torch.tensor(loss), "mse": torch.tensor(loss)}, torch.tensor(refused))

@@ -14,6 +14,7 @@ from types import TracebackType
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from config.errors import InputError
 from data.files import replace_when_finished
@@ -22,7 +23,7 @@ from data.files import replace_when_finished
 _PALETTE_SAMPLE = 500_000
 
 
-def to_uint8(images: torch.Tensor) -> np.ndarray:
+def to_uint8(images: Tensor) -> np.ndarray:
     """Turn images into what files hold.
 
     Args:

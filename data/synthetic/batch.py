@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from config.errors import InputError
 from data.synthetic.cameras import object_cameras
@@ -60,7 +61,7 @@ def synthetic_batch(
     image_size: tuple[int, int] = (64, 64),
     device: torch.device | str = "cpu",
     samples: int = 4,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Render a batch of random scenes on a device.
 
     Args:

@@ -20,9 +20,10 @@ as broadcasts to these:
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-Vectors = torch.Tensor | Sequence[torch.Tensor]
-Shape = torch.Tensor | Sequence[torch.Tensor]
+Vectors = Tensor | Sequence[Tensor]
+Shape = Tensor | Sequence[Tensor]
 
 KINDS = ("ellipsoid", "box", "cylinder", "cone", "capsule", "torus", "frame", "round_box", "blob", "metaballs")
 SHAPE_NUMBERS: dict[str, int] = dict(zip(KINDS, (0, 0, 0, 1, 1, 1, 1, 1, 7, 12), strict=True))
@@ -37,12 +38,12 @@ STEPS_BETWEEN_SORTINGS = 8
 _TINY = 1e-9
 
 
-def dot(a: Vectors, b: Vectors) -> torch.Tensor:
+def dot(a: Vectors, b: Vectors) -> Tensor:
     """Return the scalar product of vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def interval(kind: str, base: Vectors, direction: Vectors, shape: Shape = ()) -> tuple[torch.Tensor, torch.Tensor]:
+def interval(kind: str, base: Vectors, direction: Vectors, shape: Shape = ()) -> tuple[Tensor, Tensor]:
     """Return where lines run inside a convex solid.
 
     Args:
@@ -57,12 +58,12 @@ def interval(kind: str, base: Vectors, direction: Vectors, shape: Shape = ()) ->
     return _INTERVALS[kind](base, direction, shape)
 
 
-def signed_distance(kind: str, point: torch.Tensor, shape: Shape = ()) -> torch.Tensor:
+def signed_distance(kind: str, point: Tensor, shape: Shape = ()) -> Tensor:
     """Return a lower bound (k,) of the distance to the surface, negative inside; exact for all but blob and metaballs."""
     return _DISTANCES[kind](point, shape)
 
 
-def first_hit(kind: str, base: torch.Tensor, direction: torch.Tensor, shape: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
+def first_hit(kind: str, base: Tensor, direction: Tensor, shape: Tensor, nearest: Tensor) -> Tensor:
     """Return where rays first enter a solid that is not convex.
 
     Args:
@@ -79,7 +80,7 @@ def first_hit(kind: str, base: torch.Tensor, direction: torch.Tensor, shape: tor
     return march(kind, base, direction, shape, nearest)
 
 
-def march(kind: str, base: torch.Tensor, direction: torch.Tensor, shape: torch.Tensor, nearest: torch.Tensor) -> torch.Tensor:
+def march(kind: str, base: Tensor, direction: Tensor, shape: Tensor, nearest: Tensor) -> Tensor:
     """Walk along rays until they meet a solid of `WITH_DISTANCE`; arguments and result as for `first_hit`.
 
     Source: Hart, "Sphere tracing", 1996.
@@ -103,7 +104,7 @@ def march(kind: str, base: torch.Tensor, direction: torch.Tensor, shape: torch.T
     return found
 
 
-def normal(kind: str, point: torch.Tensor, shape: Shape = ()) -> torch.Tensor:
+def normal(kind: str, point: Tensor, shape: Shape = ()) -> Tensor:
     """Return the outward normal at points on the surface: local, (3, k), not of unit length."""
     return _NORMALS[kind](point, shape) if kind in _NORMALS else _distance_gradient(kind, point, shape)
 
@@ -121,7 +122,7 @@ def bounding_axes(kind: str, shape: Sequence[float] = ()) -> tuple[float, float,
     return 3**0.5, 3**0.5, 3**0.5
 
 
-def _roots(a: torch.Tensor, half_b: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _roots(a: Tensor, half_b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     """Solve a t² + 2 half_b t + c = 0 for a > 0; the first root is the larger where there is none."""
     discriminant = half_b * half_b - a * c
     root = discriminant.clamp_min(0).sqrt()
@@ -130,19 +131,19 @@ def _roots(a: torch.Tensor, half_b: torch.Tensor, c: torch.Tensor) -> tuple[torc
     return middle - half, middle + half
 
 
-def _ellipsoid_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def _ellipsoid_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[Tensor, Tensor]:
     square = 1 - dot(base, base)
     half = torch.where(square < 0, -1, square.clamp_min(0).sqrt())
     return -half, half
 
 
-def _slab(position: torch.Tensor, speed: torch.Tensor, half: float | torch.Tensor = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def _slab(position: Tensor, speed: Tensor, half: float | Tensor = 1) -> tuple[Tensor, Tensor]:
     speed = torch.where(speed.abs() < _TINY, _TINY, speed)
     middle, width = -position / speed, (half / speed).abs()
     return middle - width, middle + width
 
 
-def _box_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def _box_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[Tensor, Tensor]:
     enter, leave = _slab(base[0], direction[0])
     for b, d in zip(base[1:], direction[1:], strict=True):
         low, high = _slab(b, d)
@@ -150,18 +151,18 @@ def _box_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[torc
     return enter, leave
 
 
-def _tube_interval(base: Vectors, direction: Vectors, radius: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _tube_interval(base: Vectors, direction: Vectors, radius: float | Tensor) -> tuple[Tensor, Tensor]:
     (x, y, _), (dx, dy, _) = base, direction
     return _roots((dx * dx + dy * dy).clamp_min(_TINY), x * dx + y * dy, x * x + y * y - radius**2)
 
 
-def _cylinder_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def _cylinder_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[Tensor, Tensor]:
     enter, leave = _tube_interval(base, direction, 1)
     low, high = _slab(base[2], direction[2])
     return torch.maximum(enter, low), torch.minimum(leave, high)
 
 
-def _cone_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def _cone_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[Tensor, Tensor]:
     (x, y, z), (dx, dy, dz) = base, direction
     slope = (shape[0] - 1) / 2
     radius, widening = slope * z + (1 + slope), slope * dz
@@ -181,7 +182,7 @@ def _cone_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[tor
     return torch.maximum(enter, low), torch.minimum(leave, high)
 
 
-def _capsule_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[torch.Tensor, torch.Tensor]:
+def _capsule_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[Tensor, Tensor]:
     radius = shape[0]
     tube_enter, tube_leave = _tube_interval(base, direction, radius)
     low, high = _slab(base[2], direction[2], 1 - radius)
@@ -199,7 +200,7 @@ def _capsule_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[
     return enter, leave
 
 
-def _frame_hit(base: Vectors, direction: Vectors, shape: Shape, nearest: torch.Tensor) -> torch.Tensor:
+def _frame_hit(base: Vectors, direction: Vectors, shape: Shape, nearest: Tensor) -> Tensor:
     """Enter the box, then leave each of the three square tunnels that are cut out of it: two tunnels meet in its middle only."""
     low, high = zip(*(_slab(b, d, 1 - shape[0]) for b, d in zip(base, direction, strict=True)), strict=True)
     enter, leave = _box_interval(base, direction, shape)
@@ -211,20 +212,20 @@ def _frame_hit(base: Vectors, direction: Vectors, shape: Shape, nearest: torch.T
     return torch.where(enter < leave, enter, torch.inf)
 
 
-def _length(vectors: torch.Tensor) -> torch.Tensor:
+def _length(vectors: Tensor) -> Tensor:
     return (vectors * vectors).sum(0).sqrt()
 
 
-def _box_distance(point: torch.Tensor, half: float | torch.Tensor) -> torch.Tensor:
+def _box_distance(point: Tensor, half: float | Tensor) -> Tensor:
     beyond = point.abs() - half
     return _length(beyond.clamp_min(0)) + beyond.amax(0).clamp_max(0)
 
 
-def _torus_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _torus_distance(point: Tensor, shape: Shape) -> Tensor:
     return torch.hypot(_length(point[:2]) - (1 - shape[0]), point[2]) - shape[0]
 
 
-def _frame_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _frame_distance(point: Tensor, shape: Shape) -> Tensor:
     """Measure to the nearest of the bars; by symmetry only three count."""
     half = shape[0] / 2
     outer, inner = point.abs() - 1, (point.abs() - (1 - half)).abs() - half
@@ -235,18 +236,18 @@ def _frame_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
     return torch.minimum(torch.minimum(bars[0], bars[1]), bars[2])
 
 
-def _round_box_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _round_box_distance(point: Tensor, shape: Shape) -> Tensor:
     return _box_distance(point, 1 - shape[0]) - shape[0]
 
 
-def _blob_distance(point: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+def _blob_distance(point: Tensor, shape: Tensor) -> Tensor:
     height, frequency, phase = shape[0], shape[1:4], shape[4:7]
     wave = torch.sin(torch.addcmul(phase, point, frequency))
     level = _length(point) - 1 + height * (1 + wave[0] * wave[1] * wave[2])
     return level / (1 + height * frequency.amax(0))
 
 
-def _metaballs_distance(point: torch.Tensor, shape: torch.Tensor) -> torch.Tensor:
+def _metaballs_distance(point: Tensor, shape: Tensor) -> Tensor:
     distance = _length(point - shape[:3]) - shape[3]
     for i in (4, 8):
         ball = _length(point - shape[i : i + 3]) - shape[i + 3]
@@ -255,15 +256,15 @@ def _metaballs_distance(point: torch.Tensor, shape: torch.Tensor) -> torch.Tenso
     return distance
 
 
-def _ellipsoid_distance(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _ellipsoid_distance(point: Tensor, shape: Shape) -> Tensor:
     return _length(point) - 1
 
 
-def _box_normal(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _box_normal(point: Tensor, shape: Shape) -> Tensor:
     return torch.where(point.abs() >= point.abs().amax(0), point, 0)
 
 
-def _cone_normal(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _cone_normal(point: Tensor, shape: Shape) -> Tensor:
     x, y, z = point
     slope = (shape[0] - 1) / 2
     across = _length(point[:2])
@@ -271,19 +272,19 @@ def _cone_normal(point: torch.Tensor, shape: Shape) -> torch.Tensor:
     return torch.stack([torch.where(side, x, 0), torch.where(side, y, 0), torch.where(side, -slope * across.clamp_min(_TINY), z)])
 
 
-def _cylinder_normal(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _cylinder_normal(point: Tensor, shape: Shape) -> Tensor:
     x, y, z = point
     side = x * x + y * y > z * z
     return torch.stack([torch.where(side, x, 0), torch.where(side, y, 0), torch.where(side, 0, z)])
 
 
-def _capsule_normal(point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _capsule_normal(point: Tensor, shape: Shape) -> Tensor:
     half = 1 - shape[0]
     z = point[2] - torch.minimum(torch.maximum(point[2], -half), half)
     return torch.cat([point[:2], z[None]])
 
 
-def _distance_gradient(kind: str, point: torch.Tensor, shape: Shape) -> torch.Tensor:
+def _distance_gradient(kind: str, point: Tensor, shape: Shape) -> Tensor:
     step = 1e-3
     total = torch.zeros_like(point)
     for corner in ((1, -1, -1), (-1, -1, 1), (-1, 1, -1), (1, 1, 1)):

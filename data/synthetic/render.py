@@ -10,6 +10,7 @@ m = 64 s rays of a group in the order (s, row, column), p solids a scene, k hits
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from config.errors import InputError
 from data.synthetic.primitives import dot
@@ -36,19 +37,19 @@ class Lamps:
         extent: (b·s, p, 4) of the solids in it.
     """
 
-    position: torch.Tensor
-    view_from_world: torch.Tensor
-    extent: torch.Tensor
+    position: Tensor
+    view_from_world: Tensor
+    extent: Tensor
 
 
 @torch.no_grad()
 def render(
     batch: Batch,
-    c2w: torch.Tensor,
-    fxfycxcy: torch.Tensor,
+    c2w: Tensor,
+    fxfycxcy: Tensor,
     image_size: tuple[int, int],
     samples: int = 4,
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Render the views of every scene.
 
     Args:
@@ -110,7 +111,7 @@ def _rays_at_once(device: torch.device) -> int:
     return min(RAYS_AT_ONCE["cuda"], torch.cuda.mem_get_info(device)[0] // (4 * BYTES_A_RAY))
 
 
-def _inside_tile(samples: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _inside_tile(samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return x and y (2, m) of a tile's rays: in each pixel a pattern that has one sample in each of s rows and columns."""
     bits = samples.bit_length() - 1
     order = [int(f"{i:0{bits}b}"[::-1], 2) if bits else 0 for i in range(samples)]
@@ -121,7 +122,7 @@ def _inside_tile(samples: int, dtype: torch.dtype, device: torch.device) -> torc
     return torch.stack([x.expand(-1, TILE, -1).flatten(), y.expand(-1, -1, TILE).flatten()])
 
 
-def _render_groups(batch: Batch, rays: Rays, lamps: list[Lamps], samples: int) -> torch.Tensor:
+def _render_groups(batch: Batch, rays: Rays, lamps: list[Lamps], samples: int) -> Tensor:
     """Return colour, alpha and depth (g, 5, 64) of groups of rays."""
     groups, m = rays.direction.shape[1:]
     hits = nearest(batch.solids, rays)
@@ -145,7 +146,7 @@ def _render_groups(batch: Batch, rays: Rays, lamps: list[Lamps], samples: int) -
     return torch.cat([colour, alpha[None], depth]).transpose(0, 1)
 
 
-def _surface(batch: Batch, solid: torch.Tensor, point: torch.Tensor, normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _surface(batch: Batch, solid: Tensor, point: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
     """Return the colour and the bumpy normal (3, k) of hits."""
     materials = batch.materials
     finish = materials.finish[solid].T
@@ -175,13 +176,13 @@ def _surface(batch: Batch, solid: torch.Tensor, point: torch.Tensor, normal: tor
 
 def _pattern(
     kinds: tuple[str, ...],
-    pattern: torch.Tensor,
-    texture_from_world: torch.Tensor,
-    turns: torch.Tensor,
-    numbers: torch.Tensor,
-    point: torch.Tensor,
-    normal: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    pattern: Tensor,
+    texture_from_world: Tensor,
+    turns: Tensor,
+    numbers: Tensor,
+    point: Tensor,
+    normal: Tensor,
+) -> tuple[Tensor, Tensor]:
     place = apply(texture_from_world, point)
     # The side of a box that a point is on is told by how fast each texture coordinate runs along the normal.
     facing = apply(texture_from_world, normal) - texture_from_world[:, :, 3].T
@@ -189,7 +190,7 @@ def _pattern(
     return weights(kinds, pattern, place, unroll(place, facing * scale, turns), numbers)
 
 
-def _bumped(solid_from_world: torch.Tensor, place: torch.Tensor, strength: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+def _bumped(solid_from_world: Tensor, place: Tensor, strength: Tensor, normal: Tensor) -> Tensor:
     """Tilt normals as if noise at `place` were the height of the surface."""
     step = 0.05
     here = noise(place)
@@ -225,7 +226,7 @@ def _sky_points(batch: Batch, samples: int) -> Lamps:
     return _as_lamps(batch, lights.centre[:, None] + SKY_DISTANCE * direction)
 
 
-def _look_from(position: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+def _look_from(position: Tensor, centre: Tensor) -> Tensor:
     """Return frames (b, 3, 3), rows x y z, with z from position to centre."""
     z = torch.nn.functional.normalize(centre - position, dim=1)
     helper = torch.zeros_like(z).scatter_(1, z.abs().argmin(1, keepdim=True), 1)
@@ -233,7 +234,7 @@ def _look_from(position: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
     return torch.stack([x, torch.linalg.cross(z, x), z], dim=1)
 
 
-def _as_lamps(batch: Batch, position: torch.Tensor) -> Lamps:
+def _as_lamps(batch: Batch, position: Tensor) -> Lamps:
     b, s = position.shape[:2]
     position = position.flatten(0, 1)
     frame = _look_from(position, batch.lights.centre.repeat_interleave(s, 0))
@@ -245,15 +246,15 @@ def _as_lamps(batch: Batch, position: torch.Tensor) -> Lamps:
 def _light(
     batch: Batch,
     rays: Rays,
-    ray: torch.Tensor,
-    solid: torch.Tensor,
-    point: torch.Tensor,
-    normal: torch.Tensor,
-    true_normal: torch.Tensor,
-    colour: torch.Tensor,
+    ray: Tensor,
+    solid: Tensor,
+    point: Tensor,
+    normal: Tensor,
+    true_normal: Tensor,
+    colour: Tensor,
     lamps: list[Lamps],
     samples: int,
-) -> torch.Tensor:
+) -> Tensor:
     """Return the colour (3, k) of lit hits: lambert and Blinn-Phong of all lamps, occluded ambient light."""
     lights = batch.lights
     groups, m = rays.direction.shape[1:]
@@ -279,11 +280,11 @@ def _light(
     return total
 
 
-def _ambient(lights: Lights, scene: torch.Tensor, normal: torch.Tensor) -> torch.Tensor:
+def _ambient(lights: Lights, scene: Tensor, normal: Tensor) -> Tensor:
     return torch.lerp(lights.below[scene].T, lights.above[scene].T, 0.5 + 0.5 * normal[2])
 
 
-def _share_in_pixel(rays: int, samples: int, ray: torch.Tensor, weight: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+def _share_in_pixel(rays: int, samples: int, ray: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
     """Return for each hit (k,) the share of weight that is chosen among the samples of its pixel."""
     spread = torch.zeros(2, rays, dtype=weight.dtype, device=weight.device)
     spread[0, ray] = weight
@@ -298,12 +299,12 @@ def _reaches(
     solids: Solids,
     rays: Rays,
     lamps: Lamps,
-    pencil: torch.Tensor,
-    ray: torch.Tensor,
-    point: torch.Tensor,
-    normal: torch.Tensor,
+    pencil: Tensor,
+    ray: Tensor,
+    point: Tensor,
+    normal: Tensor,
     samples: int,
-) -> torch.Tensor:
+) -> Tensor:
     """Tell which hits (k,) their own point of a lamp reaches."""
     groups, m = rays.direction.shape[1:]
     start = lamps.position[pencil].T
@@ -329,7 +330,7 @@ def _reaches(
     return lit & ~blocked(solids, shadow, active.view(size)).flatten()[ray]
 
 
-def _paint_sky(batch: Batch, rays: Rays, colour: torch.Tensor) -> None:
+def _paint_sky(batch: Batch, rays: Rays, colour: Tensor) -> None:
     """Fill (3, g·m) with the sky in linear colours, and with nothing where it is white."""
     skies = batch.skies
     scene = rays.scene[rays.pencil]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.synthetic.primitives import KINDS, bounding_axes
 from data.synthetic.textures import PATTERNS
@@ -141,31 +142,31 @@ class Materials:
 
     kinds: tuple[str, ...]
     overlay_kinds: tuple[str, ...]
-    colours: torch.Tensor
-    pattern: torch.Tensor
-    numbers: torch.Tensor
-    texture_from_world: torch.Tensor
-    turns: torch.Tensor
-    overlay: torch.Tensor
-    overlay_numbers: torch.Tensor
-    overlay_from_world: torch.Tensor
-    overlay_turns: torch.Tensor
-    solid_from_world: torch.Tensor
-    finish: torch.Tensor
+    colours: Tensor
+    pattern: Tensor
+    numbers: Tensor
+    texture_from_world: Tensor
+    turns: Tensor
+    overlay: Tensor
+    overlay_numbers: Tensor
+    overlay_from_world: Tensor
+    overlay_turns: Tensor
+    solid_from_world: Tensor
+    finish: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Lights:
     """The lights of a batch, (b, …); names as in `Light`."""
 
-    centre: torch.Tensor
-    position: torch.Tensor
-    colour: torch.Tensor
-    radius: torch.Tensor
-    above: torch.Tensor
-    below: torch.Tensor
-    occlusion: torch.Tensor
-    turn: torch.Tensor
+    centre: Tensor
+    position: Tensor
+    colour: Tensor
+    radius: Tensor
+    above: Tensor
+    below: Tensor
+    occlusion: Tensor
+    turn: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,10 +174,10 @@ class Skies:
     """The skies of a batch, (b, …); names as in `Sky`. `all_white` saves looking."""
 
     all_white: bool
-    white: torch.Tensor
-    horizon: torch.Tensor
-    zenith: torch.Tensor
-    clouds: torch.Tensor
+    white: Tensor
+    horizon: Tensor
+    zenith: Tensor
+    clouds: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +214,7 @@ def pack(scenes: Sequence[Description], dtype: torch.dtype = torch.float32, devi
     place = np.concatenate([i * per_scene + np.arange(len(scene.solids)) for i, scene in enumerate(scenes)])
     solids = [solid for scene in scenes for solid in scene.solids]
 
-    def spread(rows: np.ndarray, fill: float = 0) -> torch.Tensor:
+    def spread(rows: np.ndarray, fill: float = 0) -> Tensor:
         rows = np.asarray(rows)
         table = np.full((len(scenes) * per_scene, *rows.shape[1:]), fill, dtype=rows.dtype)
         table[place] = rows
@@ -296,7 +297,7 @@ def _padded(rows: Sequence[Sequence[float]], width: int) -> np.ndarray:
     return np.array([(*row, *(0.0,) * (width - len(row))) for row in rows], dtype=np.float64)
 
 
-def _columns(records: Sequence[Light] | Sequence[Sky], dtype: torch.dtype, device: torch.device | str) -> list[torch.Tensor]:
+def _columns(records: Sequence[Light] | Sequence[Sky], dtype: torch.dtype, device: torch.device | str) -> list[Tensor]:
     columns = (np.stack([np.asarray(getattr(record, f.name)) for record in records]) for f in fields(records[0]))
     tensors = (torch.from_numpy(column) for column in columns)
     return [tensor.to(device, None if tensor.dtype == torch.bool else dtype) for tensor in tensors]

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from data.synthetic.primitives import CONVEX, KINDS, SHAPE_NUMBERS, Vectors, dot, first_hit, interval, normal
 
@@ -39,15 +40,15 @@ class Solids:
     kinds: tuple[str, ...]
     cutters: tuple[str, ...]
     per_scene: int
-    kind: torch.Tensor
-    local_from_world: torch.Tensor
-    shape: torch.Tensor
-    bound: torch.Tensor
-    casts: torch.Tensor
-    cut_kind: torch.Tensor
-    cut_from_world: torch.Tensor
-    cut_shape: torch.Tensor
-    cut_keeps: torch.Tensor
+    kind: Tensor
+    local_from_world: Tensor
+    shape: Tensor
+    bound: Tensor
+    casts: Tensor
+    cut_kind: Tensor
+    cut_from_world: Tensor
+    cut_shape: Tensor
+    cut_keeps: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,25 +64,25 @@ class Rays:
         direction: (3, g, m) in the world.
     """
 
-    scene: torch.Tensor
-    origin: torch.Tensor
-    extent: torch.Tensor
-    pencil: torch.Tensor
-    rectangle: torch.Tensor
-    direction: torch.Tensor
+    scene: Tensor
+    origin: Tensor
+    extent: Tensor
+    pencil: Tensor
+    rectangle: Tensor
+    direction: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Hits:
     """Where rays meet surfaces: `ray` (k,) as g * m + place in the group, `solid` (k,), `depth` (k,), `normal` (3, k) outward."""
 
-    ray: torch.Tensor
-    solid: torch.Tensor
-    depth: torch.Tensor
-    normal: torch.Tensor
+    ray: Tensor
+    solid: Tensor
+    depth: Tensor
+    normal: Tensor
 
 
-def extents(solids: Solids, scene: torch.Tensor, view_from_world: torch.Tensor) -> torch.Tensor:
+def extents(solids: Solids, scene: Tensor, view_from_world: Tensor) -> Tensor:
     """Bound every solid of a pencil's scene in the pencil's image plane.
 
     Args:
@@ -137,7 +138,7 @@ def nearest(solids: Solids, rays: Rays) -> Hits:
     return Hits(ray, solid, depth, outward)
 
 
-def blocked(solids: Solids, rays: Rays, active: torch.Tensor) -> torch.Tensor:
+def blocked(solids: Solids, rays: Rays, active: Tensor) -> Tensor:
     """Tell for which rays a solid that casts shadows lies between origin and origin + direction.
 
     Args:
@@ -153,30 +154,30 @@ def blocked(solids: Solids, rays: Rays, active: torch.Tensor) -> torch.Tensor:
     return result & active
 
 
-def points(rays: Rays, ray: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+def points(rays: Rays, ray: Tensor, depth: Tensor) -> Tensor:
     """Return the world points (3, k) at depths along rays, given by their numbers g * m + place."""
     origin = rays.origin[rays.pencil[ray // rays.direction.shape[2]]].T
     return torch.addcmul(origin, rays.direction.flatten(1).index_select(1, ray), depth)
 
 
-def apply(matrix: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+def apply(matrix: Tensor, point: Tensor) -> Tensor:
     """Map points (3, k) by matrices (k, 3, 4)."""
     columns = matrix.permute(2, 1, 0).contiguous()
     return torch.addcmul(torch.addcmul(torch.addcmul(columns[3], columns[0], point[0]), columns[1], point[1]), columns[2], point[2])
 
 
-def apply_transposed(matrix: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+def apply_transposed(matrix: Tensor, vector: Tensor) -> Tensor:
     """Multiply vectors (3, k) by the transposed linear part of matrices (k, 3, 4): that takes normals to the world."""
     rows = matrix.permute(1, 2, 0)[:, :3].contiguous()
     return torch.addcmul(torch.addcmul(rows[0] * vector[0], rows[1], vector[1]), rows[2], vector[2])
 
 
-def unit(vector: torch.Tensor) -> torch.Tensor:
+def unit(vector: Tensor) -> Tensor:
     """Return vectors (3, ...) at length 1."""
     return vector * dot(vector, vector).clamp_min(1e-30).rsqrt()
 
 
-def _pairs(solids: Solids, rays: Rays, wanted: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+def _pairs(solids: Solids, rays: Rays, wanted: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Return group and solid (k,) of all pairs whose rectangles overlap."""
     extent, rectangle = rays.extent[rays.pencil], rays.rectangle[:, None]
     overlap = ((extent[..., :2] <= rectangle[..., 2:]) & (extent[..., 2:] >= rectangle[..., :2])).all(-1)
@@ -186,7 +187,7 @@ def _pairs(solids: Solids, rays: Rays, wanted: torch.Tensor | None = None) -> tu
     return group, rays.scene[rays.pencil[group]] * solids.per_scene + place
 
 
-def _depths(solids: Solids, rays: Rays, pairs: tuple[torch.Tensor, torch.Tensor]) -> Iterator[tuple]:
+def _depths(solids: Solids, rays: Rays, pairs: tuple[Tensor, Tensor]) -> Iterator[tuple]:
     """Yield, for each kind of solid: its name, group (k,), solid (k,), depth (k, m) or infinity, on its cut (k, m) or None."""
     groups, ids = pairs
     kind_of_pair = solids.kind[ids]
@@ -210,11 +211,11 @@ class _Lines:
 
     base: Vectors
     direction: Vectors
-    middle: torch.Tensor
-    stretch: torch.Tensor
+    middle: Tensor
+    stretch: Tensor
 
 
-def _lines(local_from_world: torch.Tensor, rays: Rays, group: torch.Tensor) -> _Lines:
+def _lines(local_from_world: Tensor, rays: Rays, group: Tensor) -> _Lines:
     origin = apply(local_from_world, rays.origin[rays.pencil[group]].T)[..., None]
     world = [rays.direction[i].index_select(0, group) for i in range(3)]
     rows = local_from_world[:, :, :3, None]
@@ -229,8 +230,8 @@ def _lines(local_from_world: torch.Tensor, rays: Rays, group: torch.Tensor) -> _
 
 
 def _convex_depth(
-    solids: Solids, rays: Rays, kind: str, group: torch.Tensor, solid: torch.Tensor, line: _Lines, shape: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+    solids: Solids, rays: Rays, kind: str, group: Tensor, solid: Tensor, line: _Lines, shape: Tensor
+) -> tuple[Tensor, Tensor | None]:
     enter, leave = interval(kind, line.base, line.direction, shape.T[..., None])
     enter, leave = torch.addcmul(line.middle, enter, line.stretch), torch.addcmul(line.middle, leave, line.stretch)
     depth = torch.where((enter < leave) & (enter > NEAR), enter, torch.inf)
@@ -251,9 +252,7 @@ def _convex_depth(
     return depth, on_cut
 
 
-def _combine(
-    enter: torch.Tensor, leave: torch.Tensor, low: torch.Tensor, high: torch.Tensor, keeps: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _combine(enter: Tensor, leave: Tensor, low: Tensor, high: Tensor, keeps: Tensor) -> tuple[Tensor, Tensor]:
     """Return depth and whether it lies on the cutter, for [enter, leave] without, or with, [low, high]."""
     outside = torch.where((enter < leave) & (enter > NEAR) & ~((low <= enter) & (enter < high)), enter, torch.inf)
     inside = torch.where((low < high) & (high > NEAR) & (enter < high) & (high < leave), high, torch.inf)
@@ -262,7 +261,7 @@ def _combine(
     return torch.where(keeps, both, torch.minimum(outside, inside)), torch.where(keeps, low > enter, inside < outside)
 
 
-def _other_depth(kind: str, line: _Lines, shape: torch.Tensor) -> torch.Tensor:
+def _other_depth(kind: str, line: _Lines, shape: Tensor) -> Tensor:
     depth = torch.full_like(line.middle, torch.inf)
     near = (NEAR - line.middle) / line.stretch
     row, column = ((dot(line.base, line.base) < 3) & (near < 3**0.5)).nonzero(as_tuple=True)
@@ -273,7 +272,7 @@ def _other_depth(kind: str, line: _Lines, shape: torch.Tensor) -> torch.Tensor:
     return depth
 
 
-def _normals(solids: Solids, kind: str, solid: torch.Tensor, point: torch.Tensor, on_cut: torch.Tensor | None) -> torch.Tensor:
+def _normals(solids: Solids, kind: str, solid: Tensor, point: Tensor, on_cut: Tensor | None) -> Tensor:
     """Return outward unit normals (3, k) in the world."""
     result = _world_normal(kind, solids.local_from_world[solid], solids.shape[solid], point)
     if on_cut is None:
@@ -289,6 +288,6 @@ def _normals(solids: Solids, kind: str, solid: torch.Tensor, point: torch.Tensor
     return result
 
 
-def _world_normal(kind: str, local_from_world: torch.Tensor, shape: torch.Tensor, point: torch.Tensor) -> torch.Tensor:
+def _world_normal(kind: str, local_from_world: Tensor, shape: Tensor, point: Tensor) -> Tensor:
     local = normal(kind, apply(local_from_world, point), shape.T[: SHAPE_NUMBERS[kind]])
     return unit(apply_transposed(local_from_world, local))

@@ -8,7 +8,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from config import ModelConfig
+from config import NetworkConfig
 from model.lact_lvsm import LaCTLVSM
 
 # Sides of the square products that are timed, and how often each.
@@ -16,7 +16,7 @@ SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
 REPEATS = 5
 
 
-def training_flops(config: ModelConfig, num_input_views: int, num_target_views: int, image_size: tuple[int, int]) -> int:
+def training_flops(config: NetworkConfig, num_input_views: int, num_target_views: int, image_size: tuple[int, int]) -> int:
     """Count the FLOPs of matrix products and attention in forward and backward of one scene, by running them without data.
 
     What activation checkpointing computes again is not counted: these are the FLOPs that the model needs.

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import InputError
-from config.recipe import Recipe
+from config.recipe import TrainingRecipe
 from data.files import write_text
 from data.output.curves import draw_curves
 from model.parallel.processes import Processes
@@ -128,7 +128,9 @@ class Window:
             self.sums[name] = self.sums.get(name, 0) + torch.where(refused > 0, 0, value)
             self.counts[name] = self.counts.get(name, 0) + (1 - refused)
 
-    def row(self, recipe: Recipe, processes: Processes, tokens: int, flops: int, rate: float, broken: int) -> dict[str, Any]:
+    def row(
+        self, recipe: TrainingRecipe, processes: Processes, tokens: int, flops: int, rate: float, broken: int
+    ) -> dict[str, Any]:
         """Return the figures since the last row, over all processes; CPU seconds are this one's, of all its threads.
 
         Args:

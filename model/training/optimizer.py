@@ -1,4 +1,4 @@
-"""The optimisers: what decays, what Muon moves, the learning rate of a step, steps that are left out, averaged weights."""
+"""The optimizers: what decays, what Muon moves, the learning rate of a step, steps that are left out, averaged weights."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -41,11 +41,11 @@ class MuonAndAdamW:
         self.adamw.load_state_dict(state["adamw"])
 
 
-Optimiser = torch.optim.AdamW | MuonAndAdamW
+Optimizer = torch.optim.AdamW | MuonAndAdamW
 
 
-def build_optimiser(model: nn.Module, weight_decay: float, kind: str = "adamw") -> Optimiser:
-    """Return the optimiser of a model, weight decay on tensors of two or more dimensions.
+def build_optimizer(model: nn.Module, weight_decay: float, kind: str = "adamw") -> Optimizer:
+    """Return the optimizer of a model, weight decay on tensors of two or more dimensions.
 
     The learning rate is set before every step: see `learning_rate`.
 
@@ -82,22 +82,22 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def apply_step(optimiser: Optimiser, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
+def apply_step(optimizer: Optimizer, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
     """Clip and update, or, where `refused`, leave weights, moments and step count untouched. No host sync.
 
     Args:
-        optimiser: from `build_optimiser`.
+        optimizer: from `build_optimizer`.
         norm: of all gradients, on the parameters' device.
         refused: 1 or 0, float32 scalar there: whether to leave the step out.
         lr: learning rate.
         clip: largest norm that passes unscaled.
     """
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = lr
-    if isinstance(optimiser, MuonAndAdamW):
-        _step_muon(optimiser.muon, norm, refused, clip)
-    adamw: Any = optimiser.adamw if isinstance(optimiser, MuonAndAdamW) else optimiser
-    # The two attributes through which torch's GradScaler talks to a fused optimiser: its kernel divides gradients by the one and
+    if isinstance(optimizer, MuonAndAdamW):
+        _step_muon(optimizer.muon, norm, refused, clip)
+    adamw: Any = optimizer.adamw if isinstance(optimizer, MuonAndAdamW) else optimizer
+    # The two attributes through which torch's GradScaler talks to a fused optimizer: its kernel divides gradients by the one and
     # does nothing where the other is set, so that neither clipping nor skipping costs a pass or a wait.
     adamw.grad_scale = (norm / clip).clamp(min=1.0)
     adamw.found_inf = refused

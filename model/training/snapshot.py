@@ -12,21 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from config import ModelConfig
+from config import NetworkConfig
 from config.errors import InputError, missing_file
-from config.recipe import Recipe, differences, recipe_from_dict
+from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import replace_when_finished
 from model.lact_lvsm import LaCTLVSM
-from model.training.optimizer import Optimiser
+from model.training.optimizer import Optimizer
 from model.training.snapshot_parts import join_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT, load_torch_file
 from model.weights.load import load_weights
 
-FORMAT = f"{SNAPSHOT_FORMAT} 1"
+FORMAT = f"{SNAPSHOT_FORMAT} 2"
+# Spells one key otherwise.
+OLD_FORMAT = f"{SNAPSHOT_FORMAT} 1"
 NAME = re.compile(r"step_(\d+)\.pt")
 # Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
 ROOM, ROOM_A_TENSOR = 1 << 15, 512
-KEYS = ("model", "average", "optimiser", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
+KEYS = ("model", "average", "optimizer", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
 
 
 class SnapshotWriter:
@@ -38,7 +40,7 @@ class SnapshotWriter:
         parts: (bytes of a part, of all parts): the newest is in files of that size, too, in the folder `parts` beside.
 
     Attributes:
-        whole: whether the parts hold the whole snapshot, or all but the optimiser's state; None before there are any.
+        whole: whether the parts hold the whole snapshot, or all but the optimizer's state; None before there are any.
     """
 
     def __init__(self, folder: Path, keep: int, parts: tuple[int, int] | None = None) -> None:
@@ -79,7 +81,7 @@ class SnapshotWriter:
             torch.save(content, temporary)
         if self.parts:
             self.whole = write_parts(
-                path, self.folder.parent / "parts", *self.parts, lambda file: torch.save({**content, "optimiser": None}, file)
+                path, self.folder.parent / "parts", *self.parts, lambda file: torch.save({**content, "optimizer": None}, file)
             )
         for _, old in list_snapshots(self.folder)[: -self.keep]:
             old.unlink()
@@ -88,9 +90,9 @@ class SnapshotWriter:
 def snapshot(
     model: LaCTLVSM,
     average: nn.Module | None,
-    optimiser: Optimiser,
+    optimizer: Optimizer,
     rng: list[dict],
-    recipe: Recipe,
+    recipe: TrainingRecipe,
     data_ranks: int,
     step: int,
     skips: int,
@@ -100,7 +102,7 @@ def snapshot(
     Args:
         model: the bare network.
         average: the same with averaged weights, or None.
-        optimiser: of the model.
+        optimizer: of the model.
         rng: `rng_state` of every process, by rank.
         recipe: of the run.
         data_ranks: how many processes share a step's samples.
@@ -113,7 +115,7 @@ def snapshot(
     return {
         "model": model.state_dict(),
         "average": None if average is None else average.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimizer": optimizer.state_dict(),
         "step": step,
         "skips": skips,
         "rng": rng,
@@ -155,12 +157,14 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         raise missing_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
     source = join_parts(path) if path.is_dir() else path
     content = load_torch_file(source, path, "a whole snapshot: delete it to resume from the one before")
+    if isinstance(content, dict) and content.get("format") == OLD_FORMAT and "optimiser" in content:
+        content |= {"format": FORMAT, "optimizer": content.pop("optimiser")}
     if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in KEYS):
         raise InputError(path, "is no training snapshot", "one of outputs/EXPNAME/snapshot, or --load for weights alone")
     return content
 
 
-def check_same_run(content: dict[str, Any], path: Path, recipe: Recipe, config: ModelConfig, data_ranks: int) -> None:
+def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, config: NetworkConfig, data_ranks: int) -> None:
     """Refuse a snapshot of a run with other settings.
 
     Raises:
@@ -179,11 +183,11 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: Recipe, config: 
 
 
 def restore(
-    content: dict[str, Any], path: Path, model: nn.Module, average: nn.Module | None, optimiser: Optimiser, rank: int
+    content: dict[str, Any], path: Path, model: nn.Module, average: nn.Module | None, optimizer: Optimizer, rank: int
 ) -> None:
-    """Put a snapshot back into a network, its average, its optimiser, and the random number generators of process `rank`.
+    """Put a snapshot back into a network, its average, its optimizer, and the random number generators of process `rank`.
 
-    A snapshot without an optimiser's state, as parts may hold it, leaves that as it is: new.
+    A snapshot without an optimizer's state, as parts may hold it, leaves that as it is: new.
 
     Raises:
         InputError: the weights do not fit the network.
@@ -191,8 +195,8 @@ def restore(
     load_weights(model, content["model"], str(path))
     if average is not None:
         load_weights(average, content["average"], str(path))
-    if content["optimiser"] is not None:
-        optimiser.load_state_dict(content["optimiser"])
+    if content["optimizer"] is not None:
+        optimizer.load_state_dict(content["optimizer"])
     if rank < len(content["rng"]):
         set_rng_state(content["rng"][rank])
 

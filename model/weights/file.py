@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from config import ModelConfig
+from config import NetworkConfig
 from config.errors import InputError
 from data.files import replace_when_finished
 
@@ -108,7 +108,7 @@ def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputEr
 
 
 def save_weights(
-    path: str | os.PathLike, state_dict: Mapping[str, Tensor], config: ModelConfig, dtype: torch.dtype | None = None
+    path: str | os.PathLike, state_dict: Mapping[str, Tensor], config: NetworkConfig, dtype: torch.dtype | None = None
 ) -> None:
     """Write weights and their network's config to one `.safetensors` file, whole or not at all.
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from config import LayerConfig, ModelConfig
+from config import LayerConfig, NetworkConfig
 from config.errors import InputError
 
 LAYER_KEYS = {
@@ -28,7 +28,7 @@ PUBLISHED_HEAD_DIM = 64
 PUBLISHED_FAST_WEIGHT = {"base_lr": 0.01, "muon_update_steps": 5}
 
 
-def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> ModelConfig:
+def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> NetworkConfig:
     """Work a LaCT network's config out from the names and shapes of its weights.
 
     Shapes do not tell base_lr, the Newton-Schulz steps and, without q_norm, the attention's head width: these take the
@@ -60,7 +60,7 @@ def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> Model
     if "fast_weight" not in types:
         found = f"has blocks of {', '.join(types) or 'nothing'}, which shapes do not tell apart"
         raise InputError(where, found, "a fast-weight layer, or a file with its config")
-    return ModelConfig(p, d, len(blocks), block)
+    return NetworkConfig(p, d, len(blocks), block)
 
 
 def _infer_layer(weights: Mapping[str, Tensor], prefix: str, names: set[str], d: int, where: str) -> LayerConfig:

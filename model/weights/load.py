@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from config import ModelConfig, config_from_dict, load_config
+from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.runtime import PRECISIONS, pick_device, pick_dtype
@@ -21,7 +21,7 @@ from model.weights.table import ROOT, known_weights
 
 def load_model(
     weights: str | os.PathLike,
-    config: str | os.PathLike | ModelConfig | None = None,
+    config: str | os.PathLike | NetworkConfig | None = None,
     device: str | torch.device = "auto",
     precision: str = "auto",
     newton_schulz_dtype: str = "bfloat16",
@@ -50,7 +50,7 @@ def load_model(
     tensors = read_weights(path)
     if config is None:
         config = config_for(path, tensors)
-    elif not isinstance(config, ModelConfig):
+    elif not isinstance(config, NetworkConfig):
         config = load_config(config)
     with torch.device("meta"):
         model = LaCTLVSM(config)
@@ -60,7 +60,7 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
-def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> ModelConfig:
+def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> NetworkConfig:
     """Return the config that a file carries, `.safetensors` in its metadata and training snapshots, or the one that shapes tell.
 
     Raises:
@@ -86,7 +86,7 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Model
     return infer_config(weights, where=str(path))
 
 
-def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> ModelConfig:
+def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> NetworkConfig:
     """Return the network config of a weight file: its YAML where weight/checkpoints.yaml knows its name, else `read_config`."""
     row = known_weights().get(Path(path).name)
     return read_config(path, weights) if row is None else load_config(ROOT / row.config)

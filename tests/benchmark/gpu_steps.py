@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from config import ModelConfig, load_config, read_yaml
-from config.recipe import Recipe, read_recipe
+from config import NetworkConfig, load_config, read_yaml
+from config.recipe import TrainingRecipe, read_recipe
 from data.synthetic import synthetic_batch
 from data.synthetic.batch import describe
 from model import LaCTLVSM
@@ -58,7 +58,7 @@ class Bench:
     def dtype(self) -> torch.dtype:
         return pick_dtype("auto", self.device)
 
-    def config(self, name: str) -> ModelConfig:
+    def config(self, name: str) -> NetworkConfig:
         return load_config(f"config/{'debug' if self.tiny else name}.yaml")
 
     def size(self, size: Size) -> Size:
@@ -75,7 +75,7 @@ class Bench:
             model = LaCTLVSM(config)
         return model.set_compute_dtype(self.dtype, store=True).eval().requires_grad_(False)
 
-    def recipe(self, name: str, *flags: str) -> Recipe:
+    def recipe(self, name: str, *flags: str) -> TrainingRecipe:
         """Return a recipe of config/train, on data that is not read."""
         small = "--config config/debug.yaml --image_size 16 24 --num_all_views 4 --num_input_views 2 --num_target_views 2"
         path = Path(f"config/train/{name}.yaml")
@@ -206,7 +206,7 @@ def run_baseline_512(bench: Bench) -> Iterator[Row]:
         yield with_target({"what": what, **ours[name], "value": value}, "≥ 8 times", times >= 8)
 
 
-def training_row(bench: Bench, recipe: Recipe, what: str, repeats: int = 3, step: Callable[[], None] | None = None) -> Row:
+def training_row(bench: Bench, recipe: TrainingRecipe, what: str, repeats: int = 3, step: Callable[[], None] | None = None) -> Row:
     """Measure a training step of a recipe on noise."""
     give_memory_back()
     found = measure(step or our_step(recipe, bench.device, bench.dtype), bench, repeats)

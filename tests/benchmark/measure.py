@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from model.camera_path import turntable
 from model.training.flops import synchronise
@@ -69,7 +70,7 @@ def give_memory_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def random_scene(views: int, image_size: tuple[int, int], device: torch.device) -> dict[str, torch.Tensor]:
+def random_scene(views: int, image_size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
     """Return noise images with cameras of a turntable, one scene."""
     fxfycxcy, c2w = turntable(views, image_size)
     return {

@@ -1,7 +1,8 @@
 """Compare networks that remember their inputs in different ways: PSNR and speed for few and many inputs, a table and a plot.
 
     python tests/benchmark/memories.py --data_path outputs/test/objects_data_path.json --image_size 32 32 \
-        LaCT=outputs/box_32/model.safetensors "full attention=outputs/lvsm_32/snapshot/step_00002500.pt@config/lvsm_l4_d256.yaml"
+        LaCT=outputs/bundled_32/model.safetensors \
+        "full attention=outputs/lvsm_32/snapshot/step_00002500.pt@config/lvsm_l4_d256.yaml"
 
 A script, no test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
 inputs; inputs are far apart among the others. With `--target_every 0` all views that are no inputs are targets, as inference.py has

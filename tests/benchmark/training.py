@@ -23,12 +23,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from config import load_config
-from config.recipe import Recipe, read_recipe
+from config.recipe import TrainingRecipe, read_recipe
 from model import LaCTLVSM
 from model.runtime import keep_freed_memory, pick_device, pick_dtype
 from model.training.flops import matmul_rate, training_flops
 from model.training.loss import render_loss
-from model.training.optimizer import apply_step, build_optimiser, gradient_norm
+from model.training.optimizer import apply_step, build_optimizer, gradient_norm
 from tests.benchmark.measure import (
     give_memory_back,
     in_words,
@@ -83,7 +83,7 @@ def measure_rates(rates: dict[torch.dtype, float], device: torch.device) -> None
         rates[dtype] = max(rates[dtype], matmul_rate(device, dtype))
 
 
-def batch(recipe: Recipe, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def batch(recipe: TrainingRecipe, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return noise images with cameras of a turntable: inputs and targets."""
     scenes = []
     for views in (recipe.num_input_views, recipe.num_target_views):
@@ -92,13 +92,13 @@ def batch(recipe: Recipe, device: torch.device) -> tuple[dict[str, Tensor], dict
     return scenes[0], scenes[1]
 
 
-def our_step(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
+def our_step(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
     """Return a training step as train.py takes it."""
     model = LaCTLVSM(load_config(recipe.config)).to(device).set_compute_dtype(dtype)
     model.activation_checkpointing = recipe.actckpt
     if recipe.compile:
         model.compile_layers(mode=recipe.compile_mode)
-    optimiser = build_optimiser(model, recipe.weight_decay, recipe.optimizer)
+    optimizer = build_optimizer(model, recipe.weight_decay, recipe.optimizer)
     inputs, targets = batch(recipe, device)
 
     def step() -> None:
@@ -108,16 +108,16 @@ def our_step(recipe: Recipe, device: torch.device, dtype: torch.dtype) -> Callab
             loss, _ = render_loss(model(inputs, targets), targets["image"], None, 0.0)
             (loss / recipe.grad_accum).backward()
         norm = gradient_norm(model.parameters())
-        apply_step(optimiser, norm, (~norm.isfinite()).float(), LR, recipe.grad_clip)
-        optimiser.zero_grad(set_to_none=True)
+        apply_step(optimizer, norm, (~norm.isfinite()).float(), LR, recipe.grad_clip)
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 
 
-def baseline_step(recipe: Recipe, device: torch.device) -> Callable[[], None]:
+def baseline_step(recipe: TrainingRecipe, device: torch.device) -> Callable[[], None]:
     """Return the same step written plainly."""
     model = LaCTLVSM(load_config(recipe.config)).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.05, foreach=False, fused=False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), weight_decay=0.05, foreach=False, fused=False)
     inputs, targets = batch(recipe, device)
     v = recipe.num_input_views
 
@@ -128,8 +128,8 @@ def baseline_step(recipe: Recipe, device: torch.device) -> Callable[[], None]:
             rendered = model.decode(plain_pass(model, torch.cat([x, y], dim=1), v)[0][:, v:], recipe.image_size)
             (F.mse_loss(rendered, targets["image"]) / recipe.grad_accum).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip, foreach=False)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     return step
 
@@ -144,7 +144,7 @@ def measure(prepare: Callable[[], Callable[[], None]], device: torch.device, rep
     return {"seconds": seconds, "peak_bytes": peak(device) - start_bytes}
 
 
-def work_of(recipe: Recipe) -> tuple[int, int, float]:
+def work_of(recipe: TrainingRecipe) -> tuple[int, int, float]:
     """Return scenes, tokens and FLOPs of a step."""
     config, scenes = load_config(recipe.config), recipe.bs_per_gpu * recipe.grad_accum
     v, u = recipe.num_input_views, recipe.num_target_views
@@ -152,7 +152,7 @@ def work_of(recipe: Recipe) -> tuple[int, int, float]:
     return scenes, scenes * tokens, scenes * training_flops(config, v, u, recipe.image_size)
 
 
-def report(label: str, recipe: Recipe, found: dict[str, float], rate: float) -> None:
+def report(label: str, recipe: TrainingRecipe, found: dict[str, float], rate: float) -> None:
     """Print a row."""
     scenes, tokens, flops = work_of(recipe)
     views = f"{recipe.num_input_views} + {recipe.num_target_views}"

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 # torchvision's VGG-16 up to relu5_3, from its published state dict: layer number, output and input channels.
 VGG16 = [
@@ -15,7 +16,7 @@ VGG16 = [
 LAST_OF_GROUP = {2: 64, 7: 128, 14: 256, 21: 512, 28: 512}
 
 
-def vgg_weights(seed: int = 0) -> dict[str, torch.Tensor]:
+def vgg_weights(seed: int = 0) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for layer, outputs, inputs in VGG16:
@@ -25,7 +26,7 @@ def vgg_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     return weights
 
 
-def head_weights(seed: int = 1) -> dict[str, torch.Tensor]:
+def head_weights(seed: int = 1) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     widths = enumerate(LAST_OF_GROUP.values())
     return {f"lin{level}.model.1.weight": torch.rand(1, c, 1, 1, generator=generator) for level, c in widths}

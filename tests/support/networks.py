@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from config import AddressConfig, LayerConfig, ModelConfig
+from config import AddressConfig, LayerConfig, NetworkConfig
 from model import LaCTLVSM
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -38,14 +39,14 @@ def golden_model(golden: dict, device: torch.device = torch.device("cpu")) -> La
     return model.to(device)
 
 
-def on(device: torch.device, views: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def on(device: torch.device, views: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return views on a device."""
     return {name: x.to(device) for name, x in views.items()}
 
 
-def small_config(*names: str, layers: int = 2) -> ModelConfig:
+def small_config(*names: str, layers: int = 2) -> NetworkConfig:
     """Return a network of width 48, patch 4, whose blocks have the named layers of LAYERS."""
-    return ModelConfig(4, 48, layers, tuple(LAYERS[name] for name in names))
+    return NetworkConfig(4, 48, layers, tuple(LAYERS[name] for name in names))
 
 
 def small_model(*names: str, layers: int = 2, seed: int = 0) -> LaCTLVSM:
@@ -61,7 +62,7 @@ def small_model(*names: str, layers: int = 2, seed: int = 0) -> LaCTLVSM:
     return model
 
 
-def random_poses(*shape: int, seed: int = 0) -> torch.Tensor:
+def random_poses(*shape: int, seed: int = 0) -> Tensor:
     """Return random rigid c2w, (…, 4, 4), float32."""
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(*shape, 3, 3, generator=generator)).Q
@@ -72,7 +73,7 @@ def random_poses(*shape: int, seed: int = 0) -> torch.Tensor:
     return c2w
 
 
-def random_views(b: int, v: int, h: int, w: int, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_views(b: int, v: int, h: int, w: int, seed: int = 0) -> dict[str, Tensor]:
     """Return random `image` (b, v, 3, h, w), `fxfycxcy` (b, v, 4), `c2w` (b, v, 4, 4)."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.rand(b, v, 4, generator=generator) * 0.4 + 0.8
@@ -83,11 +84,11 @@ def random_views(b: int, v: int, h: int, w: int, seed: int = 0) -> dict[str, tor
     }
 
 
-def cameras(views: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def cameras(views: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return `fxfycxcy` and `c2w` of views."""
     return views["fxfycxcy"], views["c2w"]
 
 
-def relative_error(x: torch.Tensor, expected: torch.Tensor) -> float:
+def relative_error(x: Tensor, expected: Tensor) -> float:
     """Return ‖x − expected‖ / ‖expected‖."""
     return ((x - expected).norm() / expected.norm()).item()

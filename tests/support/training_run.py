@@ -90,11 +90,11 @@ def assert_same(one: dict, other: dict) -> None:
         assert (one[part] is None) == (other[part] is None)
         for name in one[part] or {}:
             assert torch.equal(one[part][name], other[part][name]), f"{part} {name}"
-    assert_same_state(one["optimiser"], other["optimiser"])
+    assert_same_state(one["optimizer"], other["optimizer"])
 
 
 def assert_same_state(one: dict, other: dict) -> None:
-    """Compare what two optimisers remember, part by part where they consist of two."""
+    """Compare what two optimizers remember, part by part where they consist of two."""
     assert one.keys() == other.keys()
     if "state" not in one:
         for kind in one:
@@ -102,7 +102,7 @@ def assert_same_state(one: dict, other: dict) -> None:
         return
     for i, state in one["state"].items():
         for name, value in state.items():
-            assert torch.equal(value, other["state"][i][name]), f"optimiser {i} {name}"
+            assert torch.equal(value, other["state"][i][name]), f"optimizer {i} {name}"
 
 
 def rows(expname: str) -> list[dict]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from config import LayerConfig, ModelConfig
+from config import LayerConfig, NetworkConfig
 
 
 def lact_shapes(layers: int, d: int, inter_multi: int, heads: int = 1, attention_k: int = 64, p: int = 8) -> dict:
@@ -39,9 +39,9 @@ def meta(shapes: dict) -> dict:
     return {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
 
 
-def recipe(layers: int, d: int, inter_multi: float, k: int, attention_k: int = 64, p: int = 8) -> ModelConfig:
+def recipe(layers: int, d: int, inter_multi: float, k: int, attention_k: int = 64, p: int = 8) -> NetworkConfig:
     fast_weight = {"head_dim": k, "inter_multi": inter_multi, "base_lr": 0.01, "muon_update_steps": 5}
-    return ModelConfig(
+    return NetworkConfig(
         p,
         d,
         layers,

@@ -122,25 +122,28 @@ def download_url(url: str, destination: str | os.PathLike, size: int, sha256: st
 
 
 def resolve_weights(path: str | os.PathLike) -> Path:
-    """Return the weight file that `path` means, downloading it when it is a known one that is not there.
+    """Return the weight file that `path` names, downloading it where it is missing and its name is in the table.
 
     Args:
-        path: a file; or one of the table's that need not be there yet. A bare name is looked for here, then in weight/.
+        path: a file; or a file that the table knows and that is downloaded to this place. A bare name is looked up in the working
+            directory, then in weight/, and downloaded into weight/.
 
     Raises:
-        FileNotFoundError: the file is not there and not in the table; the message names the known ones.
-        OSError: the file is in the table and could not be downloaded: see `download`.
+        FileNotFoundError: the file is missing and cannot be downloaded; the message lists the known names.
+        OSError: the file is in the table and its download failed: see `download`.
     """
     path = Path(path)
-    if path.is_file():
-        return path
+    bare = path == Path(path.name)
+    for place in (path, WEIGHT_DIR / path.name) if bare else (path,):
+        if place.is_file():
+            return place
     known = known_weights()
     if path.name not in known:
         raise missing_file(path, f"a weight file, or a known name; {did_you_mean(path.name, list(known))}")
     row = known[path.name]
     if row.repo is None:
-        raise missing_file(path, "it where a clone of the project has it, in weight/")
-    return download(row.repo, row.file, path if path != Path(path.name) else WEIGHT_DIR / path.name)
+        raise missing_file(path, "the file that a clone of the project has in weight/")
+    return download(row.repo, row.file, WEIGHT_DIR / path.name if bare else path)
 
 
 def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:

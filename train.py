@@ -165,7 +165,7 @@ def train(recipe: TrainingRecipe, processes: Processes) -> int:
         while step < recipe.steps:
             with_lpips = lpips if step >= recipe.lpips_start else None
             num_inputs = inputs_of_step(step, recipe)
-            if context:
+            if context.size > 1:
                 num_inputs = sum(i < num_inputs for i in own_inputs(recipe.num_input_views, context.rank, context.size))
             parts, problem = accumulate(network, batches, num_inputs, with_lpips, share, window, dtype, weight)
             norm = gradient_norm(model.parameters())
@@ -271,9 +271,9 @@ def plan(step: int, recipe: TrainingRecipe, processes: Processes) -> Iterator[ra
             yield numbers_of(s, micro_step, processes.data_rank, processes.data_ranks, recipe)
 
 
-def own_share(recipe: TrainingRecipe, context: ContextGroup | None) -> tuple[TrainingRecipe, list[int] | None]:
+def own_share(recipe: TrainingRecipe, context: ContextGroup) -> tuple[TrainingRecipe, list[int] | None]:
     """Return `recipe` with the numbers of views that this process computes, and their positions in a sample; None: all."""
-    if context is None:
+    if context.size == 1:
         return recipe, None
     inputs = own_inputs(recipe.num_input_views, context.rank, context.size)
     targets = own_targets(recipe.num_target_views, context.rank, context.size)

@@ -371,7 +371,7 @@ class LaCTLVSM(nn.Module):
             raise ValueError(f"cameras: {shapes}; wanted (b, v, 4), (b, v, 4, 4)")
         if image is not None and (image.ndim != 5 or image.shape[:3] != (b, v, 3)):
             raise ValueError(f"image is {tuple(image.shape)}; wanted ({b}, {v}, 3, h, w), as the cameras are")
-        if b * v == 0 and (b == 0 or self.context is None):
+        if b * v == 0 and (b == 0 or self.context is None or self.context.size == 1):
             raise ValueError(f"cameras: {b} scenes of {v} views; wanted at least one view")
         p = self.config.patch_size
         if image_size[0] % p or image_size[1] % p or min(image_size) < p:
@@ -379,7 +379,7 @@ class LaCTLVSM(nn.Module):
 
     def _shares(self, x: Tensor, image_size: tuple[int, int]) -> Shares | None:
         """Return what the processes of the context hold; `x` (b, v, …) is of the input views here."""
-        if self.context is None:
+        if self.context is None or self.context.size == 1:
             return None
         b, v = x.shape[:2]
         return self.context.shares(b, v, image_size, math.prod(image_size) // self.config.patch_size**2)

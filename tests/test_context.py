@@ -1,4 +1,4 @@
-"""Shares of a scene's views: what each process of a context group takes, and groups that are refused, in one process."""
+"""Context groups in one process: the views that each process takes, a process alone, and group sizes that are refused."""
 
 import pytest
 import torch
@@ -8,9 +8,39 @@ import train
 from config.errors import InputError
 from config.recipe import TrainingRecipe, read_recipe
 from data.sampler import open_source
-from model.parallel.context import ContextGroup, own_inputs, own_targets
+from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.processes import start_processes
+from tests.support.context_run import scene
+from tests.support.networks import small_model
 from tests.support.training_run import arguments, work_in
+
+
+def test_process_alone_is_a_context_of_one():
+    context = join_context(1)
+    assert context == ContextGroup(0, 1, "")
+    assert context.gather("rows") == ["rows"]
+    assert train.own_share(TrainingRecipe(), context) == (TrainingRecipe(), None)
+    with pytest.raises(OSError, match="no such photo"), context.together():
+        raise OSError("no such photo")
+
+
+def test_stream_of_a_process_alone_passes_item_by_item():
+    made = []
+    passed = join_context(1).in_rank_order(made.append(i) or i for i in range(3))
+    assert made == []
+    assert next(iter(passed)) == 0
+    assert made == [0]
+
+
+def test_context_of_one_changes_nothing_in_the_network():
+    model, inputs = small_model("self_attention", "fast_weight"), scene(2, 0)
+    wanted = model.reconstruct(**inputs)
+    model.context = join_context(1)
+    found = model.reconstruct(**inputs)
+    for one, other in zip(wanted.layers, found.layers, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(ValueError, match="wanted at least one view"):
+        model.reconstruct(**{name: views[:, :0] for name, views in inputs.items()})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])

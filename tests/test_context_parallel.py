@@ -1,4 +1,4 @@
-"""Views of one scene shared among 2 and 4 processes over gloo: loss, gradients and states are those of one process alone."""
+"""Views of one scene split over 2 and 4 processes by gloo: loss, gradients and states are those of one process alone."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from tests.support.videos import decode
 
 pytestmark = pytest.mark.slow
 # Three times what one process differs by from itself when its input views come in another order: 6e-7, and where Newton-Schulz
-# steps blow rounding up, 6e-6 in a network of fast weights alone and 3.4e-5 behind full attention and registers.
+# steps amplify rounding, 6e-6 in a network of fast weights alone and 3.4e-5 after full attention and registers.
 BOUNDS = {"lact": 2e-5, "addressed": 2e-5, "lvsm": 2e-6, "perceiver": 2e-6, "mixed": 1e-4}
 # Twice what one process in bfloat16 differs by from itself in float32: every process rounds the sum over its own views.
 BOUNDS_BFLOAT16 = {"lact": 0.1, "lvsm": 2e-3, "perceiver": 5e-3}
@@ -32,7 +32,7 @@ BOUNDS_BFLOAT16 = {"lact": 0.1, "lvsm": 2e-3, "perceiver": 5e-3}
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> list[dict]:
-    """Return what each of the processes came to."""
+    """Return the results of each process."""
     folder = tmp_path_factory.mktemp("context")
     run_processes(WORLD, ["-c", "from tests.support.context_run import work; work()"], folder)
     with torch.serialization.safe_globals([Case]):
@@ -109,6 +109,14 @@ def test_collectives_and_their_gradients(results, size):
         torch.testing.assert_close(part["gathered"], gathered, rtol=0, atol=0)
         torch.testing.assert_close(part["dx"], 2 * weights * total, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(part["dy"], 2 * weights * part["y"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_items_come_in_rank_order_and_an_error_on_all(results, size):
+    for rank, result in enumerate(results):
+        items, error = result["streams"][size]
+        assert items == ([f"{i}.{k}" for i in range(size) for k in range(i)] if rank % size == 0 else [])
+        assert error == "photo.png: is damaged; wanted a whole one"
 
 
 def test_processes_that_do_not_hold_the_same_scenes_are_refused_on_all(results):
@@ -189,10 +197,48 @@ def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path
             assert np.abs(np.asarray(a).astype(int) - np.asarray(b)).max() <= 1
 
 
-def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize("view", [5, 6], ids=["input", "target"])
+def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monkeypatch, view):
     monkeypatch.chdir(tmp_path)
     argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform")
-    (tmp_path / "scene_0" / "images" / "00006.png").write_bytes(b"no photo")
-    errors = run_processes(2, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2)
-    assert len(re.findall(r"inference.py: .*scene_0/images/00006.png: is no image", "".join(errors))) == 1
+    (tmp_path / "scene_0" / "images" / f"{view:05d}.png").write_bytes(b"no photo")
+    errors = run_processes(4, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2)  # the other pair has another scene
+    assert len(re.findall(rf"inference.py: .*scene_0/images/{view:05d}.png: is no image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)
+
+
+FULL_DISK = """
+import sys, inference
+def fail(self):
+    raise OSError(28, "No space left on device")
+inference.SceneReport.finish = fail
+sys.exit(inference.main({argv!r}))
+"""
+
+
+def test_picture_that_the_first_cannot_write_ends_inference_of_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = inference_flags(tmp_path, "out", "--context_parallel", "2")
+    errors = run_processes(2, ["-c", FULL_DISK.format(argv=argv)], tmp_path, status=2)
+    assert "".join(errors).count("inference.py: [Errno 28] No space left on device") == 1
+
+
+FULL_MEMORY = """
+import os, sys, inference
+def fail(*_):
+    raise MemoryError
+if os.environ["RANK"] == "1":
+    inference.LaCTLVSM.reconstruct = fail
+try:
+    status = inference.main({argv!r})
+except RuntimeError:  # the collective in which this process waited for the other
+    status = 2
+sys.exit(status)
+"""
+
+
+def test_full_memory_of_one_of_them_inside_the_network_leaves_none_waiting(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = inference_flags(tmp_path, "out", "--context_parallel", "2")
+    errors = run_processes(2, ["-c", FULL_MEMORY.format(argv=argv)], tmp_path, status=2)
+    assert "".join(errors).count("inference.py: memory: is full; wanted fewer input views") == 1

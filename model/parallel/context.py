@@ -1,38 +1,41 @@
-"""The views of one scene shared among several processes, exactly: who holds what, and the two collectives with their gradients.
+"""Context parallelism: the views of one scene split over processes, exactly, with the collectives and their gradients.
 
 Every process of a context group holds some input views and some targets of the same scenes. Layers that treat views alone need
-nothing from the others. A layer that mixes views lets them meet once, between `write` and `finish`: in `reduce`.
+no communication. A layer that mixes views combines the processes' parts once, between `write` and `finish`: in `reduce`.
 
-The loss is the sum of what all processes compute from their own targets, so what a process sent out takes part in the loss of
-all: its gradient is the sum of theirs. Gradients of parameters then lack a sum over the group, as in data parallelism.
+The loss is the sum over processes of the loss on their own targets, so a tensor that a process sends out enters the loss of all
+of them: its gradient is the sum of theirs. Gradients of parameters still need a sum over the group, as in data parallelism.
 
 Every process has to make the same passes over the network, in the same order, forward and backward.
 
 Letters: b scenes, v views, t tokens of a view.
 """
 
+import contextlib
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+Item = TypeVar("Item")
+
 # Operators know a group by its name alone: a compiler cannot look into process groups. The references are weak, so that groups end
-# when torch.distributed lets go of them: their threads must not outlive it.
+# when torch.distributed releases them: their threads must not outlive it.
 _GROUPS: weakref.WeakValueDictionary[str, dist.ProcessGroup] = weakref.WeakValueDictionary()
 
 
 @dataclass(frozen=True)
 class ContextGroup:
-    """This process among those that share the views of a scene.
+    """This process among those that share the views of a scene. In a group of size 1, it is alone and does not communicate.
 
     Attributes:
         rank: number of this process in the group.
-        size: how many there are.
-        name: what collectives find the group by.
+        size: number of processes.
+        name: key of the process group for collectives; empty where `size` is 1.
     """
 
     rank: int
@@ -40,10 +43,10 @@ class ContextGroup:
     name: str
 
     def shares(self, b: int, v: int, image_size: tuple[int, int], tokens_per_view: int) -> "Shares":
-        """Tell the others how many input views this process holds, and learn what they hold. Collective; goes over the CPU.
+        """Exchange the numbers of input views that the processes hold. Collective; goes over the CPU.
 
         Raises:
-            ValueError: the processes differ in scenes or image size, or none of them has a view; the same one on all.
+            ValueError: the processes differ in scenes or image size, or none of them has a view; the same error on all.
         """
         mine = torch.tensor([v, b, *image_size])
         rows = [torch.empty_like(mine) for _ in range(self.size)]
@@ -56,8 +59,42 @@ class ContextGroup:
             raise ValueError(f"context group: none of its {self.size} processes has an input view; wanted at least one in all")
         return Shares(self, views, tuple(count * tokens_per_view for count in views))
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Raise an exception that one process raises inside the block on all of them. Collective at the end of the block.
+
+        The block itself must not be collective: the others would wait there for the process that left it.
+        """
+        if self.size == 1:
+            yield
+            return
+        problem = None
+        try:
+            yield
+        except Exception as error:  # whatever it is, the others must not wait for this process
+            problem = error
+        problems = [None] * self.size
+        dist.all_gather_object(problems, problem, group=_GROUPS[self.name])
+        for found in (problem, *problems):
+            if found is not None:
+                raise found
+
+    def in_rank_order(self, items: Iterable[Item]) -> Iterable[Item]:
+        """Return the items of all processes, by rank, on the first one; none on the others. Collective; goes over the CPU.
+
+        Alone, `items` itself comes back, so that a stream is never held whole. Otherwise each process first makes a list of its
+        own, and an exception that one of them raises meanwhile is raised on all.
+        """
+        if self.size == 1:
+            return items
+        with self.together():
+            own = list(items)
+        return [item for part in self.gather(own) or [] for item in part]
+
     def gather(self, value: Any) -> list[Any] | None:
         """Return the objects of all processes, by rank, on the first one; None on the others. Collective; goes over the CPU."""
+        if self.size == 1:
+            return [value]
         group = _GROUPS[self.name]
         values = [None] * self.size if self.rank == 0 else None
         dist.gather_object(value, values, dist.get_global_rank(group, 0), group)
@@ -66,12 +103,12 @@ class ContextGroup:
 
 @dataclass(frozen=True)
 class Shares:
-    """What every process of a context group holds of the scenes of one pass.
+    """The split of one pass over the processes of a context group.
 
     Attributes:
         group: the processes.
-        views: number of input views of each.
-        tokens: number of their tokens, per scene.
+        views: input views of each process.
+        tokens: tokens of these views, per scene.
     """
 
     group: ContextGroup
@@ -79,11 +116,11 @@ class Shares:
     tokens: tuple[int, ...]
 
     def total(self, x: Tensor) -> Tensor:
-        """Return the sum of all processes' `x`, of one shape; so is its gradient."""
+        """Return the sum of all processes' `x`, which have one shape; the gradient is summed likewise."""
         return torch.ops.lact_nvs.context_total(x, self.group.name)
 
     def gather(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Put the parts of all processes one behind the other, by rank.
+        """Concatenate the parts of all processes, by rank.
 
         Args:
             x: (b, lengths[rank], …) of this process.
@@ -92,18 +129,18 @@ class Shares:
         Returns:
             (b, sum of lengths, …). The gradient of a part is the sum of all processes' gradients of it.
 
-        Cost: the backward pass adds up the gradients of the whole, twice the traffic of a reduce-scatter.
+        Cost: the backward pass sums the gradients of the whole, twice the traffic of a reduce-scatter.
         """
         return torch.ops.lact_nvs.context_gather(x.transpose(0, 1), lengths, self.group.rank, self.group.name).transpose(0, 1)
 
 
-def join_context(size: int) -> ContextGroup | None:
-    """Divide the processes of the run into groups of `size` in a row, and return the one of this process; None if `size` is 1.
+def join_context(size: int) -> ContextGroup:
+    """Divide the processes of the run into groups of `size` consecutive ranks, and return the group of this process.
 
-    Collective over all processes.
+    Collective over all processes, unless `size` is 1: then this process is alone in its group, and need not know others.
     """
     if size == 1:
-        return None
+        return ContextGroup(0, 1, "")
     rank, world = dist.get_rank(), dist.get_world_size()
     groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
     group = groups[rank // size]
@@ -113,14 +150,14 @@ def join_context(size: int) -> ContextGroup | None:
 
 
 def own_inputs(count: int, rank: int, size: int) -> range:
-    """Return which of `count` input views are those of process `rank` of `size`; where they are uneven, the first has more."""
+    """Return which of `count` input views process `rank` of `size` holds; of an uneven split, the first has more."""
     return range(-(-count * rank // size), -(-count * (rank + 1) // size))
 
 
 def own_targets(count: int, rank: int, size: int) -> range:
-    """Return which of `count` targets are those of process `rank` of `size`.
+    """Return which of `count` targets process `rank` of `size` holds.
 
-    Where they are uneven, the last has more: beside `own_inputs`, so that inputs and targets together are as even as they can be.
+    Of an uneven split, the last has more, and of `own_inputs` the first: inputs and targets together are as even as possible.
     """
     return range(count * rank // size, count * (rank + 1) // size)
 
@@ -144,7 +181,7 @@ def _total_backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
 
 
 def _gather(x: Tensor, lengths: Sequence[int], rank: int, group: str) -> Tensor:
-    # Parts of unequal length are padded: gloo gathers none else.
+    # Parts are padded to one length: gloo gathers equal shapes only.
     padded = x.new_zeros(max(lengths), *x.shape[1:])
     padded[: len(x)] = x
     parts = [torch.empty_like(padded) for _ in lengths]
@@ -166,7 +203,7 @@ def _gather_backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     return total[first : first + ctx.lengths[ctx.rank]].clone(), None, None, None
 
 
-# Operators, so that compiled code may call them: a compiler keeps them as they are.
+# Custom operators, so that compiled code can call them: a compiler leaves them as they are.
 for _name, _arguments, _function, _shape, _backward, _remember in (
     ("context_total", "Tensor x, str group", _total, _total_shape, _total_backward, _remember_total),
     ("context_gather", "Tensor x, int[] lengths, int rank, str group", _gather, _gather_shape, _gather_backward, _remember_gather),

@@ -1,4 +1,4 @@
-"""Passes of small networks whose views are shared among processes, and the same passes in one process, for tests.
+"""Passes of small networks with their views split over processes, and the same passes in one process, for tests.
 
 Letters: b scenes, v input views, u target views.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from config import config_from_dict
+from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.parallel.context import ContextGroup, Shares, join_context, own_inputs, own_targets
 from tests.support.scenes import random_c2w
@@ -47,7 +48,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A pass: which network, over how many processes, and how many views in all."""
+    """A pass: the network, the number of processes, and the numbers of views in all."""
 
     network: str
     size: int
@@ -119,7 +120,7 @@ def gradients(model: LaCTLVSM) -> dict[str, Tensor]:
 
 
 def shared(case: Case, context: ContextGroup) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return loss and gradients of a case in the processes of a context, added up."""
+    """Return loss and gradients of a case, summed over the processes of a context."""
     model = build(case)
     model.context = context
     inputs = part(scene(case.inputs, 0), own_inputs(case.inputs, context.rank, context.size))
@@ -136,7 +137,7 @@ def shared(case: Case, context: ContextGroup) -> tuple[Tensor, dict[str, Tensor]
 
 @contextlib.contextmanager
 def forgetful() -> Iterator[None]:
-    """Let collectives of the backward pass forget the other processes."""
+    """Have collectives of the backward pass ignore the other processes."""
     all_reduce = dist.all_reduce
     dist.all_reduce = lambda *args, **kwargs: None
     try:
@@ -187,8 +188,20 @@ def collectives(context: ContextGroup) -> dict[str, Tensor]:
     return {"x": x.detach(), "y": y.detach(), "total": total.detach(), "gathered": gathered.detach(), "dx": x.grad, "dy": y.grad}
 
 
+def streams(context: ContextGroup) -> tuple[list[str], str]:
+    """Return the items of all processes, of which each has as many as its rank, and the error of one that is raised on all."""
+    items = list(context.in_rank_order(f"{context.rank}.{i}" for i in range(context.rank)))
+    try:
+        with context.together():
+            if context.rank == 1:
+                raise InputError("photo.png", "is damaged", "a whole one")
+    except InputError as error:
+        return items, str(error)
+    return items, "none"
+
+
 def refusals(context: ContextGroup) -> list[str]:
-    """Return the messages of passes that do not go together."""
+    """Return the errors of passes whose processes hold different scenes, or no view."""
     model = build(Case("lact", context.size))
     model.context = context
     unequal = scene(1, 0, b=1 + context.rank)
@@ -202,7 +215,7 @@ def refusals(context: ContextGroup) -> list[str]:
 
 
 def work() -> None:
-    """Run everything in one of `WORLD` processes; write what came out to rankN.pt."""
+    """Run everything in one of `WORLD` processes; write the results to rankN.pt."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     contexts = {size: join_context(size) for size in (2, 4)}
@@ -211,6 +224,7 @@ def work() -> None:
         "data_parallel": data_parallel(DATA_PARALLEL, contexts[DATA_PARALLEL.size]),
         "states": {case: reconstruct(case, contexts[case.size]) for case in STATES},
         "collectives": {size: collectives(context) for size, context in contexts.items()},
+        "streams": {size: streams(context) for size, context in contexts.items()},
         "refusals": refusals(contexts[2]),
     }
     torch.save(results, f"rank{dist.get_rank()}.pt")

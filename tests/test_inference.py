@@ -19,7 +19,7 @@ from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
-from tests.support.inference_run import SIZE, files, metrics
+from tests.support.inference_run import ROOT, SIZE, files, metrics
 from tests.support.lpips_weights import head_weights, vgg_weights
 from tests.support.videos import decode
 
@@ -245,6 +245,32 @@ def test_lpips_without_its_files_is_not_computed_and_says_why(infer, monkeypatch
     output = capsys.readouterr().out
     assert "LPIPS not computed: vgg16.pth: not there; get it and save it" in output
     assert output.count("not computed\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        (ROOT, "weight/lact_objects_64.safetensors"),
+        (ROOT, "./weight/lact_objects_64.safetensors"),
+        (ROOT / "data", "../weight/lact_objects_64.safetensors"),
+        (ROOT / "data", str(ROOT / "weight" / "lact_objects_64.safetensors")),
+        (ROOT / "data", "lact_objects_64.safetensors"),
+    ],
+)
+def test_bundled_model_by_name_is_the_default(tmp_path, monkeypatch, folder, name):
+    fetched = []
+
+    def resolve_lpips(fetch):
+        fetched.append(fetch)
+        raise FileNotFoundError("vgg16.pth: not there")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(inference, "resolve_lpips", resolve_lpips)
+    flags = f"--data_path {ROOT}/data_example/objects_1000003_000060/opencv_cameras.json --num_target_views 1 --video_format none"
+    assert inference.main([*flags.split(), "--output_dir", str(tmp_path / "default")]) == 0
+    assert inference.main([*flags.split(), "--output_dir", str(tmp_path / "named"), "--load", name]) == 0
+    assert metrics(tmp_path / "named") == metrics(tmp_path / "default")
+    assert fetched == [False, False]
 
 
 def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypatch):

@@ -1,4 +1,4 @@
-"""inference.py: flags and input that it refuses, and what it leaves where something goes wrong."""
+"""inference.py: refused flags and input, and the files left after an error."""
 
 import json
 import re
@@ -43,14 +43,17 @@ def test_flags_without_effect_are_refused(mode, flags, capsys):
     assert capsys.readouterr().err == f"inference.py: {flag}: has no effect {mode}; wanted it left out\n"
 
 
+LEAST = {"num_all_views": 1, "num_input_views": 1, "num_target_views": 0, "target_every": 1, "seed": 0, "video_frames": 1,
+         "chunk_views": 1, "num_workers": 0, "context_parallel": 1}  # fmt: skip
 BAD_FLAGS = [
-    ("--load w --data_path d --num_input 3", r"command line: cannot be read \(unrecognized arguments: --num_input 3\); .+"),
-    ("--load w --data_path d --image_size 8", r"--image_size: cannot be read \(expected 2 arguments\); wanted flags .+"),
-    ("--load w --data_path d --video_format avi", r"--video_format: cannot be read \(invalid choice: 'avi' .*\); .+"),
-    *((f"--load w --data_path d --{name} -1", f"--{name}: is -1; wanted {n} or more") for name, n in inference.LEAST.items()),
-    *((f"--load w --data_path d --{name} 0", f"--{name}: is 0; wanted 1 or more") for name, n in inference.LEAST.items() if n),
-    ("--load w --data_path d --video_fps 241", "--video_fps: is 241; wanted 240 or less"),
-    *((f"--load w --data_path d --scene_inference --scene_scale {x}", f"--scene_scale: is {x}; wanted a number above 0")
+    ("--load w --data_path d --num_input 3", r"--num_input: is unknown; wanted a known flag; did you mean '--num_input_views'.+"),
+    ("--load w --data_path d --image_size 8", r"--image_size: cannot be read \(expected 2 arguments\); wanted two whole .+"),
+    ("--load w --data_path d --image_size 8 0", "--image_size: is 8 0; wanted 1 or more"),
+    ("--load w --data_path d --video_format avi", r"--video_format: cannot be read \(invalid choice: 'avi' .*\); wanted mp4, .+"),
+    *((f"--load w --data_path d --{name} -1", f"--{name}: is -1; wanted {least} or more") for name, least in LEAST.items()),
+    *((f"--load w --data_path d --{name} 0", f"--{name}: is 0; wanted 1 or more") for name, least in LEAST.items() if least),
+    *((f"--load w --data_path d --video_fps {fps}", f"--video_fps: is {fps}; wanted 1 to 240") for fps in (-1, 0, 241)),
+    *((f"--load w --data_path d --scene_inference --scene_scale {x}", f"--scene_scale: is {x}; wanted above 0")
       for x in ("0.0", "-1.5", "nan", "inf")),
     ("--load w --load_state s --video_format none", "--load_state: has no effect with --video_format none; wanted it left out"),
     ("--load w --data_path d --num_target_views 0 --video_format none",
@@ -81,7 +84,7 @@ BAD_INPUT = [
     ("--config config.yaml", r".*tiny.safetensors, .*blocks\.0\.module_list\.0.* in this network.*; wanted the weights of .*"),
     ("--config bad.yaml", "bad.yaml.+"),
     ("--image_size 22 28", "--image_size: has the height 22; wanted a multiple of the patch 4: 20 or 24"),
-    ("--image_size 20 -4", "--image_size: has the width -4; wanted .+"),
+    ("--image_size 20 -4", "--image_size: is 20 -4; wanted 1 or more"),
     ("--num_input_views 9", r".*scene_0/opencv_cameras.json, views: are 7; wanted 9 \(9 inputs, .*: ask for fewer"),
     ("--num_all_views 8", ".*scene_0/opencv_cameras.json, views: are 7; wanted 8 for num_all_views: ask for fewer"),
     ("--data_path no_json.json", "no_json.json: is not JSON .+; wanted a JSON file"),

@@ -1,4 +1,4 @@
-"""inference.py as a program: stopped by a scheduler, and shared among two processes."""
+"""inference.py as a program: stopped by a scheduler, and in two processes."""
 
 import json
 import re
@@ -72,7 +72,7 @@ def test_what_goes_wrong_in_one_process_ends_both_and_is_told_once(bad_place, pl
 
 
 class TwoProcesses:
-    """Stands for `Processes` on one of two, the other of which has failed."""
+    """Stands in for `Processes` on one of two processes, where the other has failed."""
 
     def __init__(self, first: bool) -> None:
         self.first = first
@@ -85,12 +85,13 @@ class TwoProcesses:
 
 
 def test_processes_stop_together_and_the_first_reports():
-    with pytest.raises(InputError, match=r"^b.json: is bad; wanted a good one$"):
-        inference.together(TwoProcesses(first=True), lambda: 1)
-    with pytest.raises(FileNotFoundError, match=r"^a.json: is not there; wanted a JSON file$"):
-        inference.together(TwoProcesses(first=True), lambda: read_json("a.json"))
-    with pytest.raises(json.JSONDecodeError, match=r"^Expecting value: "):  # a fault of the program
-        inference.together(TwoProcesses(first=True), lambda: json.loads("x"))
-    with pytest.raises(SystemExit) as stopped:
-        inference.together(TwoProcesses(first=False), lambda: 1)
+    with pytest.raises(InputError, match=r"^b.json: is bad; wanted a good one$"), inference.together(TwoProcesses(first=True)):
+        pass
+    with pytest.raises(FileNotFoundError, match=r"^a.json: is not there"), inference.together(TwoProcesses(first=True)):
+        read_json("a.json")
+    # A fault of the program.
+    with pytest.raises(json.JSONDecodeError, match=r"^Expecting value: "), inference.together(TwoProcesses(first=True)):
+        json.loads("x")
+    with pytest.raises(SystemExit) as stopped, inference.together(TwoProcesses(first=False)):
+        pass
     assert stopped.value.code == 2

@@ -4,7 +4,7 @@
 
 --output_dir gets metrics.json, metrics_views.csv, metrics_scenes.csv, and per scene a folder with comparison.png and video.mp4.
 `torchrun --nproc_per_node=N inference.py …` divides the scenes among N processes and writes one table; with `--context_parallel M`
-each M of them, a context, split the views of one scene, for scenes too long for one GPU.
+groups of M processes, called contexts, split the views of one scene, for scenes too long for one GPU.
 
 Letters: v input views, u target views, h w pixels.
 """
@@ -49,7 +49,7 @@ DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 # Targets whose photos are in memory at a time.
 TARGET_BATCH = 16
 LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
-# What the user can fix. Anything else is a fault of the program and shows its traceback.
+# Errors that the user can fix. Any other is a fault of the program and shows its traceback.
 USER_ERRORS = (InputError, OSError)
 
 Metrics = dict[str, Callable[[Tensor, Tensor], Tensor]]
@@ -109,8 +109,8 @@ class Video:
 class Results:
     save_images: bool = flag(False, "write every rendered target as PNG", group="results")
     no_lpips: bool = flag(False, "do not compute LPIPS, which needs 550 MB of weights")
-    save_state: bool = flag(False, "keep the reconstruction: state.safetensors next to the video")
-    load_state: str | None = flag(None, "render the video of a kept reconstruction, without its photos", metavar="FILE")
+    save_state: bool = flag(False, "save the reconstruction: state.safetensors next to the video")
+    load_state: str | None = flag(None, "render the video of a saved reconstruction, without its photos", metavar="FILE")
 
 
 @dataclass(frozen=True)
@@ -134,14 +134,14 @@ SETTINGS = (Network, Scenes, Views, Video, Results, Machine)
 
 @dataclass(frozen=True)
 class Job:
-    """A scene, the folder of its results, and its chosen views: all of them, or one process's part.
+    """A scene and its chosen views: all of them, or one process's part.
 
     Attributes:
         scene: the scene, without its images.
         folder: where results go.
         inputs, targets: v and u positions in `scene.views`.
         input_c2w, target_c2w: (v, 4, 4) and (u, 4, 4) poses in the frame that the network sees.
-        first: targets before these, which are other processes' parts.
+        first: number of targets in the parts of earlier processes.
     """
 
     scene: Scene
@@ -154,7 +154,7 @@ class Job:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, or 2 after one line on standard error about what the user can fix."""
+    """Run the program; return its exit code: 0, or 2 after one line on standard error about an error that the user can fix."""
     try:
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
         check_flags(given)
@@ -206,7 +206,7 @@ def check_flags(given: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def together(processes: Processes) -> Iterator[None]:
-    """End the run on all processes where the block fails on one: the first one reports it, and none waits for another."""
+    """If the block fails on one process, end the run on all of them: the first reports the error, and none waits for another."""
     problem = None
     try:
         with full_memory_is_refused(LESS_MEMORY):
@@ -223,7 +223,7 @@ def together(processes: Processes) -> Iterator[None]:
 
 
 def run(given: Mapping[str, Any], processes: Processes) -> None:
-    """Evaluate all scenes, or render the video of a kept reconstruction; `given` are the flags that were given."""
+    """Evaluate all scenes, or render the video of a saved reconstruction; `given` holds the flags on the command line."""
     scenes, video, load_state = settings(Scenes, given), settings(Video, given), settings(Results, given).load_state
     with together(processes):
         if video.video_format != "none":
@@ -232,12 +232,12 @@ def run(given: Mapping[str, Any], processes: Processes) -> None:
     if load_state is None:
         evaluate_scenes(given, processes)
     else:
-        render_kept(load_state, settings(Network, given), scenes, video, settings(Machine, given), processes.device)
+        render_saved(load_state, settings(Network, given), scenes, video, settings(Machine, given), processes.device)
     if processes.first:
         print(f"results in {scenes.output_dir}")
 
 
-def render_kept(load_state: str, network: Network, scenes: Scenes, video: Video, machine: Machine, device: torch.device) -> None:
+def render_saved(load_state: str, network: Network, scenes: Scenes, video: Video, machine: Machine, device: torch.device) -> None:
     """Render the video of a scene that an earlier run reconstructed."""
     state = SceneState.load(load_state)
     model = prepare_model(network, machine, device)
@@ -248,7 +248,7 @@ def render_kept(load_state: str, network: Network, scenes: Scenes, video: Video,
 
 
 def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
-    """Render all scenes, a context of processes one scene at a time; write and print the metrics on the first process."""
+    """Render all scenes, each on one context of processes; write and print the metrics on the first process."""
     network, scenes, video = settings(Network, given), settings(Scenes, given), settings(Video, given)
     results, machine = settings(Results, given), settings(Machine, given)
     context = join_context(processes.context)
@@ -266,7 +266,9 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
             with together(processes):
                 if processes.data_rank < len(turn):
                     job = turn[processes.data_rank]
-                    mine = render_scene(job, dataset, model, context, metrics, scenes, video, results, machine.chunk_views)
+                    mine = render_scene(
+                        job, dataset, model, context, metrics, scenes.scene_inference, video, results, machine.chunk_views
+                    )
             rows += [row for part in processes.gather(mine) or [] for row in part]
             progress.update(len(turn))
     if processes.first and rows:
@@ -278,7 +280,7 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
 
 
 def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings for metrics.json: switches, video format and fast-weight operations always, the others where given."""
+    """Return the settings for metrics.json: switches, video format and fast-weight operations always, others if given."""
     always = {**asdict(settings(Scenes, given)), **asdict(settings(Results, given))}
     always |= {"video_format": Video.video_format, "compile": Machine.compile, "fast_weight_ops": Machine.fast_weight_ops}
     return {name: value for name, value in {**always, **given}.items() if value is not None and name != "output_dir"}
@@ -290,7 +292,7 @@ def plan(scenes: Scenes, views: Views, weights: str, num_workers: int | None) ->
     image_size = scenes.image_size or (known.resolution if known else DEFAULT_IMAGE_SIZE)
     num_inputs = views.num_input_views or (known.num_input_views if known else DEFAULT_INPUT_VIEWS)
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known with the network
+    dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # no network yet: its patch is checked later
     found = [dataset[i] for i in range(len(dataset))]
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
@@ -345,15 +347,15 @@ def render_scene(
     model: LaCTLVSM,
     context: ContextGroup,
     metrics: Metrics,
-    scenes: Scenes,
+    scene_inference: bool,
     video: Video,
     results: Results,
     chunk_views: int | None,
 ) -> list[dict]:
     """Reconstruct a scene and write its results; return a row of metrics per target.
 
-    Each process of the context works on its part of inputs, targets and frames. The first one writes and returns all that is of the
-    whole scene; the others return no rows. Where one can fail by itself, `context.together` spares the others waiting for it.
+    Each process of the context computes its part of inputs, targets and frames; the first writes what concerns the whole scene and
+    returns all rows, the others none. Steps that can fail on one process alone are in `context.together`: none waits for it then.
     """
     own = own_part(job, context)
     with context.together():
@@ -371,7 +373,7 @@ def render_scene(
         rows = report.finish() if parts else []
     if video.video_format != "none":
         with context.together():
-            frames = render_video(model, context, state, state.image_size, scenes.scene_inference, video, chunk_views)
+            frames = render_video(model, context, state, state.image_size, scene_inference, video, chunk_views)
         frames = context.in_rank_order(frames)
         if context.rank == 0:
             write_video(frames, job.folder, video)
@@ -390,7 +392,7 @@ def own_part(job: Job, context: ContextGroup) -> Job:
 def reconstruct(
     model: LaCTLVSM, context: ContextGroup, own: Job, photos: Mapping[str, Tensor], chunk_views: int | None
 ) -> SceneState:
-    """Write the input views of all processes of the context into one state, which each of them gets. Collective."""
+    """Write the input views of all processes of the context into one state, which all of them return. Collective."""
     cameras = photos["fxfycxcy"][None], own.input_c2w[None]
     try:
         with full_memory_is_refused(LESS_MEMORY), layer_bar(model.device) as progress:
@@ -398,7 +400,7 @@ def reconstruct(
     except InputError as error:
         if context.size == 1:
             raise
-        # The others wait for this process inside the network: only its end releases them.
+        # The others wait inside the network for this process: only its exit releases them.
         print(f"inference.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -406,7 +408,7 @@ def reconstruct(
 def evaluate(
     model: LaCTLVSM, state: SceneState, dataset: SceneDataset, own: Job, report: SceneReport, chunk_views: int | None
 ) -> None:
-    """Render this process's targets and compare each with its photo, in a report."""
+    """Render this process's targets and add each, with its photo, to the report."""
     with bar(total=len(own.targets), desc="evaluate", unit="view") as progress:
         for start in range(0, len(own.targets), TARGET_BATCH):
             batch = slice(start, start + TARGET_BATCH)
@@ -434,7 +436,7 @@ def render_video(
         a stream of frames (h, w, 3) uint8, rendered as they are taken from it.
     """
     if scene_inference:
-        # As if the inputs were scaled until they cover the video's frame, and cropped to its middle.
+        # Intrinsics of the inputs scaled until they cover the video's frame, and cropped to its centre.
         (h, w), scale = state.image_size, max(new / old for new, old in zip(image_size, state.image_size, strict=True))
         cut = torch.tensor([0, 0, (w * scale - image_size[1]) / 2, (h * scale - image_size[0]) / 2])
         fxfycxcy, c2w = smooth_path(state.c2w[0], state.fxfycxcy[0] * scale - cut, video.video_frames, order=video.path_order)

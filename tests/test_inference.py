@@ -1,4 +1,4 @@
-"""inference.py through `main`: what it renders, measures and writes. Letters: h w pixels."""
+"""inference.py through `main`: renderings, metrics and files. Letters: h w pixels."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ from tests.support.videos import decode
 
 
 def reconstruction(place: Path, scene: str, inputs: list[int], c2w: Tensor | None = None):
-    """Return the network and a scene's state, computed beside the program; poses as in the file unless given."""
+    """Return the network and a scene's state, computed without the program; poses as in the file unless given."""
     model = load_model(place / "tiny.safetensors", device="cpu", precision="float32", newton_schulz_dtype="float32")
     views = load_views(read_scene(place / scene / "opencv_cameras.json"), inputs, SIZE, patch_size=4)
     c2w = views["c2w"] if c2w is None else c2w
@@ -33,7 +33,7 @@ def reconstruction(place: Path, scene: str, inputs: list[int], c2w: Tensor | Non
 
 
 def levels(images: Tensor) -> np.ndarray:
-    """Return what a file holds of (n, 3, h, w): (n, h, w, 3), 0..255."""
+    """Return images (n, 3, h, w) as a file stores them: (n, h, w, 3), 0..255, not rounded."""
     return images.permute(0, 2, 3, 1).numpy() * 255
 
 
@@ -312,6 +312,3 @@ def test_targets_beyond_one_batch_are_all_rendered_in_their_order(infer, monkeyp
     batches = metrics(infer("--num_input_views 2 --no_lpips --video_format none", "batches"))["views"]
     for one, two in zip(whole, batches, strict=True):
         assert two == {**one, "psnr": pytest.approx(one["psnr"], abs=1e-3), "ssim": pytest.approx(one["ssim"], abs=1e-4)}
-
-
-# The commands of the published demo, as they stand.

@@ -1,4 +1,4 @@
-"""Runs of inference.py for tests: command lines, and how what they leave is read. The scenes are fixtures of conftest.py."""
+"""Runs of inference.py for tests: command lines, and readers of their results. The scenes are fixtures of conftest.py."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def files(folder: Path) -> list[str]:
 
 
 def told(error: str) -> list[str]:
-    """Return the lines of standard error that are no progress bars."""
+    """Return the lines of standard error that are not progress bars."""
     lines = re.sub(r"\x1b\[A|\x1b\[K", "\n", error).replace("\r", "\n").splitlines()
     return [line.strip() for line in lines if line.strip() and not BAR.fullmatch(line.strip())]
 

@@ -85,6 +85,13 @@ class TrainingRecipe:
     val_every: int = flag(1000, "steps between validations", least=1, free=True)
     wandb: str | None = flag(None, "Weights & Biases project that gets the log, too", free=True)
 
+    @property
+    def snapshot_part_bytes(self) -> tuple[int, int] | None:
+        """Bytes of one part of a snapshot and of all; None for no parts."""
+        if self.snapshot_parts is None:
+            return None
+        return parse_size(self.snapshot_parts, "--snapshot_parts"), parse_size(self.snapshot_total, "--snapshot_total")
+
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingRecipe)}
 

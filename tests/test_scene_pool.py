@@ -132,7 +132,7 @@ def test_what_goes_wrong_is_raised_where_scenes_are_waited_for(make, monkeypatch
 
 
 def source(recipe: TrainingRecipe = RECIPE, **options) -> PoolSource:
-    opened = open_source("synthetic:objects", recipe, 4, CPU, share=options.pop("share", (0, 1)), **options)
+    opened = open_source("synthetic:objects", recipe, 4, CPU, data_share=options.pop("data_share", (0, 1)), **options)
     assert isinstance(opened, PoolSource)
     return opened
 
@@ -163,7 +163,7 @@ def test_samples_do_not_depend_on_micro_steps():
 
 def test_poses_are_normalised_over_the_views_of_all_processes():
     recipe = dataclasses.replace(RECIPE, num_input_views=2, num_target_views=1, scene_pose_normalize=True)
-    whole, parts = source(recipe), [source(recipe, own=own) for own in ([0, 2], [1])]
+    whole, parts = source(recipe), [source(recipe, views=own) for own in ([0, 2], [1])]
     try:
         expected = whole.batch(range(2))
         assert expected["c2w"][..., :3, 3].abs().amax((1, 2)).tolist() == pytest.approx([1, 1])

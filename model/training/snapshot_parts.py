@@ -11,11 +11,30 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from config.errors import InputError
 from data.files import replace_when_finished, write_text
 
 SUMS = re.compile(r"(step_\d+)\.sha256")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (step_\d+\.pt\.part\d+)")
+
+# Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
+ROOM, ROOM_A_TENSOR = 1 << 15, 512
+
+
+def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
+    """Refuse parts that cannot even hold the weights and their average.
+
+    Raises:
+        InputError: they cannot.
+    """
+    tensors = model.state_dict().values()
+    least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
+    if least > total_bytes:
+        held = "weights and their average" if averaged else "weights"
+        wanted = f"{-(-least >> 10)}K or more, for {held}, or no --snapshot_parts"
+        raise InputError("--snapshot_total", f"is {total_bytes >> 10}K", wanted)
 
 
 def write_parts(snapshot: Path, folder: Path, part_bytes: int, total_bytes: int, write_reduced: Callable[[Path], None]) -> bool:

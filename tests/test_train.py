@@ -137,5 +137,5 @@ def test_started_as_a_user_does(folder):
 def test_debug_recipe_learns_one_scene_by_heart():
     recipe, config = ROOT / "config" / "train" / "debug.yaml", ROOT / "config" / "debug.yaml"
     assert train.main(["--recipe", str(recipe), "--config", str(config), "--expname", "debug"]) == 0
-    # By heart: 30 dB is an error of 3 % of the range. Three seeds came to 40.8, 41.9 and 44.1.
+    # By heart: 30 dB is an error of 3 % of the range. Seeds 95 and 7 came to 35.3 and 33.9.
     assert rows("debug")[-1]["val_psnr"] > 30

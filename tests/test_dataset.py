@@ -91,7 +91,7 @@ def test_no_views_are_no_error(scene):
 
 @pytest.mark.parametrize("i", [5, -1])
 def test_index_out_of_range(scene, i):
-    with pytest.raises(ValueError, match=rf"opencv_cameras.json: view {i} is asked for; wanted 0 to 4"):
+    with pytest.raises(ValueError, match=rf"opencv_cameras.json: view {i} is requested; wanted 0 to 4"):
         load_views(scene, [0, i], (16, 16))
 
 

@@ -124,7 +124,7 @@ def test_dataset_lists_scenes_in_order(tmp_path):
     assert all(torch.equal(batch[key], expect[key]) for key in expect)
 
 
-def test_a_scene_is_read_anew_only_when_its_file_has_changed(tmp_path, monkeypatch):
+def test_a_scene_is_read_again_only_when_its_file_has_changed(tmp_path, monkeypatch):
     dataset = SceneDataset(write_random_data_path(tmp_path, scenes=2, n=4), image_size=(16, 24))
     first = dataset[0]
     monkeypatch.setattr(dataset_module, "read_scene", lambda path: pytest.fail(f"{path} was read again"))

@@ -257,7 +257,7 @@ def test_golden_resize_and_crop():
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_ray_keeps_its_colour(size, deep):
     # Colours are a ramp over the ray directions, so the new intrinsics must find the same ramp in the new image. The
-    # sizes ask for whole scaled sizes: rounded ones shift by up to half a pixel, which the golden rows pin down.
+    # sizes give whole scaled sizes: rounded ones shift by up to half a pixel, which the golden rows pin down.
     h, w = 36, 64
     fx, fy, cx, cy = 50.0, 54.0, 31.0, 19.0
     x, y = (np.arange(w) + 0.5 - cx) / fx, (np.arange(h) + 0.5 - cy) / fy
@@ -350,7 +350,7 @@ def test_opening_reads_the_header_alone(tmp_path, rng):
     "problem", [KeyError("IDAT"), struct.error("unpack requires"), SyntaxError("broken\nPNG"), ValueError("odd")]
 )
 @pytest.mark.parametrize("where", ["open", "load"])
-def test_whatever_a_decoder_raises_is_a_damaged_image(tmp_path, monkeypatch, problem, where):
+def test_any_error_of_a_decoder_is_a_damaged_image(tmp_path, monkeypatch, problem, where):
     Image.new("RGB", (W, H)).save(tmp_path / "a.png")
 
     def fail(*_, **__):

@@ -41,7 +41,7 @@ def test_a_comparison_shows_inputs_targets_renderings_and_errors(tmp_path: Path)
     for target, render in zip(targets, rendered, strict=True):
         (left,), (right,) = places(page, target), places(page, render)
         error = np.abs(target.astype(float) - render).mean(-1) / 255
-        # A pixel's own colour, of 256 that end at an error of 0.2.
+        # The colour of the pixel's error, from a table of 256 that ends at 0.2.
         expected = colour_table()[np.round(np.minimum(error / 0.2, 1) * 255).astype(int)]
         i, j = right
         shown = page[i : i + 165, j + 210 : j + 410]

@@ -318,7 +318,7 @@ def test_data_path_across_links(tmp_path, scene_json):
     assert json.loads((tmp_path / "lists" / "l.json").read_text()) == ["../../sofa/opencv_cameras.json"]
     (found,) = read_data_path(tmp_path / "lists" / "l.json")
     assert read_scene(found).name == "sofa"
-    # a list beside its scenes stays movable with them, whichever way the folder was reached
+    # a list next to its scenes stays movable with them, by any path to the folder
     (tmp_path / "way").symlink_to(tmp_path)
     write_data_path(tmp_path / "way" / "l.json", [tmp_path / "way" / "sofa" / "opencv_cameras.json"])
     assert json.loads((tmp_path / "l.json").read_text()) == ["sofa/opencv_cameras.json"]

@@ -194,5 +194,5 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
     argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform")
     (tmp_path / "scene_0" / "images" / "00006.png").write_bytes(b"no photo")
     errors = run_processes(2, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2)
-    assert len(re.findall(r"inference.py: .*scene_0/images/00006.png: is no image", "".join(errors))) == 1
+    assert len(re.findall(r"inference.py: .*scene_0/images/00006.png: is not an image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)

@@ -1,4 +1,4 @@
-"""The pool of procedural scenes: what is in it, when it changes, and training from it."""
+"""Pool of procedural scenes: its content, when it changes, and training from it."""
 
 import collections
 import dataclasses
@@ -48,7 +48,7 @@ def make():
 
 
 def everything(pool: ScenePool, first: int) -> dict[str, Tensor]:
-    """Return all views of the window that begins with scene `first`."""
+    """Return all views of the window that starts at scene `first`."""
     return pool.draw(range(first, first + pool.scenes), np.tile(np.arange(VIEWS), (pool.scenes, 1)))
 
 
@@ -62,7 +62,7 @@ def test_window_holds_the_scenes_of_the_generator(make, kind):
         wanted = synthetic_batch(kind, 5, range(first, first + 4), VIEWS, SIZE)
         torch.testing.assert_close(found["c2w"], wanted["c2w"], rtol=0, atol=0)
         torch.testing.assert_close(found["fxfycxcy"], wanted["fxfycxcy"], rtol=0, atol=0)
-        # Half a level of 255, and what another batch rounds otherwise.
+        # Half a level of 255, plus the different rounding of another batch.
         assert (found["image"] - wanted["image"]).abs().max() < 0.51 / 255
 
 
@@ -75,7 +75,7 @@ def test_window_is_the_same_wherever_the_pool_began(make):
 
 
 def test_window_is_the_same_on_every_device(make, monkeypatch):
-    # Without a GPU: nothing that says where the window lies may ask for the device.
+    # Without a GPU: nothing that locates the window may access the device.
     monkeypatch.undo()
     monkeypatch.setattr(ScenePool, "_make", lambda *_: None)
     pools = [ScenePool("objects", 5, 100, VIEWS, SIZE, torch.device(name)) for name in ("cpu", "meta")]
@@ -144,7 +144,7 @@ def test_a_scene_is_drawn_as_often_as_the_recipe_says(monkeypatch):
     drawn = source(dataclasses.replace(RECIPE, pool_reuse=7))
     for step in range(2000):
         drawn.batch(numbers_of(step, 0, 0, 1, drawn.recipe))
-    settled = [counts[scene] for scene in range(50, 500)]  # behind the first window, before the last
+    settled = [counts[scene] for scene in range(50, 500)]  # after the first window, before the last
     assert np.mean(settled) == pytest.approx(7, abs=0.3)
     assert max(counts) < 2000 * 2 / 7 + 4  # none beyond the window
 

@@ -179,7 +179,7 @@ def test_load_beside_a_snapshot_is_reported(capsys):
 
 def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
     (folder / "scenes" / "scene_1" / "images" / "00002.png").write_bytes(b"no image")
-    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json, .*00002.png: is no image.*skip_broken allows 0")
+    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json, .*00002.png: is not an image.*skip_broken allows 0")
     assert train.main(arguments("tolerant", skip_broken=99)) == 0
     assert "left out: sample" in capsys.readouterr().err
     assert rows("tolerant")[-1]["broken"] > 0

@@ -137,7 +137,7 @@ def test_a_file_that_holds_no_state_is_refused(tmp_path: Path, model: LaCTLVSM) 
     with pytest.raises(FileNotFoundError, match=r"x.safetensors: is not there; wanted a scene state"):
         SceneState.load(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"x.safetensors: is no safetensors file \(.*\); wanted a scene state"):
+    with pytest.raises(ValueError, match=r"x.safetensors: is not a safetensors file \(.*\); wanted a scene state"):
         SceneState.load(tmp_path / "x.safetensors")
     save_weights(tmp_path / "x.safetensors", model.state_dict(), model.config)
     with pytest.raises(ValueError, match=r"x.safetensors, format: is None; wanted 'lact_nvs scene state 1'"):

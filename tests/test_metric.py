@@ -199,5 +199,5 @@ def test_lpips_reads_nothing_but_weights(tmp_path: Path) -> None:
     torch.save({"features.0.weight": Path("/")}, vgg)
     for content in (vgg.read_bytes(), b"", b"<html>404</html>"):
         vgg.write_bytes(content)
-        with pytest.raises(InputError, match=r"vgg16.pth: (asks|cannot be read).*; wanted"):
+        with pytest.raises(InputError, match=r"vgg16.pth: (needs|cannot be read).*; wanted"):
             LPIPS.from_files(vgg, tmp_path / "heads.pth")

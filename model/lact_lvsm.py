@@ -235,6 +235,17 @@ class LaCTLVSM(nn.Module):
             ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
 
         Cost: memory for b·v·t·d float32 tokens and the intermediate results of one chunk.
+
+        Example:
+            >>> import torch
+            >>> from model import load_model
+            >>> from model.camera_path import turntable
+            >>> model = load_model("lact_objects_64.safetensors", device="cpu")
+            >>> fxfycxcy, c2w = turntable(3, (64, 64))
+            >>> image = torch.rand(1, 3, 3, 64, 64)  # in place of photos taken by these cameras
+            >>> state = model.reconstruct(image, fxfycxcy[None], c2w[None])
+            >>> len(state.layers), state.layers[0]["w0"].shape
+            (4, torch.Size([2, 128, 256]))
         """
         image_size = _size_of(image)
         self._check(fxfycxcy, c2w, image_size, image)
@@ -280,6 +291,17 @@ class LaCTLVSM(nn.Module):
 
         Raises:
             ValueError: see `render_stream`.
+
+        Example:
+            >>> import torch
+            >>> from model import load_model
+            >>> from model.camera_path import turntable
+            >>> model = load_model("lact_objects_64.safetensors", device="cpu")
+            >>> fxfycxcy, c2w = turntable(3, (64, 64))
+            >>> state = model.reconstruct(torch.rand(1, 3, 3, 64, 64), fxfycxcy[None], c2w[None])
+            >>> fxfycxcy, c2w = turntable(5, (48, 80))
+            >>> model.render(state, fxfycxcy[None], c2w[None], (48, 80)).shape
+            torch.Size([1, 5, 3, 48, 80])
         """
         return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=1)
 

@@ -30,7 +30,7 @@ def load_model(
 
     Args:
         weights: a file, or its bare name in `weight/`; files of the table there are downloaded if missing.
-        config: a YAML file or a network config; None takes the table's, the file's own, or the one inferred from shapes, in this order.
+        config: a YAML file or a network config; None takes the table's, the file's, or the one inferred from shapes, in this order.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:N`.
         precision: of the layers, `float32`, `bfloat16` or `auto` (bfloat16 where the hardware multiplies it).
         newton_schulz_dtype: `bfloat16`, as published weights were trained, or `float32`.
@@ -41,6 +41,14 @@ def load_model(
     Raises:
         FileNotFoundError, OSError: the weights are missing and cannot be downloaded.
         InputError: weights that cannot be read or do not fit the config, or an unknown device, precision or dtype.
+
+    Example:
+        >>> from model import load_model
+        >>> model = load_model("lact_objects_64.safetensors", device="cpu")  # the bundled model
+        >>> model.config.layers, model.config.dim, model.config.patch_size
+        (4, 256, 8)
+        >>> model.input_linear.weight.shape
+        torch.Size([256, 768])
     """
     if newton_schulz_dtype not in PRECISIONS:
         raise InputError("newton_schulz_dtype", f"is {newton_schulz_dtype!r}", " or ".join(PRECISIONS))

@@ -1,3 +1,5 @@
+"""Downloads from a stand-in hub: cuts, hashes, access, full disks, and the files of LPIPS."""
+
 import errno
 import hashlib
 import os
@@ -66,7 +68,7 @@ def test_a_cut_is_continued_within_one_call(hub, target):
     download(REPO, "w.pt", target)
     assert target.read_bytes() == CONTENT
     assert hub.bytes_served["w.pt"] == len(CONTENT)
-    # `point_at` makes steps of 1000 bytes: the eleven before the cut were kept.
+    # `point_at` transfers blocks of 1000 bytes: the eleven before the cut were kept.
     assert [request.range for request in hub.requests if request.path.startswith("/cdn")] == [None, "bytes=11000-"]
 
 

@@ -1,4 +1,4 @@
-"""The network as people use it: reconstruct, render, forward; what may and what may not change the result."""
+"""The network in use: reconstruct, render and forward, and what may and may not change their results."""
 
 import doctest
 import subprocess

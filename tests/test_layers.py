@@ -1,4 +1,4 @@
-"""Every layer of the registry keeps the contract; every network config builds."""
+"""Layers of the registry against their contract, and construction of every network config."""
 
 import textwrap
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.networks import FAST_WEIGHT, LAYERS, random_views, relative_e
 
 RECIPES = sorted(path for path in (Path(__file__).parent.parent / "config").glob("*.yaml"))
 MIXING = [name for name, layer in LAYERS.items() if layer.length_dim == "vl" and layer.type != "mlp"]
-# What a layer needs beside it so that a network sees all views and every parameter matters.
+# Layers combined so that a network sees all views and every parameter matters.
 NETWORKS = [
     ("self_attention", "fast_weight", "mlp"),
     ("self_attention", "fast_weight by image", "mlp"),

@@ -1,4 +1,4 @@
-"""Weight files read and written."""
+"""Weight files: reading and writing."""
 
 import io
 import os
@@ -68,7 +68,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, zipped):
     torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
     fails(InputError, r"w\.pt: needs \w+\.mkdir to unpickle, .* refused", read_weights, tmp_path / "w.pt")
     assert not (tmp_path / "it_ran").exists()
-    with pytest.raises(FileNotFoundError):  # the file is what it claims to be: read without care, it runs
+    with pytest.raises(FileNotFoundError):  # unpickled without care, the file does run code
         pickle.loads(pickle.dumps(Malice(tmp_path / "no_such_folder" / "it_ran")))
 
 
@@ -108,7 +108,7 @@ def test_random_damage_is_an_error_of_one_line_or_none(tmp_path, suffix):
 
 
 def test_a_zip_in_several_parts_is_damaged(tmp_path):
-    """Of such a file the standard library raises an error where it is asked whether it is one."""
+    """The standard library raises an error when asked whether such a file is a zip."""
     end = b"PK\x05\x06" + bytes(18)
     (tmp_path / "w.pt").write_bytes(b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + end)
     with pytest.raises(zipfile.BadZipFile):

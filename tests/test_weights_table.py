@@ -1,4 +1,4 @@
-"""The table of weight files, and finding or fetching what it names."""
+"""Table of weight files, and finding or downloading the files it lists."""
 
 import random
 from pathlib import Path

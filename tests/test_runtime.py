@@ -61,7 +61,7 @@ print(min(faults() for _ in range(8)))  # the first ones may each be cut from ne
     if runs[0].returncode == 77:
         pytest.skip("this C library has no mallopt")
     kept, default = (int(run.stdout) for run in runs)
-    # 64 MB are 16384 pages of 4 KB, or 32 of 2 MB where the system uses those; with memory kept, a few of the interpreter's own remain.
+    # 64 MB are 16384 pages of 4 KB, or 32 of 2 MB where the system uses those; if kept, a few of the interpreter's own remain.
     assert kept < 20
     assert default > kept
 

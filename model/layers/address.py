@@ -112,7 +112,7 @@ def address_of(config: AddressConfig, places: Places, width: int) -> Address:
     steps = torch.arange(f, device=place.device, dtype=torch.float32) / max(f - 1, 1)
     ladder = config.lowest * (config.highest / config.lowest) ** steps  # ω_f = lowest · (highest / lowest)^(f / (F − 1))
     angle = (place[..., None] * ladder).flatten(-2).flatten(1, 2)
-    angle = torch.nn.functional.pad(angle, (0, width // 2 - angle.shape[-1]))  # pairs are the halves of a head, well aligned
+    angle = torch.nn.functional.pad(angle, (0, width // 2 - angle.shape[-1]))  # whole halves of a head, aligned in memory
     turn = torch.stack([angle.cos(), angle.sin()])
     qk, hidden, vo = (site in config.sites for site in ("qk", "hidden", "vo"))
     return Address(turn if qk else None, turn if hidden else None, places.rotation if vo else None)

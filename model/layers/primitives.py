@@ -12,7 +12,7 @@ LARGEST = 2**31
 
 
 class Linear(nn.Linear):
-    """Map tokens linearly, without bias, in `compute_dtype`, whatever dtype the weight is stored in.
+    """Map tokens linearly, without bias, in `compute_dtype`, independent of the weight's stored dtype.
 
     Training stores float32 weights and computes in bfloat16; inference stores what it computes in.
     """

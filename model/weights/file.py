@@ -35,7 +35,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
     Raises:
         OSError: the file cannot be opened.
-        InputError: another suffix; a damaged file; a pickle that asks for more than tensors; no state dict in it.
+        InputError: another suffix; a damaged file; a pickle that needs more than tensors; no state dict in it.
     """
     path = Path(path)
     path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage

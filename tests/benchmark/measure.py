@@ -34,7 +34,7 @@ def time_calls(call: Callable[[], object], device: torch.device, repeats: int) -
 
 
 def copy_rate(device: torch.device, size: int | None = None) -> float:
-    """Measure bytes a second, read and written counted, of copies within the memory of `device`; the best of five."""
+    """Measure bytes per second, reads plus writes, of copies within the memory of `device`; the best of five."""
     source = torch.empty(size or COPY_BYTES[device.type], dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     target.copy_(source)

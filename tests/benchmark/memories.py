@@ -62,15 +62,15 @@ def main(argv: list[str] | None = None) -> None:
 def measure(
     model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: int, what: str, normalise: bool = False
 ) -> dict[str, float]:
-    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames a second.
+    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames per second.
 
     Args:
         model: the network.
         dataset: scenes of one image size.
-        count: inputs of each scene.
-        target_every: targets are the views 0, k, 2k, …; 0 takes all that are no inputs.
-        what: words for the progress bar.
-        normalise: bring poses into the frame and scale of the mean camera of inputs and targets (scenes).
+        count: inputs per scene.
+        target_every: targets are the views 0, k, 2k, …; 0 takes all that are not inputs.
+        what: label of the progress bar.
+        normalise: normalise poses to the frame and scale of the mean camera of inputs and targets (scenes).
     """
     scores, floors, taken, rendered = [], [], [], []
     for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False, disable=None):

@@ -2,10 +2,12 @@
 
 Per scene and head, with f(x) = (SiLU(x w0) * (x w2)) w1:
 
-- q, k, v = SiLU(to_qkv(x)); q and k are divided by their L2 norm;
+- q, k, v = SiLU(to_qkv(x)); q and k are divided by (their L2 norm + 1e-5);
 - lr_i = softplus(lr_fc(x) + c), c = softplus⁻¹(base_lr), one rate per token and weight;
 - write: one step of w0, w1, w2 on the inner loss −Σ lr · v·f(k), see `model.ops.fast_weight`;
 - read: c_proj(RMSNorm(f(q))).
+
+With an address, rotations apply to q and k after their division, to hidden numbers inside f, or to v (written) and f(q) (read).
 
 Letters: b scenes, v views, t tokens of a view, l = v·t, n heads, k head width, m hidden width, d width.
 """

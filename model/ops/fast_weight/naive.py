@@ -3,10 +3,10 @@
 With k, v, q the keys, values and queries of the tokens (rows), and R the rotation of hidden numbers by `turn` (the identity
 without it):
 
-    forward         g = k w0,  u = k w2,  a = SiLU(g) u,  f(k) = (R a) w1
-    inner loss      −Σ v·f(k) over tokens, with a learning rate lr0, lr1, lr2 per token inside the sum of each weight
-    gradients       da = Rᵀ (v w1ᵀ)                          the steps down the loss:
-                    dw1 = (lr1 R a)ᵀ v
+    forward         g = k w0,  u = k w2,  a = SiLU(g) · u,  f(k) = (R a) w1
+    inner loss      −Σ v·f(k) over tokens; inside the sum a learning rate per token and weight, lr0, lr1, lr2
+    gradients       dw1 = (lr1 R a)ᵀ v                       all three negated, down the loss
+                    da = Rᵀ (v w1ᵀ)
                     dw0 = (lr0 k)ᵀ (da · u · SiLU'(g))
                     dw2 = (lr2 k)ᵀ (da · SiLU(g))
     Muon update     ŵ = w + NewtonSchulz(dw)                 see `model.ops.newton_schulz`

@@ -1,4 +1,4 @@
-"""The table of weight files, and finding or fetching what it names."""
+"""Table of weight files, and finding or downloading the files it lists."""
 
 import random
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from model import load_model
 from model.weights import hub
 from model.weights.hub import resolve_weights
 from model.weights.table import LPIPS_FILES, published_weights
@@ -58,7 +59,7 @@ def test_the_table_for_people_is_the_table_for_the_program():
 
 
 def test_weights_of_a_clone_are_not_looked_for_elsewhere(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"lact_objects_64.safetensors: is not there; wanted it where a clone"):
+    with pytest.raises(FileNotFoundError, match=r"lact_objects_64.safetensors: is not there; wanted the file that a clone"):
         resolve_weights(tmp_path / "lact_objects_64.safetensors")
 
 
@@ -66,6 +67,21 @@ def test_a_file_that_is_there_is_itself(tmp_path):
     path = tmp_path / "obj_res256.pt"
     path.touch()
     assert resolve_weights(str(path)) == path
+
+
+def test_a_bare_name_is_a_file_here_or_else_in_weight(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundled = ROOT / "weight" / "lact_objects_64.safetensors"
+    assert resolve_weights(bundled.name) == bundled
+    assert load_model(bundled.name, device="cpu", precision="float32").config.dim == 256
+    (tmp_path / bundled.name).touch()
+    assert resolve_weights(bundled.name).resolve() == tmp_path / bundled.name
+    monkeypatch.setattr(hub, "WEIGHT_DIR", tmp_path / "weight")
+    (tmp_path / "weight").mkdir()
+    for name in ("own.safetensors", "obj_res256.pt"):  # in no table; in the table, and already fetched
+        (tmp_path / "weight" / name).touch()
+        assert resolve_weights(name) == tmp_path / "weight" / name
+    fails(FileNotFoundError, "^new/own.safetensors: is not there; wanted a weight file", resolve_weights, "new/own.safetensors")
 
 
 def test_a_known_file_is_fetched_to_where_it_was_asked_for(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The processes of a run: how they leave each other."""
+"""Processes of a run: how they end together."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Training snapshots: whole or not at all, the newest few, and everything that a run needs."""
+"""Training state and its snapshots: written atomically, the newest few kept, everything restored."""
 
 import dataclasses
 import os

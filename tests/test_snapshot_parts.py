@@ -1,4 +1,4 @@
-"""A snapshot carried away in files of a bounded size, and training that goes on from them."""
+"""Snapshots in parts, and training resumed from them."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The training program, through `main`: what it leaves behind, stopping, resuming, and as a user starts it."""
+"""Training program: outputs, stopping and resuming, and starts from the command line."""
 
 import os
 import signal
@@ -134,8 +134,8 @@ def test_started_as_a_user_does(folder):
 
 
 @pytest.mark.slow
-def test_debug_recipe_learns_one_scene_by_heart():
+def test_debug_recipe_memorises_one_scene():
     recipe, config = ROOT / "config" / "train" / "debug.yaml", ROOT / "config" / "debug.yaml"
     assert train.main(["--recipe", str(recipe), "--config", str(config), "--expname", "debug"]) == 0
-    # By heart: 30 dB is an error of 3 % of the range. Seeds 95 and 7 came to 35.3 and 33.9.
+    # Memorised: 30 dB is an error of 3 % of the range. Seeds 95 and 7 came to 35.3 and 33.9.
     assert rows("debug")[-1]["val_psnr"] > 30

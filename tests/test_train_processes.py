@@ -1,4 +1,4 @@
-"""The training program in two processes over gloo, on a CPU."""
+"""Training program in two processes over gloo, on a CPU."""
 
 import json
 import re

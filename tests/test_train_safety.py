@@ -1,4 +1,4 @@
-"""Training on bad input, broken samples, and steps that would poison the weights."""
+"""Training on bad input, broken samples and diverging steps; crashes and full disks."""
 
 import re
 from pathlib import Path

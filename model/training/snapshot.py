@@ -1,4 +1,4 @@
-"""Training snapshots: all that a run needs to go on as if it had never stopped, written in the background."""
+"""Training snapshots: everything that a bitwise resume needs, written in the background."""
 
 import dataclasses
 import random
@@ -20,7 +20,7 @@ from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT, load_torch_file
 
 FORMAT = f"{SNAPSHOT_FORMAT} 2"
-# Spells one key otherwise.
+# Has another spelling of one key.
 OLD_FORMAT = f"{SNAPSHOT_FORMAT} 1"
 NAME = re.compile(r"step_(\d+)\.pt")
 KEYS = ("model", "average", "optimizer", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
@@ -30,12 +30,12 @@ class SnapshotWriter:
     """Write snapshots into a folder, one at a time, while training goes on.
 
     Args:
-        folder: where; leftovers of writes that were killed are removed from it.
-        keep: how many of the newest stay.
-        parts: (bytes of a part, of all parts): the newest is in files of that size, too, in the folder `parts` beside.
+        folder: destination; leftovers of killed writes are removed from it.
+        keep: number of the newest that are kept.
+        parts: (bytes of a part, of all parts): the newest is also written in files of that size, to the folder `parts` next to it.
 
     Attributes:
-        whole: whether the parts hold the whole snapshot, or all but the optimizer's state; None before there are any.
+        whole: whether the parts hold the whole snapshot or lack the optimizer's state; None before there are any.
     """
 
     def __init__(self, folder: Path, keep: int, parts: tuple[int, int] | None = None) -> None:
@@ -47,10 +47,10 @@ class SnapshotWriter:
             leftover.unlink()
 
     def save(self, content: dict[str, Any]) -> None:
-        """Copy `content`, of `TrainingState`, to the CPU and start writing it; waits until the one before is on disk.
+        """Copy `content`, of `TrainingState`, to the CPU and start writing it, once the previous one is on disk.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: the previous one could not be written.
         """
         self.wait()
         self._pending = self._thread.submit(self._write, {"format": FORMAT, **_copy(content)})
@@ -114,7 +114,7 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
 
 
 def read_snapshot(path: Path) -> dict[str, Any]:
-    """Read a snapshot, or a folder that holds one in parts; tensors of the former stay on disk until they are used.
+    """Read a snapshot, or a folder that holds one in parts; its tensors stay on disk until they are used.
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -1,4 +1,4 @@
-"""Network configs: YAML in this project's spelling or in the published one, checked before anything is built from it."""
+"""Network configs: YAML in this project's spelling or in the published one, checked before a network is built from it."""
 
 import dataclasses
 import difflib
@@ -20,7 +20,7 @@ PUBLISHED_TYPES = {
     "model.MLP": "mlp",
 }
 
-# What an address can be made of, and what of a fast-weight layer it can rotate: see `model.layers.address`.
+# Phases that an address can have, and sites of a fast-weight layer that it can rotate: see `model.layers.address`.
 PHASES = ("image", "line", "foot")
 SITES = ("qk", "hidden", "vo")
 
@@ -33,10 +33,10 @@ class AddressConfig:
         phases: `image`: column and row of the patch; `line`: the six Plücker numbers of its ray; `foot`: the point of the ray
             that is nearest to the point where the inputs look.
         sites: what is rotated: `qk`, queries and keys; `hidden`, the hidden numbers of the fast weights' MLP; `vo`, values and
-            outputs, by the camera's rotation whatever `phases` are.
+            outputs, by the camera's rotation, independent of `phases`.
         lowest, highest: ends of the geometric ladder of angular frequencies, in radians per unit of length of the poses (`line`,
             `foot`) or per height of the image (`image`).
-        frequencies: how many there are at most; None: as many as fit a head. 0 rotates neither queries and keys nor hidden numbers.
+        frequencies: largest number of them; None: as many as fit a head. 0 rotates neither queries and keys nor hidden numbers.
     """
 
     phases: str
@@ -52,8 +52,8 @@ class LayerConfig:
 
     Attributes:
         type: name in `model.layers.BLOCKS`.
-        length_dim: what the layer mixes: `l`, the tokens of one image, or `vl`, the tokens of all images of a scene.
-        params: constructor arguments of that layer besides `dim` and `length_dim`: numbers, and `address`, an `AddressConfig`.
+        length_dim: the tokens that the layer mixes: `l`, those of one image, or `vl`, those of all images of a scene.
+        params: constructor arguments of the layer besides `dim` and `length_dim`: numbers, and `address`, an `AddressConfig`.
     """
 
     type: str
@@ -63,7 +63,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """A network.
+    """The config of a network.
 
     Attributes:
         patch_size: side of a patch, in pixels.
@@ -78,12 +78,12 @@ class NetworkConfig:
     block: tuple[LayerConfig, ...]
 
     def to_dict(self) -> dict:
-        """Return plain dicts, lists, numbers and texts: what `config_from_dict`, YAML and JSON take."""
+        """Return plain dicts, lists, numbers and strings, as `config_from_dict`, YAML and JSON take them."""
         return {**dataclasses.asdict(self), "block": [_plain(dataclasses.asdict(layer)) for layer in self.block]}
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the end of an error message: the nearest known name, if one is near, and all of them."""
+    """Return the end of an error message: the nearest known name, if one is close, and all known names."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
 
@@ -92,7 +92,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
     """Read a YAML file that holds one mapping.
 
     Raises:
-        FileNotFoundError: there is no such file; the message names the recipes that there are.
+        FileNotFoundError: there is no such file; the message lists the YAML files of config/.
         InputError: the file is not YAML, or not a mapping.
     """
     path, wanted = Path(path), "a YAML file with a mapping of settings"
@@ -107,7 +107,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
         value = yaml.safe_load(content.decode())
     except MemoryError:
         raise
-    except Exception as error:  # besides its own errors the parser lets out what its constructors raise, such as of dates
+    except Exception as error:  # besides its own errors the parser passes on those of constructors, such as for dates
         raise InputError(path, f"is not YAML ({error})", wanted) from error
     if not isinstance(value, dict):
         raise InputError(path, f"holds a {type(value).__name__}", wanted)
@@ -115,7 +115,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
 
 
 def load_config(path: str | os.PathLike) -> NetworkConfig:
-    """Read a network's recipe from a YAML file.
+    """Read a network config from a YAML file.
 
     Raises:
         FileNotFoundError, InputError: see `read_yaml` and `config_from_dict`.
@@ -124,14 +124,14 @@ def load_config(path: str | os.PathLike) -> NetworkConfig:
 
 
 def config_from_dict(value: Mapping, where: str = "config") -> NetworkConfig:
-    """Check a recipe and return it in this project's spelling; `block_config` and dotted layer names are understood.
+    """Check a network config and return it in this project's spelling; `block_config` and dotted layer names are accepted.
 
     Args:
         value: keys `patch_size`, `dim`, `layers`, `block`, as in `NetworkConfig`.
-        where: what error messages call it, such as the file's name.
+        where: name in error messages, such as the file's.
 
     Raises:
-        InputError: a key is unknown or missing, or a value is not of its type.
+        InputError: a key is unknown or missing, or a value has the wrong type.
     """
     value = _rename(value, PUBLISHED_KEYS)
     _check_keys(value, NetworkConfig, where)
@@ -191,7 +191,7 @@ def _address(value: object, where: str) -> AddressConfig:
 
 
 def _plain(value: object) -> object:
-    """Return lists for tuples, all the way down."""
+    """Return `value` with tuples replaced by lists, recursively."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""The settings of a training run: one dataclass that is the command line, the YAML recipe and what a snapshot remembers."""
+"""Training recipe: one dataclass for the command line, the YAML and the snapshots of a run."""
 
 import dataclasses
 import os
@@ -19,43 +19,48 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that a training run is told.
+    """Settings of a training run.
 
-    The names are the flags and the YAML keys. Defaults are those of the published trainer and recipe.
+    Names are the flags and the YAML keys. Defaults are those of the published trainer and its command.
     """
 
-    config: str = flag("config/lact_l14_d768_ttt2x.yaml", "network, a YAML file", group="run")
-    expname: str = flag("default", "name of the run: it writes into outputs/EXPNAME", free=True)
+    config: str = flag("config/lact_l14_d768_ttt2x.yaml", "network config, a YAML file", group="run")
+    expname: str = flag("default", "name of the run, which writes to outputs/EXPNAME", free=True)
     data_path: str | None = flag(
         None, "NAME_data_path.json, or synthetic:objects or synthetic:scenes, with :N for N scenes only", unset="required"
     )
     load: str | None = flag(None, "weights to start from", free=True)
     resume: str = flag("auto", "auto (the newest snapshot of the run, if any), none, a snapshot, or its parts' folder", free=True)
     device: str = flag("auto", "auto, cpu, cuda or cuda:N", free=True)
-    precision: str = flag("auto", "of the layers; auto is bfloat16 where hardware has it", choices=("auto", "float32", "bfloat16"))
+    precision: str = flag(
+        "auto", "of the layers; auto is bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16")
+    )
     compile: bool = flag(False, "torch.compile the blocks", free=True)
     compile_mode: str = flag("default", "mode of torch.compile", choices=COMPILE_MODES, free=True)
     actckpt: bool = flag(False, "activation checkpointing: recompute each block in the backward pass", free=True)
     seed: int = flag(95, "of weights and data", least=0, most=MAXIMUM_SEED)
-    max_hours: float | None = flag(None, "save and exit after this time", free=True, least=0)
+    max_hours: float | None = flag(None, "hours after which the run saves and exits", free=True, least=0)
 
-    bs_per_gpu: int = flag(8, "scenes a process computes at a time", least=1, free=True, group="data")
-    grad_accum: int = flag(1, "micro-steps of bs_per_gpu scenes that make one step", least=1, free=True)
-    context_parallel: int = flag(1, "processes that share the views of each scene; it divides their number", least=1, free=True)
+    bs_per_gpu: int = flag(8, "scenes per process and micro-step", least=1, free=True, group="data")
+    grad_accum: int = flag(1, "micro-steps per step", least=1, free=True)
+    context_parallel: int = flag(1, "processes that share the views of each scene; a divisor of their number", least=1, free=True)
     image_size: tuple[int, int] = flag((256, 256), "height and width", least=1)
-    num_all_views: int = flag(15, "views drawn of a scene: inputs are the first, targets the last of them", least=1)
+    num_all_views: int = flag(15, "views drawn per scene: the first are inputs, the last targets", least=1)
     num_input_views: int = flag(8, "inputs among them", least=1)
-    min_input_views: int | None = flag(None, "each step draws its number of inputs from here to num_input_views", least=1)
-    num_target_views: int = flag(8, "targets among them, inputs too where num_all_views has less than both", least=1)
-    frame_window: int | None = flag(None, "draw views from so many frames in a row (scenes), not from all (objects)", least=1)
-    scene_pose_normalize: bool = flag(False, "bring poses into the frame and scale of their mean camera (scenes)")
+    min_input_views: int | None = flag(None, "draw the number of inputs of each step from this to num_input_views", least=1)
+    num_target_views: int = flag(8, "targets among them; some are inputs too if num_all_views is less than both together", least=1)
+    frame_window: int | None = flag(None, "draw views from this many consecutive frames (scenes), not from all (objects)", least=1)
+    scene_pose_normalize: bool = flag(False, "transform poses into the frame and scale of their mean camera (scenes)")
     pool: int | None = flag(None, "synthetic scenes kept in the device's memory, each with num_all_views views", least=1)
-    pool_reuse: int = flag(16, "samples drawn of a scene of the pool, on average, before a new one takes its place", least=1)
+    pool_reuse: int = flag(16, "samples drawn per scene of the pool, on average, before a new one replaces it", least=1)
     workers: int = flag(4, "threads that decode images, or processes that describe scenes of the pool", least=1, free=True)
-    skip_broken: int = flag(0, "unreadable samples that a process may replace, naming each, before it stops", free=True, least=0)
+    skip_broken: int = flag(0, "unreadable samples that a process replaces, naming each, before it stops", free=True, least=0)
 
     optimizer: str = flag(
-        "adamw", "adamw, or muon for the matrices inside the blocks", choices=("adamw", "muon"), group="optimization"
+        "adamw",
+        "adamw, or muon for the matrices inside the blocks and adamw for the rest",
+        choices=("adamw", "muon"),
+        group="optimization",
     )
     lr: float = flag(4e-4, "peak learning rate", least=0)
     warmup: int = flag(4000, "steps of linear warm-up", least=0)
@@ -63,27 +68,32 @@ class TrainingRecipe:
     steps: int = flag(80000, "steps in all", least=1)
     weight_decay: float = flag(0.05, "on tensors of two or more dimensions", least=0)
     grad_clip: float = flag(1.0, "clip the gradient to this norm", least=0)
-    skip_norm: float = flag(4.0, "leave out a step whose gradient norm is above", least=0)
-    skip_norm_start: int = flag(1000, "first step at which skip_norm holds", least=0)
-    max_skips: int = flag(100, "stop after so many left out steps in a row", least=1, free=True)
-    lpips_weight: float = flag(1.0, "weight of LPIPS beside the mean squared error; 0 is none", least=0)
+    skip_norm: float = flag(4.0, "skip a step whose gradient norm is above this", least=0)
+    skip_norm_start: int = flag(1000, "first step at which skip_norm applies", least=0)
+    max_skips: int = flag(100, "stop after this many skipped steps in a row", least=1, free=True)
+    lpips_weight: float = flag(1.0, "weight of LPIPS, next to the mean squared error; 0 is none", least=0)
     lpips_start: int = flag(5000, "first step with LPIPS", least=0)
-    gradient_weight: float = flag(
-        0.0, "weight of the squared error of differences between neighbouring pixels beside that of the pixels; 0 is none", least=0
-    )
-    ema: float = flag(0.0, "decay of the average over weights that is validated and exported; 0 is none", least=0)
+    gradient_weight: float = flag(0.0, "weight of the squared error of differences between neighbouring pixels; 0 is none", least=0)
+    ema: float = flag(0.0, "decay of the averaged weights, which are validated and exported; 0 is none", least=0)
 
     export: str = flag(
         "float32", "precision of model.safetensors at the end", choices=("float32", "bfloat16"), free=True, group="output"
     )
     save_every: int = flag(1000, "steps between snapshots", least=1, free=True)
     keep: int = flag(3, "snapshots kept", least=1, free=True)
-    snapshot_parts: str | None = flag(None, "also leave the newest snapshot in files of this size, such as 15M", free=True)
-    snapshot_total: str = flag("60M", "of all these files; a larger snapshot goes without the optimizer's state", free=True)
+    snapshot_parts: str | None = flag(None, "also write the newest snapshot in files of this size, such as 15M", free=True)
+    snapshot_total: str = flag("60M", "of all these files; a larger snapshot is written without the optimizer's state", free=True)
     log_every: int = flag(100, "steps between log lines", least=1, free=True)
-    val_data_path: str | None = flag(None, "held-out scenes, named as data_path is", free=True)
+    val_data_path: str | None = flag(None, "held-out scenes, in the same forms as data_path", free=True)
     val_every: int = flag(1000, "steps between validations", least=1, free=True)
-    wandb: str | None = flag(None, "Weights & Biases project that gets the log, too", free=True)
+    wandb: str | None = flag(None, "Weights & Biases project to log to", free=True)
+
+    @property
+    def snapshot_part_bytes(self) -> tuple[int, int] | None:
+        """Bytes of one part of a snapshot and of all; None for no parts."""
+        if self.snapshot_parts is None:
+            return None
+        return parse_size(self.snapshot_parts, "--snapshot_parts"), parse_size(self.snapshot_total, "--snapshot_total")
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingRecipe)}
@@ -91,7 +101,7 @@ FIELDS = {field.name: field for field in dataclasses.fields(TrainingRecipe)}
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """Where the settings come from that the command line does not give."""
+    """Source of the settings that the command line does not give."""
 
     recipe: Path | None = flag(
         None, "settings by flag name, such as config/train/object_256.yaml; flags win", group="recipe", metavar="YAML"
@@ -127,9 +137,9 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> TrainingRecipe:
 
 
 def differences(old: TrainingRecipe, new: TrainingRecipe, world: tuple[int, int] = (1, 1)) -> list[str]:
-    """Say what a resumed run would do otherwise than the run that it resumes; `world` is their numbers of data ranks.
+    """Return what a resumed run would do differently; `world` is the old and new number of data ranks.
 
-    Settings that only say where, how often or on what hardware are left out. Scenes a step are compared as their product.
+    Settings that only say where, how often or on which hardware are ignored. Scenes per step are compared as a product.
     """
     changed = [
         name for name, field in FIELDS.items() if not field.metadata.get("free") and getattr(old, name) != getattr(new, name)
@@ -157,7 +167,7 @@ def parse_size(text: str, where: str) -> int:
 
 def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
     def place(name: str) -> str:
-        """Return where a setting is named, or would be."""
+        """Return where a setting was given, or could be."""
         return named.get(name, f"--{name}")
 
     if recipe.data_path is None:
@@ -187,6 +197,11 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
         raise InputError(place("expname"), f"is {recipe.expname!r}", "the name of a folder in outputs")
     if recipe.val_data_path is None and named.get("val_every") == "--val_every":
         raise InputError("--val_every", "has no effect without val_data_path", "both or neither")
+    both = recipe.num_input_views + recipe.num_target_views
+    learned_by_heart = re.fullmatch("synthetic:[^:]*:[^:]*", recipe.val_data_path or "")
+    if learned_by_heart and recipe.num_all_views < both:
+        found = f"is {recipe.val_data_path} with num_all_views {recipe.num_all_views}, so that targets are inputs too"
+        raise InputError(place("val_data_path"), found, f"num_all_views of {both} or more, for inputs and targets")
     endless = recipe.data_path.startswith("synthetic:") and recipe.data_path.count(":") == 1
     if recipe.pool is not None and not endless:
         wanted = "synthetic:objects or synthetic:scenes, or no pool"

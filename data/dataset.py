@@ -18,18 +18,18 @@ from config.errors import InputError, missing_file
 from data.images import read_pixels, rescale_intrinsics, resize_and_crop
 from data.scene_format import Scene, View, read_data_path, read_scene
 
-# Scenes kept after their JSON was read and checked, about 1 kB a view.
+# Scenes cached after their JSON was read and checked, about 1 kB per view.
 KEPT_SCENES = 256
 
 
 class SceneDataset(Dataset):
-    """The scenes of a data path file, in its order: `dataset[i]` is a scene without its images, `load` reads these.
+    """The scenes of a data path file, in its order: `dataset[i]` is a scene without its images; `load` reads the images.
 
     Args:
-        data_path: a `NAME_data_path.json`, or one scene's own JSON.
+        data_path: a `NAME_data_path.json`, or a single scene's JSON.
         image_size: (h, w) of every image.
-        patch_size: what h and w must be multiples of.
-        workers: threads that decode; 0 decodes in the calling thread.
+        patch_size: h and w must be multiples of it.
+        workers: decoding threads; 0 decodes in the calling thread.
 
     Raises:
         FileNotFoundError, InputError: the list is unusable, or the patch does not divide the image size.
@@ -60,40 +60,40 @@ class SceneDataset(Dataset):
 
 @functools.lru_cache(maxsize=KEPT_SCENES)
 def _scene(path: Path, mtime_ns: int, size: int) -> Scene:
-    """Read a scene; of a file that has changed since, time or size tell."""
+    """Read a scene, cached; time and size are part of the key, so that a changed file is read again."""
     return read_scene(path)
 
 
 def load_views(
     scene: Scene, indices: Sequence[int], image_size: tuple[int, int], patch_size: int = 8, workers: int = 0
 ) -> dict[str, Tensor]:
-    """Read the chosen views of a scene, composited on white, brought to one size by `resize_and_crop`.
+    """Read the chosen views of a scene, composited on white, at one size by `resize_and_crop`.
 
     Args:
-        scene: where the views come from.
+        scene: the scene.
         indices: positions in `scene.views`, in the order wanted; may be empty.
         image_size: (h, w).
-        patch_size: what h and w must be multiples of.
-        workers: threads that decode; 0 decodes in the calling thread.
+        patch_size: h and w must be multiples of it.
+        workers: decoding threads; 0 decodes in the calling thread.
 
     Returns:
         `image` (v, 3, h, w) float32 in 0..1, `fxfycxcy` (v, 4) float32 in pixels of it, `c2w` (v, 4, 4) float32 in the
-        frame of the file.
+        file's world frame.
 
     Raises:
         FileNotFoundError: an image does not exist.
-        InputError: an image is damaged or contradicts its camera, or the size does not work.
+        InputError: an image is damaged or contradicts its camera, or the patch does not divide the size.
         ValueError: an index is out of range.
     """
     n = len(scene.views)
     for i in indices:
         if not 0 <= i < n:
-            raise ValueError(f"{scene.json_path}: view {i} is asked for; wanted 0 to {n - 1}")
+            raise ValueError(f"{scene.json_path}: view {i} is requested; wanted 0 to {n - 1}")
     check_image_size(image_size, patch_size)
 
     views = [scene.views[i] for i in indices]
     image = torch.empty(len(views), 3, *image_size)
-    # numpy fills the tensor's memory: torch would start its own threads under each of these.
+    # numpy fills the tensor's memory: torch would start its own threads inside each of these.
     slots = list(image.numpy())
     if workers > 0:
         with ThreadPoolExecutor(workers) as pool:
@@ -112,7 +112,7 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
     """Check that an image (h, w) splits into whole patches.
 
     Raises:
-        InputError: a side does not; the message names the nearest that do.
+        InputError: a side does not; the message names the nearest ones that do.
     """
     for name, side in zip(("height", "width"), image_size, strict=True):
         if side < 1 or side % patch_size:

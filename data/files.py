@@ -1,4 +1,4 @@
-"""Files written so that a reader sees the old one or the finished new one, never half of one."""
+"""Atomic file writes: a reader sees the old file or the finished new one, never half of one."""
 
 import contextlib
 import json
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` when the block ends, delete it when the block raises.
+    """Yield a temporary path next to `path`; rename it to `path` when the block ends, delete it when the block raises.
 
     Args:
-        path: the file to write. Its folder is created. The temporary name keeps the suffix, since encoders choose by it.
+        path: the file to write. Its folder is created. The temporary name keeps the suffix, by which encoders choose the format.
 
     Yields:
         the temporary path, in the same folder and so on the same file system: the rename is atomic.
@@ -36,11 +36,11 @@ def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with replace_when_finished(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:
-    """Write `value` as indented JSON to `path`, whole or not at all; NaN and infinity are refused, as JSON has none."""
+    """Write `value` to `path` as indented JSON, atomically; NaN and infinity raise, since JSON has neither."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

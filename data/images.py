@@ -1,7 +1,7 @@
-"""Photos as upright RGB on white, image and intrinsics brought to another size.
+"""Photos as upright RGB on white; images and their intrinsics resized.
 
-Letters: h w pixels, c colours. Pixels are (h, w, c) arrays: uint8 for a file of 8 bits a colour, float32 in 0..1 for
-one of 16. Intrinsics are float64 (fx, fy, cx, cy) in pixels.
+Letters: h w pixels, c channels. Pixels are (h, w, c) arrays: uint8 for files with 8 bits per channel, float32 in 0..1
+for 16. Intrinsics are float64 (fx, fy, cx, cy) in pixels.
 """
 
 import contextlib
@@ -33,48 +33,48 @@ UPRIGHT = {
 def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
     """Open an image without decoding its pixels.
 
-    Whatever goes wrong in the `with` block is taken for damage of the image, unless it has a cause of its own: an error of the
-    system, too little memory, an `InputError`. So only what decodes belongs into it.
+    Any exception in the `with` block is reported as a damaged image, except errors of the operating system, out-of-memory and
+    `InputError`: put nothing but decoding into it.
 
     Args:
         path: PNG, JPEG or WebP.
 
     Yields:
-        the image, its header read. It decodes its pixels when they are asked for.
+        the image, its header read; pixels are decoded on first access.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is not an image, or a damaged one.
+        InputError: it is not an image, or is damaged.
     """
     wanted = ", ".join(FORMATS)
     try:
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except Image.UnidentifiedImageError:
-        raise InputError(path, "is no image or a damaged one", wanted) from None
+        raise InputError(path, "is not an image, or is damaged", wanted) from None
     except IsADirectoryError:
         raise InputError(path, "is a folder", "an image") from None
     except FileNotFoundError:
         raise missing_file(path, "an image") from None
     except (MemoryError, InputError):
         raise
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders may raise anything
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(path, f"cannot be decoded ({error})", f"a whole {wanted}") from error
 
 
 def read_pixels(path: str | os.PathLike) -> np.ndarray:
-    """Read an image at the depth it is stored in: upright, composited on white.
+    """Read an image at its stored bit depth, upright and composited on white.
 
-    PNG, JPEG and WebP in every mode they have: grey, palette, transparent, CMYK. Colour profiles are not applied.
+    PNG, JPEG and WebP in all their modes: grey, palette, transparent, CMYK. Colour profiles are not applied.
 
     Returns:
-        (h, w, 3) uint8, or float32 in 0..1 for a file of 16 bits a colour.
+        (h, w, 3) uint8, or float32 in 0..1 for a file with 16 bits per channel.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is not an image, or a damaged one.
+        InputError: it is not an image, or is damaged.
     """
     with open_image(path) as image:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
@@ -84,10 +84,10 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
 
 
 def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Scale an image until it covers (H, W), then cut out the centre.
+    """Scale an image to cover (H, W), then crop the centre.
 
-    The scale is max(W/w, H/h) with the new size rounded and Lanczos filtering. Intrinsics take the scale itself, not
-    the ratio of the rounded sizes, as in the published pipeline: the two differ by half a pixel at most, at the border.
+    The scale is max(W/w, H/h), the new size is rounded, the filter is Lanczos. Intrinsics are multiplied by the scale itself,
+    not by the ratio of the rounded sizes, as in the published pipeline: the two differ by half a pixel at most, at the border.
 
     Args:
         image: (h, w, 3) uint8, or float32 in 0..1.
@@ -110,7 +110,7 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
 def rescale_intrinsics(
     intrinsics: np.ndarray, stated: tuple[int, int], real: tuple[int, int], where: str | os.PathLike
 ) -> np.ndarray:
-    """Bring intrinsics stated for one size to the size that the stored image really has.
+    """Rescale intrinsics stated for one size to the actual size of the stored image.
 
     Args:
         intrinsics: (4,) for the stated size.
@@ -121,7 +121,7 @@ def rescale_intrinsics(
         (4,) float64 for the real size.
 
     Raises:
-        InputError: the shapes differ by more than one pixel of rounding, so that one is no scaled copy of the other.
+        InputError: the aspect ratios differ by more than one pixel of rounding: neither is a scaled copy of the other.
     """
     small, large = sorted((stated, real))
     long = 0 if small[0] > small[1] else 1
@@ -146,7 +146,7 @@ def _on_white(image: Image.Image) -> np.ndarray:
 
 
 def _bit_depth(path: str | os.PathLike) -> int:
-    """Return the bits a colour of a PNG, of which Pillow keeps 8 without saying so."""
+    """Return the bits per channel of a PNG, of which Pillow silently keeps 8."""
     with Path(path).open("rb") as file:
         return file.read(25)[24]
 

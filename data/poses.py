@@ -1,4 +1,4 @@
-"""Poses of a scene brought into one frame and scale, as networks of scenes are trained on.
+"""Normalisation of a scene's poses to the frame and scale that scene networks are trained on.
 
 Letters: b scenes, v views. Axes are OpenCV's: x right, y down, z forward. `c2w` is world from camera.
 """
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from config.errors import InputError
 
-# Below this length a mean of unit vectors is rounding noise and not a direction.
+# Below this length a mean of unit vectors is rounding noise, not a direction.
 _NO_DIRECTION = 1e-5
 
 
@@ -16,24 +16,24 @@ def normalise_poses(c2w: Tensor, reference: int | None = None, scene_scale: floa
     """Move scenes into the frame of their mean camera and scale their cameras into a cube.
 
     The frame's z is the mean viewing direction, its y the mean of the cameras' y made perpendicular to z, its origin
-    the mean position. Where the views cancel so that no such frame exists (a full ring that looks inwards), the axes
-    of the first reference view are taken.
+    the mean position. Where the views cancel and no such frame exists (a full ring looking inwards), the axes of the
+    first reference view are used.
 
     Args:
         c2w: (b, v, 4, 4) world from camera, OpenCV axes.
         reference: how many of the first views set frame and scale: None for all (the published LaCT demo: inputs and
-            targets), or as many as there are inputs (Long-LRM).
+            targets), or the number of inputs (Long-LRM).
         scene_scale: half the side of the cube is 1 / scene_scale: 1.0 for LaCT, 1.35 for LVSM and Long-LRM weights.
 
     Returns:
         (b, v, 4, 4), dtype of `c2w`: the largest absolute coordinate of a reference camera is 1 / scene_scale.
 
     Raises:
-        InputError: the reference cameras are all at one place (a single one always is): they tell no scale.
-        ValueError: a wrong shape, a reference that holds no view or more than there are, or a scale that is not positive.
+        InputError: the reference cameras are all at one place (a single one always is): the scale is undefined.
+        ValueError: a wrong shape, a reference below 1 or above the number of views, or a scale that is not positive.
 
     Source: the LaCT demo and Long-LRM (arXiv 2410.12781), which divide by zero where we raise or fall back.
-    Precision: float64 inside. Waits for the device.
+    Precision: float64 inside. Syncs with the host.
     """
     if c2w.ndim != 4 or c2w.shape[-2:] != (4, 4):
         raise ValueError(f"normalise_poses: c2w is {tuple(c2w.shape)}; wanted (scenes, views, 4, 4)")

@@ -1,7 +1,7 @@
-"""Training samples: scenes and views as a function of seed and sample number alone, loaded ahead by threads.
+"""Training samples: scenes and views as a function of seed and sample number alone, read ahead by threads.
 
-Samples are numbered through the whole run, 0, 1, 2, …; a step takes the next `batch` numbers and its ranks and micro-steps share
-them. So a resumed run needs no replay, and another split of the same batch sees the same samples.
+Samples are numbered through the whole run: 0, 1, 2, … Every step takes the next numbers, which its ranks and micro-steps share. A
+resumed run therefore needs no replay, and the same step split in another way sees the same samples.
 
 Letters: b samples, n views of a sample: inputs are the first of them, targets the last. A batch is a dict of `image`
 (b, n, 3, h, w) in 0..1, `fxfycxcy` (b, n, 4) in pixels and `c2w` (b, n, 4, 4).
@@ -39,24 +39,26 @@ ORDER, VIEWS, REPLACEMENT, INPUTS, POOL = 1, 2, 3, 4, 5
 
 
 class Source(Protocol):
-    """Where samples come from.
+    """Source of samples.
 
     Attributes:
-        broken: how many unreadable samples were replaced so far.
+        broken: unreadable samples replaced so far.
+        ahead: batches worth preparing ahead of the one in use.
     """
 
     broken: int
+    ahead: int
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Return the training samples of these numbers."""
         ...
 
-    def held_out(self, i: int) -> Batch:
-        """Return scene i for validation, a batch of one with the same views every time."""
+    def validation_batch(self, i: int) -> Batch:
+        """Return scene i for validation: a batch of one, with the same views every time."""
         ...
 
-    def held_out_scenes(self) -> int:
-        """Return how many scenes validation has."""
+    def count_validation_scenes(self) -> int:
+        """Return the number of scenes for validation."""
         ...
 
     def close(self) -> None:
@@ -69,28 +71,28 @@ def open_source(
     recipe: TrainingRecipe,
     patch_size: int,
     device: torch.device,
-    own: Sequence[int] | None = None,
-    share: tuple[int, int] | None = None,
+    views: Sequence[int] | None = None,
+    data_share: tuple[int, int] | None = None,
 ) -> Source:
     """Return the source that `--data_path` or `--val_data_path` names.
 
     Args:
         path: a `NAME_data_path.json`, one scene's JSON, `synthetic:KIND` or `synthetic:KIND:N`.
-        recipe: the run's settings.
+        recipe: of the run.
         patch_size: of the network.
-        device: where synthetic scenes are made.
-        own: positions, among the n views of a sample, of those that this process computes; None for all.
-        share: (data rank, data ranks) of this process, for a source that training draws from; None for validation alone.
+        device: where synthetic scenes are rendered.
+        views: positions, among the n views of a sample, of those that this process computes; None for all.
+        data_share: (data rank, data ranks) of this process, for training; None for validation.
 
     Raises:
-        FileNotFoundError, InputError: there is nothing of that name, it cannot be read, or the patch does not divide the images.
+        FileNotFoundError, InputError: nothing of that name, an unreadable file, or images that the patch does not divide.
     """
     check_image_size(recipe.image_size, patch_size)
     if path.startswith(SYNTHETIC):
-        if recipe.pool is not None and share is not None:
-            return PoolSource(path, recipe, device, own, share)
-        return SyntheticSource(path, recipe, device, own)
-    return FolderSource(path, recipe, patch_size, own)
+        if recipe.pool is not None and data_share is not None:
+            return PoolSource(path, recipe, device, views, data_share)
+        return SyntheticSource(path, recipe, device, views)
+    return FolderSource(path, recipe, patch_size, views)
 
 
 def views_of_sample(recipe: TrainingRecipe) -> int:
@@ -123,22 +125,23 @@ def inputs_of_step(step: int, recipe: TrainingRecipe) -> int:
     return int(np.random.default_rng([recipe.seed, INPUTS, step]).integers(recipe.min_input_views, recipe.num_input_views + 1))
 
 
-def empty_batch(recipe: TrainingRecipe, device: torch.device) -> Batch:
-    """Return a batch of black images of one camera at the origin: what a process computes where it has nothing to compute."""
-    shape = (recipe.bs_per_gpu, recipe.num_input_views + recipe.num_target_views)
-    h, w = recipe.image_size
+def empty_batch(scenes: int, views: int, image_size: tuple[int, int], device: torch.device) -> Batch:
+    """Return black images of one camera at the origin: what a process computes when its samples cannot be read."""
+    h, w = image_size
     return {
-        "image": torch.zeros(*shape, 3, h, w, device=device),
-        "fxfycxcy": torch.tensor([w, w, w / 2, h / 2], device=device).expand(*shape, 4),
-        "c2w": torch.eye(4, device=device).expand(*shape, 4, 4),
+        "image": torch.zeros(scenes, views, 3, h, w, device=device),
+        "fxfycxcy": torch.tensor([w, w, w / 2, h / 2], device=device).expand(scenes, views, 4),
+        "c2w": torch.eye(4, device=device).expand(scenes, views, 4, 4),
     }
 
 
 class FolderSource:
     """Posed photos on disk, see `data.scene_format`."""
 
-    def __init__(self, path: str, recipe: TrainingRecipe, patch_size: int, own: Sequence[int] | None = None) -> None:
-        self.recipe, self.own = recipe, own
+    ahead = 2
+
+    def __init__(self, path: str, recipe: TrainingRecipe, patch_size: int, views: Sequence[int] | None = None) -> None:
+        self.recipe, self.views = recipe, views
         self.dataset = SceneDataset(path, recipe.image_size, patch_size)
         self.pool = ThreadPoolExecutor(recipe.workers, thread_name_prefix="decode")
         self.broken = 0
@@ -153,7 +156,7 @@ class FolderSource:
         samples = list(self.pool.map(self._sample, numbers))
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
-    def held_out(self, i: int) -> Batch:
+    def validation_batch(self, i: int) -> Batch:
         """See `Source`. Views: even along the middle `frame_window` frames, or without one far apart over the whole scene.
 
         Raises:
@@ -172,7 +175,7 @@ class FolderSource:
             raise error.within(scene.json_path) from None
         return {key: value[None] for key, value in sample.items()}
 
-    def held_out_scenes(self) -> int:
+    def count_validation_scenes(self) -> int:
         return len(self.dataset)
 
     def close(self) -> None:
@@ -201,7 +204,7 @@ class FolderSource:
         return (first + rng.choice(window, wanted, replace=False)).tolist()
 
     def _load(self, scene: Scene, views: Sequence[int]) -> Batch:
-        own = range(len(views)) if self.own is None else self.own
+        own = range(len(views)) if self.views is None else self.views
         sample = self.dataset.load(scene, [views[i] for i in own])
         if self.recipe.scene_pose_normalize:
             c2w = np.stack([scene.views[view].c2w for view in views]).astype(np.float32)
@@ -227,7 +230,7 @@ class SyntheticSource:
 
     broken = 0
 
-    def __init__(self, path: str, recipe: TrainingRecipe, device: torch.device, own: Sequence[int] | None = None) -> None:
+    def __init__(self, path: str, recipe: TrainingRecipe, device: torch.device, views: Sequence[int] | None = None) -> None:
         from data.synthetic import FIRST_HELD_OUT_SEED, KINDS, synthetic_batch
 
         kind, _, count = path.removeprefix(SYNTHETIC).partition(":")
@@ -238,7 +241,9 @@ class SyntheticSource:
             wanted = f"one below {FIRST_HELD_OUT_SEED} for {path}: the others are held out"
             raise InputError("--seed", f"is {recipe.seed}", wanted)
         self.kind, self.scenes = kind, int(count) if count else None
-        self.recipe, self.device, self.own = recipe, device, own
+        self.recipe, self.device, self.views = recipe, device, views
+        # A GPU is busy anyway: there, scenes are rendered when they are needed.
+        self.ahead = 1 if device.type == "cpu" else 0
         self._make, self._held_out_seed = synthetic_batch, FIRST_HELD_OUT_SEED + recipe.seed
         self._kept = functools.lru_cache(maxsize=SYNTHETIC_KEPT)(self._keep)
 
@@ -249,14 +254,14 @@ class SyntheticSource:
         scenes = [self._kept(scene_of(number, self.scenes, self.recipe.seed)) for number in numbers]
         return self._shuffled({key: torch.cat([scene[key] for scene in scenes]) for key in scenes[0]}, numbers)
 
-    def held_out(self, i: int) -> Batch:
+    def validation_batch(self, i: int) -> Batch:
         """See `Source`. Endless data has scenes that training never sees; a set of N is small to be learned by heart, and is."""
         if self.scenes is not None:
             return self._shuffled(self._kept(i), [i])
         views = self.recipe.num_input_views + self.recipe.num_target_views
         return self._shuffled(self._render(self._held_out_seed, [i], views), [i])
 
-    def held_out_scenes(self) -> int:
+    def count_validation_scenes(self) -> int:
         return self.scenes or SYNTHETIC_HELD_OUT
 
     def close(self) -> None:
@@ -279,7 +284,7 @@ class SyntheticSource:
         batch = {key: value[rows, order] for key, value in scenes.items()}
         if self.recipe.scene_pose_normalize:
             batch["c2w"] = normalise_poses(batch["c2w"])
-        return batch if self.own is None else {key: value[:, list(self.own)] for key, value in batch.items()}
+        return batch if self.views is None else {key: value[:, list(self.views)] for key, value in batch.items()}
 
 
 class PoolSource(SyntheticSource):
@@ -289,29 +294,35 @@ class PoolSource(SyntheticSource):
     """
 
     def __init__(
-        self, path: str, recipe: TrainingRecipe, device: torch.device, own: Sequence[int] | None, share: tuple[int, int]
+        self,
+        path: str,
+        recipe: TrainingRecipe,
+        device: torch.device,
+        views: Sequence[int] | None,
+        data_share: tuple[int, int],
     ) -> None:
         from data.synthetic.pool import ScenePool
 
-        super().__init__(path, recipe, device, own)
+        super().__init__(path, recipe, device, views)
+        self.ahead = 0  # the pool has a thread of its own
         assert recipe.pool is not None  # `open_source` takes another source then
         # On a CPU the cores have enough to do with rendering.
         processes = min(recipe.workers, max((os.cpu_count() or 1) - 1, 0)) if device.type == "cuda" else 0
-        self.share = share
+        self.data_share = data_share
         self.pool = ScenePool(
-            self.kind, recipe.seed, recipe.pool, recipe.num_all_views, recipe.image_size, device, share, processes
+            self.kind, recipe.seed, recipe.pool, recipe.num_all_views, recipe.image_size, device, data_share, processes
         )
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """See `Source`. `numbers` are those of a micro-step, as `numbers_of` gives them; later ones than those before."""
         a_step = self.recipe.bs_per_gpu * self.recipe.grad_accum
-        step = numbers[0] // (a_step * self.share[1])
+        step = numbers[0] // (a_step * self.data_share[1])
         first = self.pool.move(step * a_step // self.recipe.pool_reuse)
         streams = [np.random.default_rng([self.recipe.seed, POOL, number]) for number in numbers]
         scenes = [first + int(rng.integers(self.pool.scenes)) for rng in streams]
         wanted = views_of_sample(self.recipe)
         views = np.stack([rng.permutation(self.recipe.num_all_views)[:wanted] for rng in streams])
-        own = list(range(wanted) if self.own is None else self.own)
+        own = list(range(wanted) if self.views is None else self.views)
         batch = self.pool.draw(scenes, views[:, own])
         if self.recipe.scene_pose_normalize:
             # Over all views of the sample, also those of other processes.
@@ -324,18 +335,12 @@ class PoolSource(SyntheticSource):
         self.pool.close()
 
 
-def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device, ahead: int) -> Generator[Batch]:
-    """Yield the batches of the given sample numbers on `device`, in order, while threads work on the next ones.
-
-    Args:
-        source: where they come from.
-        batches: sample numbers of each.
-        device: where they go.
-        ahead: batches in the works besides the one in use; 0 makes each when it is asked for.
+def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device) -> Generator[Batch]:
+    """Yield the batches of the given sample numbers on `device`, in order, while threads prepare the next `source.ahead` ones.
 
     Close the iterator to end its threads. What goes wrong in a thread is raised here.
     """
-    if ahead == 0:
+    if source.ahead == 0:
         for numbers in batches:
             yield source.batch(numbers)
         return
@@ -345,9 +350,9 @@ def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.d
         return {key: value.pin_memory() for key, value in batch.items()} if device.type == "cuda" else batch
 
     batches = iter(batches)
-    pool = ThreadPoolExecutor(ahead, thread_name_prefix="batch")
+    pool = ThreadPoolExecutor(source.ahead, thread_name_prefix="batch")
     try:
-        waiting = deque(pool.submit(prepare, numbers) for numbers in islice(batches, ahead))
+        waiting = deque(pool.submit(prepare, numbers) for numbers in islice(batches, source.ahead))
         while waiting:
             batch = waiting.popleft().result()
             waiting.extend(pool.submit(prepare, numbers) for numbers in islice(batches, 1))

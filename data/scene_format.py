@@ -1,9 +1,9 @@
-"""The one format of posed photos on disk: read, write, validate.
+"""Unified format of posed photos on disk: read, write, validate.
 
-A scene is a folder that holds its images and one JSON: a list of views
+A scene is a folder with its images and one JSON: a list of views
 `{"w", "h", "fx", "fy", "cx", "cy", "w2c", "file_path"}` or, as Long-LRM writes it, `{"scene_name", "frames": [views]}`.
-A data path file is a JSON list of paths to such files. Cameras are OpenCV ones (x right, y down, z forward), intrinsics
-are in pixels, `file_path` is relative to the JSON.
+A data path file is a JSON list of paths to such files. Cameras have OpenCV axes (x right, y down, z forward), intrinsics
+are in pixels, `file_path` is relative to the JSON. The page data_example/README.md documents every field.
 """
 
 import functools
@@ -19,12 +19,12 @@ import numpy as np
 from config.errors import InputError, missing_file
 from data.files import write_json
 
-# What the JSON of a scene is called.
+# File name of a scene's JSON.
 CAMERAS = "opencv_cameras.json"
 
 ORTHONORMAL_TOLERANCE = 1e-3
 LAST_ROW_TOLERANCE = 1e-6
-# Beyond these, squares and quotients of cameras leave float32: pictures and networks would get numbers that are none.
+# Beyond these, squares and quotients of camera parameters overflow float32: pictures and networks would get infinity or NaN.
 LARGEST_NUMBER, LEAST_FOCAL = 1e12, 1e-3
 
 
@@ -56,7 +56,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """The views of one scene, in the order of its JSON; `name` can name a folder."""
+    """The views of one scene, in the order of its JSON; `name` is a valid folder name."""
 
     name: str
     json_path: Path
@@ -91,7 +91,7 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
         json_path: the scene's `CAMERAS`.
 
     Returns:
-        the scene. Its name is `scene_name` where the file gives one, else the name of the folder that holds the file.
+        the scene. Its name is `scene_name` if the file has one, else the name of the file's folder.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -113,16 +113,16 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
 
 
 def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: bool = False) -> None:
-    """Write a scene's JSON, whole or not at all; nothing is written that `read_scene` would refuse.
+    """Write a scene's JSON atomically; nothing is written that `read_scene` would reject.
 
     Args:
-        json_path: the file to write, in a folder that holds all the images.
+        json_path: the file to write, in the folder that holds all the images.
         views: at least one.
         long_lrm: write `{"scene_name", "frames"}`. The scene's name is that of the folder.
 
     Raises:
         InputError: a view breaks the format, or the folder's name cannot be a scene's.
-        ValueError: there is no view.
+        ValueError: there are no views.
     """
     absolute = Path(os.path.abspath(json_path))
     folder = absolute.parent
@@ -137,7 +137,7 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: b
 
 
 def same_views(found: Sequence[View], wanted: Sequence[View]) -> bool:
-    """Tell whether two lists of views name the same files, sizes and, to 1e-6, cameras: a scene is finished, not another one's."""
+    """Return whether two lists of views have the same files, sizes and, to 1e-6, cameras: if so, a scene on disk is finished."""
     named = [[(view.file_path.absolute(), view.w, view.h) for view in views] for views in (found, wanted)]
     if named[0] != named[1]:
         return False
@@ -146,16 +146,16 @@ def same_views(found: Sequence[View], wanted: Sequence[View]) -> bool:
 
 
 def read_data_path(json_path: str | os.PathLike) -> list[Path]:
-    """List the scene files that a data path file names.
+    """Return the scene files that a data path file lists.
 
     Args:
-        json_path: a JSON list of paths relative to the file, or one scene's own JSON, which stands for itself.
+        json_path: a JSON list of paths relative to the file, or a single scene's JSON, which counts as a list of itself.
 
     Returns:
         absolute paths of existing files, in the order of the list.
 
     Raises:
-        FileNotFoundError: the file, or one that it names, does not exist.
+        FileNotFoundError: the file, or one that it lists, does not exist.
         InputError: it is not a list of paths, or is empty.
     """
     content = read_json(json_path)
@@ -173,19 +173,19 @@ def read_data_path(json_path: str | os.PathLike) -> list[Path]:
 
 
 def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str | os.PathLike]) -> None:
-    """Write the list of scene files, relative to the list itself, whole or not at all.
+    """Write the list of scene files, relative to the list itself, atomically.
 
     Raises:
         FileNotFoundError: a scene file does not exist.
-        ValueError: there is none.
+        ValueError: there are no scenes.
     """
     json_path = Path(os.path.abspath(json_path))
     folder = json_path.parent.resolve()
     entries = []
     for path in scene_json_paths:
         path = Path(os.path.abspath(path))
-        # `..` follows links on disk, so the way between the two folders is laid out in real paths. The scene's own
-        # folder keeps the name it is listed by: it names the scene.
+        # `..` follows links on disk, so the relative path is computed between real paths. The scene's own folder keeps
+        # the name it was given by: it names the scene.
         path = path.parent.parent.resolve() / path.parent.name / path.name
         entries.append(Path(os.path.relpath(path, folder)).as_posix())
     if not entries:
@@ -228,7 +228,7 @@ def _view(json_path: Path, i: int, entry: object, real: Callable[[str], str]) ->
 
 def _required(where: str, entry: dict, key: str) -> object:
     if key not in entry:
-        raise InputError(f"{where}, {key}", "is missing", f"it beside {_show(sorted(entry))}")
+        raise InputError(f"{where}, {key}", "is missing", f"it along with {_show(sorted(entry))}")
     return entry[key]
 
 
@@ -256,7 +256,7 @@ def _size(where: str, entry: dict, key: str) -> int:
 def _focal(where: str, entry: dict, key: str) -> float:
     number = _number(f"{where}, {key}", _required(where, entry, key))
     if number < LEAST_FOCAL:
-        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", f"a focal length above 0, {LEAST_FOCAL:g} pixels at least")
+        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", f"a focal length above 0, at least {LEAST_FOCAL:g} pixels")
     return number
 
 
@@ -290,7 +290,7 @@ def _inside(where: str, folder: Path, value: object, real: Callable[[str], str])
 
 
 def _resolver() -> Callable[[str], str]:
-    """Return `os.path.realpath` that remembers its answers: it asks the disk about every folder above."""
+    """Return a cached `os.path.realpath`: each call looks up every parent folder on disk."""
 
     @functools.cache
     def real(path: str) -> str:
@@ -300,7 +300,7 @@ def _resolver() -> Callable[[str], str]:
 
 
 def _is_path(text: str) -> bool:
-    """Tell whether the file system can be asked for a path of this text: JSON can also write half a character."""
+    """Return whether a text can be a file system path: a JSON string can hold NUL or half of a surrogate pair."""
     try:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
@@ -309,7 +309,7 @@ def _is_path(text: str) -> bool:
 
 def _check_name(json_path: Path, name: object) -> None:
     if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
-        raise InputError(f"{json_path}, scene_name", f"is {_show(name)}", "a name that a folder can have")
+        raise InputError(f"{json_path}, scene_name", f"is {_show(name)}", "a valid folder name")
 
 
 def _length(row: object) -> int | None:

@@ -1,7 +1,7 @@
-"""Choice of views: which of a scene are inputs and which are targets.
+"""View selection: which views of a scene are inputs and which are targets.
 
-Letters: n views of the scene, k views to choose, s starts. Cameras are world-from-camera, OpenCV axes. Every choice
-comes back in ascending order: the order of the inputs does not change what the network computes.
+Letters: n views of the scene, k views to choose, s starts. Cameras are world-from-camera, OpenCV axes. Every choice is
+returned in ascending order: the order of the inputs does not change what the network computes.
 """
 
 import os
@@ -33,28 +33,28 @@ def select_views(
     """Split the views of a scene into inputs and targets that do not overlap.
 
     Methods:
-        uniform: evenly along the list. For videos, where the list is the path of the camera.
-        spread: far apart in camera position and viewing direction, wherever they are in the list. For objects, whose
-            renders are listed ring after ring: even steps along that list fall on the same few azimuths.
+        uniform: evenly spaced along the list. For videos, where the list follows the camera's path.
+        spread: far apart in camera position and viewing direction, at any place in the list. For objects, whose renders
+            are listed ring after ring: even steps along that list fall on the same few azimuths.
         random: without replacement.
         kmeans: inputs are the views nearest to the k-means centres of [position, forward], positions in the unit of the
-            file. The rest is chosen as in uniform. With `target_every` 8 this is the protocol of DL3DV-140.
+            file. All else is chosen as in uniform. With `target_every` 8 this is the protocol of DL3DV-140.
 
     Args:
         c2w: (n, 4, 4) of all views of the scene.
         num_all_views: first thin the scene to this many views; None keeps all.
         num_input_views: how many inputs to choose.
-        num_target_views: how many targets to choose among the views that are left; None takes all of these.
+        num_target_views: how many targets to choose among the remaining views; None takes all of them.
         method: "uniform", "spread", "random" or "kmeans".
-        target_every: targets are the views 0, k, 2k, … instead, and inputs are chosen from all others.
-        view_index: {"inputs": […], "targets": […]} as `read_view_index` returns it; stands alone.
+        target_every: every such view from view 0 on is a target instead, and inputs are chosen from all others.
+        view_index: {"inputs": […], "targets": […]} as `read_view_index` returns it; excludes all arguments above.
         seed: for random and kmeans; the choice is a pure function of it and the cameras.
 
     Returns:
         inputs, targets: positions in the list of views, ascending (those of `view_index` as given).
 
     Raises:
-        InputError: the scene has fewer views than asked for or not those of `view_index`, or a count is below its least.
+        InputError: the scene has fewer views than requested or lacks those of `view_index`, or a count is below its minimum.
         ValueError: two arguments contradict each other, or one is missing.
     """
     n = len(c2w)
@@ -65,7 +65,7 @@ def select_views(
     if method not in PICKERS:
         raise ValueError(f"select_views: method is {method!r}; wanted one of {', '.join(PICKERS)}")
     if num_input_views is None:
-        raise ValueError("select_views: num_input_views is None; wanted how many inputs to choose")
+        raise ValueError("select_views: num_input_views is None; wanted the number of inputs to choose")
     for name, count in {**counts, "target_every": target_every}.items():
         least = 0 if name == "num_target_views" else 1
         if count is not None and count < least:
@@ -149,7 +149,7 @@ def _first_repeated(values: Sequence[int]) -> int:
 def _refuse(name: str, others: dict[str, object]) -> None:
     given = [other for other, value in others.items() if value is not None]
     if given:
-        raise ValueError(f"select_views: {name} is given together with {', '.join(given)}, which it decides")
+        raise ValueError(f"select_views: {name} is given together with {', '.join(given)}, which it determines")
 
 
 def _require(available: int, wanted: int, what: str) -> None:
@@ -167,10 +167,10 @@ def _pick_random(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
 
 
 def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
-    """Farthest point sampling from many starts; keep the one whose choice lies nearest to all candidates on average.
+    """Run farthest point sampling from many starts; keep the choice that is nearest to all candidates on average.
 
     Positions are centred and divided by their root mean square distance from the mean, so that they weigh as much as
-    the directions whatever the unit. *Cost*: O(s n k), s at most MAX_STARTS.
+    the directions in any unit. *Cost*: O(s n k), s at most MAX_STARTS.
     """
     if k == 0:
         return []
@@ -190,8 +190,8 @@ def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
 
 
 def _distances(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    # Rounded (s, n) distances: the ties of a regular rig must not hang on the last bit. A chosen view is at −1, so that
-    # argmax never takes it again, not even among views of one pose.
+    # Rounded (s, n) distances: ties of a regular rig must not be broken by the last bit. A chosen view is at −1, so that
+    # argmax never takes it again, even among views of one pose.
     distance = np.linalg.norm(points[None] - points[chosen][:, None], axis=2).round(6)
     distance[np.arange(len(chosen)), chosen] = -1
     return distance
@@ -199,7 +199,7 @@ def _distances(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 
 def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
     poses = c2w[candidates]
-    # Centred, since cv2 computes in float32 and an origin far away would cost it digits.
+    # Centred, since cv2 computes in float32 and would lose digits far from the origin.
     position = poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0)
     points = np.concatenate([position, poses[:, :3, 2]], axis=1).astype(np.float32)
     cv2.setRNGSeed(int(rng.integers(2**31)))

@@ -1,4 +1,4 @@
-"""The network and what belongs to it; what people script against."""
+"""The Python interface: the network, its scene states, and loading of weights."""
 
 from model.lact_lvsm import LaCTLVSM
 from model.scene_state import SceneState

@@ -1,4 +1,4 @@
-"""Cameras as the network sees them: a ray for every pixel.
+"""Camera rays, one per pixel.
 
 Letters: b scenes, v views, h w pixels. Axes are OpenCV's: x right, y down, z forward. `c2w` is world from camera.
 """
@@ -23,8 +23,8 @@ def rays(fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int]) -> tuple[Te
     Raises:
         ValueError: the shapes are not those above.
 
-    Precision: float32 whatever comes in; element-wise only, so that autocast has nothing to lower.
-    Cost: about 10 · 3hw operations a view. The direction before its normalisation is a sum of a row and a column.
+    Precision: float32 for inputs of any dtype; element-wise only, so that autocast lowers nothing.
+    Cost: about 10 · 3hw operations per view: before normalisation the direction is a sum of a row and a column.
     """
     if fxfycxcy.shape[-1:] != (4,) or c2w.shape[-2:] != (4, 4) or fxfycxcy.shape[:-1] != c2w.shape[:-2]:
         raise ValueError(

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-# Two keys nearer than this (in the scene's size, or radians) are one: no direction leads from one to the other.
+# Two keys nearer than this (relative to the scene's size, or in radians) count as one: they define no direction.
 _SAME_CAMERA = 1e-6
 _POSITION, _QUATERNION, _POSE, _INTRINSICS = slice(0, 3), slice(3, 7), slice(0, 7), slice(7, 11)
 
@@ -26,7 +26,7 @@ def turntable(
         num_frames: f. The azimuth goes from 0 to 360 degrees, end excluded: the video loops.
         image_size: (h, w).
         fov_deg: horizontal field of view. Pixels are square, the principal point is the middle of the image.
-        elevation_deg: (mean, swing) above the ground; the frames have mean + swing · sin, once over the video.
+        elevation_deg: (mean, swing) above the ground; a frame has mean + swing · sin, one period per video.
         radius: (mean, swing) of the distance to the origin, in step with the elevation.
 
     Returns:
@@ -75,7 +75,7 @@ def smooth_path(
 
     Position and unit quaternion follow a centripetal Catmull-Rom spline (Hermite pieces, common tangents at the keys);
     intrinsics are linear between keys. Speed counts positions in half diagonals of the keys' bounding box and turns in
-    radians. Keys at the pose of the one before them count once; a path of a single key stands still. The only corners
+    radians. A key at the pose of the one before it counts once; a path of a single key stands still. The only corners
     left are at keys where a turn in place meets a flight without a turn: smoothing rounds them.
 
     Args:
@@ -84,7 +84,7 @@ def smooth_path(
         num_frames: f.
         order: 'given', or 'nearest' for photos in no useful order: a short tour through all of them.
         smoothing: width (standard deviation) of a Gaussian over the path, in mean distances between keys: 0 passes
-            through every key, about 1 takes the shake out of hand-held photos; the two ends stay.
+            through every key, about 1 takes the shake out of hand-held photos; the two ends stay fixed.
 
     Returns:
         fxfycxcy: (f, 4) and c2w: (f, 4, 4) of the given dtypes, on the given devices; rotations are orthonormal.
@@ -93,7 +93,7 @@ def smooth_path(
         ValueError: shapes that do not fit, no key, a key that is not finite, no frame, an unknown order, or a negative
             smoothing.
 
-    Source: Yuksel et al. 2011, "Parameterization and applications of Catmull-Rom curves"; we also cut tangents.
+    Source: Yuksel et al. 2011, "Parameterization and applications of Catmull-Rom curves"; we also limit tangents.
     """
     _check_keys(c2w, fxfycxcy)
     _check_frames(num_frames)
@@ -146,7 +146,7 @@ def _quaternions(rotation: Tensor) -> Tensor:
     """Return the unit quaternions (v, 4), real part first, sign arbitrary, of the rotations nearest to (v, 3, 3).
 
     Source: Bar-Itzhack 2000, "New method for extracting the quaternion from a rotation matrix": the eigenvector of the
-    largest eigenvalue. It takes matrices that rounding has bent.
+    largest eigenvalue. The matrices may be off by rounding.
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
     entries = [
@@ -180,7 +180,7 @@ def _distances(keys: Tensor) -> Tensor:
 
 def _short_tour(distance: Tensor) -> Tensor:
     """Return an order (v) of keys `distance` (v, v) apart: nearest neighbour, then 2-opt until no exchange helps."""
-    # A last node at no distance from any other turns an open path into a tour.
+    # An extra node at distance 0 from all others turns an open path into a tour.
     tour = [len(distance), 0]
     distance = torch.nn.functional.pad(distance, (0, 1, 0, 1))
     left = torch.ones(len(distance), dtype=torch.bool)
@@ -199,7 +199,7 @@ def _two_opt(tour: Tensor, distance: Tensor) -> Tensor:
         after = tour.roll(-1)
         leg = distance[tour, after]
         gain = leg[:, None] + leg - distance[tour][:, tour] - distance[after][:, after]
-        # An exchange of a leg with itself gains nothing, but its formula says twice the leg.
+        # Exchanging a leg with itself gains nothing, but the formula gives twice the leg.
         gain.fill_diagonal_(0)
         best = int(gain.argmax())
         if not gain.flatten()[best] > 1e-9:
@@ -209,7 +209,7 @@ def _two_opt(tour: Tensor, distance: Tensor) -> Tensor:
 
 
 def _drop_repeats(keys: Tensor) -> Tensor:
-    """Leave out every key at the pose of the one before it."""
+    """Drop every key at the pose of the one before it."""
     same = _distances(keys) < _SAME_CAMERA
     kept = [0]
     for view in range(1, len(keys)):
@@ -219,7 +219,7 @@ def _drop_repeats(keys: Tensor) -> Tensor:
 
 
 def _align_signs(keys: Tensor) -> Tensor:
-    """Flip quaternions (q and -q turn alike) into the half-space of the one before: the short way round."""
+    """Flip quaternions (q and -q are the same rotation) into the half-space of the previous one: the short way round."""
     quaternion = keys[:, _QUATERNION]
     flips = torch.where((quaternion[1:] * quaternion[:-1]).sum(-1) < 0, -1.0, 1.0).double().cumprod(0)
     keys = keys.clone()
@@ -249,8 +249,8 @@ def _spline(keys: Tensor, samples: int) -> Tensor:
 def _tangents(points: Tensor, span: Tensor) -> Tensor:
     """Return the derivatives (v, c) at all points (v + 2, c) but the outer two, knots `span` (v + 1, 1) apart.
 
-    Each is cut to the geometric mean of the slopes at its two sides, which one curve by itself never exceeds. But spans
-    are common to position and quaternion: a turn in place before a long flight would carry the flight backwards first.
+    Each is limited to the geometric mean of the slopes on its two sides, which a single curve never exceeds. But position
+    and quaternion share spans: a turn in place before a long flight would otherwise carry the flight backwards first.
     """
     slope = points.diff(dim=0) / span
     tangent = (span[1:] * slope[:-1] + span[:-1] * slope[1:]) / (span[1:] + span[:-1])
@@ -274,7 +274,7 @@ def _smooth(path: Tensor, width: float, samples: int) -> Tensor:
 
 
 def _at_constant_speed(path: Tensor, count: int) -> Tensor:
-    """Return `count` points (count, 11) of a curve given as many points, equally far apart along it, ends included."""
+    """Return `count` points (count, 11), equally spaced along a curve given by many points, ends included."""
     path = path.clone()
     path[:, _QUATERNION] = 2 * torch.nn.functional.normalize(path[:, _QUATERNION], dim=-1)
     length = torch.nn.functional.pad(path[:, _POSE].diff(dim=0).norm(dim=-1).cumsum(0), (1, 0))

@@ -1,4 +1,4 @@
-"""The network: images and rays to tokens, blocks, tokens to images; in one pass, or reconstruct once and render later.
+"""The LaCT-LVSM network: tokeniser, blocks and decoder, run in one pass, or as reconstruct once and render later.
 
 Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a view, d token width, c channels.
 """
@@ -30,7 +30,7 @@ from model.scene_state import SceneState
 CHANNELS = 12
 
 
-# What is compiled, where it is: without gradients a layer at a time, in the memory of its tokens; in training a block at a time.
+# What `compile_layers` compiles: without gradients one layer, in place; in training one block.
 def _run(layer: LocalLayer, x: Tensor) -> Tensor:
     return layer.forward_(x)
 
@@ -55,13 +55,13 @@ def _of_layer(addresses: Addresses | None, i: int) -> Address | None:
 
 @dataclass
 class TokenStream:
-    """The tokens of the input views, chunk by chunk, and the layers that they have yet to go through.
+    """Tokens of the input views, in chunks, and the layers not yet applied to them.
 
-    Layers wait until a later one writes what they return: those behind the last write are never run.
+    Layers wait until a later one writes their output: those after the last write are never run.
 
     Attributes:
-        chunks: (b, v, t, d) of some views each.
-        addresses: of these.
+        chunks: (b, v, t, d) each, of some of the views.
+        addresses: one entry per chunk.
         waiting: layers, in order, as functions of a chunk and its addresses.
     """
 
@@ -70,7 +70,7 @@ class TokenStream:
     waiting: list[Callable[[Tensor, Addresses | None], Tensor]] = field(default_factory=list)
 
     def caught_up(self) -> Iterator[tuple[Tensor, Addresses | None]]:
-        """Yield the tokens of one chunk after the other, behind all layers that wait, and their addresses; then none waits."""
+        """Apply the waiting layers to each chunk and yield its tokens and addresses; then no layer is waiting."""
         for i, addresses in enumerate(self.addresses):
             x = self.chunks[i]
             for layer in self.waiting:
@@ -90,12 +90,12 @@ class LaCTLVSM(nn.Module):
     """Novel view synthesis by large-chunk test-time training on an LVSM-style transformer.
 
     Args:
-        config: the network's recipe.
+        config: the network config.
 
     Attributes:
         activation_checkpointing: recompute each block in the backward pass of `forward` instead of keeping its results.
         context: processes that share the views of each scene. `forward` and `reconstruct` are then collective: every process
-            gives its own views, some may have none, and gets its own targets, or the state of all views.
+            passes its own views (possibly none) and gets its own targets, or the state of all views.
 
     Raises:
         InputError: the config names an unknown layer or parameter, or widths that do not divide.
@@ -146,7 +146,7 @@ class LaCTLVSM(nn.Module):
         """Run every layer (and, in training, every block) through `torch.compile`: one graph serves all blocks.
 
         Args:
-            options: of `torch.compile`.
+            options: keyword arguments of `torch.compile`.
         """
         self._run = torch.compile(_run, fullgraph=True, **options)
         self._write = torch.compile(_write, fullgraph=True, **options)
@@ -168,9 +168,9 @@ class LaCTLVSM(nn.Module):
         return self.input_linear.weight.device
 
     def fingerprint(self) -> str:
-        """Return a short hash of weights that are the same in every precision: whose state a file holds.
+        """Return a short hash of weights that are the same in every precision: it ties a state to the network that wrote it.
 
-        Waits for the device where these weights have changed since the last call.
+        Synchronises with the device if these weights have changed since the last call.
         """
         weights = (self.input_layernorm.weight, cast(nn.Linear, self.image_token_decoder[1]).weight)
         now = tuple((weight.data_ptr(), weight._version) for weight in weights)
@@ -219,13 +219,13 @@ class LaCTLVSM(nn.Module):
     ) -> SceneState:
         """Write posed images into a scene state.
 
-        Views go through each layer in chunks; the result is the same for every chunking, up to rounding.
+        Views pass through each layer in chunks; up to rounding, the result does not depend on the chunks.
 
         Args:
             image: (b, v, 3, h, w) in 0..1, on any device.
             fxfycxcy: (b, v, 4) in pixels.
             c2w: (b, v, 4, 4), OpenCV axes.
-            chunk_views: views that a layer works on at a time; None chooses by free memory.
+            chunk_views: views per chunk; None chooses by free memory.
             progress: called with (layers done, layers in all) after each layer that views write into.
 
         Returns:
@@ -235,6 +235,17 @@ class LaCTLVSM(nn.Module):
             ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
 
         Cost: memory for b·v·t·d float32 tokens and the intermediate results of one chunk.
+
+        Example:
+            >>> import torch
+            >>> from model import load_model
+            >>> from model.camera_path import turntable
+            >>> model = load_model("lact_objects_64.safetensors", device="cpu")
+            >>> fxfycxcy, c2w = turntable(3, (64, 64))
+            >>> image = torch.rand(1, 3, 3, 64, 64)  # in place of photos taken by these cameras
+            >>> state = model.reconstruct(image, fxfycxcy[None], c2w[None])
+            >>> len(state.layers), state.layers[0]["w0"].shape
+            (4, torch.Size([2, 128, 256]))
         """
         image_size = _size_of(image)
         self._check(fxfycxcy, c2w, image_size, image)
@@ -272,34 +283,45 @@ class LaCTLVSM(nn.Module):
             state: from `reconstruct` of this model, or loaded.
             fxfycxcy: (b, v, 4) in pixels of the image to be rendered.
             c2w: (b, v, 4, 4), in the frame of the input poses.
-            image_size: (height, width), multiples of the patch; need not be that of the inputs.
-            chunk_views: views rendered at a time; None chooses by free memory.
+            image_size: (height, width), multiples of the patch; may differ from that of the inputs.
+            chunk_views: views per chunk; None chooses by free memory.
 
         Returns:
             (b, v, 3, h, w) float32 in 0..1.
 
         Raises:
             ValueError: see `render_stream`.
+
+        Example:
+            >>> import torch
+            >>> from model import load_model
+            >>> from model.camera_path import turntable
+            >>> model = load_model("lact_objects_64.safetensors", device="cpu")
+            >>> fxfycxcy, c2w = turntable(3, (64, 64))
+            >>> state = model.reconstruct(torch.rand(1, 3, 3, 64, 64), fxfycxcy[None], c2w[None])
+            >>> fxfycxcy, c2w = turntable(5, (48, 80))
+            >>> model.render(state, fxfycxcy[None], c2w[None], (48, 80)).shape
+            torch.Size([1, 5, 3, 48, 80])
         """
         return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=1)
 
     def render_stream(
         self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
     ) -> Iterator[Tensor]:
-        """Render views chunk by chunk: as `render`, but yields (b, chunk, 3, h, w), so that a long video is never held whole.
+        """Render views like `render`, but yield them in chunks (b, chunk, 3, h, w), so that a long video is never in memory whole.
 
         Raises:
-            ValueError: shapes that do not fit each other or the patch, or a state that other weights wrote.
+            ValueError: shapes that do not fit each other or the patch, or a state written by other weights.
         """
         self._check(fxfycxcy, c2w, image_size)
         if state.model != self.fingerprint():
             raise InputError("scene state", f"was written by weights {state.model}", f"{self.fingerprint()}, the ones loaded")
         b, v = fxfycxcy.shape[:2]
         bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=False)
-        # It may have been kept on another machine, in another precision.
+        # It may come from another machine, in another precision.
         state = state.to(self.device, self.compute_dtype)
         if self._needs_focus and state.focus is None:
-            raise InputError("scene state", "holds no focus, which this network's config needs", "a state that it wrote")
+            raise InputError("scene state", "holds no focus, which this network's config needs", "a state written by this network")
         return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
 
     @torch.no_grad()
@@ -316,7 +338,7 @@ class LaCTLVSM(nn.Module):
     def _pass(
         self, i: int, layer: Layer, state: State | None, x: Tensor, addresses: Addresses | None, target: bool = False
     ) -> Tensor:
-        """Take tokens through layer `i` of a block, which reads `state` where it mixes views; return them, in the memory of `x`."""
+        """Apply layer `i` of a block to tokens `x` in place, reading `state` if it mixes views; return them."""
         if isinstance(layer, LocalLayer):
             return self._run(layer, x)
         assert state is not None
@@ -329,11 +351,11 @@ class LaCTLVSM(nn.Module):
 
     @property
     def _address_bytes(self) -> int:
-        """Return an upper bound of the memory that the addresses of a token take."""
+        """Upper bound, in bytes, of the addresses of a token."""
         return sum(4 * layer.params["head_dim"] for layer in self.config.block if "address" in layer.params)
 
     def _focus(self, c2w: Tensor, shares: Shares | None) -> Tensor | None:
-        """Return the point where the inputs of all processes look, (b, 3), if a layer asks for it."""
+        """Return the point where the inputs of all processes look, (b, 3), if a layer uses it."""
         if not self._needs_focus:
             return None
         c2w = c2w.to(self.device)
@@ -378,21 +400,21 @@ class LaCTLVSM(nn.Module):
             raise ValueError(f"image size {image_size[0]} {image_size[1]}: height and width must be multiples of the patch, {p}")
 
     def _shares(self, x: Tensor, image_size: tuple[int, int]) -> Shares | None:
-        """Return what the processes of the context hold; `x` (b, v, …) is of the input views here."""
+        """Return how views and tokens are split over the processes of the context; `x` (b, v, …): input views of this one."""
         if self.context is None or self.context.size == 1:
             return None
         b, v = x.shape[:2]
         return self.context.shares(b, v, image_size, math.prod(image_size) // self.config.patch_size**2)
 
     def _chunks(self, b: int, v: int, image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool) -> list[slice]:
-        """Return the slices of views that go through a layer together; `keeps_tokens`: those of all views stay in memory."""
+        """Return the slices of views that go through a layer together; `keeps_tokens`: the tokens of all views stay in memory."""
         if chunk_views is not None and chunk_views < 1:
             raise ValueError(f"chunk_views is {chunk_views}; wanted at least 1")
         tokens = b * image_size[0] * image_size[1] // self.config.patch_size**2
         d = self.config.dim
         widest = max(max(x.shape) for name, x in self.named_parameters() if name.startswith("blocks."))
         reserved = v * tokens * (d * 4 + self._address_bytes) if keeps_tokens else 0
-        # Six results of the widest layer's width at a time, and float32 copies of the token: at least what any layer holds.
+        # Six results of the widest layer's width and float32 copies of the token: no layer holds more at a time.
         sizes = even_chunks(v, chunk_views) if chunk_views else split_views(v, tokens, 24 * (widest + d), reserved, self.device)
         sizes = sizes or [0]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]

@@ -1,6 +1,6 @@
-"""Metrics of a rendered image beside the photo: PSNR, SSIM and LPIPS, one number a view.
+"""Metrics of rendered views against photos: PSNR, SSIM and LPIPS, one number per view.
 
-Letters: c channels, h w pixels. Images are (..., 3, h, w) in 0..1; the leading dimensions (scenes, views) come back.
+Letters: c channels, h w pixels. Images are (..., 3, h, w) in 0..1; the leading dimensions (scenes, views) are kept.
 """
 
 import os
@@ -26,7 +26,7 @@ def psnr(rendered: Tensor, target: Tensor) -> Tensor:
         rendered, target: (..., 3, h, w) equal shapes; both are clamped to 0..1.
 
     Returns:
-        (...) dB, float32 or float64. Equal images give infinity, which JSON has no word for: whoever writes decides.
+        (...) dB, float32 or float64. Equal images give infinity, which JSON cannot hold: the writer has to replace it.
 
     Raises:
         ValueError: unequal shapes or not (..., 3, h, w).
@@ -48,7 +48,7 @@ def ssim(rendered: Tensor, target: Tensor) -> Tensor:
     Raises:
         ValueError: unequal shapes, not (..., 3, h, w), or an image smaller than the window.
 
-    Source: Wang et al. 2004 as scikit-image's `structural_similarity(channel_axis=..., data_range=1.0)` has it.
+    Source: Wang et al. 2004 as in scikit-image's `structural_similarity(channel_axis=..., data_range=1.0)`.
     Precision: float64 inside, since variances are differences of means of squares.
     """
     rendered, target = _images(rendered, target, "ssim", at_least=_SSIM_WINDOW)
@@ -68,8 +68,8 @@ def ssim(rendered: Tensor, target: Tensor) -> Tensor:
 class LPIPS(nn.Module):
     """Learned perceptual distance on VGG-16, version 0.1, as metric and as training loss.
 
-    Weights are frozen; gradients flow to the images. The images pass the trunk one after the other, so a target that
-    needs no gradient keeps no activations.
+    Weights are frozen; gradients flow to the images. The images pass through the trunk separately, so a target
+    that needs no gradient keeps no activations.
 
     Args:
         trunk: torchvision's VGG-16 weights by their keys `features.N.weight|bias`; no others.
@@ -98,8 +98,8 @@ class LPIPS(nn.Module):
         """Read torchvision's `vgg16-397923af.pth` and the published linear heads, `vgg.pth` of version 0.1.
 
         Raises:
-            FileNotFoundError: a file is not there.
-            InputError: a file is no file of weights, or lacks a weight, or has one of another shape.
+            FileNotFoundError: a file is missing.
+            InputError: a file is not a weight file, lacks a weight, or has one of another shape.
         """
         with torch.device("meta"):
             features, _ = _vgg_layers()
@@ -117,7 +117,7 @@ class LPIPS(nn.Module):
             (...) from 0 (equal), float32, or float64 with weights in float64.
 
         Raises:
-            ValueError: unequal shapes, not (..., 3, h, w), or an image that the trunk would pool to nothing.
+            ValueError: unequal shapes, not (..., 3, h, w), or an image that the trunk would pool down to nothing.
         """
         rendered, target = _images(rendered, target, "LPIPS", at_least=2 ** (len(_VGG_GROUPS) - 1))
         levels = zip(self.heads, self._levels(rendered), self._levels(target), strict=True)
@@ -147,13 +147,13 @@ def _images(rendered: Tensor, target: Tensor, what: str, at_least: int = 1) -> t
         raise ValueError(f"{what}: rendered is {shape} and target {tuple(target.shape)}; wanted equal (..., 3, h, w)")
     h, w = shape[-2:]
     if min(h, w) < at_least:
-        raise InputError(what, f"is asked of images of height {h} and width {w}", f"{at_least} or more each")
+        raise InputError(what, f"got images of height {h} and width {w}", f"{at_least} or more each")
     dtype = torch.float64 if torch.float64 in (rendered.dtype, target.dtype) else torch.float32
     return rendered.to(dtype), target.to(dtype)
 
 
 def _window_mean(image: Tensor) -> Tensor:
-    """Return the mean in every whole window, columns first: 14 additions a pixel and not 49."""
+    """Return the mean of every full window, columns first: 14 additions per pixel instead of 49."""
     return functional.avg_pool2d(functional.avg_pool2d(image, (_SSIM_WINDOW, 1), 1), (1, _SSIM_WINDOW), 1)
 
 
@@ -173,7 +173,7 @@ def _vgg_layers() -> tuple[nn.Sequential, frozenset[int]]:
 
 
 def _read_weights(path: str | os.PathLike, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Read the weights named in `shapes` from a torch file; VGG's classifier may be there too and is left."""
+    """Read the weights named in `shapes` from a torch file; others, such as VGG's classifier, are ignored."""
     path = Path(path)
     if not path.is_file():
         raise missing_file(path, f"LPIPS weights, {next(iter(shapes))} and others")

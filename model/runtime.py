@@ -1,4 +1,4 @@
-"""Abilities of the machine: device, dtype in silicon, free memory, and how many views fit a chunk."""
+"""Machine capabilities: device, native dtype, free memory, and the number of views that fit a chunk."""
 
 import contextlib
 import ctypes
@@ -39,7 +39,7 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether the device multiplies bfloat16 matrices in silicon: CUDA sm_80 and later, CPUs with AMX or AVX512-BF16."""
+    """Return whether the device multiplies bfloat16 matrices in hardware: CUDA sm_80 and later, CPUs with AMX or AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # torch has no public name for these two yet.
@@ -60,7 +60,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the bytes that can still be allocated on `device`, what torch holds in reserve included."""
+    """Return the bytes that can still be allocated on `device`, including what torch holds in reserve."""
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
@@ -74,22 +74,21 @@ def free_memory(device: torch.device) -> int:
 
 @contextlib.contextmanager
 def full_memory_is_refused(wanted: str) -> Iterator[None]:
-    """Turn the errors of a full memory, that of a GPU or the machine's, into an InputError.
+    """Turn out-of-memory errors, of a GPU or of the host, into an InputError.
 
     Args:
-        wanted: what would need less.
+        wanted: what would use less memory.
 
     Raises:
-        InputError: the memory was full.
+        InputError: memory ran out.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             memory = "GPU memory"
-        elif isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(
-            error
-        ):  # torch has no type for it
+        # On a CPU torch raises a bare RuntimeError.
+        elif isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
             memory = "memory"
         else:
             raise
@@ -97,34 +96,34 @@ def full_memory_is_refused(wanted: str) -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep the memory that tensors on the CPU free, for the next ones, until the process ends.
+    """Make the C library keep the memory of freed CPU tensors for later ones, until the process ends.
 
-    By default it returns every large tensor to the system, which hands each of its pages out anew, filled with zeros: in a virtual
-    machine that took up to 40 % of a training step. For programs that do the same over and over: memory in use stays at its peak.
+    By default it returns every large tensor to the system, which maps and zeroes fresh pages for the next one: in a virtual
+    machine that took up to 40 % of a training step. For programs that repeat the same work: memory use stays at its peak.
 
     Returns:
-        whether this C library can (glibc).
+        whether the C library supports this (glibc).
     """
     if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"):
         return False
-    # Nothing by mmap, nothing given back from the end of the heap, which grows by 64 MB at least. 1: the option is taken.
+    # No mmap, no trimming of the heap, which grows by at least 64 MB. mallopt returns 1 if it accepts an option.
     options = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 1 << 26))
     return all(ctypes.CDLL(None).mallopt(*option) == 1 for option in options)
 
 
 def split_views(views: int, tokens_per_view: int, bytes_per_token: int, reserved_bytes: int, device: torch.device) -> list[int]:
-    """Split views into chunks that fit the memory which is free.
+    """Split views into chunks that fit into free memory.
 
     Args:
-        views: how many there are in all.
+        views: number of views.
         tokens_per_view: tokens of one view, times the scenes of a batch.
         bytes_per_token: memory of the intermediate results for one token.
-        reserved_bytes: memory that will be taken besides.
-        device: where.
+        reserved_bytes: memory that will be used in addition.
+        device: where the views are processed.
 
     Returns:
-        the number of views of each chunk, at least one each, as equal as they can be: two sizes at most, so that compiled
-        code is specialised twice at most.
+        the number of views of each chunk, at least one, as equal as possible: at most two sizes, so that compiled code is
+        specialised at most twice.
     """
     room = max(free_memory(device) - reserved_bytes, 0) * CHUNK_MEMORY_SHARE / bytes_per_token
     tokens = min(CHUNK_TOKENS.get(device.type, CHUNK_TOKENS["cuda"]), room)
@@ -132,6 +131,6 @@ def split_views(views: int, tokens_per_view: int, bytes_per_token: int, reserved
 
 
 def even_chunks(total: int, largest: int) -> list[int]:
-    """Split `total` into as few parts of at most `largest` as possible, which differ by one at most."""
+    """Split `total` into as few parts of at most `largest` as possible; they differ by at most one."""
     parts = -(-total // largest)
     return [total // parts + (i < total % parts) for i in range(parts)]

@@ -1,4 +1,4 @@
-"""State of a scene: what its input views wrote, which any number of views is rendered from."""
+"""Scene state: what the input views wrote, from which any number of views is rendered."""
 
 import dataclasses
 import json
@@ -24,10 +24,10 @@ class SceneState:
     Attributes:
         layers: per such layer, in the network's order, its named tensors.
         fxfycxcy: (b, v, 4) intrinsics of the input views, in pixels.
-        c2w: (b, v, 4, 4) poses of the input views, in the frame that they were given in: new views are asked for in the same.
+        c2w: (b, v, 4, 4) poses of the input views, in the frame they were given in; poses of new views are in the same frame.
         image_size: (height, width) of the input views.
         model: fingerprint of the weights that wrote it; only they can read it.
-        focus: (b, 3) the point where the input views look, in the same frame; None for a network that does not ask for it.
+        focus: (b, 3) the point where the input views look, in the same frame; None for a network that does not use it.
     """
 
     layers: list[dict[str, Tensor]]
@@ -43,12 +43,12 @@ class SceneState:
         return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "SceneState":
-        """Return the state with its layers on `device` and, where it is given, in `dtype`."""
+        """Return the state with its layers on `device` and, if given, in `dtype`."""
         layers = [{name: tensor.to(device, dtype) for name, tensor in layer.items()} for layer in self.layers]
         return dataclasses.replace(self, layers=layers)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the state as safetensors, whole or not at all."""
+        """Write the state as safetensors, atomically."""
         tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
         tensors |= {"fxfycxcy": self.fxfycxcy, "c2w": self.c2w}
         if self.focus is not None:
@@ -63,7 +63,7 @@ class SceneState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            InputError: it is no safetensors file, or holds something else.
+            InputError: it is not a safetensors file, or holds something else.
         """
         wanted = "a scene state written by --save_state"
         if not Path(path).is_file():
@@ -73,7 +73,7 @@ class SceneState:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except SafetensorError as error:
-            raise InputError(path, f"is no safetensors file ({error})", wanted) from error
+            raise InputError(path, f"is not a safetensors file ({error})", wanted) from error
         if about.get("format") != FORMAT:
             raise InputError(f"{path}, format", f"is {about.get('format')!r}", repr(FORMAT))
         try:
@@ -85,5 +85,5 @@ class SceneState:
             ordered = [layers[i] for i in range(len(layers))]
             h, w = json.loads(about["image_size"])
             return cls(ordered, fxfycxcy, c2w, (h, w), about["model"], focus)
-        except (KeyError, ValueError, TypeError) as error:  # what it lacks, or cannot be taken apart
+        except (KeyError, ValueError, TypeError) as error:  # a key that is missing or does not parse
             raise InputError(path, f"is damaged ({error})", wanted) from error

@@ -1,4 +1,4 @@
-"""The ablation's arithmetic and bookkeeping: variants, curves at equal time, verdicts, and runs that are not repeated."""
+"""Arithmetic and bookkeeping of the ablation: variants, curves at equal time, verdicts, and skipping of finished runs."""
 
 import inspect
 import json
@@ -122,7 +122,7 @@ def test_steps_for_the_time_of_another():
 def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypatch, capsys):
     write(tmp_path / "objects_400", result("none", 0, 17.0))
     monkeypatch.setattr(ablation, "export", lambda *_: tmp_path / "data.json")
-    assert main(["--only", "none", "--out", str(tmp_path)]) == 0  # or it would miss data.json
+    assert main(["--only", "none", "--out", str(tmp_path)]) == 0  # a repeated run would miss data.json
     assert not (tmp_path / "objects_400" / "console").exists()
     assert main(["--only", "none", "--seeds", "0", "1", "--data_path", str(tmp_path / "data.json"), "--out", str(tmp_path)]) == 1
     told = capsys.readouterr()
@@ -135,7 +135,9 @@ def test_finished_runs_are_not_repeated_and_failures_are_told(tmp_path, monkeypa
 def test_results_of_a_variant_that_is_no_more_are_refused(tmp_path, capsys):
     write(tmp_path / "objects_400", result("nine", 0, 17.0))
     assert main(["--report", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("ablation.py: nine: 'nine' is no variant; wanted a known one (did you mean 'none'?")
+    assert capsys.readouterr().err.startswith(
+        "ablation.py: nine: 'nine' is not a variant; wanted a known one (did you mean 'none'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,10 +145,10 @@ def test_results_of_a_variant_that_is_no_more_are_refused(tmp_path, capsys):
     [
         (
             ["--only", "none", "fot"],
-            "ablation.py: fot: 'fot' is no variant; wanted a known one (did you mean 'foot'? known: none, image",
+            "ablation.py: fot: 'fot' is not a variant; wanted a known one (did you mean 'foot'? known: none, image",
         ),
-        (["--only", "none@feet"], "ablation.py: none@feet: 'feet' is no variant; wanted a known one (did you mean 'foot'?"),
-        (["--curve", "lsvm"], "ablation.py: lsvm: 'lsvm' is no variant; wanted a known one (did you mean 'lvsm'?"),
+        (["--only", "none@feet"], "ablation.py: none@feet: 'feet' is not a variant; wanted a known one (did you mean 'foot'?"),
+        (["--curve", "lsvm"], "ablation.py: lsvm: 'lsvm' is not a variant; wanted a known one (did you mean 'lvsm'?"),
         (["--curve", "lvsm"], "ablation.py: lvsm: has no finished run in "),
     ],
 )

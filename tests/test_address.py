@@ -37,13 +37,13 @@ def looking_at(point: Tensor, centres: Tensor) -> Tensor:
 
 
 def moved(c2w: Tensor, seed: int = 5) -> tuple[Tensor, Tensor]:
-    """Return the cameras behind a rigid motion of the world, and the motion."""
+    """Return the cameras after a rigid motion of the world, and the motion."""
     motion = random_poses(seed=seed)
     return motion @ c2w, motion
 
 
 def measured(turn: Tensor) -> Tensor:
-    """Return the place that angles of a thousandth of a radian a unit stand for, float64."""
+    """Return the place given by angles of a thousandth of a radian per unit, float64."""
     return torch.atan2(turn[1], turn[0]).double() / 1e-3
 
 
@@ -93,7 +93,7 @@ def test_foot_of_a_projected_point_is_as_far_away_as_the_point_is_along_its_ray(
     for view in range(4):
         point = torch.randn(3, generator=generator) * 0.3
         camera = c2w[0, view, :3, :3].T @ (point - c2w[0, view, :3, 3])
-        # A lens whose only patch has its centre where the point is seen.
+        # A lens whose only patch is centred where the point is seen.
         column, row = PATCH / 2, PATCH / 2
         lens = torch.tensor([[[40.0, 50.0, column - 40.0 * camera[0] / camera[2], row - 50.0 * camera[1] / camera[2]]]])
         places = places_of(lens, c2w[:, view : view + 1], (PATCH, PATCH), PATCH, focus)
@@ -101,7 +101,7 @@ def test_foot_of_a_projected_point_is_as_far_away_as_the_point_is_along_its_ray(
         length = measured(turn).norm() / math.sqrt(2)
         from_focus = point - focus[0]
         ray = F.normalize(point - c2w[0, view, :3, 3], dim=0)
-        # Pythagoras: what the point is away from the focus, without its way along the ray.
+        # Pythagoras: the point's distance from the focus, without its part along the ray.
         expected = (from_focus.norm() ** 2 - (from_focus @ ray) ** 2).sqrt()
         assert float(length) == pytest.approx(float(expected), abs=2e-4)
 
@@ -110,7 +110,7 @@ def test_focus_is_where_axes_meet() -> None:
     generator = torch.Generator().manual_seed(2)
     point, centres = torch.randn(2, 3, generator=generator), torch.randn(2, 6, 3, generator=generator) * 3
     found = focus_of(looking_at(point, centres))
-    # Drawn towards the mean centre by a thousandth of what holds it across the axes, about two thirds a view.
+    # Drawn towards the mean centre by a thousandth of what holds it across the axes, about two thirds per view.
     pull = (centres.mean(1) - point).norm(dim=-1)
     assert ((found - point).norm(dim=-1) < 4e-3 * pull).all()
 
@@ -158,7 +158,7 @@ def test_translation_of_all_cameras_leaves_the_angles_of_feet_as_they_are() -> N
     for x in (views, shifted):
         places = places_of(x["fxfycxcy"], x["c2w"], SIZE, PATCH, focus_of(x["c2w"]))
         turns.append(address_of(FOOT, places, 24).turn_qk)
-    # 8 radians a unit, coordinates of 50 in float32: 8 · 50 · 2^-23, a few times.
+    # 8 radians per unit, coordinates of 50 in float32: 8 · 50 · 2^-23, a few times.
     assert (turns[0] - turns[1]).abs().max() < 5e-4
 
 
@@ -168,7 +168,7 @@ def test_lines_are_direction_and_moment_of_any_point_on_the_ray() -> None:
     places = places_of(views["fxfycxcy"], views["c2w"], SIZE, PATCH, None)
     turn = address_of(config, places, 12).turn_qk
     line = measured(turn).unflatten(1, (2, -1))
-    feet = expected_feet(views, torch.zeros(1, 3))  # points on the rays, found otherwise
+    feet = expected_feet(views, torch.zeros(1, 3))  # points on the rays, found another way
     direction = line[..., :3]
     torch.testing.assert_close(direction.norm(dim=-1), torch.ones(1, 2, 6, dtype=torch.float64), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(line[..., 3:], torch.linalg.cross(feet, direction, dim=-1), rtol=2e-3, atol=2e-3)
@@ -329,7 +329,7 @@ def test_a_network_without_feet_keeps_no_focus() -> None:
 
 
 def test_all_of_a_scene_may_move_and_turn_for_feet_along_the_axes_that_turn_with_it() -> None:
-    # A translation of the world: rays change at the input, so whole networks may differ; their addresses may not.
+    # A translation of the world: rays change at the input, so images may differ; addresses may not.
     model = small_model("fast_weight by foot")
     views = random_views(1, 3, *SIZE)
     shifted = views["c2w"].clone()

@@ -1,4 +1,4 @@
-"""Attention against a softmax written as a loop, its gradients against autograd of the formula, in float64; and the choice."""
+"""Attention in float64 against a softmax loop, its gradients against autograd; choice of implementation."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The bundled model: what a user sees who clones the project and runs `python inference.py`."""
+"""Bundled model: the results of `python inference.py` in a new clone."""
 
 import csv
 import json
@@ -20,13 +20,13 @@ from model.metric import psnr
 from tests.support.videos import decode
 
 ROOT = Path(__file__).parent.parent
-# What the weights came to when they were put here, 21.79 dB, less what another machine's rounding may take.
+# The weights reached 21.79 dB when they were added; the difference allows for another machine's rounding.
 FLOOR = 21.5
 
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory) -> Path:
-    """Run the command as it stands in the README, in a clone of which nothing was fetched; return the folder that it ran in."""
+    """Run the README's command without any downloads; return the folder that it ran in."""
     folder = tmp_path_factory.mktemp("first")
     done = subprocess.run(
         [sys.executable, str(ROOT / "inference.py")], cwd=folder, env=os.environ | {"HF_HUB_OFFLINE": "1"}, capture_output=True,

@@ -1,4 +1,4 @@
-"""Rays project back to their pixels."""
+"""Camera rays against projection back to their pixels."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The turntable is the published one; a smooth path is rigid, passes its keys, has no jump, no corner and no gap."""
+"""Camera paths: the turntable against the published one; smooth paths rigid, through their keys, without jumps or corners."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recipes are checked where they are read."""
+"""Network configs: checks on reading."""
 
 import pickle
 from pathlib import Path

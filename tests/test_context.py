@@ -6,10 +6,11 @@ import torch
 import inference
 import train
 from config.errors import InputError
-from config.recipe import TrainingRecipe, read_recipe
+from config.recipe import read_recipe
 from data.sampler import open_source
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.processes import start_processes
+from model.parallel.share import ViewShare, share_views
 from tests.support.context_run import scene
 from tests.support.networks import small_model
 from tests.support.training_run import arguments, work_in
@@ -19,7 +20,6 @@ def test_process_alone_is_a_context_of_one():
     context = join_context(1)
     assert context == ContextGroup(0, 1, "")
     assert context.gather("rows") == ["rows"]
-    assert train.own_share(TrainingRecipe(), context) == (TrainingRecipe(), None)
     with pytest.raises(OSError, match="no such photo"), context.together():
         raise OSError("no such photo")
 
@@ -62,17 +62,27 @@ def test_shares_of_a_batch_put_together_are_the_batch(tmp_path, monkeypatch, dat
     views = {"num_all_views": 5, "num_input_views": 3, "num_target_views": 3}
     recipe = read_recipe(arguments("share", data_path=data_path, **views, scene_pose_normalize=True, context_parallel=3))
 
-    def counts(recipe: TrainingRecipe) -> tuple[int, int]:
-        return recipe.num_input_views, recipe.num_target_views
-
-    whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), *counts(recipe))
+    whole = train.split(open_source(data_path, recipe, 4, torch.device("cpu")).batch([3, 8]), 3, 3)
     parts = []
     for rank in range(3):
-        share, own = train.own_share(recipe, ContextGroup(rank, 3, "none"))
-        parts.append(train.split(open_source(data_path, recipe, 4, torch.device("cpu"), own).batch([3, 8]), *counts(share)))
+        share = share_views(recipe, ContextGroup(rank, 3, "none"))
+        batch = open_source(data_path, recipe, 4, torch.device("cpu"), share.views).batch([3, 8])
+        parts.append(train.split(batch, len(share.inputs), len(share.targets)))
     for wanted, found in zip(whole, zip(*parts, strict=True), strict=True):
         for key, value in wanted.items():
             assert torch.equal(torch.cat([part[key] for part in found], dim=1), value)
+
+
+def test_uneven_shares_weigh_what_they_hold(tmp_path, monkeypatch):
+    work_in(tmp_path, monkeypatch)
+    recipe = read_recipe(arguments("share", num_all_views=8, num_input_views=4, num_target_views=4, context_parallel=3))
+    shares = [share_views(recipe, ContextGroup(rank, 3, "none")) for rank in range(3)]
+    # The mean over 3 processes of their weighted means over 1, 1 and 2 targets is the mean over all 4.
+    assert [share.weight for share in shares] == [3 / 4, 3 / 4, 6 / 4]
+    assert [share.views for share in shares] == [[0, 1, 4], [2, 5], [3, 6, 7]]
+    # Of 2 inputs drawn in a step, which are the first, the first process holds both.
+    assert [share.count_inputs(2) for share in shares] == [2, 0, 0]
+    assert share_views(recipe, ContextGroup(0, 1, "")) == ViewShare(range(4), range(4), None, 1.0)
 
 
 def test_processes_that_cannot_be_divided_are_refused(monkeypatch):

@@ -203,7 +203,7 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
     argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform")
     (tmp_path / "scene_0" / "images" / f"{view:05d}.png").write_bytes(b"no photo")
     errors = run_processes(4, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2)  # the other pair has another scene
-    assert len(re.findall(rf"inference.py: .*scene_0/images/{view:05d}.png: is no image", "".join(errors))) == 1
+    assert len(re.findall(rf"inference.py: .*scene_0/images/{view:05d}.png: is not an image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)
 
 

@@ -216,7 +216,7 @@ def test_what_is_no_image_is_named(tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:2000])
     with pytest.raises(FileNotFoundError, match=r"none.png: is not there; wanted an image"):
         read_header(tmp_path / "none.png")
-    with pytest.raises(InputError, match=r"text.png: is no image or a damaged one"):
+    with pytest.raises(InputError, match=r"text.png: is not an image, or is damaged"):
         read_header(tmp_path / "text.png")
     with pytest.raises(InputError, match=r": is a folder; wanted an image"):
         read_stored(tmp_path)

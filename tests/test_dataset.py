@@ -91,7 +91,7 @@ def test_no_views_are_no_error(scene):
 
 @pytest.mark.parametrize("i", [5, -1])
 def test_index_out_of_range(scene, i):
-    with pytest.raises(ValueError, match=rf"opencv_cameras.json: view {i} is asked for; wanted 0 to 4"):
+    with pytest.raises(ValueError, match=rf"opencv_cameras.json: view {i} is requested; wanted 0 to 4"):
         load_views(scene, [0, i], (16, 16))
 
 
@@ -124,7 +124,7 @@ def test_dataset_lists_scenes_in_order(tmp_path):
     assert all(torch.equal(batch[key], expect[key]) for key in expect)
 
 
-def test_a_scene_is_read_anew_only_when_its_file_has_changed(tmp_path, monkeypatch):
+def test_a_scene_is_read_again_only_when_its_file_has_changed(tmp_path, monkeypatch):
     dataset = SceneDataset(write_random_data_path(tmp_path, scenes=2, n=4), image_size=(16, 24))
     first = dataset[0]
     monkeypatch.setattr(dataset_module, "read_scene", lambda path: pytest.fail(f"{path} was read again"))

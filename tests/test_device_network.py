@@ -13,9 +13,13 @@ from config.recipe import read_recipe
 from data.synthetic.pool import ScenePool
 from model import LaCTLVSM, runtime
 from model.metric import psnr
+from model.parallel.context import ContextGroup
+from model.parallel.share import share_views
+from model.training.flops import Workload
 from model.training.log import Window
 from model.training.loss import render_loss
-from model.training.optimizer import apply_step, build_optimizer, gradient_norm, update_average
+from model.training.optimizer import apply_step, build_optimizer, gradient_norm
+from model.training.state import TrainingState
 from tests.support.host_sync import no_host_sync
 from tests.support.networks import cameras, on, random_views, relative_error, small_model
 
@@ -99,31 +103,32 @@ def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, opt
     flags += f" --ema 0.9 --steps 9 --warmup 2 --optimizer {optimizer}"
     recipe = read_recipe(["--data_path", *kind, *flags.split()])
     layers = ADDRESSED if poses == "given" else LACT
-    model, window = model_on(device, layers), Window(device)
-    average = model_on(device, layers).requires_grad_(False)
-    build = build_optimizer(model, 0.05, optimizer)
     processes = train.Processes(0, 1, device)
-    source = train.open_source(recipe.data_path, recipe, 4, device, share=(0, 1))
-    batches = train.load_ahead(source, train.plan(0, recipe, processes), device, 0)
+    state = TrainingState(small_model(*layers).config, recipe, device, torch.float32)
+    state.model.set_fast_weight(torch.float32, "naive")
+    window = Window(processes, Workload(1, 1, 1.0), scenes=4)
+    source = train.open_source(recipe.data_path, recipe, 4, device, data_share=(0, 1))
+    batches = train.load_ahead(source, train.sample_numbers(0, recipe, processes), device)
+    share = share_views(recipe, ContextGroup(0, 1, ""))
 
-    def step(i: int) -> None:
-        parts, problem = train.accumulate(model, batches, 2, None, recipe, window, torch.float32)
-        assert problem is None
-        norm = gradient_norm(model.parameters())
-        refused = train.refuse(parts["loss"], norm, recipe, i, processes)
-        apply_step(build, norm, refused, 1e-3, recipe.grad_clip)
-        build.zero_grad(set_to_none=True)
-        update_average(average, model, recipe.ema, i)
-        window.add({**parts, "gradient_norm": norm}, refused)
+    def step() -> None:
+        figures, bad_data = train.accumulate(state.model, batches, 2, None, share, recipe, window, torch.float32)
+        assert bad_data is None
+        norm = gradient_norm(state.model.parameters())
+        skipped = state.should_skip(figures["loss"], norm, recipe, processes)
+        apply_step(state.optimizer, norm, skipped, 1e-3, recipe.grad_clip)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.finish_step(skipped, recipe)
+        window.add({**figures, "gradient_norm": norm}, skipped)
 
     try:
-        step(0)  # kernels load, the pool is filled
+        step()  # kernels load, the pool is filled
         pool = source.pool
         with pool._changed:  # its thread does wait for the device: here it has nothing left to do
             assert pool._changed.wait_for(lambda: pool._made == pool.slots, timeout=60)
         with no_host_sync(device):
-            step(1)
-            step(2)
+            step()
+            step()
         assert window.steps == 3
     finally:
         source.close()

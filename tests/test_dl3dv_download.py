@@ -157,7 +157,7 @@ def test_transforms_json_comes_last_and_not_before_all_images(hub, tmp_path, cap
 def test_wrong_content_is_not_kept(hub, tmp_path, capsys):
     bad = f"{BENCHMARK[0]}/{LEVEL_4[0]}"
     good = content(BENCHMARK[0] + LEVEL_4[0])
-    cases = (good[::-1], "came as a content of hash"), (good[:-7], f"broke off at {len(good) - 7} of {len(good)} bytes")
+    cases = (good[::-1], "arrived with hash"), (good[:-7], f"broke off at {len(good) - 7} of {len(good)} bytes")
     for body, reason in cases:
         hub.corrupt(bad, body)
         status = evaluate(tmp_path, "--subset", "hash", "--only_level4", "--hash", BENCHMARK[0])

@@ -273,7 +273,7 @@ def answer(value: object):
         (without(TOY_IMAGE), "_rgba.png, which is not there; wanted it among the files"),
         (lambda github: github.fail(TOY_IMAGE, 404), "1 of 13 files: could not be fetched"),
         (lambda github: github.corrupt(TOY_CAMERAS, b"[]"), "1 of 13 files: could not be fetched"),
-        (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "came as a content of hash"),
+        (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "arrived with hash"),
         (instead_of(TOY_CAMERAS, "[]"), "gso_toy/opencv_cameras.json: holds no views; wanted at least one"),
         (instead_of(LIST, '["../gso_toy/opencv_cameras.json"]'), "holds ['../gso_toy/opencv_cameras.json']; wanted a list of"),
         (instead_of(LIST, '["/etc/passwd"]'), "wanted a list of gso_character/opencv_cameras.json and gso_toy/opencv_cameras.json"),

@@ -1,4 +1,4 @@
-"""The error that stands for a user's mistake."""
+"""Errors in user input."""
 
 import pickle
 from pathlib import Path

@@ -33,7 +33,7 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
     done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "12")
     told = (tmp_path / "report.log").read_text(encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr + told
-    assert done.stdout.splitlines()[-1].endswith("failed: none; left out for time: none")
+    assert done.stdout.splitlines()[-1].endswith("failed: none; skipped for time: none")
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert list(found["rows"]) == list(STEPS)
     assert found["machine"]["torch"] == torch.__version__
@@ -62,8 +62,8 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
 def test_steps_are_left_out_when_time_is_up(tmp_path):
     done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "0.01", "--only", "chunks")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1].endswith("failed: none; left out for time: machine, chunks")
-    assert "Left out for time: machine, chunks." in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert done.stdout.splitlines()[-1].endswith("failed: none; skipped for time: machine, chunks")
+    assert "Skipped for time: machine, chunks." in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

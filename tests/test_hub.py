@@ -1,3 +1,5 @@
+"""Downloads from a stand-in hub: cuts, hashes, access, full disks, and the files of LPIPS."""
+
 import errno
 import hashlib
 import os
@@ -66,7 +68,7 @@ def test_a_cut_is_continued_within_one_call(hub, target):
     download(REPO, "w.pt", target)
     assert target.read_bytes() == CONTENT
     assert hub.bytes_served["w.pt"] == len(CONTENT)
-    # `point_at` makes steps of 1000 bytes: the eleven before the cut were kept.
+    # `point_at` transfers blocks of 1000 bytes: the eleven before the cut were kept.
     assert [request.range for request in hub.requests if request.path.startswith("/cdn")] == [None, "bytes=11000-"]
 
 
@@ -130,9 +132,9 @@ def test_a_partial_file_that_is_too_long_is_begun_anew(hub, target):
 
 def test_wrong_content_is_deleted(hub, target):
     hub.corrupt("w.pt", CONTENT[:-1] + b"?")
-    refused(OSError, "w.pt: came as a content of hash .* instead of .*; wanted the same command again", REPO, "w.pt", target)
+    refused(OSError, "w.pt: arrived with hash .* instead of .*; wanted the same command again", REPO, "w.pt", target)
     hub.corrupt("table.csv", TABLE[::-1])
-    refused(OSError, "came as a content of hash", REPO, "table.csv", target.with_name("table.csv"))
+    refused(OSError, "arrived with hash", REPO, "table.csv", target.with_name("table.csv"))
     assert not target.exists()
     assert partials(target) == []
 
@@ -152,7 +154,7 @@ def test_the_final_name_waits_for_the_check(hub, target, monkeypatch):
 
 def test_a_longer_content_than_stated_is_deleted(hub, target):
     hub.corrupt("w.pt", CONTENT + b"more")
-    refused(OSError, "w.pt: came as 25325 bytes instead of 25321", REPO, "w.pt", target)
+    refused(OSError, "w.pt: arrived with 25325 bytes instead of 25321", REPO, "w.pt", target)
     assert partials(target) == []
 
 
@@ -185,20 +187,20 @@ def test_a_gated_repository_asks_for_its_terms(hub, target, monkeypatch, token, 
 
 def test_a_forbidden_file(hub, target):
     hub.fail("w.pt", 403)
-    refused(PermissionError, r"refused to you \(HTTP 403\)", REPO, "w.pt", target)
+    refused(PermissionError, r"denies access \(HTTP 403\)", REPO, "w.pt", target)
 
 
 def test_what_is_not_there(hub, target, monkeypatch):
     refused(FileNotFoundError, r"model repository owner/repo has no x.pt at main \(HTTP 404\)", REPO, "x.pt", target)
     refused(FileNotFoundError, "has no w.pt at v9", REPO, "w.pt", target, "model", "v9")
-    refused(PermissionError, r"does not exist or is refused to you \(HTTP 401\)", "owner/none", "w.pt", target)
+    refused(PermissionError, r"does not exist or denies access \(HTTP 401\)", "owner/none", "w.pt", target)
     monkeypatch.setenv("HF_TOKEN", "hf_any")
     refused(FileNotFoundError, r"there is no model repository owner/none \(HTTP 404\)", "owner/none", "w.pt", target)
 
 
 def test_a_hub_in_trouble(hub, target):
     hub.fail("w.pt", 503)
-    refused(OSError, "answers HTTP 503; wanted another try later", REPO, "w.pt", target)
+    refused(OSError, "answers HTTP 503; wanted a retry later", REPO, "w.pt", target)
 
 
 def test_offline(hub, target, monkeypatch):
@@ -224,7 +226,7 @@ def test_an_endpoint_that_is_no_hub(hub, target, monkeypatch):
 def test_a_full_disk(hub, target, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-        refused(OSError, "w.pt: lacks 25321 bytes on a disk with 100 free; wanted room", REPO, "w.pt", target)
+        refused(OSError, "w.pt: needs 25321 more bytes, and the disk has 100 free; wanted free space", REPO, "w.pt", target)
     assert hub.bytes_served["w.pt"] == 0
 
     def http_get(url, file, **options):
@@ -233,7 +235,7 @@ def test_a_full_disk(hub, target, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(model.weights.hub, "http_get", http_get)
-        refused(OSError, "broke off at 1234 of 25321 bytes, since the disk is full; wanted room", REPO, "w.pt", target)
+        refused(OSError, "broke off at 1234 of 25321 bytes, since the disk is full; wanted free space", REPO, "w.pt", target)
     assert not target.exists()
     download(REPO, "w.pt", target)
     assert target.read_bytes() == CONTENT
@@ -248,7 +250,7 @@ def test_a_plain_address_is_checked_and_continued(hub, tmp_path):
     hub.mend("w.pt")
     assert download_url(url, tmp_path / "v.pth", len(CONTENT), sha256).read_bytes() == CONTENT
     assert hub.bytes_served["w.pt"] == len(CONTENT)
-    with pytest.raises(OSError, match=r"came as a content of hash .* instead of ffff"):
+    with pytest.raises(OSError, match=r"arrived with hash .* instead of ffff"):
         download_url(url, tmp_path / "u.pth", len(CONTENT), "f" * 64)
     with pytest.raises(FileNotFoundError, match=r"none\.pth: is not there, and fetching it failed \(.*404"):
         download_url(f"{hub.url}/none", tmp_path / "none.pth", 1, sha256)
@@ -301,7 +303,7 @@ def test_lpips_files_are_fetched_once(lpips, hub):
 def test_lpips_files_are_tried_once_and_may_be_put_there_by_hand(lpips, hub):
     hub.corrupt("w.pt", CONTENT[::-1])
     for _ in range(2):
-        with pytest.raises(FileNotFoundError, match=r"trunk\.pth: came as a content of .* get http://.*/w\.pt and "):
+        with pytest.raises(FileNotFoundError, match=r"trunk\.pth: arrived with hash .* get http://.*/w\.pt and "):
             resolve_lpips()
     assert hub.count("GET") == 1
     (lpips / "trunk.pth").write_bytes(CONTENT)

@@ -30,7 +30,7 @@ def on_white(colours, alpha):
 
 
 def levels(path):
-    """Read an image in 0..1, whatever its depth."""
+    """Read an image in 0..1 at any bit depth."""
     pixels = read_pixels(path)
     return pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
 
@@ -40,7 +40,7 @@ def chunk(name, body):
 
 
 def deep_png(path, pixels, colour_type, extra=b""):
-    """Write (h, w, c) uint16 as a PNG of 16 bits a sample, by the letter of the PNG standard."""
+    """Write (h, w, c) uint16 as a PNG with 16 bits per sample, straight from the PNG standard."""
     h, w = pixels.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
     header = struct.pack(">IIBBBBB", w, h, 16, colour_type, 0, 0, 0)
@@ -206,14 +206,14 @@ def test_missing_image(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"not an image", b"\x89PNG\r\n\x1a\n"])
 def test_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    message = f"{tmp_path / 'a.png'}: is no image or a damaged one; wanted PNG, JPEG, WEBP"
+    message = f"{tmp_path / 'a.png'}: is not an image, or is damaged; wanted PNG, JPEG, WEBP"
     with pytest.raises(InputError, match=re.escape(message)):
         read_pixels(tmp_path / "a.png")
 
 
 def test_other_formats_are_refused(tmp_path):
     Image.new("RGB", (W, H)).save(tmp_path / "a.bmp")
-    with pytest.raises(InputError, match=r"a\.bmp: is no image or a damaged one; wanted PNG, JPEG, WEBP"):
+    with pytest.raises(InputError, match=r"a\.bmp: is not an image, or is damaged; wanted PNG, JPEG, WEBP"):
         read_pixels(tmp_path / "a.bmp")
 
 
@@ -229,7 +229,7 @@ def test_truncated_image(tmp_path, rng, kind):
         content = buffer.getvalue()
     for part in (0.3, 0.6, 0.95):
         path.write_bytes(content[: int(len(content) * part)])
-        with pytest.raises(InputError, match=f"{path}: (is no image or a damaged one|cannot be decoded)") as caught:
+        with pytest.raises(InputError, match=f"{path}: (is not an image, or is damaged|cannot be decoded)") as caught:
             read_pixels(path)
         assert "\n" not in str(caught.value)
 
@@ -257,7 +257,7 @@ def test_golden_resize_and_crop():
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_ray_keeps_its_colour(size, deep):
     # Colours are a ramp over the ray directions, so the new intrinsics must find the same ramp in the new image. The
-    # sizes ask for whole scaled sizes: rounded ones shift by up to half a pixel, which the golden rows pin down.
+    # sizes give whole scaled sizes: rounded ones shift by up to half a pixel, which the golden rows pin down.
     h, w = 36, 64
     fx, fy, cx, cy = 50.0, 54.0, 31.0, 19.0
     x, y = (np.arange(w) + 0.5 - cx) / fx, (np.arange(h) + 0.5 - cy) / fy
@@ -350,7 +350,7 @@ def test_opening_reads_the_header_alone(tmp_path, rng):
     "problem", [KeyError("IDAT"), struct.error("unpack requires"), SyntaxError("broken\nPNG"), ValueError("odd")]
 )
 @pytest.mark.parametrize("where", ["open", "load"])
-def test_whatever_a_decoder_raises_is_a_damaged_image(tmp_path, monkeypatch, problem, where):
+def test_any_error_of_a_decoder_is_a_damaged_image(tmp_path, monkeypatch, problem, where):
     Image.new("RGB", (W, H)).save(tmp_path / "a.png")
 
     def fail(*_, **__):

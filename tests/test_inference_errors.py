@@ -97,7 +97,7 @@ BAD_INPUT = [
     ("--output_dir file/below", r"file/below: cannot be written to \(.+\); wanted a folder for the results"),
     ("--device cuda:99", "device: is 'cuda:99' on a machine with .+"),
     ("--load_state nowhere.safetensors", "nowhere.safetensors: is not there; wanted a scene state .+"),
-    ("--load_state bad.yaml", "bad.yaml: is no safetensors file .+; wanted a scene state .+"),
+    ("--load_state bad.yaml", "bad.yaml: is not a safetensors file .+; wanted a scene state .+"),
     ("--load_state other.state", "scene state: was written by weights .+; wanted .+, the ones loaded"),
     ("--load_state tiny.state --image_size 20 30", "--image_size: has the width 30; wanted a multiple of the patch 4: 28 or 32"),
 ]  # fmt: skip

@@ -1,7 +1,9 @@
-"""The network as people use it: reconstruct, render, forward; what may and what may not change the result."""
+"""The network in use: reconstruct, render and forward, and what may and may not change their results."""
 
+import doctest
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -137,7 +139,7 @@ def test_a_file_that_holds_no_state_is_refused(tmp_path: Path, model: LaCTLVSM) 
     with pytest.raises(FileNotFoundError, match=r"x.safetensors: is not there; wanted a scene state"):
         SceneState.load(tmp_path / "x.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"x.safetensors: is no safetensors file \(.*\); wanted a scene state"):
+    with pytest.raises(ValueError, match=r"x.safetensors: is not a safetensors file \(.*\); wanted a scene state"):
         SceneState.load(tmp_path / "x.safetensors")
     save_weights(tmp_path / "x.safetensors", model.state_dict(), model.config)
     with pytest.raises(ValueError, match=r"x.safetensors, format: is None; wanted 'lact_nvs scene state 1'"):
@@ -201,6 +203,16 @@ def test_a_state_is_read_by_the_same_weights_in_any_precision(model: LaCTLVSM, t
 def test_unknown_settings_are_refused(arguments: dict, match: str) -> None:
     with pytest.raises(InputError, match=match):
         load_model("x.safetensors", **arguments)
+
+
+@pytest.mark.parametrize("function", [load_model, LaCTLVSM.reconstruct, LaCTLVSM.render], ids=lambda x: x.__name__)
+def test_the_example_in_a_docstring_prints_what_it_says(
+    function: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(function, globs={})
+    assert len(example.examples) > 2
+    assert doctest.DocTestRunner().run(example).failed == 0
 
 
 @pytest.mark.slow

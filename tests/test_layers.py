@@ -1,4 +1,4 @@
-"""Every layer of the registry keeps the contract; every network config builds."""
+"""Layers of the registry against their contract, and construction of every network config."""
 
 import textwrap
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.support.networks import FAST_WEIGHT, LAYERS, random_views, relative_e
 
 RECIPES = sorted(path for path in (Path(__file__).parent.parent / "config").glob("*.yaml"))
 MIXING = [name for name, layer in LAYERS.items() if layer.length_dim == "vl" and layer.type != "mlp"]
-# What a layer needs beside it so that a network sees all views and every parameter matters.
+# Layers combined so that a network sees all views and every parameter matters.
 NETWORKS = [
     ("self_attention", "fast_weight", "mlp"),
     ("self_attention", "fast_weight by image", "mlp"),
@@ -247,7 +247,10 @@ def test_initial_weights_have_the_documented_spread() -> None:
         (LayerConfig("mlp", "vl", {"inter_mult": 4}), r"mlp, params: is .*'inter_mult'\); wanted inter_multi"),
         (LayerConfig("fast_weight", "vl", {"head_dim": 8}), r"fast_weight, params: is .*missing a required argument"),
         (LayerConfig("self_attention", "l", {"head_dim": 8.0}), r"self_attention, head_dim: is 8.0; wanted a divisor of dim, 48"),
-        (LayerConfig("mlp", "vl", {"inter_multi": 0.01}), r"mlp, inter_multi: is 0.01; wanted a number that leaves"),
+        (
+            LayerConfig("mlp", "vl", {"inter_multi": 0.01}),
+            r"mlp, inter_multi: is 0.01; wanted a number that makes 48 · inter_multi",
+        ),
         (LayerConfig("mlp", "vl", {"inter_multi": float("nan")}), r"mlp, inter_multi: is nan; wanted"),
         (LayerConfig("mlp", "vl", {"inter_multi": 10**400}), r"mlp, inter_multi: is 1000.*; wanted"),
         (

@@ -1,5 +1,7 @@
 """The training loss: squared error, neighbouring differences, LPIPS, and ways to compute the latter in less memory."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,7 +28,15 @@ def test_squared_error_by_hand():
     target = torch.tensor([0.0, 1.0, 0.8]).view(1, 1, 3, 1, 1).expand(1, 1, 3, 2, 4)
     loss, parts = render_loss(rendered, target, None, 1.0)
     assert loss.item() == pytest.approx((0.25 + 0.04) / 3)
-    assert parts == {"mse": loss}
+    assert parts.pop("mse") == loss
+    assert parts.pop("psnr").item() == pytest.approx(-10 * math.log10((0.25 + 0.04) / 3))
+    assert not parts
+
+
+def test_psnr_is_the_mean_over_views_of_each_ones_psnr():
+    target = torch.zeros(1, 2, 3, 2, 4)
+    rendered = torch.tensor([0.1, 0.01]).view(1, 2, 1, 1, 1).expand_as(target)
+    assert render_loss(rendered, target, None, 1.0)[1]["psnr"].item() == pytest.approx((20 + 40) / 2, abs=1e-4)
 
 
 def test_differences_of_neighbours_against_a_loop():
@@ -60,7 +70,7 @@ def test_no_weight_for_differences_changes_no_bit(lpips):
         loss, parts = render_loss(rendered, target, lpips, 0.3, **settings)
         loss.backward()
         results.append((loss.detach(), rendered.grad))
-        assert list(parts) == ["mse", "lpips"]
+        assert list(parts) == ["mse", "psnr", "lpips"]
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
     rendered, target = images()
     assert torch.equal(render_loss(rendered, target, None, 0.3)[0], torch.nn.functional.mse_loss(rendered, target))

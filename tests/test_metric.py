@@ -85,9 +85,9 @@ def test_shapes_that_are_no_pair_of_images_are_refused(metric: object, shapes: t
 
 
 def test_images_smaller_than_the_window_are_refused(lpips: LPIPS) -> None:
-    with pytest.raises(InputError, match=r"ssim: is asked of images of height 6 and width 20; wanted 7 or more each"):
+    with pytest.raises(InputError, match=r"ssim: got images of height 6 and width 20; wanted 7 or more each"):
         ssim(torch.ones(3, 6, 20), torch.ones(3, 6, 20))
-    with pytest.raises(InputError, match=r"LPIPS: is asked of images of height .*; wanted 16 or more each"):
+    with pytest.raises(InputError, match=r"LPIPS: got images of height .*; wanted 16 or more each"):
         lpips(torch.ones(3, 20, 15), torch.ones(3, 20, 15))
 
 
@@ -199,5 +199,5 @@ def test_lpips_reads_nothing_but_weights(tmp_path: Path) -> None:
     torch.save({"features.0.weight": Path("/")}, vgg)
     for content in (vgg.read_bytes(), b"", b"<html>404</html>"):
         vgg.write_bytes(content)
-        with pytest.raises(InputError, match=r"vgg16.pth: (asks|cannot be read).*; wanted"):
+        with pytest.raises(InputError, match=r"vgg16.pth: (needs|cannot be read).*; wanted"):
             LPIPS.from_files(vgg, tmp_path / "heads.pth")

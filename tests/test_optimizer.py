@@ -1,4 +1,4 @@
-"""AdamW as it is used: decay groups, learning rate, clipping, steps left out, averaged weights."""
+"""AdamW as it is used: decay groups, learning rate, clipping, skipped steps, averaged weights."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Pictures hold the images given, pixel for pixel where they fit, error colours by a fixed scale, cameras where they are."""
+"""Overview pictures: images pixel for pixel where they fit, error colours on a fixed scale, cameras in their places."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_comparison_shows_inputs_targets_renderings_and_errors(tmp_path: Path)
     for target, render in zip(targets, rendered, strict=True):
         (left,), (right,) = places(page, target), places(page, render)
         error = np.abs(target.astype(float) - render).mean(-1) / 255
-        # A pixel's own colour, of 256 that end at an error of 0.2.
+        # The colour of the pixel's error, from a table of 256 that ends at 0.2.
         expected = colour_table()[np.round(np.minimum(error / 0.2, 1) * 255).astype(int)]
         i, j = right
         shown = page[i : i + 165, j + 210 : j + 410]
@@ -184,7 +184,7 @@ def panels_of(page: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_left_to_right(page: np.ndarray) -> np.ndarray:
-    """Return by how many rows and columns the right camera stands away from the left one."""
+    """Return the offset of the right camera from the left one, in rows and columns."""
     left, right = (pixels.mean(1) for pixels in two_cameras(page))
     return right - left
 
@@ -234,11 +234,11 @@ def test_one_camera_and_cameras_at_one_place_are_drawn(tmp_path: Path) -> None:
 
 def test_comparisons_and_sheets_refuse_what_is_no_set_of_images(tmp_path: Path) -> None:
     path, image = tmp_path / "a.png", noise(8, 9)
-    with pytest.raises(ValueError, match=r"a.png: 0 targets, 0 renderings, 0 captions; wanted as many"):
+    with pytest.raises(ValueError, match=r"a.png: 0 targets, 0 renderings, 0 captions; wanted the same number"):
         comparison(path, [image], [], [])
-    with pytest.raises(ValueError, match=r"1 targets, 2 renderings, 1 captions; wanted as many"):
+    with pytest.raises(ValueError, match=r"1 targets, 2 renderings, 1 captions; wanted the same number"):
         comparison(path, [image], [image], [image] * 2)
-    with pytest.raises(ValueError, match=r"1 targets, 1 renderings, 2 captions; wanted as many"):
+    with pytest.raises(ValueError, match=r"1 targets, 1 renderings, 2 captions; wanted the same number"):
         comparison(path, [image], [image], [image], ["a", "b"])
     with pytest.raises(ValueError, match=r"a.png: input 1 is \(8, 9\) uint8; wanted \(h, w, 3\) uint8"):
         comparison(path, [image, image[..., 0]], [image], [image])
@@ -261,5 +261,5 @@ def test_a_camera_plot_refuses_what_is_no_set_of_cameras(tmp_path: Path) -> None
         camera_plot(path, c2w[:0], fxfycxcy[:0], (8, 9))
     with pytest.raises(ValueError, match=r"fxfycxcy \(2, 4\)"):
         camera_plot(path, c2w, fxfycxcy.repeat(2, 0), (8, 9))
-    with pytest.raises(ValueError, match=r"a.png: a camera holds a value that is not finite; wanted it left out"):
+    with pytest.raises(ValueError, match=r"a.png: a camera holds a value that is not finite; wanted finite cameras"):
         camera_plot(path, c2w * np.nan, fxfycxcy, (8, 9))

@@ -1,4 +1,4 @@
-"""Normalised poses are the published ones, and stay finite where those are not."""
+"""Normalised poses: equal to the published ones, and finite where those are not."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The processes of a run: how they leave each other."""
+"""Processes of a run: how they end together."""
 
 import sys
 
@@ -40,3 +40,44 @@ def test_no_thread_of_the_group_outlives_it(program, tmp_path):
     errors = run_processes(2, ["-c", PROGRAM.format(program=program.split()[0], argv=argv)], tmp_path, status)
     found = [line for error in errors for line in error.splitlines() if "gloo" in line or "nccl" in line]
     assert found == []
+
+
+# Fails inside the block on the named processes; what a process does afterwards must not be reached where any has failed.
+TURN = """
+import os, sys
+from model.parallel.processes import end_processes, start_processes
+
+processes = start_processes("cpu")
+order = []
+try:
+    with processes.first_in_turn():
+        if processes.rank in {failing}:
+            raise OSError("no space on process", processes.rank)
+    processes.highest(1)
+    print("past the turn", file=sys.stderr)
+except OSError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+finally:
+    end_processes()
+"""
+
+
+@pytest.mark.parametrize("failing", [[], [0], [1], [0, 1]])
+def test_a_failure_in_the_turn_of_one_process_leaves_none_waiting(tmp_path, failing):
+    errors = run_processes(2, ["-c", TURN.format(failing=failing)], tmp_path, status=2 if failing else 0)
+    for rank, text in enumerate(errors):
+        # A process that waits for the first never begins its own turn.
+        told = {0: failing[:1] == [0], 1: failing == [1]}[rank]
+        assert ("no space on process" in text) == told
+        assert ("past the turn" in text) == (not failing)
+        assert "Traceback" not in text
+
+
+def test_a_download_that_fails_on_the_first_process_ends_training_on_all(tmp_path):
+    furnish(tmp_path)
+    errors = run_processes(
+        2, ["-c", PROGRAM.format(program="train", argv=arguments("lost", load="nowhere.pt"))], tmp_path, status=2
+    )
+    assert "train.py: nowhere.pt: is not there" in errors[0]
+    assert "train.py" not in errors[1]

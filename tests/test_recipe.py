@@ -171,6 +171,10 @@ def test_missing_recipe():
         ([*DATA, "--expname", ".."], r"^--expname: is '..'; wanted the name of a folder"),
         ([*DATA, "--val_every", "5"], r"^--val_every: has no effect without val_data_path; wanted both or neither"),
         (
+            [*DATA, "--val_data_path", "synthetic:objects:1"],
+            r"^--val_data_path: is synthetic:objects:1 with num_all_views 15, so that .* wanted num_all_views of 16 or more",
+        ),
+        (
             ["--data_path", "a.json", "--pool", "9"],
             r"^--pool: has no effect on a.json; wanted synthetic:objects or synthetic:scenes",
         ),

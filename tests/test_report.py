@@ -1,4 +1,4 @@
-"""Report of an evaluation: tables by hand-computed means, files read back, one picture and bars."""
+"""Evaluation report: tables against hand-computed means, files read back, the picture and the progress bars."""
 
 import csv
 import io
@@ -87,7 +87,7 @@ def test_table_has_a_line_per_scene_and_says_what_was_not_computed():
 
 def test_scenes_that_share_a_name_get_folders_of_their_own():
     assert folder_names(["fox", "owl"]) == ["fox", "owl"]
-    # A number behind the name would make two "fox_1".
+    # A number after the name would make two "fox_1".
     assert folder_names(["fox", "fox", "fox_1"]) == ["000_fox", "001_fox", "002_fox_1"]
 
 

@@ -1,4 +1,4 @@
-"""Chunks: whole, even, bounded by cache and by memory; freed memory that stays."""
+"""Machine capabilities: even chunks within cache and memory, precision, and freed memory kept."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ def test_even_chunks_cover_everything_and_differ_by_one(total: int, largest: int
     ("views", "tokens_per_view", "free", "expected"),
     [
         (8, 1024, 1 << 40, [2, 2, 2, 2]),  # 2048 tokens at a time
-        (8, 4096, 1 << 40, [1] * 8),  # a view is the least
+        (8, 4096, 1 << 40, [1] * 8),  # at least one view
         (6, 256, 1 << 40, [6]),
         (8, 1024, 3_000_000, [1] * 8),  # half of 3 MB at 1000 bytes a token: 1500 tokens
         (8, 1024, 0, [1] * 8),
@@ -55,13 +55,13 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.empty(1 << 26, dtype=torch.uint8).fill_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(min(faults() for _ in range(8)))  # the first ones may each be cut off a new place
+print(min(faults() for _ in range(8)))  # the first ones may each be cut from new memory
 """
     runs = [subprocess.run([sys.executable, "-c", script, mode], capture_output=True, text=True) for mode in ("keep", "default")]
     if runs[0].returncode == 77:
         pytest.skip("this C library has no mallopt")
     kept, default = (int(run.stdout) for run in runs)
-    # 64 MB are 16384 pages of 4 KB, or 32 of 2 MB where the system hands out such; kept, a few of the interpreter's own remain.
+    # 64 MB are 16384 pages of 4 KB, or 32 of 2 MB where the system uses those; if kept, a few of the interpreter's own remain.
     assert kept < 20
     assert default > kept
 

@@ -125,8 +125,8 @@ def test_poses_are_normalised_over_inputs_and_targets(tmp_path):
 
 def test_held_out_views_are_fixed_and_distinct(tmp_path):
     found = source(tmp_path, frame_window=6)
-    assert found.held_out_scenes() == 3
-    first, again = found.held_out(1), found.held_out(1)
+    assert found.count_validation_scenes() == 3
+    first, again = found.validation_batch(1), found.validation_batch(1)
     assert all(torch.equal(first[key], again[key]) for key in first)
     scene, views = views_in(found, first, 0)
     assert scene == 1
@@ -178,14 +178,14 @@ def test_a_fault_of_the_program_is_no_broken_sample(tmp_path, monkeypatch):
 def test_held_out_scene_with_too_few_views_is_named(tmp_path):
     message = r"scene_0/opencv_cameras.json, views: are 4; wanted 5 \(2 inputs, 3 targets\): ask for fewer"
     with pytest.raises(InputError, match=message):
-        source(tmp_path, scenes=1, n=4).held_out(0)
+        source(tmp_path, scenes=1, n=4).validation_batch(0)
 
 
 class Counting:
     """A source that counts its calls and waits for permission."""
 
-    def __init__(self, allowed: int = 1000, fail_at: int | None = None) -> None:
-        self.asked, self.fail_at, self.gate = [], fail_at, threading.Semaphore(allowed)
+    def __init__(self, ahead: int, allowed: int = 1000, fail_at: int | None = None) -> None:
+        self.asked, self.fail_at, self.ahead, self.gate = [], fail_at, ahead, threading.Semaphore(allowed)
 
     def batch(self, numbers):
         assert self.gate.acquire(timeout=10)
@@ -197,13 +197,13 @@ class Counting:
 
 @pytest.mark.parametrize("ahead", [0, 1, 3])
 def test_batches_come_in_order(ahead):
-    batches = load_ahead(Counting(), [[i, i + 1] for i in range(7)], CPU, ahead)
+    batches = load_ahead(Counting(ahead), [[i, i + 1] for i in range(7)], CPU)
     assert [batch["image"].tolist() for batch in batches] == [[i, i + 1] for i in range(7)]
 
 
 def test_next_batches_are_made_while_one_is_in_use():
-    counting = Counting()
-    batches = load_ahead(counting, ([i] for i in itertools.count()), CPU, 2)
+    counting = Counting(2)
+    batches = load_ahead(counting, ([i] for i in itertools.count()), CPU)
     next(batches)
     for _ in range(200):
         if len(counting.asked) == 3:
@@ -216,7 +216,7 @@ def test_next_batches_are_made_while_one_is_in_use():
 
 @pytest.mark.parametrize("ahead", [0, 2])
 def test_error_of_a_thread_is_raised_at_its_turn(ahead):
-    batches = load_ahead(Counting(fail_at=2), [[i] for i in range(5)], CPU, ahead)
+    batches = load_ahead(Counting(ahead, fail_at=2), [[i] for i in range(5)], CPU)
     assert [next(batches)["image"].item() for _ in range(2)] == [0, 1]
     with pytest.raises(InputError, match="sample 2: is broken"):
         next(batches)
@@ -240,14 +240,14 @@ def test_synthetic_set_of_n_scenes_shows_the_same_views_in_other_orders():
     sets = {tuple(sorted(map(tuple, pose.flatten(1).tolist()))) for pose in poses}
     assert len(sets) == 2
     assert len({tuple(pose.flatten().tolist()) for pose in poses}) > 2
-    assert found.held_out_scenes() == 2
-    assert tuple(sorted(map(tuple, found.held_out(0)["c2w"][0].flatten(1).tolist()))) in sets
+    assert found.count_validation_scenes() == 2
+    assert tuple(sorted(map(tuple, found.validation_batch(0)["c2w"][0].flatten(1).tolist()))) in sets
 
 
 def test_endless_synthetic_data_holds_other_scenes_out():
     found = open_source("synthetic:objects", RECIPE, 4, CPU)
-    assert found.held_out_scenes() == 8
-    assert not torch.equal(found.held_out(0)["c2w"].sum((0, 1)), found.batch([0])["c2w"].sum((0, 1)))
+    assert found.count_validation_scenes() == 8
+    assert not torch.equal(found.validation_batch(0)["c2w"].sum((0, 1)), found.batch([0])["c2w"].sum((0, 1)))
 
 
 @pytest.mark.parametrize("name", ["", "cats", "objects:0", "objects:-1", "objects:x"])
@@ -265,4 +265,4 @@ def test_held_out_seeds_are_not_for_training():
 
 def test_one_scene_stands_for_itself(tmp_path):
     path = write_random_scene(tmp_path / "alone", n=6, size=(10, 15))
-    assert open_source(str(path), RECIPE, 4, CPU).held_out_scenes() == 1
+    assert open_source(str(path), RECIPE, 4, CPU).count_validation_scenes() == 1

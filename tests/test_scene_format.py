@@ -125,7 +125,7 @@ def test_byte_order_mark_is_read(scene_json):
     [
         ("12", "x.json: holds 12; wanted a list of views"),
         ('{"frames": {}}', "x.json: holds {}; wanted a list of views"),
-        ('{"scene_name": "a"}', "x.json, frames: is missing; wanted it beside ['scene_name']"),
+        ('{"scene_name": "a"}', "x.json, frames: is missing; wanted it along with ['scene_name']"),
         ("[]", "x.json: holds no views; wanted at least one"),
         ('{"frames": []}', "x.json: holds no views; wanted at least one"),
         ('["a.json"]', "x.json, view 0: is 'a.json'; wanted an object with w, h, fx, fy, cx, cy, w2c, file_path"),
@@ -141,7 +141,7 @@ def test_missing_key(scene_json, key):
     content = json.loads(scene_json.read_text())
     del content[1][key]
     scene_json.write_text(json.dumps(content))
-    refuses(scene_json, f"view 1, {key}: is missing; wanted it beside [")
+    refuses(scene_json, f"view 1, {key}: is missing; wanted it along with [")
 
 
 @pytest.mark.parametrize("key", ["w", "h", "fx", "fy", "cx", "cy"])
@@ -276,7 +276,7 @@ def test_name_that_no_folder_can_have(tmp_path, name):
     path = write_random_scene(tmp_path / "chair", n=1, long_lrm=True)
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "scene_name": name}))
-    refuses(path, f"scene_name: is {name!r}; wanted a name that a folder can have")
+    refuses(path, f"scene_name: is {name!r}; wanted a valid folder name")
 
 
 def test_writer_refuses_what_the_reader_would(scene_json):
@@ -318,7 +318,7 @@ def test_data_path_across_links(tmp_path, scene_json):
     assert json.loads((tmp_path / "lists" / "l.json").read_text()) == ["../../sofa/opencv_cameras.json"]
     (found,) = read_data_path(tmp_path / "lists" / "l.json")
     assert read_scene(found).name == "sofa"
-    # a list beside its scenes stays movable with them, whichever way the folder was reached
+    # a list next to its scenes stays movable with them, by any path to the folder
     (tmp_path / "way").symlink_to(tmp_path)
     write_data_path(tmp_path / "way" / "l.json", [tmp_path / "way" / "sofa" / "opencv_cameras.json"])
     assert json.loads((tmp_path / "l.json").read_text()) == ["sofa/opencv_cameras.json"]

@@ -1,4 +1,4 @@
-"""The pool of procedural scenes: what is in it, when it changes, and training from it."""
+"""Pool of procedural scenes: its content, when it changes, and training from it."""
 
 import collections
 import dataclasses
@@ -48,7 +48,7 @@ def make():
 
 
 def everything(pool: ScenePool, first: int) -> dict[str, Tensor]:
-    """Return all views of the window that begins with scene `first`."""
+    """Return all views of the window that starts at scene `first`."""
     return pool.draw(range(first, first + pool.scenes), np.tile(np.arange(VIEWS), (pool.scenes, 1)))
 
 
@@ -62,7 +62,7 @@ def test_window_holds_the_scenes_of_the_generator(make, kind):
         wanted = synthetic_batch(kind, 5, range(first, first + 4), VIEWS, SIZE)
         torch.testing.assert_close(found["c2w"], wanted["c2w"], rtol=0, atol=0)
         torch.testing.assert_close(found["fxfycxcy"], wanted["fxfycxcy"], rtol=0, atol=0)
-        # Half a level of 255, and what another batch rounds otherwise.
+        # Half a level of 255, plus the different rounding of another batch.
         assert (found["image"] - wanted["image"]).abs().max() < 0.51 / 255
 
 
@@ -75,7 +75,7 @@ def test_window_is_the_same_wherever_the_pool_began(make):
 
 
 def test_window_is_the_same_on_every_device(make, monkeypatch):
-    # Without a GPU: nothing that says where the window lies may ask for the device.
+    # Without a GPU: nothing that locates the window may access the device.
     monkeypatch.undo()
     monkeypatch.setattr(ScenePool, "_make", lambda *_: None)
     pools = [ScenePool("objects", 5, 100, VIEWS, SIZE, torch.device(name)) for name in ("cpu", "meta")]
@@ -132,7 +132,7 @@ def test_what_goes_wrong_is_raised_where_scenes_are_waited_for(make, monkeypatch
 
 
 def source(recipe: TrainingRecipe = RECIPE, **options) -> PoolSource:
-    opened = open_source("synthetic:objects", recipe, 4, CPU, share=options.pop("share", (0, 1)), **options)
+    opened = open_source("synthetic:objects", recipe, 4, CPU, data_share=options.pop("data_share", (0, 1)), **options)
     assert isinstance(opened, PoolSource)
     return opened
 
@@ -144,7 +144,7 @@ def test_a_scene_is_drawn_as_often_as_the_recipe_says(monkeypatch):
     drawn = source(dataclasses.replace(RECIPE, pool_reuse=7))
     for step in range(2000):
         drawn.batch(numbers_of(step, 0, 0, 1, drawn.recipe))
-    settled = [counts[scene] for scene in range(50, 500)]  # behind the first window, before the last
+    settled = [counts[scene] for scene in range(50, 500)]  # after the first window, before the last
     assert np.mean(settled) == pytest.approx(7, abs=0.3)
     assert max(counts) < 2000 * 2 / 7 + 4  # none beyond the window
 
@@ -163,7 +163,7 @@ def test_samples_do_not_depend_on_micro_steps():
 
 def test_poses_are_normalised_over_the_views_of_all_processes():
     recipe = dataclasses.replace(RECIPE, num_input_views=2, num_target_views=1, scene_pose_normalize=True)
-    whole, parts = source(recipe), [source(recipe, own=own) for own in ([0, 2], [1])]
+    whole, parts = source(recipe), [source(recipe, views=own) for own in ([0, 2], [1])]
     try:
         expected = whole.batch(range(2))
         assert expected["c2w"][..., :3, 3].abs().amax((1, 2)).tolist() == pytest.approx([1, 1])

@@ -1,4 +1,4 @@
-"""Training snapshots: whole or not at all, the newest few, and everything that a run needs."""
+"""Training state and its snapshots: written atomically, the newest few kept, everything restored."""
 
 import dataclasses
 import os
@@ -17,9 +17,7 @@ import torch
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError
 from config.recipe import TrainingRecipe
-from model import load_model
-from model.lact_lvsm import LaCTLVSM
-from model.training.optimizer import build_optimizer
+from model import LaCTLVSM, load_model
 from model.training.snapshot import (
     FORMAT,
     SnapshotWriter,
@@ -27,14 +25,14 @@ from model.training.snapshot import (
     code_version,
     list_snapshots,
     read_snapshot,
-    restore,
     rng_state,
     set_rng_state,
-    snapshot,
 )
+from model.training.state import TrainingState
 from model.weights.file import read_weights
 from model.weights.load import read_config
 
+CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
 RECIPE = TrainingRecipe(data_path="train_data_path.json")
 
@@ -44,21 +42,20 @@ def config(dim: int = 8) -> NetworkConfig:
     return config_from_dict({"patch_size": 2, "dim": dim, "layers": 1, "block": [layer]})
 
 
-def trained(seed: int) -> tuple[LaCTLVSM, torch.optim.AdamW]:
-    """Return a network and its optimizer after one step along random gradients."""
+def trained(seed: int, step: int = 0, recipe: TrainingRecipe = RECIPE, dim: int = 8) -> TrainingState:
+    """Return the state of a run after one update along random gradients."""
     torch.manual_seed(seed)
-    model = LaCTLVSM(config())
-    optimizer = build_optimizer(model, 0.05)
-    for parameter in model.parameters():
+    state = TrainingState(config(dim), recipe, CPU, torch.float32)
+    for parameter in state.model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    optimizer.param_groups[0]["lr"] = 1e-2
-    optimizer.step()
-    return model, optimizer
+    state.optimizer.param_groups[0]["lr"] = 1e-2
+    state.optimizer.step()
+    state.step, state.skips[0] = step, 3
+    return state
 
 
 def content(step: int, seed: int = 0) -> dict:
-    model, optimizer = trained(seed)
-    return snapshot(model, None, optimizer, [rng_state(torch.device("cpu"))], RECIPE, 1, step, skips=3)
+    return trained(seed, step).content(RECIPE, [rng_state(CPU)], data_ranks=1)
 
 
 def written(folder: Path, *steps: int, keep: int = 9) -> list[Path]:
@@ -69,25 +66,45 @@ def written(folder: Path, *steps: int, keep: int = 9) -> list[Path]:
     return [path for _, path in list_snapshots(folder)]
 
 
-def test_snapshot_brings_everything_back(tmp_path):
-    model, optimizer = trained(seed=1)
-    average = LaCTLVSM(config())
+def test_state_saves_and_restores_itself(tmp_path):
+    recipe = dataclasses.replace(RECIPE, ema=0.9)
+    state = trained(seed=1, step=7, recipe=recipe)
     writer = SnapshotWriter(tmp_path, 1)
-    writer.save(snapshot(model, average, optimizer, [rng_state(torch.device("cpu"))], RECIPE, 2, step=7, skips=3))
+    writer.save(state.content(recipe, [rng_state(CPU)], data_ranks=2))
     writer.close()
     found = read_snapshot(tmp_path / "step_00000007.pt")
     assert (found["step"], found["skips"], found["data_ranks"], found["code_version"]) == (7, 3, 2, code_version())
-    assert found["recipe"] == dataclasses.asdict(RECIPE)
+    assert found["recipe"] == dataclasses.asdict(recipe)
     assert config_from_dict(found["config"]) == config()
 
-    (other, other_optimizer), other_average = trained(seed=2), LaCTLVSM(config())
-    restore(found, tmp_path / "step_00000007.pt", other, other_average, other_optimizer, rank=0)
-    for one, two in ((model, other), (average, other_average)):
+    other = trained(seed=2, recipe=recipe)
+    other.restore(found, tmp_path / "step_00000007.pt", rank=0)
+    assert (other.step, other.skips.tolist()) == (7, [3, 0])
+    assert not torch.equal(state.average.input_linear.weight, state.model.input_linear.weight)
+    for one, two in ((state.model, other.model), (state.average, other.average)):
         assert all(torch.equal(x, y) for x, y in zip(one.parameters(), two.parameters(), strict=True))
-    for one, two in zip(model.parameters(), other.parameters(), strict=True):
-        state, other_state = optimizer.state[one], other_optimizer.state[two]
-        assert set(state) == {"step", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(state[name], other_state[name]) for name in state)
+    for one, two in zip(state.model.parameters(), other.model.parameters(), strict=True):
+        moments, other_moments = state.optimizer.state[one], other.optimizer.state[two]
+        assert set(moments) == {"step", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(moments[name], other_moments[name]) for name in moments)
+
+
+def test_snapshot_of_the_former_spelling_is_read(tmp_path):
+    old = content(step=4)
+    old = {"format": FORMAT.replace(" 2", " 1"), **old, "optimiser": old.pop("optimizer")}
+    torch.save(old, tmp_path / "old.pt")
+    found, state = read_snapshot(tmp_path / "old.pt"), trained(seed=2)
+    state.restore(found, tmp_path / "old.pt", rank=0)
+    assert state.step == 4
+    moments = state.optimizer.state_dict()["state"]
+    assert all(torch.equal(moments[i]["exp_avg"], x["exp_avg"]) for i, x in old["optimiser"]["state"].items())
+
+
+def test_weights_that_a_run_starts_from_are_its_average_too():
+    source, state = trained(seed=1), trained(seed=2, recipe=dataclasses.replace(RECIPE, ema=0.9))
+    state.load(source.model.state_dict(), "weights.pt")
+    for network in (state.model, state.average):
+        assert all(torch.equal(x, y) for x, y in zip(network.parameters(), source.model.parameters(), strict=True))
 
 
 def test_snapshot_is_taken_at_the_moment_of_saving(tmp_path):
@@ -188,7 +205,7 @@ def test_other_files_are_no_snapshots(tmp_path):
     with pytest.raises(InputError, match=r"weights.pt: is no training snapshot; wanted .*--load"):
         read_snapshot(tmp_path / "weights.pt")
     torch.save(Path("x"), tmp_path / "pickle.pt")
-    with pytest.raises(InputError, match=r"pickle.pt: asks in its pickle for"):
+    with pytest.raises(InputError, match=r"pickle.pt: needs .* to unpickle"):
         read_snapshot(tmp_path / "pickle.pt")
 
 
@@ -206,9 +223,8 @@ def test_differences_are_all_named(tmp_path):
 
 def test_restoring_another_network_is_refused(tmp_path):
     (path,) = written(tmp_path, 1)
-    model = LaCTLVSM(config(dim=12))
     with pytest.raises(InputError, match=r"step_00000001.pt, input_linear.weight: is \(8, 48\), and \(12, 48\)"):
-        restore(read_snapshot(path), path, model, None, build_optimizer(model, 0.0), 0)
+        trained(seed=0, dim=12).restore(read_snapshot(path), path, rank=0)
 
 
 def test_code_version_is_the_commit_or_unknown(monkeypatch):
@@ -223,12 +239,11 @@ def test_weights_of_a_snapshot_bring_their_config(tmp_path):
     layer = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 12, "inter_multi": 2, "base_lr": 0.02}}
     layer["params"] |= {"address": address, "w1_only": True}
     described = config_from_dict({"patch_size": 2, "dim": 24, "layers": 1, "block": [layer]})
-    model = LaCTLVSM(described)
-    rng = [rng_state(torch.device("cpu"))]
-    torch.save({"format": FORMAT, **snapshot(model, None, build_optimizer(model, 0.05), rng, RECIPE, 1, 7, 0)}, tmp_path / "a.pt")
+    state = TrainingState(described, RECIPE, CPU, torch.float32)
+    torch.save({"format": FORMAT, **state.content(RECIPE, [rng_state(CPU)], 1)}, tmp_path / "a.pt")
     assert read_config(tmp_path / "a.pt", read_weights(tmp_path / "a.pt")) == described
     assert load_model(tmp_path / "a.pt", device="cpu").config == described
     # Of bare weights, shapes tell what they can.
-    torch.save(model.state_dict(), tmp_path / "b.pt")
+    torch.save(state.model.state_dict(), tmp_path / "b.pt")
     told = read_config(tmp_path / "b.pt", read_weights(tmp_path / "b.pt")).block[0].params
     assert told == {"head_dim": 12, "inter_multi": 2, "base_lr": 0.01, "muon_update_steps": 5, "w1_only": True}

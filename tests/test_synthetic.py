@@ -1,4 +1,4 @@
-"""Synthetic batches: the same scene everywhere, cameras as promised, images worth training on.
+"""Synthetic batches: the same scene on every machine, cameras as documented, images worth training on.
 
 Letters: b scenes, v views, h w pixels.
 """
@@ -94,7 +94,7 @@ def test_objects_are_centred_of_the_promised_size_and_mixed():
 
 
 def test_bounding_box_holds_what_is_seen():
-    """Points that depth gives lie in the box, and touch at least half of it: a box twice too large would fail."""
+    """Points from depth are inside the box and span at least half of it: a box twice too large would fail."""
     for index in range(12):
         scene, c2w, camera = describe("objects", 4, index, 12, (32, 32), "sphere")
         c2w, camera = torch.from_numpy(c2w), torch.from_numpy(camera)
@@ -186,7 +186,7 @@ def test_noise_is_smooth_periodic_and_fills_its_range():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("object", 0, [0], 1), "synthetic data of the kind 'object'; wanted one of objects, scenes"),
+        (("object", 0, [0], 1), "synthetic data: the kind is 'object'; wanted one of objects, scenes"),
         (("objects", 0, [], 1), "synthetic_batch: no index; wanted at least one"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Renders of synthetic scenes against geometry worked out by hand, and against themselves in float64.
+"""Renders of synthetic scenes: against geometry derived by hand, and against themselves in float64.
 
 Letters: v views, h w pixels, k points.
 """

@@ -1,4 +1,4 @@
-"""The training program in two processes over gloo, on a CPU."""
+"""Training program in two processes over gloo, on a CPU."""
 
 import json
 import re
@@ -128,7 +128,7 @@ def test_broken_sample_of_one_process_ends_both_where_the_run_can_go_on(tmp_path
     whole = photo.read_bytes()
     photo.write_bytes(b"no photo")
     errors = run_processes(2, ["-c", program(arguments("broken", **settings))], tmp_path, status=2)
-    assert len(re.findall(r"train.py: sample 3, scene .*00002.png: is no image", "".join(errors))) == 1
+    assert len(re.findall(r"train.py: sample 3, scene .*00002.png: is not an image", "".join(errors))) == 1
     assert "Traceback" not in "".join(errors)
     assert [step for step, _ in list_snapshots(Path("outputs/broken/snapshot"))] == [1]
     photo.write_bytes(whole)

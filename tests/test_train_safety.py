@@ -1,4 +1,4 @@
-"""Training on bad input, broken samples, and steps that would poison the weights."""
+"""Training on bad input, broken samples and diverging steps; crashes and full disks."""
 
 import re
 from pathlib import Path
@@ -102,7 +102,7 @@ def test_step_with_nan_changes_neither_weights_nor_moments(monkeypatch, device):
     assert rows("nan")[-1]["loss"] is None
 
 
-def test_count_of_left_out_steps_survives_a_resume(monkeypatch):
+def test_count_of_skipped_steps_survives_a_resume(monkeypatch):
     with monkeypatch.context() as patched:
         plant_nan(patched, {0})
         assert train.main(arguments("counted", max_hours=0)) == 0
@@ -110,25 +110,76 @@ def test_count_of_left_out_steps_survives_a_resume(monkeypatch):
     assert [(row["step"], row["skips"]) for row in rows("counted")] == [(1, 1), (2, 1), (4, 1), (6, 1)]
 
 
-def test_gradient_norm_above_the_bound_is_left_out_from_its_first_step_on():
+def test_gradient_norm_above_the_bound_is_skipped_from_its_first_step_on():
     assert train.main(arguments("bound", skip_norm=1e-6, skip_norm_start=4)) == 0
     assert [row["skips"] for row in rows("bound")] == [0, 0, 2]
     before, after = (read_snapshot(Path(f"outputs/bound/snapshot/step_0000000{step}.pt")) for step in (4, 6))
     assert_same({**before, "step": 0}, {**after, "step": 0})
 
 
-def test_too_many_left_out_steps_in_a_row_stop_the_run(capsys, monkeypatch):
-    plant_nan(monkeypatch, {1, 3, 4, 5})  # two in a row are reached in step 5, numbered from 1, and seen at the log of step 6
-    assert train.main(arguments("lost", max_skips=2)) == 1
+@pytest.mark.parametrize(("nan", "log_every"), [({1, 3, 4, 5}, 2), ({3, 4}, 6)])
+def test_too_many_skipped_steps_in_a_row_stop_the_run(capsys, monkeypatch, nan, log_every):
+    # Two in a row are reached in step 5, numbered from 1, and seen at the log of step 6: nothing is learned in between.
+    plant_nan(monkeypatch, nan)
+    assert train.main(arguments("lost", max_skips=2, log_every=log_every, save_every=4)) == 1
     error = capsys.readouterr().err
-    assert "step 6: 2 or more steps in a row had a loss or gradient that is not finite" in error
+    assert "step 5: 2 steps in a row had a loss or gradient that is not finite" in error
     assert error.rstrip().endswith("the last good snapshot is outputs/lost/snapshot/step_00000004.pt")
     assert not Path("outputs/lost/model.safetensors").exists()
+    assert rows("lost")[-1]["skips"] == len(nan | {5})
+
+
+def test_a_breakdown_is_not_saved(monkeypatch):
+    plant_nan(monkeypatch, {0, 1})
+    assert train.main(arguments("lost", max_skips=2, save_every=3, log_every=99)) == 1
+    assert not list(Path("outputs/lost/snapshot").glob("*"))
+
+
+def test_a_crash_leaves_a_closed_log_curves_and_the_snapshot_in_the_making(monkeypatch):
+    def crash(*_):
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(train, "validate", crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        train.main(arguments("crashed", val_data_path="scenes/test_data_path.json", val_every=4))
+    assert [row["step"] for row in rows("crashed")] == [2, 4]
+    assert Path("outputs/crashed/curves.png").is_file()
+    assert (read_snapshot(Path("outputs/crashed/snapshot/step_00000004.pt")))["step"] == 4
+
+
+@pytest.mark.parametrize("crashing", [False, True])
+def test_a_snapshot_that_cannot_be_written_is_reported(capsys, monkeypatch, crashing):
+    def full(*_):
+        raise OSError(28, "No space left on device", "step.pt")
+
+    def crash(*_):
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr("model.training.snapshot.torch.save", full)
+    if crashing:
+        monkeypatch.setattr(train, "validate", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            train.main(arguments("full", val_data_path="scenes/test_data_path.json", val_every=2))
+        message = "outputs/full: the last snapshot was not written ([Errno 28] No space left on device: 'step.pt')\n"
+    else:
+        assert train.main(arguments("full", save_every=6)) == 2
+        message = "train.py: [Errno 28] No space left on device: 'step.pt'\n"
+    assert capsys.readouterr().err == message
+    assert rows("full")
+
+
+def test_load_beside_a_snapshot_is_reported(capsys):
+    assert train.main(arguments("first", max_hours=0)) == 0
+    assert train.main(arguments("second", max_hours=0, load="outputs/first/model.safetensors")) == 0
+    assert " scenes per step, from outputs/first/model.safetensors\n" in capsys.readouterr().out
+    assert train.main(arguments("second", max_hours=0, load="outputs/first/model.safetensors")) == 0
+    told, path = capsys.readouterr().out, "outputs/second/snapshot/step_00000001.pt"
+    assert f", resumed from {path}\n{path}: goes before --load outputs/first/model.safetensors, which has no effect" in told
 
 
 def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
     (folder / "scenes" / "scene_1" / "images" / "00002.png").write_bytes(b"no image")
-    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json, .*00002.png: is no image.*skip_broken allows 0")
+    refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json, .*00002.png: is not an image.*skip_broken allows 0")
     assert train.main(arguments("tolerant", skip_broken=99)) == 0
     assert "left out: sample" in capsys.readouterr().err
     assert rows("tolerant")[-1]["broken"] > 0

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from config.errors import InputError
-from config.recipe import TrainingRecipe
 from data.output.curves import draw_curves, series, ticks
 from model.parallel.processes import Processes
+from model.training.flops import Workload
 from model.training.log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
 
 CPU = torch.device("cpu")
@@ -86,18 +86,17 @@ def test_seconds(seconds, text):
     assert format_seconds(seconds) == text
 
 
-def test_window_means_leave_refused_steps_out():
-    recipe = TrainingRecipe(data_path="", bs_per_gpu=3, grad_accum=2)
-    window = Window(CPU)
-    for loss, refused in ((0.01, 0.0), (math.nan, 1.0), (0.03, 0.0)):
-        window.add({"loss": torch.tensor(loss), "mse": torch.tensor(loss)}, torch.tensor(refused))
+def test_window_means_omit_skipped_steps():
+    window = Window(ALONE, Workload(tokens=10, flops=100, rate=900.0), scenes=6)
+    for loss, skipped in ((0.01, 0.0), (math.nan, 1.0), (0.03, 0.0)):
+        window.add({"loss": torch.tensor(loss), "psnr": torch.tensor(100 * loss)}, torch.tensor(skipped))
     with window.waiting():
         window.waited_s += 0.0
     window.start_s -= 2.0
     window.waited_s = 0.5
-    row = window.row(recipe, ALONE, tokens=10, flops=100, rate=900.0, broken=4)
+    row = window.row(broken=4)
     assert row["loss"] == pytest.approx(0.02)
-    assert row["psnr"] == pytest.approx(-10 * math.log10(0.02), abs=1e-4)
+    assert row["psnr"] == pytest.approx(2.0)  # a mean of PSNRs, as in validation
     # Three steps of 2 × 3 scenes in two seconds.
     assert row["samples_per_s"] == pytest.approx(9, rel=0.05)
     assert row["tokens_per_s"] == pytest.approx(90, rel=0.05)
@@ -108,11 +107,11 @@ def test_window_means_leave_refused_steps_out():
     assert row["memory_gib"] > 0.05  # torch alone is larger
     window.restart()
     window.add({"loss": torch.tensor(math.nan)}, torch.tensor(1.0))
-    assert window.row(recipe, ALONE, 1, 1, 1.0, 0)["loss"] is None
+    assert window.row(broken=0)["loss"] is None
 
 
 def test_window_measures_waiting():
-    window = Window(CPU)
+    window = Window(ALONE, Workload(1, 1, 1.0), scenes=1)
     with window.waiting():
         torch.randn(300, 300) @ torch.randn(300, 300)
     assert 0 < window.waited_s < 5
@@ -157,18 +156,30 @@ def test_wandb_gets_the_same_figures(tmp_path, monkeypatch):
         return Run()
 
     monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
-    found = TrainingLog(tmp_path, 0, 100, "views", {"lr": 1.0})
-    found.write({"step": 10, "loss": 0.5})
-    found.close()
-    name = tmp_path.name
-    settings = {"project": "views", "name": name, "id": name, "resume": "allow", "dir": tmp_path, "config": {"lr": 1.0}}
-    assert written == [settings, ({"loss": 0.5}, 10), "finished"]
+
+    def run(folder, step: int) -> dict:
+        written.clear()
+        found = TrainingLog(folder, step, 100, "views", {"lr": 1.0})
+        found.write({"step": step + 10, "loss": 0.5})
+        found.close()
+        assert written[1:] == [({"loss": 0.5}, step + 10), "finished"]
+        return written[0]
+
+    first = run(tmp_path / "a" / "default", 0)
+    assert first.pop("id")
+    assert first == {
+        "project": "views", "name": "default", "resume": "allow", "dir": tmp_path / "a" / "default", "config": {"lr": 1.0}
+    }  # fmt: skip
+    # A resumed run goes on in the same one; runs of one name elsewhere, or begun anew, do not.
+    begun = (tmp_path / "a" / "default" / "wandb_id").read_text()
+    assert run(tmp_path / "a" / "default", 10)["id"] == begun
+    assert len({begun, run(tmp_path / "b" / "default", 0)["id"], run(tmp_path / "a" / "default", 0)["id"]}) == 3
 
 
 def test_wandb_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"--wandb: needs wandb, which is not installed; wanted pip install wandb, or no --wandb"):
-        start_wandb("views", tmp_path, {})
+        start_wandb("views", tmp_path, 0, {})
 
 
 def coloured(image: Image.Image, colour: tuple[int, int, int]) -> list[tuple[int, int]]:

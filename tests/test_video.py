@@ -1,4 +1,4 @@
-"""Videos decode to the frames that went in, at the size and speed asked for, whole or not at all."""
+"""Videos: they decode to the frames that went in, at the requested size and speed, and are written whole or not at all."""
 
 import sys
 from fractions import Fraction
@@ -177,17 +177,17 @@ def test_a_first_frame_that_is_no_picture_is_refused(tmp_path: Path, shape: tupl
 
 
 def test_unknown_endings_and_speeds_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"a.avi: a video by the ending '.avi'; wanted .mp4 or .gif"):
+    with pytest.raises(ValueError, match=r"a.avi: has the suffix '.avi'; wanted .mp4 or .gif"):
         VideoWriter(tmp_path / "a.avi")
     for fps in (0, -1, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"a.mp4: .* frames a second; wanted 0.1 to 240"):
+        with pytest.raises(ValueError, match=r"a.mp4: .* frames per second; wanted 0.1 to 240"):
             VideoWriter(tmp_path / "a.mp4", fps=fps)
 
 
 def test_mp4_without_pyav_is_told_before_anything_is_done(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "av", None)
     monkeypatch.delitem(sys.modules, "data.output.video_mp4", raising=False)
-    message = "video.mp4: cannot be written: MP4 takes PyAV, which is not installed; wanted `pip install av`, or a GIF"
+    message = "video.mp4: cannot be written: MP4 needs PyAV, which is not installed; wanted `pip install av`, or a GIF"
     with pytest.raises(InputError, match=message):
         VideoWriter(tmp_path / "video.mp4")
     assert inference.main(["--output_dir", str(tmp_path / "out")]) == 2

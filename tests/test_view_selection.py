@@ -193,16 +193,16 @@ def test_requests_that_cannot_be_met(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "uniform"}, "num_input_views is None; wanted how many inputs to choose"),
+        ({"method": "uniform"}, "num_input_views is None; wanted the number of inputs to choose"),
         ({"num_input_views": 2, "method": "even"}, "method is 'even'; wanted one of uniform, spread, random, kmeans"),
         ({"num_input_views": 2}, "method is None; wanted one of uniform, spread, random, kmeans"),
         (
             {"method": "uniform", "num_input_views": 2, "num_all_views": 5, "num_target_views": 1, "target_every": 3},
-            "target_every is given together with num_all_views, num_target_views, which it decides",
+            "target_every is given together with num_all_views, num_target_views, which it determines",
         ),
         (
             {"method": "uniform", "num_input_views": 2, "view_index": {"inputs": [1], "targets": [2]}},
-            "view_index is given together with num_input_views, method, which it decides",
+            "view_index is given together with num_input_views, method, which it determines",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Weight files read and written."""
+"""Weight files: reading and writing."""
 
 import io
 import os
@@ -66,9 +66,9 @@ class Malice:
 def test_a_pickle_that_runs_code_is_refused(tmp_path, zipped):
     content = {"model": {"x": torch.zeros(2)}, "more": Malice(tmp_path / "it_ran")}
     torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
-    fails(InputError, r"w\.pt: asks in its pickle for \w+\.mkdir, .* refused", read_weights, tmp_path / "w.pt")
+    fails(InputError, r"w\.pt: needs \w+\.mkdir to unpickle, .* refused", read_weights, tmp_path / "w.pt")
     assert not (tmp_path / "it_ran").exists()
-    with pytest.raises(FileNotFoundError):  # the file is what it claims to be: read without care, it runs
+    with pytest.raises(FileNotFoundError):  # unpickled without care, the file does run code
         pickle.loads(pickle.dumps(Malice(tmp_path / "no_such_folder" / "it_ran")))
 
 
@@ -86,7 +86,7 @@ def test_damaged_files_are_named(tmp_path, suffix):
     page = b"<html>Please log in</html>"
     for content in (b"", page, whole[:10], whole[: len(whole) // 2], whole[:-300]):
         path.write_bytes(content)
-        fails(InputError, rf"{path}: cannot be read \(.*delete it and fetch it again", read_weights, path)
+        fails(InputError, rf"{path}: cannot be read \(.*delete this one and fetch it again", read_weights, path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -108,7 +108,7 @@ def test_random_damage_is_an_error_of_one_line_or_none(tmp_path, suffix):
 
 
 def test_a_zip_in_several_parts_is_damaged(tmp_path):
-    """Of such a file the standard library raises an error where it is asked whether it is one."""
+    """The standard library raises an error when asked whether such a file is a zip."""
     end = b"PK\x05\x06" + bytes(18)
     (tmp_path / "w.pt").write_bytes(b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + end)
     with pytest.raises(zipfile.BadZipFile):
@@ -128,7 +128,7 @@ def test_files_that_hold_something_else(tmp_path):
         torch.save(content, path)
         fails(InputError, match, read_weights, path)
     path = path.rename(tmp_path / "w.bin")
-    fails(InputError, r"w\.bin: is no weight file by its name; wanted .*\.safetensors", read_weights, path)
+    fails(InputError, r"w\.bin: is not a weight file by its name; wanted .*\.safetensors", read_weights, path)
     for suffix in (".pt", ".safetensors"):
         fails(FileNotFoundError, rf"none\{suffix}", read_weights, tmp_path / f"none{suffix}")
 
@@ -149,7 +149,7 @@ def test_saved_weights_come_back_with_their_recipe(tmp_path):
     assert [entry.name for entry in path.parent.iterdir()] == ["w.safetensors"]
     fails(
         InputError,
-        r"w\.pt: is no name for weights, which are saved as safetensors",
+        r"w\.pt: is not a name for weights, which are saved as safetensors",
         save_weights,
         tmp_path / "w.pt",
         weights,

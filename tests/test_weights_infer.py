@@ -1,4 +1,4 @@
-"""Network configs worked out from shapes."""
+"""Network configs inferred from shapes."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_odd_networks_are_told_from_their_shapes():
 
 @pytest.mark.parametrize("name", ["one_head", "two_heads"])
 def test_golden_networks_are_told_from_their_shapes(name):
-    """The files carry the recipe that the published code built these weights from."""
+    """The files carry the config from which the published code built these weights."""
     with safetensors.safe_open(ROOT / "tests" / "golden" / f"{name}.safetensors", framework="pt") as file:
         keys = [key for key in file.keys() if key.startswith("model.")]  # noqa: SIM118 (not iterable itself)
         weights = {key.removeprefix("model."): file.get_tensor(key) for key in keys}

@@ -1,4 +1,4 @@
-"""Weights put into a network, and the config that goes with them."""
+"""Weights loaded into a network, and the config that belongs to them."""
 
 import dataclasses
 from pathlib import Path

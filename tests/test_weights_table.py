@@ -1,4 +1,4 @@
-"""The table of weight files, and finding or fetching what it names."""
+"""Table of weight files, and finding or downloading the files it lists."""
 
 import random
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_table_for_people_is_the_table_for_the_program():
     ]
     assert told == kept
     (small,) = (row for row in cells if row[0].startswith("lact_"))
-    ((name, row),) = groups["box"].items()
+    ((name, row),) = groups["bundled"].items()
     shape = "x".join(map(str, row["resolution"]))
     assert small[:6] == [name, row["file"], row["config"], shape, row["kind"], str(row["num_input_views"])]
     assert int(small[6]) == (ROOT / "weight" / row["file"]).stat().st_size < 16e6

@@ -1,4 +1,4 @@
-"""Curves as a PNG, drawn with Pillow: of a training run, loss above and PSNR below, or any others."""
+"""Plots of curves as PNG, drawn with Pillow: loss and PSNR of a training run, or any others."""
 
 import math
 import os
@@ -22,10 +22,10 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        title: above it.
+        title: text above the axes.
         curves: (name, colour, points).
-        log: draw the vertical axis logarithmically.
-        span: part of the horizontal axis that is shaded.
+        log: make the vertical axis logarithmic.
+        span: shaded interval of the horizontal axis.
     """
 
     title: str
@@ -39,7 +39,7 @@ def draw_curves(path: str | os.PathLike, rows: Sequence[dict]) -> None:
 
     Args:
         path: the PNG.
-        rows: of `model.training.log`; of these `loss`, `psnr` and `val_psnr` over `step`.
+        rows: of `model.training.log`; `loss`, `psnr` and `val_psnr` are drawn over `step`.
     """
     panels = [
         Panel("loss", [("training", TRAIN, series(rows, "loss"))], log=True),
@@ -64,7 +64,7 @@ def draw_panels(path: str | os.PathLike, panels: Sequence[Panel]) -> None:
 
 
 def series(rows: Sequence[dict], name: str) -> Points:
-    """Return (step, value) of the rows that have a finite value of this name."""
+    """Return (step, value) of the rows that have a value of this name."""
     return [(row["step"], row[name]) for row in rows if row.get(name) is not None]
 
 
@@ -124,7 +124,7 @@ def _draw(image: Image.Image, panel: Panel, top: int) -> None:
 
 
 def _range(values: Sequence[float], log: bool = False) -> tuple[float, float]:
-    """Return an interval of some width that holds all values."""
+    """Return an interval of non-zero width around all values."""
     low, high = min(values), max(values)
     if log:
         return low / 1.1, high * 1.1

@@ -1,4 +1,4 @@
-"""Pictures for people: renderings beside photos, contact sheets, and where the cameras stand. PNG, by Pillow alone.
+"""Overview pictures: renderings next to photos, contact sheets, plots of cameras. PNG, drawn with Pillow alone.
 
 Letters: v views, h w pixels. Images are (h, w, 3) uint8, sRGB. No picture has a side above 2000 pixels.
 """
@@ -18,11 +18,11 @@ _WIDEST = _LIMIT - 2 * _MARGIN
 _CAPTION, _CAPTION_SIZE = 24, 16
 _PAPER, _INK, _FAINT = (247, 247, 245), (38, 38, 42), (112, 112, 118)
 _CAMERA_COLOUR = (29, 98, 176)
-# What a comparison shows at most, and where its error colours end.
+# Most inputs and targets in a comparison, and the error at which its colours saturate.
 _MOST_INPUTS, MOST_TARGETS, _ERROR_SCALE = 16, 6, 0.2
-# Smaller images are enlarged, in whole steps, so that their pixels can be seen.
+# Smaller images are enlarged, by whole factors, so that their pixels are visible.
 _SMALLEST = 160
-# Lines are drawn this much larger and then reduced: Pillow does not smooth them.
+# Lines are drawn this many times larger and then reduced: Pillow does not anti-alias them.
 _OVERSAMPLING = 3
 
 
@@ -34,23 +34,23 @@ def comparison(
     captions: Sequence[str] | None = None,
     title: str = "",
 ) -> None:
-    """Draw a scene: its input photos, then every target beside its rendering and the error between the two.
+    """Draw a scene: its input photos, then every target next to its rendering and the error between the two.
 
     Args:
         path: the PNG to write.
-        inputs: v images of any sizes; of more than 16, evenly spaced ones are shown.
-        targets, rendered: equally many images, one at least, all of one size; of more than `MOST_TARGETS` likewise.
-        captions: one a target, under its rendering; its PSNR in dB unless given.
+        inputs: v images of any sizes; if more than 16, evenly spaced ones are shown.
+        targets, rendered: the same number of images, at least one, all of one size; if more than `MOST_TARGETS`, likewise.
+        captions: one per target, under its rendering; by default its PSNR in dB.
         title: first line.
 
-    The error is the mean over channels of the absolute difference in 0..1; its colours end at 0.2.
+    The error is the mean over channels of the absolute difference in 0..1; its colours saturate at 0.2.
 
     Raises:
         ValueError: no target, unequal numbers or sizes, or an image that is not (h, w, 3) uint8.
     """
     if len(targets) == 0 or not len(targets) == len(rendered) == len(captions or targets):
         counts = f"{len(targets)} targets, {len(rendered)} renderings, {len(captions or targets)} captions"
-        raise ValueError(f"{path}: {counts}; wanted as many of each, one at least")
+        raise ValueError(f"{path}: {counts}; wanted the same number of each, at least one")
     _check_images(path, "input", inputs)
     _check_images(path, "target", targets, targets[0].shape)
     _check_images(path, "rendering", rendered, targets[0].shape)
@@ -82,11 +82,11 @@ def contact_sheet(path: str | os.PathLike, images: Sequence[np.ndarray], caption
     """Draw images in a grid, as large as fits, each with its caption below.
 
     Raises:
-        ValueError: no image, an image that is not (h, w, 3) uint8, or not one caption an image.
+        ValueError: no image, an image that is not (h, w, 3) uint8, or not one caption per image.
     """
     if len(images) == 0 or len(captions) != len(images):
         counts = f"{len(images)} images, {len(captions)} captions"
-        raise ValueError(f"{path}: {counts}; wanted as many of each, one at least")
+        raise ValueError(f"{path}: {counts}; wanted the same number of each, at least one")
     _check_images(path, "image", images)
     h, w = max((image.shape[:2] for image in images), key=lambda size: size[0] / size[1])
     box = (_WIDEST, _WIDEST - 60)
@@ -104,9 +104,9 @@ def contact_sheet(path: str | os.PathLike, images: Sequence[np.ndarray], caption
 def camera_plot(
     path: str | os.PathLike, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int], title: str = ""
 ) -> None:
-    """Draw the cameras' pyramids from above and from the side, to one scale. The cross is the world's origin.
+    """Draw the cameras as pyramids from above and from the side, at one scale. The cross marks the world's origin.
 
-    What points up is the axis of the world that is most against the mean of the cameras' y.
+    Up is the world axis that is most opposed to the mean of the cameras' y.
 
     Args:
         path: the PNG to write.
@@ -116,14 +116,14 @@ def camera_plot(
         title: first line.
 
     Raises:
-        ValueError: no camera, shapes that do not fit, or a value that is not finite.
+        ValueError: no camera, shapes that do not match, or a value that is not finite.
     """
     c2w, fxfycxcy = np.asarray(c2w, np.float64), np.asarray(fxfycxcy, np.float64)
     if len(c2w) == 0 or c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4):
         shapes = f"c2w is {c2w.shape}, fxfycxcy {fxfycxcy.shape}"
         raise ValueError(f"{path}: {shapes}; wanted (v, 4, 4) and (v, 4) with one camera or more")
     if not (np.isfinite(c2w).all() and np.isfinite(fxfycxcy).all()):
-        raise ValueError(f"{path}: a camera holds a value that is not finite; wanted it left out")
+        raise ValueError(f"{path}: a camera holds a value that is not finite; wanted finite cameras")
     axes = _plot_axes(-c2w[:, :3, 1].mean(0))
     pyramids = _pyramids(c2w, fxfycxcy, image_size) @ axes.T
     scale = 880 / np.ptp(pyramids, axis=(0, 1)).max()
@@ -140,7 +140,7 @@ def camera_plot(
 def colour_table() -> np.ndarray:
     """Return 256 colours (256, 3) uint8 from near black through violet and red to pale yellow.
 
-    Lightness rises evenly: equal steps of error look equal, in grey print too.
+    Lightness rises evenly: equal steps of error look equal, in greyscale too.
     Source: a curve in Oklab (Ottosson 2020) that stays inside sRGB.
     """
     t = np.linspace(0, 1, 256)
@@ -175,7 +175,7 @@ def _count(shown: int, count: int, what: str) -> str:
 
 
 def _side(box: tuple[int, int], columns: int, rows: int, h: int, w: int) -> int:
-    """Return the width at which columns × rows images (h, w) and their captions fill a box, at most their own."""
+    """Return the width at which columns × rows images (h, w) with captions fill a box: at most w, or a multiple if w is small."""
     side = min((box[0] + _GAP) / columns - _GAP, ((box[1] + _GAP) / rows - _GAP - _CAPTION) * w / h)
     if side >= w:
         side = w * max(1, min(math.ceil(_SMALLEST / w), int(side / w)))
@@ -183,7 +183,7 @@ def _side(box: tuple[int, int], columns: int, rows: int, h: int, w: int) -> int:
 
 
 def _blocks(count: int, height: int, h: int, w: int) -> tuple[int, int]:
-    """Return how many strips of three images stand side by side, and an image's width: large, and the page full."""
+    """Return how many strips of three images go side by side, and the image width: large images on a full page."""
 
     def side(blocks: int) -> int:
         return _side((_WIDEST, height), 3 * blocks, math.ceil(count / blocks), h, w)
@@ -209,7 +209,7 @@ def _cell(image: np.ndarray, caption: str, side: int) -> Image.Image:
 
 
 def _text(text: str, size: int, colour: tuple[int, int, int] = _INK, width: int = _WIDEST) -> Image.Image:
-    """Return a line of text, cut with an ellipsis where it is wider than `width`; nothing for no text."""
+    """Return a line of text, cut with an ellipsis where it is wider than `width`; an empty image for no text."""
     if not text:
         return Image.new("RGB", (0, 0))
     font = ImageFont.load_default(size)
@@ -263,7 +263,7 @@ def _axis_name(axis: np.ndarray) -> str:
 
 
 def _pyramids(c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Return (v, 5, 3) the camera centre and the four corners of the image before it, in the world."""
+    """Return (v, 5, 3) the camera centre and the four corners of the image in front of it, in the world."""
     h, w = image_size
     fx, fy, cx, cy = fxfycxcy.T
     corners = [(x, y) for x, y in ((0, 0), (w, 0), (w, h), (0, h))]
@@ -275,7 +275,7 @@ def _pyramids(c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]
 
 
 def _draw_pyramids(points: np.ndarray, scale: float) -> Image.Image:
-    """Draw pyramids (v, 5, 2) at `scale` pixels a unit, numbered in steps."""
+    """Draw pyramids (v, 5, 2) at `scale` pixels per unit, at most 16 of them numbered."""
     low, pad = points.min((0, 1)), 24
     size = np.ceil(scale * np.ptp(points, axis=(0, 1))).astype(int) + 2 * pad
     over = _OVERSAMPLING

@@ -1,4 +1,4 @@
-"""Report of an evaluation: progress bars, a picture per scene, tables of metrics as text, JSON and CSV.
+"""Evaluation report: progress bars, a picture per scene, tables of metrics as text, JSON and CSV.
 
 Metrics are per view, per scene (mean of its views) and overall (mean of the scenes). A row is
 {"scene": name, "view": position in the scene, "psnr": dB, "ssim": …, "lpips": …}; a metric that was not computed is None.
@@ -28,22 +28,22 @@ DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
 
 
 def bar(**options) -> tqdm:
-    """Return a progress bar with rate and remaining time, which goes when it is done; of several processes the first has it.
+    """Return a progress bar with rate and remaining time, cleared when done; of several processes only the first shows it.
 
     Args:
-        options: of tqdm.
+        options: tqdm's.
     """
     return tqdm(leave=False, dynamic_ncols=True, disable=os.environ.get("RANK", "0") != "0", **options)
 
 
 @contextlib.contextmanager
 def layer_bar(device: torch.device) -> Iterator[Callable[[int, int], None]]:
-    """Yield what `LaCTLVSM.reconstruct` calls after each layer: it moves a progress bar."""
+    """Yield a callback for `LaCTLVSM.reconstruct`, called after each layer, that advances a progress bar."""
     with bar(desc="reconstruct", unit="layer") as progress:
 
         def show(done: int, total: int) -> None:
             if device.type == "cuda":
-                torch.cuda.synchronize(device)  # the bar shows what is done, and not what waits for the GPU
+                torch.cuda.synchronize(device)  # the bar shows finished layers, not queued ones
             progress.total = total
             progress.update(done - progress.n)
 
@@ -51,10 +51,10 @@ def layer_bar(device: torch.device) -> Iterator[Callable[[int, int], None]]:
 
 
 def open_folder(path: str | os.PathLike) -> None:
-    """Create a folder unless it is there, and make sure that files can be written into it.
+    """Create a folder if it does not exist, and check that it is writable.
 
     Raises:
-        OSError: they cannot.
+        OSError: it is not.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -64,20 +64,20 @@ def open_folder(path: str | os.PathLike) -> None:
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """Return a name of its own for every scene's folder: the scene's, with its number in front where two scenes share one."""
+    """Return a unique folder name for every scene: the scene's name, all prefixed with their numbers if any two are the same."""
     return list(names) if len(set(names)) == len(names) else [f"{i:03d}_{name}" for i, name in enumerate(names)]
 
 
 class SceneReport:
-    """Compare a scene's renderings with its photos, one after the other: metrics of all, and a picture of some.
+    """Comparison of a scene's renderings with its photos, view by view: metrics of all, and a picture of some.
 
     Args:
-        folder: where files go; its name is the scene's in tables.
+        folder: output folder; its name is the scene's in tables.
         inputs: (v, 3, h, w) photos in 0..1, for the picture.
         num_targets: how many views will be added.
-        metrics: name → function of rendering and photo, (3, h, w) each, that returns one number in a tensor.
+        metrics: name → function of rendering and photo, (3, h, w) each, that returns a scalar tensor.
         save_images: write every rendering to `images/`, named by its position in the scene.
-        first: how many of the views are added to other reports, before this one's; see `take_in`.
+        first: number of the scene's views that go to other reports before this one's; see `take_in`.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SceneReport:
         self._shown: list[tuple] = []
 
     def add(self, view: int, target: Tensor, rendered: Tensor) -> None:
-        """Take the rendering (3, h, w) of the view at a position in the scene, and its photo."""
+        """Add the view at a position in the scene: its photo and its rendering, (3, h, w) each."""
         target = target.to(rendered)
         scores = {name: self.metrics[name](rendered, target).item() if name in self.metrics else None for name in METRICS}
         if self.first + len(self.rows) in self._picked:
@@ -108,7 +108,7 @@ class SceneReport:
 
     @property
     def content(self) -> tuple[list, list, list]:
-        """What `take_in` of another process's report takes: inputs, rows, and what the picture shows."""
+        """Inputs, rows and views of the picture, for `take_in` of another process's report."""
         return self.inputs, self.rows, self._shown
 
     def take_in(self, content: tuple[list, list, list]) -> None:
@@ -130,7 +130,7 @@ class SceneReport:
 def summarise(rows: Sequence[dict]) -> dict:
     """Return {"scenes": [{"scene", "views", metric: mean over views}], "mean": {"scenes", "views", metric: mean over scenes}}.
 
-    A mean of values of which one was not computed is None.
+    A mean is None if any of its values was not computed.
     """
     groups: dict[str, list[dict]] = {}
     for row in rows:
@@ -146,10 +146,10 @@ def summarise(rows: Sequence[dict]) -> dict:
 def write_report(folder: str | os.PathLike, rows: Sequence[dict], about: dict) -> None:
     """Write metrics.json (settings, scenes, mean, views), metrics_views.csv and metrics_scenes.csv into a folder.
 
-    A PSNR that is not finite (that of a rendering equal to its target) is written as text: JSON has no such number.
+    A PSNR that is not finite (that of a rendering equal to its target) is written as text: JSON has no infinity.
 
     Args:
-        folder: where; created.
+        folder: output folder; created.
         rows: one per view.
         about: settings that the figures depend on.
     """
@@ -170,7 +170,7 @@ def table(rows: Sequence[dict], not_computed: Mapping[str, str]) -> str:
 
     Args:
         rows: one per view.
-        not_computed: metric → why; printed below.
+        not_computed: metric → reason; listed below the table.
     """
     summary = summarise(rows)
     mean = summary["mean"]

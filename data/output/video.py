@@ -1,4 +1,4 @@
-"""Videos that play anywhere: H.264 in MP4, or a looping GIF.
+"""Video files that play anywhere: H.264 in MP4, or looping GIF.
 
 Letters: h w pixels. Frames are (h, w, 3) uint8, sRGB.
 """
@@ -19,12 +19,12 @@ from torch import Tensor
 from config.errors import InputError
 from data.files import replace_when_finished
 
-# Pixels from which a GIF's palette is taken.
+# Pixels sampled for a GIF's palette.
 _PALETTE_SAMPLE = 500_000
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """Turn images into what files hold.
+    """Convert images to 8 bits, channels last.
 
     Args:
         images: (..., 3, h, w) float, 0..1; values outside are clamped.
@@ -37,20 +37,20 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 class VideoWriter:
-    """Write a video frame by frame; the file appears under its name when the `with` block ends without an exception.
+    """Video written frame by frame; the file appears under its name when the `with` block ends without an exception.
 
-    MP4: H.264, yuv420p, BT.709 limited range, the index in front so that it plays while it loads. Frames go to the
-    encoder at once. An odd height or width grows by one row or column, a copy of the last. GIF: one palette for all
-    frames, so that colours do not flicker; the frames stay in memory until the end. It loops for ever, and every frame
-    lasts the same whole hundredths of a second, two at least, so that its speed is only near `fps`.
+    MP4: H.264, yuv420p, BT.709 limited range, the index in front so that it plays while it loads. Frames go straight to
+    the encoder. An odd height or width is padded by one row or column, a copy of the last. GIF: one palette for all
+    frames, so that colours do not flicker; the frames stay in memory until the end. It loops forever, and every frame
+    lasts the same whole number of hundredths of a second, at least two, so that its speed is only close to `fps`.
 
     Args:
         path: ends in .mp4 or .gif. Its folder is created.
-        fps: frames a second, 0.1 to 240.
+        fps: frames per second, 0.1 to 240.
 
     Raises:
         InputError: MP4 without PyAV.
-        ValueError: another ending, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3) uint8 of the first
+        ValueError: another suffix, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3) uint8 of the first
             one's size; at the end of the block, no frame.
     """
 
@@ -58,7 +58,7 @@ class VideoWriter:
         self.path = Path(path)
         encoder = find_encoder(self.path)
         if not 0.1 <= fps <= 240:
-            raise ValueError(f"{path}: {fps} frames a second; wanted 0.1 to 240")
+            raise ValueError(f"{path}: {fps} frames per second; wanted 0.1 to 240")
         self._new_encoder = functools.partial(encoder, fps=Fraction(fps).limit_denominator(1001))
         self._shape: tuple[int, ...] | None = None
         self._count = 0
@@ -92,7 +92,7 @@ class VideoWriter:
 class _GifEncoder:
     def __init__(self, path: Path, fps: Fraction) -> None:
         self._path = path
-        # Players slow anything below two hundredths of a second down to ten.
+        # Players slow anything below two hundredths of a second down to ten hundredths.
         self._duration_ms = 10 * max(2, round(100 / fps))
         self._frames: list[np.ndarray] = []
 
@@ -111,19 +111,19 @@ class _GifEncoder:
 
 
 def find_encoder(path: str | os.PathLike) -> type:
-    """Return the encoder of a video by the ending of its name.
+    """Return the encoder for a video's suffix.
 
     Raises:
         InputError: PyAV, which MP4 needs, is not installed.
-        ValueError: an ending that none has.
+        ValueError: an unknown suffix.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".gif":
         return _GifEncoder
     if suffix != ".mp4":
-        raise ValueError(f"{path}: a video by the ending {Path(path).suffix!r}; wanted .mp4 or .gif")
+        raise ValueError(f"{path}: has the suffix {Path(path).suffix!r}; wanted .mp4 or .gif")
     try:
         from data.output.video_mp4 import Mp4Encoder
     except ImportError as error:
-        raise InputError(path, "cannot be written: MP4 takes PyAV, which is not installed", "`pip install av`, or a GIF") from error
+        raise InputError(path, "cannot be written: MP4 needs PyAV, which is not installed", "`pip install av`, or a GIF") from error
     return Mp4Encoder

@@ -1,4 +1,4 @@
-"""Encoder of MP4 files, on PyAV, which machines that only train need not have.
+"""MP4 encoder, on PyAV, which is optional on machines that only train.
 
 Letters: h w pixels. Frames are (h, w, 3) uint8, sRGB.
 """
@@ -11,12 +11,12 @@ import numpy as np
 from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
-# x264's constant rate factor: 18 is taken for visually lossless; one less for smooth gradients, which band first.
+# x264's constant rate factor: 18 is considered visually lossless; one less for smooth gradients, which band first.
 _QUALITY = "17"
 
 
 class Mp4Encoder:
-    """H.264, yuv420p, BT.709 limited range. An odd height or width grows by one row or column, a copy of the last."""
+    """H.264, yuv420p, BT.709 limited range. An odd height or width is padded by one row or column, a copy of the last."""
 
     def __init__(self, path: Path, fps: Fraction) -> None:
         self._path, self._fps = path, fps

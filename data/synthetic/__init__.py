@@ -1,4 +1,4 @@
-"""Multi-view training data without end: random objects and scenes, rendered when they are asked for.
+"""Endless multi-view training data: procedural objects and scenes, rendered on demand.
 
 A scene is a pure function of (kind, seed, index): its numbers come from a numpy generator, and only rounding in the renderer
 depends on the machine. Training uses seeds below `FIRST_HELD_OUT_SEED`; examples and tests of a trained model use the others.

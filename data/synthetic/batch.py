@@ -27,20 +27,20 @@ def describe(
 
     Args:
         kind: one of `KINDS`.
-        seed, index: 0 or more; the scene does not depend on what follows.
+        seed, index: 0 or more; the scene does not depend on the arguments after these.
         num_views: v.
         image_size: (h, w).
-        layout: how the cameras of objects stand, see `object_cameras`.
+        layout: of the cameras around objects, see `object_cameras`.
 
     Returns:
         the scene, c2w (v, 4, 4) and fxfycxcy (v, 4), float64.
 
     Raises:
-        InputError: a number below its least, or a layout for scenes.
+        InputError: a number below its minimum, or a layout for scenes.
         ValueError: an unknown kind or layout.
     """
     if kind not in KINDS:
-        raise ValueError(f"synthetic data of the kind {kind!r}; wanted one of {', '.join(KINDS)}")
+        raise ValueError(f"synthetic data: the kind is {kind!r}; wanted one of {', '.join(KINDS)}")
     for where, value, least in (("--seed", seed, 0), ("index", index, 0), ("--num_views", num_views, 1)):
         if value < least:
             raise InputError(where, f"is {value}", f"{least} or more")
@@ -48,7 +48,7 @@ def describe(
     if kind == "objects":
         return random_object(seed, index), *object_cameras(rng, num_views, image_size, layout)
     if layout is not None:
-        raise InputError("--layout", f"is {layout} for scenes", "none: their cameras walk")
+        raise InputError("--layout", f"is {layout} for scenes", "none: their cameras follow a walk")
     scene, track = random_scene(seed, index)
     return scene, *track.walk(rng, num_views, image_size)
 
@@ -62,21 +62,21 @@ def synthetic_batch(
     device: torch.device | str = "cpu",
     samples: int = 4,
 ) -> dict[str, Tensor]:
-    """Render a batch of random scenes on a device.
+    """Render a batch of procedural objects or scenes on a device.
 
     Args:
-        kind: `objects` (white where nothing is) or `scenes`.
-        seed, indices: which ones; b indices, each 0 or more. What a scene looks like does not depend on the others.
+        kind: `objects` (on white) or `scenes`.
+        seed, indices: b indices, each 0 or more. A scene does not depend on the others of its batch.
         num_views: v.
         image_size: (h, w).
-        samples: rays a pixel, a power of two.
+        samples: rays per pixel, a power of two.
 
     Returns:
         `image` (b, v, 3, h, w) float32 in 0..1, `alpha` (b, v, 1, h, w) float32 in 0..1, `fxfycxcy` (b, v, 4) float32 in
         pixels, `c2w` (b, v, 4, 4) float32, world from camera with OpenCV axes and the world's z up.
 
     Raises:
-        InputError, ValueError: no index, or what `describe` and `render` refuse.
+        InputError, ValueError: no index, or as in `describe` and `render`.
     """
     if len(indices) == 0:
         raise ValueError("synthetic_batch: no index; wanted at least one")

@@ -1,4 +1,4 @@
-"""Cameras of procedural scenes: around objects as training and test renders have them, and on walks through scenes.
+"""Cameras of procedural scenes: around objects, as in training and test renders, and smooth curves for walks.
 
 Letters: v views, h w pixels. OpenCV axes (x right, y down, z forward), the world's z is up.
 """
@@ -17,7 +17,7 @@ def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return poses (v, 4, 4), world from camera, of upright cameras.
 
     Args:
-        position, target: (v, 3); the view is not straight up or down.
+        position, target: (v, 3); the view must not be straight up or down.
     """
     forward = target - position
     forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
@@ -30,7 +30,7 @@ def look_at(position: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 
 def intrinsics(half_fov: np.ndarray | float, num_views: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Return fx, fy, cx, cy (v, 4) in pixels: square pixels, centred, `half_fov` the tangent at the nearer border."""
+    """Return fx, fy, cx, cy (v, 4): square pixels, centred; `half_fov` is the tangent of half the angle across the shorter side."""
     h, w = image_size
     focal = np.broadcast_to(min(h, w) / 2 / np.asarray(half_fov, dtype=np.float64), (num_views,))
     centre = np.broadcast_to((w / 2, h / 2), (num_views, 2))
@@ -43,21 +43,21 @@ def object_cameras(
     """Draw cameras around an object of half-extent 1 or less at the origin.
 
     Args:
-        rng: the only source of chance.
+        rng: the only source of randomness.
         num_views: v.
         image_size: (h, w).
         layout: `sphere` (random directions, as in renders of Objaverse), `rings` (even steps on rings at elevations of 0, 20,
             40 and 60 degrees, as in renders of GSO), `orbit` (a smooth path whose height and radius swing) or None for any.
 
     Returns:
-        c2w (v, 4, 4) and fxfycxcy (v, 4), float64. The field of view is 35 to 60 degrees, the radius 1.7 to 3 where it is 50
-        and so much more where it is narrow that the object fills about as much of the image.
+        c2w (v, 4, 4) and fxfycxcy (v, 4), float64. The field of view is 35 to 60 degrees; the radius is 1.7 to 3 at 50 degrees
+        and grows for narrow views, so that the object fills about as much of the image.
     """
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"object_cameras: layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")
     layout = layout or ("sphere", "sphere", "rings", "orbit")[rng.integers(4)]
     half_fov = np.tan(np.radians(rng.uniform(35, 60) if rng.random() < 0.5 else 50) / 2)
-    # A wide view from as near as a narrow one's scaled radius would be from inside the object.
+    # Scaled without limit, the radius of a wide view would put the camera inside the object.
     zoom = max(REFERENCE_HALF_FOV / half_fov, 0.9)
     start = rng.uniform(0, 2 * math.pi)
     steps = np.arange(num_views)

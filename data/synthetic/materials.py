@@ -1,4 +1,4 @@
-"""Random materials in natural colours.
+"""Procedural materials in natural colours.
 
 Every function draws from the numpy generator it is given and from nothing else.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from data.synthetic.tables import Material, Pattern
 
-# Display colours (sRGB, hexadecimal) of things that are photographed often, darkest to brightest within a row.
+# Display colours (sRGB, hexadecimal) of common photo subjects, darkest to brightest within a row.
 PALETTES = {
     "wood": "4a3222 6e4a2f 8f6238 b3834f c9a06b e0c496",
     "stone": "4d4b49 6b6864 8a8680 a8a39b c4bfb5 ddd8cf",
@@ -49,8 +49,8 @@ def pick_palette(rng: np.random.Generator, names: Sequence[str] = ()) -> np.ndar
     """Draw a palette (6, 3) of linear colours, shifted a little.
 
     Args:
-        rng: the only source of chance.
-        names: of `PALETTES`, to draw from; by default all, and now and then colours around a random hue.
+        rng: the only source of randomness.
+        names: keys of `PALETTES` to draw from; by default all, and occasionally colours around a random hue.
     """
     if names or rng.random() < 0.8:
         names = names or NAMES
@@ -70,10 +70,10 @@ def random_material(
     """Draw a material.
 
     Args:
-        rng: the only source of chance.
+        rng: the only source of randomness.
         palette: (6, 3) linear colours.
         coarse: the size of the pattern's features relative to those on an object of size 1.
-        kind: the pattern; by default drawn.
+        kind: the pattern; drawn by default.
         calm: no overlay and little contrast, for large surfaces.
     """
     kind = kind or _draw(rng, _FREQUENT)
@@ -139,7 +139,7 @@ def _pattern(rng: np.random.Generator, kind: str, coarse: float) -> Pattern:
 
 
 def _in_range(kind: str, numbers: tuple[float, ...]) -> tuple[float, ...]:
-    """Bring six numbers, five in 0..1 and a salt, to what the pattern takes."""
+    """Map six numbers, five in 0..1 and a salt, to the ranges of the pattern's parameters."""
     a, b, c, d, e, salt = numbers
     if kind == "stripes":
         return 0.25 + 0.5 * a, 0.35 * b * (c < 0.4), 0.07 * (d < 0.5), d, e, salt

@@ -1,7 +1,7 @@
-"""Random objects: a few primitives put together by one of several plans, z up, centred, about as large as the unit cube.
+"""Procedural objects: a few primitives assembled by one of several plans, z up, centred, half-extent a little below 1.
 
 Every function draws from the numpy generator it is given. Poses map local to world, (3, 4); lengths are relative until
-`fit` brings the object to its size.
+`fit` scales the object.
 """
 
 import math
@@ -21,7 +21,7 @@ _ROUND = ("ellipsoid", "cylinder", "cone", "torus", "capsule")
 
 
 def random_object(seed: int, index: int) -> Description:
-    """Draw an object: the same for the same (seed, index) on every machine.
+    """Draw an object, the same for the same (seed, index) on every machine.
 
     Returns:
         up to `MOST_SOLIDS` solids in a centred box whose largest half-extent is in `HALF_EXTENT`, and its light.
@@ -32,7 +32,7 @@ def random_object(seed: int, index: int) -> Description:
 
 
 def object_solids(rng: np.random.Generator) -> list[Solid]:
-    """Draw the solids of an object of any size and place, z up."""
+    """Draw the solids of an object of any size and position, z up."""
     palettes = [pick_palette(rng) for _ in range(rng.integers(1, 4))]
     materials = [random_material(rng, palettes[i % len(palettes)]) for i in range(rng.integers(2, 6))]
 
@@ -97,7 +97,7 @@ def random_light(rng: np.random.Generator, distance: float = 12.0, centre: Seque
 
 
 def random_shape(rng: np.random.Generator, kind: str) -> tuple[float, ...]:
-    """Draw the numbers that a kind takes."""
+    """Draw the shape numbers of a kind of solid."""
     if kind == "cone":
         return (rng.choice([0.02, rng.uniform(0.1, 0.8)]),)
     if kind == "capsule":
@@ -171,7 +171,7 @@ def _some_solid(rng: np.random.Generator, material: Material, size: float, offse
 
 
 def _with_cut(rng: np.random.Generator, solid: Solid) -> Solid:
-    """Take a random bite out of a convex solid, or keep what it shares with another."""
+    """Cut a random piece out of a convex solid, or intersect it with another."""
     if solid.kind not in ("ellipsoid", "box", "cylinder", "cone"):
         return solid
     kind = ("ellipsoid", "box", "cylinder", "cone")[rng.integers(4)]
@@ -187,7 +187,7 @@ def _with_cut(rng: np.random.Generator, solid: Solid) -> Solid:
 
 
 def _cluster(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """Grow a heap: each solid is put at the side of an earlier one."""
+    """A heap: each solid is attached to the side of an earlier one."""
     solids = [_some_solid(rng, material(), 0.7, np.zeros(3))]
     for _ in range(rng.integers(0, 8)):
         parent = solids[rng.integers(len(solids))].pose
@@ -199,7 +199,7 @@ def _cluster(rng: np.random.Generator, material: Callable[[], Material]) -> list
 
 
 def _single(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """One solid, perhaps with a second that grows out of it."""
+    """One solid, perhaps with a second one growing out of it."""
     solids = [_with_cut(rng, _some_solid(rng, material(), 1.0, np.zeros(3)))]
     if rng.random() < 0.5:
         solids.append(_some_solid(rng, material(), 0.5, rng.normal(0, 0.4, 3)))
@@ -207,7 +207,7 @@ def _single(rng: np.random.Generator, material: Callable[[], Material]) -> list[
 
 
 def _stack(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """Pile solids on one axis: towers, vases, lamps, snowmen."""
+    """Solids piled on one axis: towers, vases, lamps, snowmen."""
     solids, height = [], 0.0
     round_ones = rng.random() < 0.7
     width = rng.uniform(0.3, 0.8)
@@ -227,7 +227,7 @@ def _stack(rng: np.random.Generator, material: Callable[[], Material]) -> list[S
 
 
 def _symmetric(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """Put copies of limbs around a body, turned about z or mirrored."""
+    """Copies of limbs around a body, turned about z or mirrored."""
     solids = [_some_solid(rng, material(), rng.uniform(0.4, 0.7), np.zeros(3))]
     copies = rng.integers(2, 7)
     mirrored = rng.random() < 0.4
@@ -309,7 +309,7 @@ def _rod(start: Numbers, end: Numbers, radius: float, material: Material) -> Sol
 
 
 def _vessel(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """A cup, bowl, box or tube with a hollow, perhaps with handles and something in it."""
+    """A hollow cup, bowl, box or tube, perhaps with handles and something in it."""
     kind = ("cylinder", "cone", "ellipsoid", "box")[rng.integers(4)]
     wide, tall = rng.uniform(0.4, 0.9), rng.uniform(0.3, 0.9)
     wall = rng.uniform(0.06, 0.15)
@@ -336,7 +336,7 @@ def _vessel(rng: np.random.Generator, material: Callable[[], Material]) -> list[
 
 
 def _scaffold(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """Thin rods and frames around something."""
+    """Thin rods and a frame around a few solids."""
     solids = [Solid("frame", _pose(rng.uniform(0.5, 1, 3), (0, 0, 0)), material(), (rng.uniform(0.05, 0.16),))]
     for _ in range(rng.integers(1, 6)):
         ends = rng.uniform(-0.9, 0.9, (2, 3))
@@ -346,7 +346,7 @@ def _scaffold(rng: np.random.Generator, material: Callable[[], Material]) -> lis
 
 
 def _package(rng: np.random.Generator, material: Callable[[], Material]) -> list[Solid]:
-    """A printed box, can, book or jar, as shops are full of."""
+    """A printed box, can, book or jar, as sold in shops."""
     palette = pick_palette(rng)
     print_kind = ("glyphs", "patches", "stripes", "rings", "gradient", "plaid")[rng.integers(6)]
     printed = random_material(rng, palette, 1.0, print_kind)

@@ -1,8 +1,8 @@
-"""A pool of procedural scenes in a device's memory, renewed by a thread of its own while training draws from it.
+"""Pool of procedural scenes in device memory, renewed by a background thread while training draws from it.
 
-The pool holds a window of an endless row of scenes. Training moves the window on; the thread renders the scenes that come next, on
-a CUDA stream of its own, so that neither waits for the other as long as it keeps ahead. What is in the window depends on its
-position alone and not on time, so that a resumed run sees what it would have seen.
+The pool holds a window of an endless sequence of scenes. Training advances the window; the thread renders the next scenes, on a
+CUDA stream of its own, so that neither waits for the other as long as the thread keeps ahead. The content of the window depends on
+its position alone, not on timing, so that a resumed run sees the same scenes as an uninterrupted one.
 
 Letters: v views of a scene, h w pixels, b samples, n views of a sample.
 """
@@ -25,10 +25,10 @@ from data.synthetic.batch import describe
 from data.synthetic.render import render
 from data.synthetic.tables import Batch, pack
 
-# Scenes rendered together, and by which the window moves: enough to fill a GPU. The same number on every device, so that a run sees
-# the same scenes wherever it goes on, and always the same ones together, so that a resumed run sees the same pixels.
+# Scenes rendered together, and the step of the window: enough to fill a GPU. The same number on every device, so that a run sees
+# the same scenes wherever it continues, and always in the same groups, so that a resumed run sees the same pixels.
 GROUP = 64
-# Groups that may be ready, or in the works, beyond the window.
+# Groups that may be ready, or in progress, beyond the window.
 AHEAD = 2
 
 Described = tuple[Batch, np.ndarray, np.ndarray]
@@ -39,12 +39,12 @@ class ScenePool:
 
     Args:
         kind, seed: of the generator, see `describe`.
-        scenes: of the window, rounded up to whole groups.
+        scenes: in the window, rounded up to whole groups.
         num_views: v.
         image_size: (h, w).
         device: where images are rendered and kept; cameras stay on the CPU.
-        share: (rank, ranks): this process has the scenes rank, rank + ranks, … of the row.
-        processes: that describe scenes (19 ms for a room); 0 leaves it to the thread.
+        share: (rank, ranks): this process has the scenes rank, rank + ranks, … of the sequence.
+        processes: number that describe scenes (19 ms per room); 0 leaves it to the thread.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class ScenePool:
         self._cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self._cuda else None
         self._changed = threading.Condition()
-        self._first = -1  # group that the window begins with; -1 before there is one
+        self._first = -1  # first group of the window; -1 before there is one
         self._made = 0  # groups up to this one are ready
-        self._ready: dict[int, Any] = {}  # group → event behind its rendering
-        self._released: Any = None  # event behind the last use of slots that are not the window's
+        self._ready: dict[int, Any] = {}  # group → event after its rendering
+        self._released: Any = None  # event after the last use of slots outside the window
         self._closed, self._problem = False, None
         self._thread: threading.Thread | None = None
 
@@ -83,19 +83,19 @@ class ScenePool:
         return self.groups * self.group
 
     def move(self, scene: int) -> int:
-        """Move the window to begin with the group of `scene`, never backwards; return its first scene.
+        """Move the window to start at the group of `scene`, never backwards; return its first scene.
 
-        Waits until all scenes of the window have been given to the device.
+        Waits until all scenes of the window have been submitted to the device.
 
         Raises:
-            Exception: what went wrong while scenes were made.
+            Exception: the thread's error, where scenes could not be made.
         """
         first = scene // self.group
         with self._changed:
             begins = self._first < 0
             if first > self._first:
                 self._first = first
-                if self._cuda:  # at the beginning, too: the pool's memory may have been another tensor's
+                if self._cuda:  # the first time, too: the pool's memory may have been another tensor's
                     self._released = torch.cuda.current_stream(self.device).record_event()
                 self._changed.notify_all()
             if begins:
@@ -109,11 +109,11 @@ class ScenePool:
         return first * self.group
 
     def draw(self, scenes: Sequence[int], views: np.ndarray) -> dict[str, Tensor]:
-        """Return views of scenes of the window.
+        """Return views of scenes in the window.
 
         Args:
-            scenes: b numbers.
-            views: (b, n) of each.
+            scenes: b scene numbers.
+            views: (b, n) view numbers.
 
         Returns:
             `image` (b, n, 3, h, w) float32 in 0..1 on the device, without a host sync; `fxfycxcy` (b, n, 4) in pixels and `c2w`
@@ -126,11 +126,11 @@ class ScenePool:
         return {"image": image, "fxfycxcy": torch.from_numpy(self._fxfycxcy[slots, views]), "c2w": self.c2w(scenes, views)}
 
     def c2w(self, scenes: Sequence[int], views: np.ndarray) -> Tensor:
-        """Return the poses alone of what `draw` returns."""
+        """Return only the poses that `draw` returns."""
         return torch.from_numpy(self._c2w[self._slots(scenes), views])
 
     def close(self) -> None:
-        """End the thread and its processes."""
+        """Stop the thread and its processes."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -140,11 +140,11 @@ class ScenePool:
             self._executor.shutdown(cancel_futures=True)
 
     def _slots(self, scenes: Sequence[int]) -> np.ndarray:
-        """Return where scenes lie, (b, 1)."""
+        """Return the slots (b, 1) of scenes."""
         return np.array(scenes)[:, None] % (self.slots * self.group)
 
     def _wait_until_made(self, group: int, show: bool) -> None:
-        """Wait until the groups up to this one are made, with a progress bar or without."""
+        """Wait until the groups up to this one are made, with or without a progress bar."""
         if self._made >= group:
             return
         with tqdm(total=self.scenes, desc="pool", unit="scene", disable=None if show else True, leave=False) as bar:
@@ -172,13 +172,13 @@ class ScenePool:
                     if event is not None:
                         self._ready[group - 1] = event
                     self._changed.notify_all()
-        except Exception as problem:  # whatever it is, it is raised where the scenes are waited for
+        except Exception as problem:  # of any type: it is raised where the scenes are waited for
             with self._changed:
                 self._problem = problem
                 self._changed.notify_all()
 
     def _make(self, group: int, described: Described, released: Any) -> Any:
-        """Render a group into its slot; return the event behind it, on CUDA."""
+        """Render a group into its slot; return the event after it, on CUDA."""
         batch, c2w, fxfycxcy = described
         first = group % self.slots * self.group
         slot = slice(first, first + self.group)
@@ -196,7 +196,7 @@ class ScenePool:
         return event
 
     def _described(self, group: int) -> Callable[[], Described]:
-        """Have a group described, by another process where there are some; return what gives the result."""
+        """Start describing a group, in another process where there are any; return a function that gives the result."""
         rank, ranks = self.share
         indices = [(group * self.group + i) * ranks + rank for i in range(self.group)]
         arguments = (self.kind, self.seed, indices, self.num_views, self.image_size)

@@ -1,11 +1,11 @@
-"""Solids in their own space: where a ray enters and leaves them, how far they are, which way their surface faces.
+"""Solids in their local space: intervals and hits of rays, signed distances, normals.
 
-Every solid lies in the cube [-1, 1]³ of its local space; size, stretch and place in the world are an affine map that this
-file never sees. Rays come with a unit direction and a base point, the point nearest to the local origin, so that float32
-loses nothing to a far camera; distances along the ray are counted from the base point.
+Every solid is in the cube [-1, 1]³ of its local space; size, stretch and place in the world are an affine map that this
+file never sees. Rays come with a unit direction and a base point, the point nearest to the local origin, so that a distant
+camera costs no float32 precision; distances along the ray are measured from the base point.
 
-Letters: k rays or points. Vectors are (3, k), or three tensors of any one shape; `shape` holds the numbers of a kind, one a row,
-as broadcasts to these:
+Letters: k rays or points. Vectors are (3, k), or three tensors of any one shape; `shape` holds the numbers of a kind, one per row,
+broadcastable to these:
 
     ellipsoid, box, cylinder (axis z)       none
     cone (radius 1 at z = -1)               radius at z = 1, in 0..1
@@ -64,13 +64,13 @@ def signed_distance(kind: str, point: Tensor, shape: Shape = ()) -> Tensor:
 
 
 def first_hit(kind: str, base: Tensor, direction: Tensor, shape: Tensor, nearest: Tensor) -> Tensor:
-    """Return where rays first enter a solid that is not convex.
+    """Return where rays first enter a non-convex solid.
 
     Args:
-        kind: one of those that are not in `CONVEX`.
+        kind: one that is not in `CONVEX`.
         base, direction: (3, k) as for `interval`.
         shape: (numbers, k).
-        nearest: (k,) distance from the base point where the ray starts to count; there it is outside.
+        nearest: (k,) distance from the base point at which the ray starts, outside the solid.
 
     Returns:
         (k,) distance from the base point, infinite where the ray misses.
@@ -84,7 +84,7 @@ def march(kind: str, base: Tensor, direction: Tensor, shape: Tensor, nearest: Te
     """Walk along rays until they meet a solid of `WITH_DISTANCE`; arguments and result as for `first_hit`.
 
     Source: Hart, "Sphere tracing", 1996.
-    Cost: `MARCH_STEPS` distances for rays that graze; rays that have hit or passed drop out every few steps.
+    Cost: `MARCH_STEPS` distances for grazing rays; rays that have hit or passed are dropped every few steps.
     """
     reach = (3 - dot(base, base)).clamp_min(0).sqrt()
     at = torch.maximum(-reach, nearest)
@@ -123,7 +123,7 @@ def bounding_axes(kind: str, shape: Sequence[float] = ()) -> tuple[float, float,
 
 
 def _roots(a: Tensor, half_b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve a t² + 2 half_b t + c = 0 for a > 0; the first root is the larger where there is none."""
+    """Solve a t² + 2 half_b t + c = 0 for a > 0; with no real root, the first of the two numbers is the larger."""
     discriminant = half_b * half_b - a * c
     root = discriminant.clamp_min(0).sqrt()
     middle, half = -half_b / a, root / a
@@ -170,7 +170,7 @@ def _cone_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[Ten
     half_b = x * dx + y * dy - radius * widening
     c = x * x + y * y - radius * radius
     enter, leave = _roots(torch.where(a > _TINY, a, 1), half_b, c)
-    # A line steeper than the cone's side runs inside on both nappes; the solid is on the one where the radius is positive.
+    # A line steeper than the cone's side is inside both nappes; the solid is the one where the radius is positive.
     a = torch.where(a < -_TINY, a, -_TINY)
     root = (half_b * half_b - a * c).clamp_min(0).sqrt()
     first, last = (-half_b + root) / a, (-half_b - root) / a
@@ -201,7 +201,7 @@ def _capsule_interval(base: Vectors, direction: Vectors, shape: Shape) -> tuple[
 
 
 def _frame_hit(base: Vectors, direction: Vectors, shape: Shape, nearest: Tensor) -> Tensor:
-    """Enter the box, then leave each of the three square tunnels that are cut out of it: two tunnels meet in its middle only."""
+    """Enter the box, then leave each of the three square tunnels cut out of it: tunnels meet only in the middle of the box."""
     low, high = zip(*(_slab(b, d, 1 - shape[0]) for b, d in zip(base, direction, strict=True)), strict=True)
     enter, leave = _box_interval(base, direction, shape)
     enter = torch.where(enter > nearest, enter, torch.where(leave > nearest, nearest, torch.inf))
@@ -226,7 +226,7 @@ def _torus_distance(point: Tensor, shape: Shape) -> Tensor:
 
 
 def _frame_distance(point: Tensor, shape: Shape) -> Tensor:
-    """Measure to the nearest of the bars; by symmetry only three count."""
+    """Return the distance to the nearest bar; by symmetry only three need testing."""
     half = shape[0] / 2
     outer, inner = point.abs() - 1, (point.abs() - (1 - half)).abs() - half
     bars = []

@@ -1,10 +1,10 @@
 """Renderer of packed scenes: traced rays, textures, light, the mean of each pixel's samples.
 
 Every sample of a pixel sees its own point of the lamp and its own patch of sky, the same ones in all pixels and views, so that
-soft shadows and occlusion are functions of the place on a surface, free of noise.
+soft shadows and occlusion are functions of the position on a surface, free of noise.
 
-Letters: b scenes, v views, h w pixels, s samples of a pixel, t tiles of 8×8 pixels, g groups (tiles of all views),
-m = 64 s rays of a group in the order (s, row, column), p solids a scene, k hits.
+Letters: b scenes, v views, h w pixels, s samples per pixel, t tiles of 8×8 pixels, g groups (tiles of all views),
+m = 64 s rays of a group in the order (s, row, column), p solids per scene, k hits.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from data.synthetic.textures import noise, rough_noise, unroll, weights
 from data.synthetic.trace import Rays, Solids, apply, apply_transposed, blocked, extents, nearest, points, unit
 
 TILE = 8
-# On a GPU so many that launching kernels, some 20000 whatever their size, takes no longer than running them.
+# On a GPU, enough that launching the kernels, some 20000 at any size, takes no longer than running them.
 RAYS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 25}
 BYTES_A_RAY = 600
 SKY_DISTANCE = 30.0
@@ -29,12 +29,12 @@ SHADOW_END = 1 - 2e-4
 
 @dataclass(frozen=True, eq=False)
 class Lamps:
-    """The points that samples are lit from, one pencil of shadow rays each: b·s of them, sample fastest.
+    """The points that light the samples, one pencil of shadow rays each: b·s of them, in the order (b, s).
 
     Args:
         position: (b·s, 3).
         view_from_world: (b·s, 3, 4) a frame that looks at the scene's centre.
-        extent: (b·s, p, 4) of the solids in it.
+        extent: (b·s, p, 4) of the solids in that frame.
     """
 
     position: Tensor
@@ -57,15 +57,15 @@ def render(
         c2w: (b, v, 4, 4) world from camera, OpenCV axes.
         fxfycxcy: (b, v, 4) in pixels.
         image_size: (h, w), any.
-        samples: rays a pixel, a power of two; a single one goes through the pixel's centre.
+        samples: rays per pixel, a power of two; a single one goes through the pixel's centre.
 
     Returns:
-        `image` (b, v, 3, h, w) 0..1, in display (gamma 2) colours, on white where nothing is; `alpha` (b, v, 1, h, w) the
-        share of samples that meet something; `depth` (b, v, 1, h, w) along the optical axis, of the nearest sample,
-        infinite where nothing is. In the dtype and on the device of the batch.
+        `image` (b, v, 3, h, w) 0..1, in display (gamma 2) colours, on white; `alpha` (b, v, 1, h, w) the share of samples
+        that hit something; `depth` (b, v, 1, h, w) along the optical axis, of the nearest sample, infinite where nothing
+        is hit. In the dtype and on the device of the batch.
 
-    Precision: the batch's dtype; no matrix product, so neither TF32 nor autocast touches it.
-    Cost: memory of 200 (an object) to 600 bytes (a scene) times `_rays_at_once`, beside the result.
+    Precision: the batch's dtype; no matrix product, so neither TF32 nor autocast affects it.
+    Cost: memory of 200 (objects) to 600 bytes (scenes) times `_rays_at_once`, in addition to the result.
 
     Raises:
         InputError: samples is not a power of two.
@@ -105,14 +105,14 @@ def render(
 
 
 def _rays_at_once(device: torch.device) -> int:
-    """Return how many rays suit a device; of a GPU's free memory they take a quarter, since training needs the rest."""
+    """Return how many rays to trace at once: on a GPU, those of a quarter of its free memory, since training needs the rest."""
     if device.type != "cuda":
         return RAYS_AT_ONCE["cpu"]
     return min(RAYS_AT_ONCE["cuda"], torch.cuda.mem_get_info(device)[0] // (4 * BYTES_A_RAY))
 
 
 def _inside_tile(samples: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return x and y (2, m) of a tile's rays: in each pixel a pattern that has one sample in each of s rows and columns."""
+    """Return x and y (2, m) of a tile's rays: in each pixel a pattern with one sample in each of s rows and s columns."""
     bits = samples.bit_length() - 1
     order = [int(f"{i:0{bits}b}"[::-1], 2) if bits else 0 for i in range(samples)]
     offset = torch.tensor([range(samples), order], dtype=dtype, device=device).add(0.5).div(samples)
@@ -139,7 +139,7 @@ def _render_groups(batch: Batch, rays: Rays, lamps: list[Lamps], samples: int) -
     layers = layers.view(5, groups, samples, TILE * TILE)
     depth = layers[4:].amin(2)
     *colour, alpha = layers[:4].mean(2)
-    # Light adds up within what a pixel sees of surfaces; over white these are laid as an image with alpha is.
+    # Linear light is averaged over a pixel's hits; the result is composited on white in display colours, as images with alpha are.
     white = batch.skies.white[rays.scene[rays.pencil]][:, None]
     cover = torch.where(white, alpha, 1)
     colour = (torch.stack(colour) / cover.clamp_min(0.5 / samples)).clamp(0, 1).sqrt() * cover + (1 - cover)
@@ -147,7 +147,7 @@ def _render_groups(batch: Batch, rays: Rays, lamps: list[Lamps], samples: int) -
 
 
 def _surface(batch: Batch, solid: Tensor, point: Tensor, normal: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the colour and the bumpy normal (3, k) of hits."""
+    """Return the colour and the bump-mapped normal (3, k) of hits."""
     materials = batch.materials
     finish = materials.finish[solid].T
     own = apply(materials.solid_from_world[solid], point)
@@ -184,7 +184,7 @@ def _pattern(
     normal: Tensor,
 ) -> tuple[Tensor, Tensor]:
     place = apply(texture_from_world, point)
-    # The side of a box that a point is on is told by how fast each texture coordinate runs along the normal.
+    # How fast each texture coordinate changes along the normal shows which side of a box a point is on.
     facing = apply(texture_from_world, normal) - texture_from_world[:, :, 3].T
     scale = texture_from_world[..., :3].square().sum(2).rsqrt().T
     return weights(kinds, pattern, place, unroll(place, facing * scale, turns), numbers)
@@ -205,7 +205,7 @@ def _bumped(solid_from_world: Tensor, place: Tensor, strength: Tensor, normal: T
 
 
 def _lamp(batch: Batch, samples: int) -> Lamps:
-    """Spread the samples over the disc of the first lamp (a sunflower), turned towards the scene."""
+    """Spread the samples over the disc of the first lamp (a sunflower pattern), facing the scene."""
     lights = batch.lights
     i = torch.arange(samples, dtype=lights.turn.dtype, device=lights.turn.device) + 0.5
     angle = lights.turn[:, None] + 2.399963 * i
@@ -255,7 +255,7 @@ def _light(
     lamps: list[Lamps],
     samples: int,
 ) -> Tensor:
-    """Return the colour (3, k) of lit hits: lambert and Blinn-Phong of all lamps, occluded ambient light."""
+    """Return the colour (3, k) of lit hits: Lambert and Blinn-Phong of all lamps, occluded ambient light."""
     lights = batch.lights
     groups, m = rays.direction.shape[1:]
     scene = solid // batch.solids.per_scene
@@ -285,7 +285,7 @@ def _ambient(lights: Lights, scene: Tensor, normal: Tensor) -> Tensor:
 
 
 def _share_in_pixel(rays: int, samples: int, ray: Tensor, weight: Tensor, chosen: Tensor) -> Tensor:
-    """Return for each hit (k,) the share of weight that is chosen among the samples of its pixel."""
+    """Return for each hit (k,) the chosen share of the weight of all samples of its pixel."""
     spread = torch.zeros(2, rays, dtype=weight.dtype, device=weight.device)
     spread[0, ray] = weight
     spread[1, ray] = weight * chosen
@@ -305,7 +305,7 @@ def _reaches(
     normal: Tensor,
     samples: int,
 ) -> Tensor:
-    """Tell which hits (k,) their own point of a lamp reaches."""
+    """Return which hits (k,) are reached by their own point of a lamp."""
     groups, m = rays.direction.shape[1:]
     start = lamps.position[pencil].T
     target = point + SURFACE_OFFSET * normal - start
@@ -331,7 +331,7 @@ def _reaches(
 
 
 def _paint_sky(batch: Batch, rays: Rays, colour: Tensor) -> None:
-    """Fill (3, g·m) with the sky in linear colours, and with nothing where it is white."""
+    """Fill (3, g·m) with the sky in linear colours, and with zeros where it is white."""
     skies = batch.skies
     scene = rays.scene[rays.pencil]
     direction = unit(rays.direction)

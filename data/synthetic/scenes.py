@@ -1,7 +1,7 @@
-"""Random rooms and open grounds with clutter, and cameras that walk through them.
+"""Procedural scenes: rooms and open ground with clutter, and walks of cameras through them.
 
-A scene has a track, a closed curve around its middle that nothing stands on; a walk goes along a piece of it. Lengths are
-about metres, z is up, the floor is at z = 0. Letters: v views, n points of a track.
+A scene has a track, a closed curve around its middle that is kept free of solids; a walk follows a piece of it. Lengths are
+roughly metres, z is up, the floor is at z = 0. Letters: v views, n points of a track.
 """
 
 import math
@@ -19,7 +19,7 @@ MOST_SOLIDS = 64
 CLEARANCE = 0.3
 EYE_HEIGHT = (0.9, 1.8)
 
-# Palettes of `materials` that open ground takes.
+# Palettes of `materials` for open ground.
 _GROUNDS = ("leaf", "earth", "stone", "wood", "paper", "brick", "cloth")
 
 
@@ -31,7 +31,7 @@ class Track:
         size: along x.
         stretch: size along y over size along x.
         wave, turns, phase: of its bends.
-        highest: height that cameras keep below.
+        highest: greatest height of a camera.
     """
 
     size: float
@@ -54,7 +54,7 @@ class Track:
         """Draw cameras on a piece of the track.
 
         Args:
-            rng: the only source of chance.
+            rng: the only source of randomness.
             num_views: v.
             image_size: (h, w).
 
@@ -82,7 +82,7 @@ class Track:
 
 
 def random_scene(seed: int, index: int) -> tuple[Description, Track]:
-    """Draw a scene and the track through it: the same for the same (seed, index) on every machine.
+    """Draw a scene and the track through it, the same for the same (seed, index) on every machine.
 
     Returns:
         up to `MOST_SOLIDS` solids with light and sky; the track.
@@ -116,7 +116,7 @@ def _room(rng: np.random.Generator) -> tuple[Description, Track]:
 
 
 def _walls(rng: np.random.Generator, wide: float, deep: float, tall: float) -> list[Solid]:
-    """Put up a floor, a ceiling and four walls, some with windows, and hang pictures."""
+    """Return a floor, a ceiling and four walls, some with windows, some with pictures."""
     ground, wall, ceiling = (pick_palette(rng) for _ in range(3))
     kinds = ("plain", "stripes", "clouds", "bricks", "wood", "gradient", "plaid")
     paper = random_material(rng, wall, 2.0, kinds[rng.integers(len(kinds))], calm=True)
@@ -209,7 +209,7 @@ def _tree(rng: np.random.Generator) -> list[Solid]:
 def _add_clutter(
     rng: np.random.Generator, solids: list[Solid], track: Track, area: tuple[float, float], sizes: tuple[float, float], number: int
 ) -> None:
-    """Stand random objects on the floor, beside the track, about half of them inside it."""
+    """Place procedural objects on the floor, off the track, about half of them inside it."""
     for i in range(number):
         half = rng.uniform(*sizes) * (1.3 if i == 0 else 1.0)
         thing = fit(_fewer(rng), half)
@@ -222,7 +222,7 @@ def _add_clutter(
 
 
 def _fewer(rng: np.random.Generator) -> list[Solid]:
-    """Draw an object of few solids: most are convex, since those that are not cost most of the time."""
+    """Draw an object of few solids, mostly convex ones, since the others take most of the time."""
     for _ in range(6):
         solids = object_solids(rng)
         if len(solids) <= 7 and sum(solid.kind not in CONVEX for solid in solids) <= 2:
@@ -231,7 +231,7 @@ def _fewer(rng: np.random.Generator) -> list[Solid]:
 
 
 def _place(thing: list[Solid], solids: list[Solid], track: Track, place: np.ndarray) -> None:
-    """Add a thing on the floor at a place (2,), unless the track, an earlier thing's middle or the limit is in its way."""
+    """Add a thing on the floor at a place (2,), unless it is too near the track or would exceed `MOST_SOLIDS`."""
     low, high = bounding_box(thing)
     radius = np.linalg.norm(np.maximum(-low, high)[:2])
     if track.distance(place) < radius + CLEARANCE or len(solids) + len(thing) > MOST_SOLIDS:

@@ -1,6 +1,6 @@
-"""Descriptions of scenes in numpy, solid by solid, and many of them packed into the padded tensors of a batch.
+"""Descriptions of scenes in numpy, solid by solid, and their packing into the padded tensors of a batch.
 
-Letters: b scenes, p solids a scene (padded), l lamps. Poses map local to world, (3, 4). Colours are linear red, green, blue.
+Letters: b scenes, p solids per scene (padded), l lamps. Poses map local to world, (3, 4). Colours are linear RGB.
 Lengths and texture frequencies are in world units.
 """
 
@@ -17,7 +17,7 @@ from data.synthetic.trace import Solids
 
 LAMPS = 3
 
-# A few numbers, such as the coordinates of a place.
+# A few numbers, such as the coordinates of a point.
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -44,12 +44,12 @@ class Pattern:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """How a surface looks.
+    """Appearance of a surface.
 
     Args:
         colours: (4, 3) three for the pattern, one for the overlay.
-        pattern: always there.
-        overlay: a second pattern whose first weight puts colour 3 on top, or None.
+        pattern: the base pattern.
+        overlay: a second pattern whose first weight blends in colour 3, or None.
         grain, grain_frequency: strength of fine noise on the colour, and its scale.
         bump, bump_frequency: strength of waves in the normal, and their scale.
         specular, shininess: Blinn-Phong; specular 0 is matt.
@@ -68,7 +68,7 @@ class Material:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A convex solid taken away from another, or (keeps) the part in both."""
+    """A convex solid subtracted from another, or intersected with it (`keeps`)."""
 
     kind: str
     pose: np.ndarray
@@ -78,7 +78,7 @@ class Cut:
 
 @dataclass(frozen=True, eq=False)
 class Solid:
-    """A primitive of `data.synthetic.primitives` in the world. Only convex ones take a cut."""
+    """A primitive of `data.synthetic.primitives` in the world. Only convex ones can have a cut."""
 
     kind: str
     pose: np.ndarray
@@ -88,7 +88,7 @@ class Solid:
     casts: bool = True
 
     def moved(self, world: np.ndarray) -> "Solid":
-        """Return it after a further affine map (3, 4) of the world; its cut and texture go along."""
+        """Return the solid, with its cut and texture, after a further affine map (3, 4) of the world."""
         cut = None if self.cut is None else replace(self.cut, pose=compose(world, self.cut.pose))
         return replace(self, pose=compose(world, self.pose), cut=cut)
 
@@ -103,7 +103,7 @@ class Light:
         colour: (l, 3), zero for a lamp that is off.
         radius: of the first lamp: its shadows are soft.
         above, below: (3,) ambient light from the two hemispheres.
-        occlusion: share 0..1 of the ambient light that other solids can keep away.
+        occlusion: share 0..1 of the ambient light that other solids can block.
         turn: angle that rotates the sample points of lamp and sky.
     """
 
@@ -119,7 +119,7 @@ class Light:
 
 @dataclass(frozen=True, eq=False)
 class Sky:
-    """What rays see that meet nothing: white, or a horizon, a zenith and clouds (3,) each."""
+    """Background of rays that hit nothing: white, or colours (3,) of horizon and zenith with `clouds` 0..1 over them."""
 
     white: bool = True
     horizon: np.ndarray = field(default_factory=lambda: np.ones(3))
@@ -129,7 +129,7 @@ class Sky:
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """All of a scene but its cameras."""
+    """A scene without its cameras."""
 
     solids: Sequence[Solid]
     light: Light
@@ -171,7 +171,7 @@ class Lights:
 
 @dataclass(frozen=True, eq=False)
 class Skies:
-    """The skies of a batch, (b, …); names as in `Sky`. `all_white` saves looking."""
+    """The skies of a batch, (b, …); names as in `Sky`. With `all_white` nothing is painted."""
 
     all_white: bool
     white: Tensor
@@ -208,7 +208,7 @@ def pack(scenes: Sequence[Description], dtype: torch.dtype = torch.float32, devi
 
     Args:
         scenes: at least one, each with at least one solid.
-        dtype: of everything that is not a number of a kind; all is computed in float64 before.
+        dtype: of all floating-point tensors; they are computed in float64 first.
     """
     per_scene = max(len(scene.solids) for scene in scenes)
     place = np.concatenate([i * per_scene + np.arange(len(scene.solids)) for i, scene in enumerate(scenes)])

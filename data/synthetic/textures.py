@@ -1,7 +1,7 @@
-"""Patterns on surfaces: functions of a place in the texture's own space, never of a view.
+"""Surface patterns: functions of a position in texture space, independent of the view.
 
 A pattern gives two weights in 0..1 for mixing three colours: lerp(lerp(colour 0, colour 1, first), colour 2, second). Patterns
-of `SOLID` look at a point in space, those of `FLAT` at two coordinates on the surface. One period is about 1 long.
+of `SOLID` take a point in space, those of `FLAT` two coordinates on the surface. One period is about 1 long.
 
 Letters: k points. `p` are the six numbers of a pattern, each (k,).
 """
@@ -25,7 +25,7 @@ def weights(kinds: Sequence[str], pattern: Tensor, place: Tensor, flat: Pair, nu
         kinds: the patterns that occur.
         pattern: (k,) number in `PATTERNS`; a number whose kind is not in `kinds` gives zeros.
         place: (3, k) in the texture's space.
-        flat: u, v (k,) as of `unroll`.
+        flat: u, v (k,) from `unroll`.
         numbers: (k, 6).
 
     Returns:
@@ -42,7 +42,7 @@ def weights(kinds: Sequence[str], pattern: Tensor, place: Tensor, flat: Pair, nu
 
 
 def unroll(place: Tensor, normal: Tensor, turns: Tensor) -> Pair:
-    """Lay coordinates on a surface.
+    """Return texture coordinates on a surface.
 
     Args:
         place: (3, k) in the texture's space.
@@ -57,7 +57,7 @@ def unroll(place: Tensor, normal: Tensor, turns: Tensor) -> Pair:
     top = size[2] >= torch.maximum(size[0], size[1])
     front = size[0] > size[1]
     u, v = torch.where(top | ~front, x, y), torch.where(top, y, z)
-    # Whole periods apart, so that the faces of a box show different cells of one grid.
+    # Shifted by whole periods, so that the faces of a box show different cells of one grid.
     side = torch.where(top, 0, torch.where(front, 1, 2)) + 3 * (torch.where(top, normal[2], normal[0] + normal[1]) > 0)
     around = torch.atan2(y, x) * (turns / (2 * torch.pi))
     wrapped = (turns > 0) & ~top

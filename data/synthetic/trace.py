@@ -1,11 +1,11 @@
-"""Tracing: what rays meet first, and which are blocked, among the solids of many scenes at once.
+"""Ray tracing in many scenes at once: first hits, and blocked rays.
 
 Rays come in pencils (all from one point: a camera, a lamp) and are kept in groups of neighbours (a tile of pixels). A group
 is tested against a solid only if its rectangle in the pencil's image plane overlaps the rectangle around the solid, so that
-the dense tensors that the arithmetic runs over hold few rays that miss.
+few of the rays in the dense tensors miss.
 
-Letters: b scenes, p solids a scene (padded), v pencils, g groups, m rays of a group, k (group, solid) pairs or hits.
-Directions are not of unit length: depth is counted in them.
+Letters: b scenes, p solids per scene (padded), v pencils, g groups, m rays per group, k (group, solid) pairs or hits.
+Directions are not of unit length; depth is in multiples of them.
 """
 
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ class Solids:
     """The solids of a batch, flat: solid j of scene i is number i * p + j.
 
     Args:
-        kinds, cutters: names that occur, so that no other kind is looked for.
+        kinds, cutters: names present in the batch; other kinds are skipped.
         per_scene: p.
         kind: (b·p,) number in `KINDS`, -1 for padding.
         local_from_world: (b·p, 3, 4).
-        shape: (b·p, 12) the numbers that the kind takes, zeros behind.
+        shape: (b·p, 12) the shape numbers of the kind, then zeros.
         bound: (b·p, 3, 4) the map of the unit ball onto an ellipsoid around the solid.
         casts: (b·p,) bool: blocks light.
         cut_kind: (b·p,) number of the convex solid that is cut away or intersected, -1 for none.
-        cut_from_world, cut_shape: of that one.
+        cut_from_world, cut_shape: of that convex solid.
         cut_keeps: (b·p,) bool: the intersection is kept instead of the difference.
     """
 
@@ -74,7 +74,7 @@ class Rays:
 
 @dataclass(frozen=True, eq=False)
 class Hits:
-    """Where rays meet surfaces: `ray` (k,) as g * m + place in the group, `solid` (k,), `depth` (k,), `normal` (3, k) outward."""
+    """First hits of rays: `ray` (k,) as g * m + place in the group, `solid` (k,), `depth` (k,), `normal` (3, k) outward."""
 
     ray: Tensor
     solid: Tensor
@@ -90,8 +90,8 @@ def extents(solids: Solids, scene: Tensor, view_from_world: Tensor) -> Tensor:
         view_from_world: (v, 3, 4) rigid; x and y of the image plane are x/z and y/z.
 
     Returns:
-        (v, p, 4) lowest x and y, highest x and y; infinite around a solid that reaches behind the pencil's origin, empty for
-        padding and for one wholly behind.
+        (v, p, 4) lowest x and y, highest x and y; infinite for a solid that reaches behind the pencil's origin, empty for
+        padding and for a solid entirely behind it.
 
     Source: the dual conic of the projected ellipsoid (Hartley and Zisserman, section 8.3).
     """
@@ -111,7 +111,7 @@ def extents(solids: Solids, scene: Tensor, view_from_world: Tensor) -> Tensor:
 
 
 def nearest(solids: Solids, rays: Rays) -> Hits:
-    """Return the first surface on every ray that meets one; of two at the very same depth, the later solid's."""
+    """Return the first surface on every ray that hits one; of two at exactly the same depth, the later by kind, then by number."""
     groups, m = rays.direction.shape[1:]
     best = torch.full((groups, m), torch.inf, dtype=rays.origin.dtype, device=rays.origin.device)
     found = []
@@ -130,7 +130,7 @@ def nearest(solids: Solids, rays: Rays) -> Hits:
     ray, solid, depth = (torch.cat([getattr(hit, name) for hit in hits]) for name in ("ray", "solid", "depth"))
     outward = torch.cat([hit.normal for hit in hits], dim=1)
     if len(ray) > int((best < torch.inf).sum()):
-        # Two hits of one ray would be written to one place, on a GPU in either order.
+        # Two hits of one ray would be written to one place, on a GPU in undefined order.
         number = torch.arange(len(ray), device=ray.device)
         last = torch.zeros(groups * m, dtype=torch.long, device=ray.device).scatter_reduce_(0, ray, number, "amax")
         kept = (last[ray] == number).nonzero().squeeze(1)
@@ -139,10 +139,10 @@ def nearest(solids: Solids, rays: Rays) -> Hits:
 
 
 def blocked(solids: Solids, rays: Rays, active: Tensor) -> Tensor:
-    """Tell for which rays a solid that casts shadows lies between origin and origin + direction.
+    """Return which rays are blocked by a solid that casts shadows between origin and origin + direction.
 
     Args:
-        active: (g, m) rays that matter; `rectangle` needs to hold these only, and the result is false elsewhere.
+        active: (g, m) rays to test; `rectangle` only has to enclose these, and the result is false for all others.
 
     Returns:
         (g, m) bool.
@@ -167,7 +167,7 @@ def apply(matrix: Tensor, point: Tensor) -> Tensor:
 
 
 def apply_transposed(matrix: Tensor, vector: Tensor) -> Tensor:
-    """Multiply vectors (3, k) by the transposed linear part of matrices (k, 3, 4): that takes normals to the world."""
+    """Multiply vectors (3, k) by the transposed linear part of matrices (k, 3, 4): this takes normals to the world."""
     rows = matrix.permute(1, 2, 0)[:, :3].contiguous()
     return torch.addcmul(torch.addcmul(rows[0] * vector[0], rows[1], vector[1]), rows[2], vector[2])
 
@@ -253,7 +253,7 @@ def _convex_depth(
 
 
 def _combine(enter: Tensor, leave: Tensor, low: Tensor, high: Tensor, keeps: Tensor) -> tuple[Tensor, Tensor]:
-    """Return depth and whether it lies on the cutter, for [enter, leave] without, or with, [low, high]."""
+    """Return depth and whether it is on the cutter, for [enter, leave] minus, or intersected with, [low, high]."""
     outside = torch.where((enter < leave) & (enter > NEAR) & ~((low <= enter) & (enter < high)), enter, torch.inf)
     inside = torch.where((low < high) & (high > NEAR) & (enter < high) & (high < leave), high, torch.inf)
     both = torch.maximum(enter, low)

@@ -1,4 +1,4 @@
-"""Layers of the network: their contract, one family a file, the registry of types, and the blocks that they make up."""
+"""Network layers: contract, one family per file, registry of types, and the blocks built from them."""
 
 from model.layers.block import Addresses, Block, Layer, LocalLayer, MixingLayer
 from model.layers.contract import State

@@ -25,7 +25,7 @@ class RegisterMemory(NamedTuple):
 
     Attributes:
         attended: (b, n, r, k) mean of the values under the softmax so far, float32.
-        log_sum: (b, n, r, 1) logarithm of the softmax's sum so far, float32.
+        log_sum: (b, n, r, 1) logarithm of the softmax's denominator so far, float32.
     """
 
     attended: Tensor
@@ -63,7 +63,7 @@ class SelfAttention(nn.Module):
         return self._attend(q, k, v).unflatten(0, x.shape[:2])
 
     def address(self, places: Places) -> Address | None:
-        """Return None: cameras are told by the ray channels alone."""
+        """Return None: cameras enter by the ray channels alone."""
         return None
 
     def write(self, x: Tensor, memory: KeysAndValues | None = None, address: Address | None = None) -> KeysAndValues:
@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
         return self._attend(q, torch.cat([state["key"], k], dim=1), torch.cat([state["value"], v], dim=1))
 
     def _parts(self, x: Tensor, *norms: nn.Module | None, first: int = 0) -> list[Tensor]:
-        """Return neighbours among (query, key, value), each (b, l, n, k), of tokens (b, l, d): the `first` and as many as norms."""
+        """Return adjacent parts of (query, key, value), (b, l, n, k) each, of tokens (b, l, d): one per norm, from `first` on."""
         d, count = x.shape[-1], len(norms)
         parts = self.to_qkv(x, slice(first * d, (first + count) * d)).unflatten(-1, (count, self.heads, -1)).unbind(-3)
         return [part if norm is None else norm(part) for norm, part in zip(norms, parts, strict=True)]
@@ -111,13 +111,13 @@ class RegisterAttention(nn.Module):
     Args:
         dim: token width.
         head_dim: width of a head.
-        num_registers: r, how many registers.
+        num_registers: r.
 
     Raises:
-        InputError: `head_dim` does not divide `dim`, or there is no register.
+        InputError: `head_dim` does not divide `dim`, or `num_registers` is below 1.
 
     Precision: logits of the registers' read and their sums over chunks of views in float32.
-    Source: Perceiver (arXiv 2103.03206) as the register baseline of LaCT (arXiv 2505.23884), one cross-attention a block.
+    Source: Perceiver (arXiv 2103.03206) as the register baseline of LaCT (arXiv 2505.23884), one cross-attention per block.
     """
 
     length_dims: ClassVar[tuple[str, ...]] = ("vl",)
@@ -135,7 +135,7 @@ class RegisterAttention(nn.Module):
         self.q_norm, self.k_norm = RMSNorm(head_dim), RMSNorm(head_dim)
 
     def address(self, places: Places) -> Address | None:
-        """Return None: cameras are told by the ray channels alone."""
+        """Return None: cameras enter by the ray channels alone."""
         return None
 
     def write(self, x: Tensor, memory: RegisterMemory | None = None, address: Address | None = None) -> RegisterMemory:

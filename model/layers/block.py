@@ -1,4 +1,4 @@
-"""Blocks: layers with their norms and residual sums, one behind the other, in the training pass or step by step.
+"""Blocks: layers in sequence with their norms and residual sums, for the training pass or step by step.
 
 Letters: b scenes, v input views, u target views, t tokens of a view, d token width.
 """
@@ -15,7 +15,7 @@ from model.layers.primitives import LayerNorm
 from model.layers.registry import build_layer
 from model.parallel.context import Shares
 
-# What each layer of a block is given for the tokens of a call.
+# Addresses of the tokens of a call, one per layer of a block.
 Addresses = tuple[Address | None, ...]
 
 
@@ -28,11 +28,11 @@ class LocalLayer(nn.Module):
         self.f = f
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens behind this layer, (b, v, t, d) float32."""
+        """Return the tokens after this layer, (b, v, t, d) float32."""
         return x + self.f(self.ln(x))
 
     def forward_(self, x: Tensor) -> Tensor:
-        """Do as `forward`, in the memory of `x`; without gradients only."""
+        """Compute `forward` in place on `x`; without gradients only."""
         return x.add_(self.f(self.ln(x)).to(x.dtype))
 
 
@@ -45,7 +45,7 @@ class MixingLayer(nn.Module):
         self.f = f
 
     def address(self, places: Places) -> Address | None:
-        """Return what the layer makes of where tokens look."""
+        """Return the layer's address of tokens at these places."""
         return self.f.address(places)
 
     def write(self, x: Tensor, memory: Any, address: Address | None = None) -> Any:
@@ -53,15 +53,15 @@ class MixingLayer(nn.Module):
         return self.f.write(self.ln(x), memory, address)
 
     def finish(self, memory: Any, shares: Shares | None = None) -> State:
-        """Return the state of the scene; `shares`: of the input views of all processes that share it."""
+        """Return the state of the scene; `shares`: how its input views are split over processes."""
         return self.f.finish(memory if shares is None else self.f.reduce(memory, shares))
 
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
-        """Return the tokens behind this layer, (b, v, t, d) float32."""
+        """Return the tokens after this layer, (b, v, t, d) float32."""
         return x + self.f.read(self.ln(x), state, target, address)
 
     def read_(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
-        """Do as `read`, in the memory of `x`; without gradients only."""
+        """Compute `read` in place on `x`; without gradients only."""
         return x.add_(self.f.read(self.ln(x), state, target, address).to(x.dtype))
 
 
@@ -98,10 +98,10 @@ class Block(nn.Module):
         """Return the tokens of inputs (b, v, t, d) and targets (b, u, t, d) after this block.
 
         Args:
-            inputs, targets: their tokens before this block; they stay as they are.
-            last: nothing reads the inputs after this block: they are left where the last write needed them.
-            shares: where inputs and targets are those of one process among several.
-            input_addresses, target_addresses: for every layer; None where no layer has any.
+            inputs, targets: their tokens before this block; not modified.
+            last: nothing reads the inputs after this block, so they stop at the last write.
+            shares: given where inputs and targets are those of one process of several.
+            input_addresses, target_addresses: one per layer; None where no layer has any.
         """
         none = (None,) * len(self.module_list)
         input_addresses, target_addresses = input_addresses or none, target_addresses or none

@@ -1,12 +1,12 @@
-"""The contract of a layer: what a block calls, with the types of what goes in and what comes out.
+"""Layer contract: what a block calls, with argument and result types.
 
 A layer is the function f in x + f(LayerNorm(x)) over tokens x. There are two kinds:
 
 - A *local* layer treats every view alone.
 - In a *mixing* layer views meet, in a state that input views write and that all views read. A target never writes.
 
-Both are modules whose constructor takes the token width `dim` and what the layer's `params` in the YAML name; a type that can be
-either kind takes `length_dim`, too. Results are in the layer's compute dtype; the sum x is float32.
+Both are modules whose constructor takes the token width `dim` and the layer's `params` from the YAML; a type that can be either
+kind takes `length_dim`, too. Results are in the layer's compute dtype; the sum x is float32.
 
 Letters: b scenes, v views (any number of them, of inputs or of targets), t tokens of a view, d token width.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 from model.layers.address import Address, Places
 from model.parallel.context import Shares
 
-# What input views have written into a layer: named tensors, the same for any split of the views. Saved, sent and read.
+# What the input views have written into a layer: named tensors that do not depend on how the views were split.
 State = dict[str, Tensor]
-# What a mixing layer keeps between the chunks of input views that it writes: its own affair.
+# What a mixing layer accumulates over chunks of input views; opaque to its callers.
 Memory = TypeVar("Memory")
 
 
@@ -56,20 +56,20 @@ class Mixing(Protocol[Memory]):
         ...
 
     def write(self, x: Tensor, memory: Memory | None = None, address: Address | None = None) -> Memory:
-        """Take in a chunk of input views.
+        """Add a chunk of input views to the memory.
 
         Args:
             x: normalised tokens (b, v, t, d); v may be 0.
-            memory: what the chunks before have left; None for the first. It stays as it is.
+            memory: of the earlier chunks; None for the first. Not modified.
             address: what `address` returned for these tokens.
 
         Returns:
-            the memory of all chunks so far. Neither the split into chunks nor the order of views matters, up to rounding.
+            the memory of all chunks so far; up to rounding, independent of the chunks and of the order of views.
         """
         ...
 
     def reduce(self, memory: Memory, shares: Shares) -> Memory:
-        """Turn the memories of all processes that hold views of the scene into that of the whole. Collective."""
+        """Combine the memories of all processes that hold views of the scene. Collective."""
         ...
 
     def finish(self, memory: Memory) -> State:
@@ -81,7 +81,7 @@ class Mixing(Protocol[Memory]):
 
         Args:
             x: normalised tokens, of inputs or of targets.
-            state: of the scene.
+            state: the scene's.
             target: whether the tokens are those of targets, which are not in the state and may need to see themselves.
             address: what `address` returned for these tokens.
         """

@@ -1,4 +1,13 @@
-"""The fast-weight layer of LaCT: input tokens train a small MLP, all tokens are read out through it.
+"""Fast-weight layer of LaCT: input tokens train a small MLP, all tokens read from it.
+
+Per scene and head, with f(x) = (SiLU(x w0) * (x w2)) w1:
+
+- q, k, v = SiLU(to_qkv(x)); q and k are divided by (their L2 norm + 1e-5);
+- lr_i = softplus(lr_fc(x) + c), c = softplus⁻¹(base_lr), one rate per token and weight;
+- write: one step of w0, w1, w2 on the inner loss −Σ lr · v·f(k), see `model.ops.fast_weight`;
+- read: c_proj(RMSNorm(f(q))).
+
+With an address, rotations apply to q and k after their division, to hidden numbers inside f, or to v (written) and f(q) (read).
 
 Letters: b scenes, v views, t tokens of a view, l = v·t, n heads, k head width, m hidden width, d width.
 """
@@ -20,16 +29,16 @@ from model.ops import fast_weight as op
 from model.ops.rotation import rotate
 from model.parallel.context import Shares
 
-# Above it the inverse of softplus leaves float64.
+# Keeps the inverse of softplus within float64.
 LARGEST_RATE = 100
 
 
 class FastWeightMemory(NamedTuple):
-    """What input views have taught so far.
+    """What the input views have written so far.
 
     Attributes:
-        initial: the weights that gradients are taken at, (b·n, …), in the compute dtype: cast once for all chunks.
-        gradients: their sums over tokens, float32; of w0, w1, w2, or of w1 alone.
+        initial: the weights at which gradients are taken, (b·n, …), in the compute dtype: cast once for all chunks.
+        gradients: sums over tokens, float32; of w0, w1, w2, or of w1 alone.
     """
 
     initial: op.Weights
@@ -46,14 +55,14 @@ class FastWeight(nn.Module):
         base_lr: learning rate of a token for which `lr_fc` gives 0.
         muon_update_steps: Newton-Schulz steps.
         address: rotate tokens by where they look, see `model.layers.address`; None: the published layer.
-        w1_only: a scene updates w1 alone.
+        w1_only: update w1 alone per scene.
 
     Attributes:
         newton_schulz_dtype: dtype of the Newton-Schulz steps.
         implementation: of the operations, see `model.ops.fast_weight`.
 
     Raises:
-        InputError: `head_dim` does not divide `dim`, another number is out of its range, or hidden numbers are too few to rotate.
+        InputError: `head_dim` does not divide `dim`, another number is out of range, or there are too few hidden numbers to rotate.
 
     Precision: products in the compute dtype; rotations, learning rates, norms, sums over chunks and weights in float32.
     Source: LaCT (arXiv 2505.23884), section 3; for w1 alone arXiv 2602.21204.
@@ -79,7 +88,7 @@ class FastWeight(nn.Module):
         check_whole("muon_update_steps", muon_update_steps, least=0)
         if not 0 < base_lr <= LARGEST_RATE:
             raise InputError("base_lr", f"is {base_lr}", f"a number above 0, {LARGEST_RATE} at most")
-        self.lr_offset = math.log(math.expm1(base_lr))
+        self.lr_offset = math.log(math.expm1(base_lr))  # c = softplus⁻¹(base_lr)
         self.muon_update_steps = muon_update_steps
         self.address_config = address
         hidden = hidden_width(head_dim, inter_multi)
@@ -130,7 +139,7 @@ class FastWeight(nn.Module):
         return {name: w.to(self.to_qkv.compute_dtype) for name, w in zip(("w0", "w1", "w2"), weights, strict=True)}
 
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
-        """Read tokens (b, v, t, d) out through the fast weights; inputs and targets alike."""
+        """Read the fast weights for tokens (b, v, t, d), of inputs and targets alike: c_proj(RMSNorm(f(q)))."""
         query = _unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))), address)
         out = op.apply((state["w0"], state["w1"], state["w2"]), query, self.implementation, _turn_hidden(address))
         if address is not None and address.rotation is not None:
@@ -138,7 +147,7 @@ class FastWeight(nn.Module):
         return self.c_proj(rearrange(self.o_norm(out), "(b n) l k -> b l (n k)", n=self.heads)).view(x.shape)
 
     def _learning_rate(self, x: Tensor) -> Tensor:
-        """Return (3, b·n, l, 1), float32; of w1 alone (1, b·n, l, 1)."""
+        """Return lr_i = softplus(lr_fc(x) + c), (3, b·n, l, 1) float32; of w1 alone (1, b·n, l, 1)."""
         raw = F.linear(x.float(), self.lr_fc.weight.float(), self.lr_fc.bias.float())
         return rearrange(F.softplus(raw + self.lr_offset), "b l (s n) -> s (b n) l 1", n=self.heads)
 
@@ -147,7 +156,7 @@ class FastWeight(nn.Module):
         return w0, w1, w2
 
     def _weights_to_write(self, b: int, dtype: torch.dtype) -> op.Weights:
-        """Return the initial weights, w1 laid out column by column: the gradients need its transpose alone."""
+        """Return the initial weights, w1 column-major: the gradients need only its transpose."""
         w0, w1, w2 = self._initial_weights(b, dtype)
         return w0, w1.mT.contiguous().mT, w2
 
@@ -157,7 +166,7 @@ class FastWeight(nn.Module):
 
 
 def _unit(x: Tensor, address: Address | None) -> Tensor:
-    """Return queries or keys (b·n, l, k) as unit vectors, rotated by their address, rounded once."""
+    """Return queries or keys x / (|x| + 1e-5), (b·n, l, k), rotated by their address, rounded once."""
     if address is None or address.turn_qk is None:
         return unit(x)
     return rotate(unit(x.float()), address.turn_qk, in_place=True).to(x.dtype)
@@ -168,7 +177,7 @@ def _turn_hidden(address: Address | None) -> Tensor | None:
 
 
 def _rotate_blocks(x: Tensor, rotation: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Rotate blocks of three numbers of x (b·n, l, k) by the rotation (b, v, 3, 3) of their view, in float32; the rest stays.
+    """Rotate blocks of three numbers of x (b·n, l, k) by rotation (b, v, 3, 3) of their view, in float32; the rest is unchanged.
 
     `shape` is that of the tokens, (b, v, t, d).
     """

@@ -1,4 +1,4 @@
-"""The transformer's MLP."""
+"""Transformer MLP."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Pieces that layers are made of: linear maps, norms and heads, each with its precision written down."""
+"""Parts of layers: linear maps, norms and heads, each with its precision stated."""
 
 import torch
 import torch.nn.functional as F
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from config.errors import InputError
 from model.ops.product import product
 
-# No width or count of a layer comes near to it.
+# Bound of widths and counts, far above those of any layer.
 LARGEST = 2**31
 
 
 class Linear(nn.Linear):
-    """Map tokens linearly, without bias, in `compute_dtype`, whatever dtype the weight is stored in.
+    """Map tokens linearly, without bias, in `compute_dtype`, independent of the weight's stored dtype.
 
     Training stores float32 weights and computes in bfloat16; inference stores what it computes in.
     """
@@ -29,7 +29,7 @@ class Linear(nn.Linear):
 
 
 class RMSNorm(nn.Module):
-    """Divide vectors by their root mean square and scale them by a learned weight, in float32; the dtype comes back."""
+    """Divide vectors by their root mean square and scale them by a learned weight, in float32; the result has the input's dtype."""
 
     def __init__(self, dim: int, eps: float = torch.finfo(torch.float32).eps) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class RMSNorm(nn.Module):
         wide = x.float()
         if x.is_cuda:
             return F.rms_norm(wide, self.weight.shape, self.weight, self.eps).to(x.dtype)
-        # torch has no fused kernel for the CPU: a norm there is one pass where its own decomposition takes two.
+        # torch has no fused CPU kernel: a vector norm takes one pass, torch's own decomposition two.
         norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         return (wide * torch.rsqrt(norm.square() / x.shape[-1] + self.eps) * self.weight).to(x.dtype)
 
@@ -54,7 +54,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 def unit(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Divide vectors (last dimension) by their L2 norm plus `eps`, in float32; the dtype comes back."""
+    """Divide vectors (last dimension) by their L2 norm plus `eps`, in float32; the result has the input's dtype."""
     wide = x.float()
     return (wide / (torch.linalg.vector_norm(wide, dim=-1, keepdim=True) + eps)).to(x.dtype)
 
@@ -74,10 +74,12 @@ def hidden_width(width: int, inter_multi: float) -> int:
     """Return `width` times `inter_multi`, rounded down.
 
     Raises:
-        InputError: that is no width.
+        InputError: the product is not a valid width.
     """
     if not 1 <= width * inter_multi < LARGEST:
-        raise InputError("inter_multi", f"is {inter_multi}", f"a number that leaves at least one of {width} hidden numbers")
+        raise InputError(
+            "inter_multi", f"is {inter_multi}", f"a number that makes {width} · inter_multi at least 1 and less than 2³¹"
+        )
     return int(width * inter_multi)
 
 

@@ -1,4 +1,4 @@
-"""The types of layers that a network config may name, and how one is built."""
+"""Registry of the layer types that a network config may name, and their construction."""
 
 import inspect
 
@@ -25,7 +25,7 @@ def build_layer(config: LayerConfig, dim: int) -> Local | AnyMixing:
         dim: token width.
 
     Raises:
-        InputError: unknown type, a `length_dim` that the type does not have, or params that it does not take.
+        InputError: unknown type, a `length_dim` or params that the type does not take.
     """
     if config.type not in BLOCKS:
         raise InputError(f"layer type {config.type!r}", "is unknown", f"a known one; {did_you_mean(config.type, list(BLOCKS))}")

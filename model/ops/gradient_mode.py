@@ -1,14 +1,14 @@
-"""The two ways of an operation: one that autograd can follow, and a faster one where no gradient is wanted.
+"""Gradient mode: whether an operation has to be differentiable, or may take a faster path.
 
-Where torch records gradients, an operation is differentiable. Where it does not (`torch.no_grad`, `torch.inference_mode`), kernels
-without a derivative, results in blocks and fewer copies may take its place. Torch itself is asked, here and nowhere else: a flag
-handed down could be wrong, and a wrong one would train nothing without a word. Compiled code keeps the answer that it was traced
-with; torch traces anew where it changes.
+Where torch records gradients, an operation is differentiable. Where it does not (`torch.no_grad`, `torch.inference_mode`), it may
+use kernels without a derivative, work in blocks and copy less. Torch itself is queried, here and nowhere else: a flag passed down
+could be wrong, and then parameters would silently get no gradient. Compiled code keeps the answer that it was traced with; torch
+retraces when it changes.
 """
 
 import torch
 
 
 def gradients_are_recorded() -> bool:
-    """Tell whether what is computed now has to be differentiable."""
+    """Return whether operations called now have to be differentiable."""
     return torch.is_grad_enabled()

@@ -1,4 +1,4 @@
-"""The processes of a training run: who they are, and the few things that they agree on."""
+"""Processes of a run: rank, device, and collectives over plain values and tensors."""
 
 import contextlib
 import gc
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Functions in there have the default group as a default argument. Imported later, by a compiler say, they would keep the group that
-# there is by then, and its threads, beyond `end_processes`.
+# Its functions have the default group as a default argument. Imported later, for example by a compiler, they would keep that group
+# and its threads alive beyond `end_processes`.
 import torch.distributed.nn.functional
 from torch import Tensor
 
@@ -21,13 +21,13 @@ from model.runtime import pick_device
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run; all its methods are collective and do nothing for a single process.
+    """This process among those of the run. All methods are collective, and trivial for a single process.
 
     Attributes:
         rank: number of this process.
-        world: how many there are.
-        device: what this one computes on.
-        context: how many share the views of each scene, ranks in a row.
+        world: number of processes.
+        device: of this process.
+        context: number of processes, consecutive ranks, that share the views of each scene.
     """
 
     rank: int
@@ -42,15 +42,20 @@ class Processes:
 
     @property
     def data_ranks(self) -> int:
-        """How many shares of the samples there are."""
+        """Number of shares of the samples."""
         return self.world // self.context
+
+    @property
+    def data_share(self) -> tuple[int, int]:
+        """(data rank, data ranks) of this process."""
+        return self.data_rank, self.data_ranks
 
     @property
     def first(self) -> bool:
         return self.rank == 0
 
     def highest(self, number: int) -> int:
-        """Return the highest of all processes' numbers. Goes over the CPU: a GPU is not waited for."""
+        """Return the highest of all processes' numbers. Goes over the CPU: no host sync."""
         if self.world == 1:
             return number
         value = torch.tensor(number)
@@ -81,24 +86,40 @@ class Processes:
 
     @contextlib.contextmanager
     def first_in_turn(self) -> Iterator[None]:
-        """Let the first process go through the block before the others: it downloads what they then find."""
-        if self.world > 1 and not self.first:
-            dist.barrier()
-        yield
-        if self.world > 1 and self.first:
-            dist.barrier()
+        """Let the first process go through the block before the others, which then find what it has downloaded.
+
+        If the block fails on one process, all of them end: that one with its error, the others with `SystemExit`.
+        """
+        if self.world == 1:
+            yield
+            return
+        if not self.first and self.highest(0):
+            raise SystemExit(2)
+        try:
+            yield
+        except BaseException:
+            self._end_turn(failed=True)
+            raise
+        if self._end_turn(failed=False):
+            raise SystemExit(2)
+
+    def _end_turn(self, failed: bool) -> bool:
+        """Return whether the block failed on any process; the first opens the turn of the others, unless it has failed."""
+        if self.first and self.highest(int(failed)):
+            return True
+        return bool(self.highest(int(failed)))
 
 
 def start_processes(device: str, context: int = 1) -> Processes:
     """Join the processes that torchrun started, or be the only one.
 
     Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:N`; with several processes on CUDA each takes the one of its local rank, or with
-            `cuda:N` all take that one, and talk over gloo: NCCL refuses to share a GPU.
-        context: how many share the views of each scene.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. Several processes on CUDA each take the device of their local rank; with
+            `cuda:N` all take that one and communicate over gloo, since NCCL refuses to share a GPU.
+        context: number of processes that share the views of each scene.
 
     Raises:
-        InputError: there is no such device, or the processes cannot be divided into contexts.
+        InputError: no such device, or a number of processes that contexts do not divide.
     """
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world % context:
@@ -115,9 +136,9 @@ def start_processes(device: str, context: int = 1) -> Processes:
 
 
 def end_processes() -> None:
-    """Leave the other processes, and wait for the threads that talk to them.
+    """Leave the process group, and wait for its threads.
 
-    A thread of theirs that outlives the interpreter kills the process: it may hold the last reference to a tensor.
+    A thread that outlives the interpreter kills the process: it may hold the last reference to a tensor.
     """
     if dist.is_initialized():
         gc.collect()  # a network that averages gradients refers to itself and to the group

@@ -3,12 +3,15 @@
 Letters: b scenes, v views, h w pixels.
 """
 
+import math
 import time
+from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from config import NetworkConfig
+from config.recipe import TrainingRecipe
 from model.lact_lvsm import LaCTLVSM
 
 # Sides of the square products that are timed, and how often each.
@@ -16,10 +19,33 @@ SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
 REPEATS = 5
 
 
-def training_flops(config: NetworkConfig, num_input_views: int, num_target_views: int, image_size: tuple[int, int]) -> int:
-    """Count the FLOPs of matrix products and attention in forward and backward of one scene, by running them without data.
+@dataclass(frozen=True)
+class Workload:
+    """What one scene of a training step costs, and what the machine can do.
 
-    What activation checkpointing computes again is not counted: these are the FLOPs that the model needs.
+    Attributes:
+        tokens: of the scene's inputs and targets.
+        flops: of forward and backward.
+        rate: FLOP/s of matrix products of one process.
+    """
+
+    tokens: int
+    flops: int
+    rate: float
+
+
+def workload_of(config: NetworkConfig, recipe: TrainingRecipe, rate: float) -> Workload:
+    """Return the workload of a run at a matmul rate, FLOP/s; where the number of inputs is drawn, for their mean number."""
+    mean_inputs = (recipe.num_input_views + (recipe.min_input_views or recipe.num_input_views)) // 2
+    tokens = (mean_inputs + recipe.num_target_views) * math.prod(recipe.image_size) // config.patch_size**2
+    flops = training_flops(config, mean_inputs, recipe.num_target_views, recipe.image_size)
+    return Workload(tokens, flops, rate)
+
+
+def training_flops(config: NetworkConfig, num_input_views: int, num_target_views: int, image_size: tuple[int, int]) -> int:
+    """Count the FLOPs of matrix products and attention in forward and backward of one scene, on tensors without data.
+
+    Recomputation by activation checkpointing is not counted: these are the FLOPs that the model needs.
     """
     meta = torch.device("meta")
     with meta:
@@ -40,7 +66,7 @@ def training_flops(config: NetworkConfig, num_input_views: int, num_target_views
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure FLOP/s of square matrix products on `device` in `dtype`: the best of several sizes and repeats.
 
-    Neighbours and other sizes only make it less. Where a share of it matters, take the best of before and after.
+    Noise only lowers it: where a share of it matters, take the best of before and after.
     """
     generator = torch.Generator(device).manual_seed(0)
     best = 0.0
@@ -57,6 +83,6 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import resource
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -16,10 +17,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import InputError
-from config.recipe import TrainingRecipe
 from data.files import write_text
 from data.output.curves import draw_curves
 from model.parallel.processes import Processes
+from model.training.flops import Workload
 
 # Name in a row → (name in the line, format).
 LINE = {
@@ -43,17 +44,17 @@ ONLY_IF_ANY = ("skips", "broken")
 
 
 class TrainingLog:
-    """The log of one run, kept by its first process.
+    """Log of one run, kept by its first process.
 
     Args:
         folder: of the run; `log.jsonl` in it is continued, `events` holds TensorBoard's files.
-        step: steps done so far: later rows, of a run that was killed after its last snapshot, are dropped.
+        step: steps done so far; later rows, of a run killed after its last snapshot, are dropped.
         steps: steps in all.
-        wandb_project: None leaves Weights & Biases alone.
-        settings: what Weights & Biases should show as the run's configuration.
+        wandb_project: Weights & Biases project, or None for none.
+        settings: the run's configuration, for Weights & Biases.
 
     Raises:
-        ValueError: wandb is asked for and not installed.
+        InputError: wandb is requested and not installed.
     """
 
     def __init__(self, folder: Path, step: int, steps: int, wandb_project: str | None, settings: dict[str, Any]) -> None:
@@ -62,7 +63,7 @@ class TrainingLog:
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = self.path.open("a", encoding="utf-8")
         self._events = open_tensorboard(folder / "events", step)
-        self._wandb = start_wandb(wandb_project, folder, settings) if wandb_project is not None else None
+        self._wandb = start_wandb(wandb_project, folder, step, settings) if wandb_project is not None else None
         self._bar = tqdm(total=steps, initial=step, disable=None, dynamic_ncols=True, unit="step")
 
     def advance(self, step: int) -> None:
@@ -101,10 +102,17 @@ class TrainingLog:
 
 
 class Window:
-    """Means of what happened since the last row of the log; sums stay on the device until the row is asked for."""
+    """Means over the steps since the last row of the log; sums stay on the device until the row is requested.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    Args:
+        processes: of the run.
+        workload: of one scene.
+        scenes: per step, of all processes.
+    """
+
+    def __init__(self, processes: Processes, workload: Workload, scenes: int) -> None:
+        self.processes, self.workload, self.scenes = processes, workload, scenes
+        self.device = processes.device
         self.restart()
 
     def restart(self) -> None:
@@ -121,40 +129,32 @@ class Window:
         yield
         self.waited_s += time.perf_counter() - start
 
-    def add(self, values: dict[str, Tensor], refused: Tensor) -> None:
-        """Add the figures of a step; those of a refused one do not count."""
+    def add(self, values: dict[str, Tensor], skipped: Tensor) -> None:
+        """Add the figures of a step; those of a skipped one do not count."""
         self.steps += 1
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0) + torch.where(refused > 0, 0, value)
-            self.counts[name] = self.counts.get(name, 0) + (1 - refused)
+            self.sums[name] = self.sums.get(name, 0) + torch.where(skipped > 0, 0, value)
+            self.counts[name] = self.counts.get(name, 0) + (1 - skipped)
 
-    def row(
-        self, recipe: TrainingRecipe, processes: Processes, tokens: int, flops: int, rate: float, broken: int
-    ) -> dict[str, Any]:
+    def row(self, broken: int) -> dict[str, Any]:
         """Return the figures since the last row, over all processes; CPU seconds are this one's, of all its threads.
 
         Args:
-            tokens: of one scene, inputs and targets.
-            flops: of training on one scene.
-            rate: FLOP/s of matrix products of one process.
             broken: samples that this process replaced so far.
         """
-        names = sorted(self.sums)
+        names, world = sorted(self.sums), self.processes.world
         mine = [self.sums[name] for name in names] + [self.counts[name] for name in names]
         extra = torch.tensor([broken, self.waited_s], device=self.device)
-        total = processes.total(torch.cat([torch.stack(mine), extra]).double()).tolist()
+        total = self.processes.total(torch.cat([torch.stack(mine), extra]).double()).tolist()
         seconds = time.perf_counter() - self.start_s
         n = len(names)
         row = {name: total[i] / total[n + i] if total[n + i] else None for i, name in enumerate(names)}
-        mse = row.get("mse")
-        if mse:
-            row["psnr"] = -10 * math.log10(mse)
-        samples_per_s = self.steps * recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks / seconds
+        samples_per_s = self.steps * self.scenes / seconds
         return row | {
             "samples_per_s": samples_per_s,
-            "tokens_per_s": samples_per_s * tokens,
-            "flops_share": samples_per_s * flops / (rate * processes.world),
-            "data_wait": total[-1] / processes.world / seconds,
+            "tokens_per_s": samples_per_s * self.workload.tokens,
+            "flops_share": samples_per_s * self.workload.flops / (self.workload.rate * world),
+            "data_wait": total[-1] / world / seconds,
             "broken": int(total[-2]),
             "memory_gib": peak_memory(self.device) / 2**30,
             "seconds_per_step": seconds / self.steps,
@@ -163,7 +163,11 @@ class Window:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a log; a last line that a killed process left half written is dropped."""
+    """Return the rows of a log without a last line that a killed process left half written.
+
+    Raises:
+        InputError: another line is damaged.
+    """
     rows = []
     if path.is_file():
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -177,7 +181,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def format_line(row: dict[str, Any], steps: int) -> str:
-    """Return a row as a line of text; figures that are missing are left out, those that are not finite read `-`."""
+    """Return a row as a line of text; missing figures are omitted, those that are not finite read `-`."""
     parts = [f"step {row['step']}/{steps}"]
     for name, (label, form) in LINE.items():
         if name not in row or (name in ONLY_IF_ANY and not row[name]):
@@ -200,7 +204,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return None for a number that JSON has no word for, else the value."""
+    """Return None for a number that JSON cannot hold, else the value."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -221,8 +225,10 @@ def open_tensorboard(folder: Path, step: int) -> Any:
     return SummaryWriter(os.fspath(folder), purge_step=step + 1)
 
 
-def start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
-    """Start, or go on with, the run of this folder in Weights & Biases.
+def start_wandb(project: str, folder: Path, step: int, settings: dict[str, Any]) -> Any:
+    """Start a run in Weights & Biases, or, from a step above 0, continue the one that this folder began.
+
+    Its id is kept in `wandb_id` in the folder: names of folders repeat from one machine and one project to the next.
 
     Raises:
         InputError: wandb is not installed.
@@ -231,4 +237,8 @@ def start_wandb(project: str, folder: Path, settings: dict[str, Any]) -> Any:
         import wandb  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError:
         raise InputError("--wandb", "needs wandb, which is not installed", "pip install wandb, or no --wandb") from None
-    return wandb.init(project=project, name=folder.name, id=folder.name, resume="allow", dir=folder, config=settings)
+    id_path = folder / "wandb_id"
+    if step == 0 or not id_path.is_file():
+        write_text(id_path, secrets.token_hex(8))
+    run_id = id_path.read_text(encoding="utf-8")
+    return wandb.init(project=project, name=folder.name, id=run_id, resume="allow", dir=folder, config=settings)

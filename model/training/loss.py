@@ -1,4 +1,4 @@
-"""Training loss: mean squared error, that of neighbouring differences where asked for, and from some step on LPIPS.
+"""Training loss: mean squared error, optionally that of differences between neighbouring pixels, and LPIPS.
 
 Letters: b scenes, v views, h w pixels.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from model.metric import LPIPS
+from model.metric import LPIPS, psnr
 
 # Views that LPIPS looks at together: the trunk's first group keeps 128 numbers a pixel.
 LPIPS_VIEWS = 16
@@ -30,19 +30,20 @@ def render_loss(
     Args:
         rendered: (b, v, 3, h, w) in 0..1, with gradients.
         target: (b, v, 3, h, w) in 0..1.
-        lpips: the perceptual distance, or None for none.
-        weight: what it is multiplied by.
+        lpips: the perceptual distance, or None.
+        weight: its factor.
         recompute: run the trunk of LPIPS again in the backward pass instead of keeping its activations.
         autocast: run the trunk in bfloat16.
-        gradient_weight: what the squared error of differences between neighbouring pixels is multiplied by; 0 leaves it out.
+        gradient_weight: factor of the squared error of differences between neighbouring pixels; 0 omits it.
 
     Returns:
-        the loss, a mean over all views, and its parts without gradients: `mse`, and `gradient` and `lpips` where there are any.
+        the loss, a mean over all views, and figures without gradients: its parts `mse`, `gradient` and `lpips`, as far as they
+        are computed, and `psnr`, the mean over views of each one's PSNR in dB, as in validation.
 
     Precision: float32; the trunk's features are compared in float32 whatever they were computed in.
     """
     loss = F.mse_loss(rendered, target.to(rendered.dtype))
-    parts = {"mse": loss.detach()}
+    parts = {"mse": loss.detach(), "psnr": psnr(rendered.detach(), target).mean()}
     if gradient_weight:
         gradient = _gradient_error(rendered - target.to(rendered.dtype))
         parts["gradient"] = gradient.detach()

@@ -1,4 +1,4 @@
-"""The optimizers: what decays, what Muon moves, the learning rate of a step, steps that are left out, averaged weights."""
+"""Optimizers: AdamW and Muon, learning rate, clipping, skipped steps, averaged weights."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -82,32 +82,32 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def apply_step(optimizer: Optimizer, norm: Tensor, refused: Tensor, lr: float, clip: float) -> None:
-    """Clip and update, or, where `refused`, leave weights, moments and step count untouched. No host sync.
+def apply_step(optimizer: Optimizer, norm: Tensor, skipped: Tensor, lr: float, clip: float) -> None:
+    """Clip and update, or, if `skipped`, leave weights, moments and step count untouched. No host sync.
 
     Args:
         optimizer: from `build_optimizer`.
         norm: of all gradients, on the parameters' device.
-        refused: 1 or 0, float32 scalar there: whether to leave the step out.
+        skipped: 1 or 0, a float32 scalar there: whether to skip the step.
         lr: learning rate.
         clip: largest norm that passes unscaled.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
     if isinstance(optimizer, MuonAndAdamW):
-        _step_muon(optimizer.muon, norm, refused, clip)
+        _step_muon(optimizer.muon, norm, skipped, clip)
     adamw: Any = optimizer.adamw if isinstance(optimizer, MuonAndAdamW) else optimizer
-    # The two attributes through which torch's GradScaler talks to a fused optimizer: its kernel divides gradients by the one and
-    # does nothing where the other is set, so that neither clipping nor skipping costs a pass or a wait.
+    # Attributes through which torch's GradScaler controls a fused optimizer: its kernel divides gradients by the first and does
+    # nothing where the second is set. Clipping and skipping then cost neither a pass nor a host sync.
     adamw.grad_scale = (norm / clip).clamp(min=1.0)
-    adamw.found_inf = refused
+    adamw.found_inf = skipped
     adamw.step()
     del adamw.grad_scale, adamw.found_inf
 
 
 @torch.no_grad()
-def _step_muon(muon: torch.optim.Muon, norm: Tensor, refused: Tensor, clip: float) -> None:
-    """Take Muon's step, and take it back on the device where it is refused: torch's Muon cannot leave a step out by itself.
+def _step_muon(muon: torch.optim.Muon, norm: Tensor, skipped: Tensor, clip: float) -> None:
+    """Take Muon's step, and undo it on the device if it is skipped: torch's Muon has no way to skip one.
 
     Cost: a copy of its matrices and momenta until the step is done.
     """
@@ -121,14 +121,14 @@ def _step_muon(muon: torch.optim.Muon, norm: Tensor, refused: Tensor, clip: floa
     torch._foreach_div_(gradients, (norm / clip).clamp(min=1.0))  # pyright: ignore[reportPrivateImportUsage]  (no public name)
     muon.step()
     for x, old in zip(changing, before, strict=True):
-        x.copy_(torch.where(refused > 0, old, x))
+        x.copy_(torch.where(skipped > 0, old, x))
 
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
     """Move the averaged weights towards the model's after step 0, 1, ….
 
-    Early on the decay is (step + 1) / (step + 10), so that the average does not hang on to the initial weights.
+    Early on the decay is (step + 1) / (step + 10), so that the initial weights are soon forgotten.
     """
     decay = min(decay, (step + 1) / (step + 10))
     get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), step)

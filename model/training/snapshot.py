@@ -1,4 +1,4 @@
-"""Training snapshots: all that a run needs to go on as if it had never stopped, written in the background."""
+"""Training snapshots: everything that a bitwise resume needs, written in the background."""
 
 import dataclasses
 import random
@@ -10,24 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config import NetworkConfig
 from config.errors import InputError, missing_file
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import replace_when_finished
-from model.lact_lvsm import LaCTLVSM
-from model.training.optimizer import Optimizer
-from model.training.snapshot_parts import join_parts, write_parts
+from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT, load_torch_file
-from model.weights.load import load_weights
 
 FORMAT = f"{SNAPSHOT_FORMAT} 2"
-# Spells one key otherwise.
+# Has another spelling of one key.
 OLD_FORMAT = f"{SNAPSHOT_FORMAT} 1"
 NAME = re.compile(r"step_(\d+)\.pt")
-# Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
-ROOM, ROOM_A_TENSOR = 1 << 15, 512
 KEYS = ("model", "average", "optimizer", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
 
 
@@ -35,12 +30,12 @@ class SnapshotWriter:
     """Write snapshots into a folder, one at a time, while training goes on.
 
     Args:
-        folder: where; leftovers of writes that were killed are removed from it.
-        keep: how many of the newest stay.
-        parts: (bytes of a part, of all parts): the newest is in files of that size, too, in the folder `parts` beside.
+        folder: destination; leftovers of killed writes are removed from it.
+        keep: number of the newest that are kept.
+        parts: (bytes of a part, of all parts): the newest is also written in files of that size, to the folder `parts` next to it.
 
     Attributes:
-        whole: whether the parts hold the whole snapshot, or all but the optimizer's state; None before there are any.
+        whole: whether the parts hold the whole snapshot or lack the optimizer's state; None before there are any.
     """
 
     def __init__(self, folder: Path, keep: int, parts: tuple[int, int] | None = None) -> None:
@@ -52,10 +47,10 @@ class SnapshotWriter:
             leftover.unlink()
 
     def save(self, content: dict[str, Any]) -> None:
-        """Copy `content`, of `snapshot`, to the CPU and start writing it; waits until the one before is on disk.
+        """Copy `content`, of `TrainingState`, to the CPU and start writing it, once the previous one is on disk.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: the previous one could not be written.
         """
         self.wait()
         self._pending = self._thread.submit(self._write, {"format": FORMAT, **_copy(content)})
@@ -87,67 +82,39 @@ class SnapshotWriter:
             old.unlink()
 
 
-def snapshot(
-    model: LaCTLVSM,
-    average: nn.Module | None,
-    optimizer: Optimizer,
-    rng: list[dict],
-    recipe: TrainingRecipe,
-    data_ranks: int,
-    step: int,
-    skips: int,
-) -> dict[str, Any]:
-    """Collect what a snapshot holds.
-
-    Args:
-        model: the bare network.
-        average: the same with averaged weights, or None.
-        optimizer: of the model.
-        rng: `rng_state` of every process, by rank.
-        recipe: of the run.
-        data_ranks: how many processes share a step's samples.
-        step: steps done.
-        skips: steps left out so far.
-
-    Returns:
-        tensors where they are, and plain values.
-    """
-    return {
-        "model": model.state_dict(),
-        "average": None if average is None else average.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "skips": skips,
-        "rng": rng,
-        "recipe": dataclasses.asdict(recipe),
-        "config": model.config.to_dict(),
-        "data_ranks": data_ranks,
-        "code_version": code_version(),
-    }
-
-
-def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
-    """Refuse parts that cannot even hold the weights and their average.
-
-    Raises:
-        InputError: they cannot.
-    """
-    tensors = model.state_dict().values()
-    least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
-    if least > total_bytes:
-        held = "weights and their average" if averaged else "weights"
-        wanted = f"{-(-least >> 10)}K or more, for {held}, or no --snapshot_parts"
-        raise InputError("--snapshot_total", f"is {total_bytes >> 10}K", wanted)
-
-
 def list_snapshots(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, path) of the finished snapshots of a folder, oldest first."""
     found = [(NAME.fullmatch(path.name), path) for path in folder.glob("step_*.pt")]
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
+def find_snapshot(resume: str, folder: Path) -> Path | None:
+    """Return the snapshot to resume from, or None to start a new run.
+
+    Args:
+        resume: `auto` for the newest of the run, if any; `none`; a snapshot, or a folder with one in parts.
+        folder: the run's snapshots.
+
+    Raises:
+        InputError: the folder holds snapshots that the run would overtake or mix with.
+    """
+    found = list_snapshots(folder)
+    if resume == "auto":
+        return found[-1][1] if found else None
+    if resume == "none":
+        if found:
+            raise InputError(folder, f"holds {found[-1][1].name} of an earlier run", "another --expname, or --resume auto")
+        return None
+    path = Path(resume)
+    name = name_of_parts(path) if path.is_dir() else path.name
+    newer = [other.name for _, other in found if other.name > name or path.resolve().parent != folder.resolve()]
+    if newer:
+        raise InputError(folder, f"holds {newer[-1]}, which {resume} does not lead to", "it deleted, or another --expname")
+    return path
+
+
 def read_snapshot(path: Path) -> dict[str, Any]:
-    """Read a snapshot, or a folder that holds one in parts; tensors of the former stay on disk until they are used.
+    """Read a snapshot, or a folder that holds one in parts; its tensors stay on disk until they are used.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -180,25 +147,6 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, 
     if found:
         wanted = "the same ones, or another --expname (with --load to start from its weights)"
         raise InputError(path, f"was trained with other settings ({'; '.join(found)})", wanted)
-
-
-def restore(
-    content: dict[str, Any], path: Path, model: nn.Module, average: nn.Module | None, optimizer: Optimizer, rank: int
-) -> None:
-    """Put a snapshot back into a network, its average, its optimizer, and the random number generators of process `rank`.
-
-    A snapshot without an optimizer's state, as parts may hold it, leaves that as it is: new.
-
-    Raises:
-        InputError: the weights do not fit the network.
-    """
-    load_weights(model, content["model"], str(path))
-    if average is not None:
-        load_weights(average, content["average"], str(path))
-    if content["optimizer"] is not None:
-        optimizer.load_state_dict(content["optimizer"])
-    if rank < len(content["rng"]):
-        set_rng_state(content["rng"][rank])
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

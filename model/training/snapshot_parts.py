@@ -1,6 +1,6 @@
-"""A snapshot in files of a bounded size, to be carried away from a machine: written, checked, and put together again.
+"""Snapshot in parts: files of a bounded size that can be copied off a machine; written, checked, and joined again.
 
-The files are cut from the snapshot as `split` cuts them; beside them lie their sums as `sha256sum` writes them. So
+The files are cut as `split` cuts them, and their hashes are listed as `sha256sum` lists them. So
 `sha256sum -c step_00001234.sha256 && cat step_00001234.pt.part* > step_00001234.pt` does what `join_parts` does.
 """
 
@@ -11,21 +11,40 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from torch import nn
+
 from config.errors import InputError
 from data.files import replace_when_finished, write_text
 
 SUMS = re.compile(r"(step_\d+)\.sha256")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (step_\d+\.pt\.part\d+)")
 
+# Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
+ROOM, ROOM_A_TENSOR = 1 << 15, 512
+
+
+def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
+    """Refuse parts that cannot even hold the weights and their average.
+
+    Raises:
+        InputError: they cannot.
+    """
+    tensors = model.state_dict().values()
+    least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
+    if least > total_bytes:
+        held = "weights and their average" if averaged else "weights"
+        wanted = f"{-(-least >> 10)}K or more, for {held}, or no --snapshot_parts"
+        raise InputError("--snapshot_total", f"is {total_bytes >> 10}K", wanted)
+
 
 def write_parts(snapshot: Path, folder: Path, part_bytes: int, total_bytes: int, write_reduced: Callable[[Path], None]) -> bool:
-    """Cut a snapshot into files; those of an older one go when the new ones are complete.
+    """Cut a snapshot into files; those of an older one are removed once the new ones are complete.
 
     Args:
         snapshot: a finished `step_N.pt`.
         folder: where the files go.
         part_bytes, total_bytes: most bytes of a file, and of all.
-        write_reduced: called with a path to write a smaller snapshot to, where this one has more than `total_bytes`.
+        write_reduced: called with a path, to write a smaller snapshot if this one exceeds `total_bytes`.
 
     Returns:
         whether it is the whole snapshot.
@@ -62,7 +81,7 @@ def name_of_parts(folder: Path) -> str:
 
 
 def join_parts(folder: Path) -> io.BytesIO:
-    """Return the newest snapshot of a folder, put together from its parts.
+    """Return the newest snapshot of a folder, joined from its parts.
 
     Raises:
         InputError: there is none, or a part is missing or damaged.

@@ -1,4 +1,4 @@
-"""Weight files: read whatever spelling they come in, tensors only; write safetensors with the network config."""
+"""Weight files: torch and safetensors files read, tensors only; safetensors written with the network config."""
 
 import json
 import os
@@ -17,10 +17,10 @@ from config import NetworkConfig
 from config.errors import InputError
 from data.files import replace_when_finished
 
-# What a training snapshot calls itself, whatever its version.
+# Prefix of the format tag in training snapshots of every version.
 SNAPSHOT_FORMAT = "lact_nvs training snapshot"
 STATE_DICT = "a state dict, or {'model': state dict}"
-WANTED = "whole weights, which this file is not: delete it and fetch it again"
+WANTED = "a complete weight file: delete this one and fetch it again"
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
@@ -28,17 +28,17 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
     Args:
         path: `.safetensors`, or `.pt`/`.pth` holding a state dict or `{"model": state_dict, …}`. Of the latter only the
-            model's tensors are read. Prefixes that DistributedDataParallel and torch.compile add are taken off.
+            model's tensors are read. Prefixes added by DistributedDataParallel and torch.compile are removed.
 
     Returns:
-        tensors on the CPU in the file's types. They do not depend on the file any more.
+        tensors on the CPU, in the file's dtypes and independent of the file.
 
     Raises:
         OSError: the file cannot be opened.
-        InputError: another suffix; a damaged file; a pickle that asks for more than tensors; no state dict in it.
+        InputError: another suffix; a damaged file; a pickle that needs more than tensors; no state dict in it.
     """
     path = Path(path)
-    path.open("rb").close()  # what is wrong with the file's name or rights is told as such, and not as damage
+    path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
@@ -48,11 +48,11 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     elif path.suffix in (".pt", ".pth"):
         state = _read_torch_file(path)
     else:
-        raise InputError(path, "is no weight file by its name", "one that ends in .pt, .pth or .safetensors")
+        raise InputError(path, "is not a weight file by its name", "one that ends in .pt, .pth or .safetensors")
     state = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
     if all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    # Both readers map the file: the copy lets go of it, so that it may be overwritten in place while a program runs.
+    # Both readers memory-map the file: with copies it may be overwritten in place while a program runs.
     return {key: tensor.clone() for key, tensor in state.items()}
 
 
@@ -68,22 +68,22 @@ def _read_torch_file(path: Path) -> dict[str, Tensor]:
 
 
 def is_zip(path: str | os.PathLike) -> bool:
-    """Tell whether a file is a zip, as torch writes them today and as may be mapped."""
+    """Return whether a file is a zip: torch's current format, which can be memory-mapped."""
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it looks like one, and is damaged
+    except zipfile.BadZipFile:  # it looks like one but is damaged
         return False
 
 
 def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
-    """Return what a torch file holds, tensors and plain values alone; where the format allows it, the tensors stay on disk.
+    """Read a torch file, tensors and plain values only; tensors are memory-mapped where the format allows it.
 
     Args:
         source: the file, or its content.
-        where, wanted: of the error.
+        where, wanted: parts of the error message.
 
     Raises:
-        InputError: it cannot be read, or its pickle asks for more.
+        InputError: it cannot be read, or its pickle needs more.
     """
     mapped = isinstance(source, Path) and is_zip(source)
     try:
@@ -91,9 +91,9 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
     except MemoryError:
         raise
     except Exception as error:  # a damaged file raises nearly anything, from IndexError to struct.error
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            found = f"asks in its pickle for {asked[1]}, which may run code and is refused"
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        if needed:
+            found = f"needs {needed[1]} to unpickle, which may run code and is refused"
             raise InputError(where, found, "tensors only, as torch.save(model.state_dict(), path) writes") from error
         raise _damaged(where, error, wanted) from error
 
@@ -110,20 +110,20 @@ def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputEr
 def save_weights(
     path: str | os.PathLike, state_dict: Mapping[str, Tensor], config: NetworkConfig, dtype: torch.dtype | None = None
 ) -> None:
-    """Write weights and their network's config to one `.safetensors` file, whole or not at all.
+    """Write weights and their network's config to one `.safetensors` file, atomically.
 
     Args:
-        path: the file; replaced when it exists.
-        state_dict: of the bare network.
-        config: goes into the metadata under `config`, as JSON.
-        dtype: convert floating tensors to it; None keeps their types.
+        path: the file; replaced if it exists.
+        state_dict: of the network, unwrapped.
+        config: stored in the metadata under `config`, as JSON.
+        dtype: convert floating tensors to it; None keeps their dtypes.
 
     Raises:
         InputError: `path` has another suffix.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise InputError(path, "is no name for weights, which are saved as safetensors", "one that ends in .safetensors")
+        raise InputError(path, "is not a name for weights, which are saved as safetensors", "one that ends in .safetensors")
     tensors = {
         key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for key, tensor in state_dict.items()

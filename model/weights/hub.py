@@ -1,8 +1,8 @@
-"""Downloads of weights: continued after a cut, checked, and under their final name only when whole.
+"""Weight downloads: resumed after a cut, verified, and given their final name only when complete.
 
-huggingface_hub finds the file, sends the token and moves the bytes. Its own `hf_hub_download` throws a partial file
-away when the call fails, and checks the size alone; here the partial file is kept in `.cache/` beside the destination,
-named by the content that it is part of, and the hash is checked too. Plain HTTP throughout: hf-xet is not needed.
+huggingface_hub finds the file, sends the token and transfers the bytes. Its own `hf_hub_download` discards a partial file
+when the call fails, and checks the size alone; here the partial file is kept in `.cache/` next to the destination, named
+by the hash of the complete file, and the hash is checked too. Plain HTTP throughout: hf-xet is not needed.
 """
 
 import errno
@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  (that of httpx, which huggingface_hub brings)
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  (httpx's, a dependency of huggingface_hub)
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -32,7 +32,7 @@ from config import did_you_mean
 from config.errors import missing_file
 from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
 
-# A compressed answer has neither a length nor ranges that count in bytes of the file.
+# A compressed response has no length and no ranges in bytes of the file.
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 
 
@@ -51,7 +51,7 @@ def download(
     Args:
         repo: `owner/name`.
         file: path inside the repository.
-        destination: the file to write. Its folder is created; a partial file waits in that folder's `.cache/`.
+        destination: the file to write. Its folder is created; a partial file is kept in that folder's `.cache/`.
         repo_type: `model` or `dataset`.
         revision: branch, tag or commit; None for the main branch.
 
@@ -61,7 +61,7 @@ def download(
     Raises:
         FileNotFoundError: the hub cannot be reached, or has no such file.
         PermissionError: the hub refuses access: the repository is gated or private.
-        OSError: the transfer broke off (run again to continue), the disk is full, or the content is not the stated one.
+        OSError: the transfer broke off (run again to continue), the disk is full, or size or hash are not the stated ones.
 
     The environment is read at every call: HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
     """
@@ -78,8 +78,8 @@ def download(
         if metadata.commit_hash is None or metadata.etag is None:
             why = f"{endpoint} does not answer as a hub does"
             raise _not_there(destination, why, f"HF_ENDPOINT and proxies that lead to one, or {by_hand}")
-        # The commit, so that a push between two attempts cannot mix two files; the hub's own address and not the signed
-        # one behind it, which expires.
+        # Pinned to the commit, so that a push between two attempts cannot mix two files; the hub's own address, since the
+        # signed one that it redirects to expires.
         pinned = hf_hub_url(repo, file, repo_type=repo_type, revision=metadata.commit_hash, endpoint=endpoint)
         _fetch(pinned, destination, metadata.size, metadata.etag, build_hf_headers(headers=UNCOMPRESSED))
     except (HTTPError, OfflineModeIsEnabled) as error:
@@ -92,17 +92,17 @@ def download_url(url: str, destination: str | os.PathLike, size: int, sha256: st
     """Download one file of known content from a plain address, unless it is there already.
 
     Args:
-        url: address that supports HEAD; ranges are used where it has them.
+        url: address that supports HEAD; ranges are used where it supports them.
         destination: the file to write.
         size: in bytes.
         sha256: 64 hexadecimal digits.
-        patience_s: how long to wait for a first answer, name look-up included, before giving up.
+        patience_s: time limit for the first response, name look-up included.
 
     Returns:
         `destination`.
 
     Raises:
-        FileNotFoundError: offline, or no answer in time.
+        FileNotFoundError: offline, or no response in time.
         OSError: as `download`.
     """
     destination = Path(destination)
@@ -147,9 +147,9 @@ def resolve_weights(path: str | os.PathLike) -> Path:
 
 
 def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
-    """Return the paths of the VGG-16 trunk and of the LPIPS heads in weight/, downloading what is missing where `fetch` says so.
+    """Return the paths of the VGG-16 trunk and of the LPIPS heads in weight/, downloading missing ones if `fetch`.
 
-    A download that fails is not tried again in this process: every later call fails at once with the same message.
+    A failed download is not retried in this process: every later call fails at once with the same message.
 
     Raises:
         FileNotFoundError: a file is missing and could not be fetched; the message says what to put where.
@@ -181,7 +181,7 @@ def _offline() -> bool:
 
 
 def _first_answer(url: str, patience_s: float) -> Exception | None:
-    """Return why `url` does not answer, or None. In a thread, as no timeout covers the look-up of the host's name."""
+    """Return why `url` does not respond, or None. In a thread, since no timeout covers the look-up of the host's name."""
     outcome: queue.SimpleQueue = queue.SimpleQueue()
 
     def ask() -> None:
@@ -199,7 +199,7 @@ def _first_answer(url: str, patience_s: float) -> Exception | None:
 
 
 def _fetch(url: str, destination: Path, size: int | None, etag: str, headers: dict[str, str]) -> None:
-    """Bring `url` to `destination` through a partial file that outlives this process; one process at a time."""
+    """Download `url` to `destination` through a partial file that outlives this process; one process at a time."""
     cache = destination.parent / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
     content = re.sub("[^0-9A-Za-z]", "", etag)[:16]
@@ -217,7 +217,7 @@ def _fetch(url: str, destination: Path, size: int | None, etag: str, headers: di
 
 
 def _receive(url: str, partial: Path, destination: Path, size: int | None, headers: dict[str, str]) -> None:
-    """Append to `partial` what it lacks of `url`, going on after a cut as long as every attempt brings something."""
+    """Append the rest of `url` to `partial`, resuming after a cut as long as every attempt makes progress."""
     have = partial.stat().st_size if partial.exists() else 0
     if size is not None and have > size:
         partial.unlink()
@@ -225,7 +225,8 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
     free = shutil.disk_usage(partial.parent).free
     if size is not None and size - have > free:
         raise OSError(
-            f"{destination}: lacks {size - have} bytes on a disk with {free} free; wanted room for it, and the same command again"
+            f"{destination}: needs {size - have} more bytes, and the disk has {free} free; "
+            "wanted free space, then the same command again"
         )
     while True:
         try:
@@ -239,30 +240,31 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
             before, have = have, partial.stat().st_size
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise OSError(
-                    f"{destination}: broke off at {have} of {size} bytes, since the disk is full; wanted room, then another try"
+                    f"{destination}: broke off at {have} of {size} bytes, since the disk is full; "
+                    "wanted free space, then the same command again"
                 ) from error
             if size is not None and have > size:
                 return
             if have <= before:
                 raise OSError(
                     f"{destination}: broke off at {have} of {size} bytes ({_brief(error)}); "
-                    f"wanted the same command again, which goes on from there, or {_by_hand(url, destination)}"
+                    f"wanted the same command again, which continues from there, or {_by_hand(url, destination)}"
                 ) from error
 
 
 def _verify(url: str, partial: Path, destination: Path, size: int | None, etag: str) -> None:
-    """Compare `partial` with the size and the hash that were stated; delete it where they differ."""
+    """Compare `partial` with the stated size and hash; delete it if they differ."""
     have = partial.stat().st_size
     if size is None or have == size:
         digest = _digest(partial, etag)
         if digest == etag:
             return
-        found, wanted = f"a content of hash {digest}", etag
+        found, wanted = f"hash {digest}", etag
     else:
         found, wanted = f"{have} bytes", f"{size}"
     partial.unlink()
     again = f"the same command again, or {_by_hand(url, destination)}"
-    raise OSError(f"{destination}: came as {found} instead of {wanted}, and was deleted; wanted {again}")
+    raise OSError(f"{destination}: arrived with {found} instead of {wanted}, and was deleted; wanted {again}")
 
 
 def _digest(path: Path, etag: str) -> str:
@@ -293,13 +295,13 @@ def _refusal(error: Exception, destination: Path, repo: str, file: str, by_hand:
         )
     if status in (401, 403):
         return PermissionError(
-            f"{destination}: is in {repo}, which does not exist or is refused to you (HTTP {status}); "
-            f"wanted HF_TOKEN set to a token that may read it, or {by_hand}"
+            f"{destination}: is in {repo}, which does not exist or denies access (HTTP {status}); "
+            f"wanted HF_TOKEN set to a token with read access, or {by_hand}"
         )
     if isinstance(error, RepositoryNotFoundError) or status == 404:
         return FileNotFoundError(f"{destination}: cannot be fetched: there is no {repo} (HTTP {status}); wanted a name that exists")
     if status is not None:
-        return OSError(f"{destination}: is in {repo}, which answers HTTP {status}; wanted another try later, or {by_hand}")
+        return OSError(f"{destination}: is in {repo}, which answers HTTP {status}; wanted a retry later, or {by_hand}")
     return _not_there(destination, f"the hub is out of reach ({_brief(error)})", by_hand)
 
 

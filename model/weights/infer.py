@@ -1,4 +1,4 @@
-"""A LaCT network's config, worked out from the names and shapes of its weights.
+"""Network config inferred from the names and shapes of LaCT weights.
 
 Letters: n heads, k head width, m fast-weight hidden width, d width, p patch side.
 """
@@ -23,21 +23,21 @@ OUTER_KEYS = {
     "image_token_decoder.1.weight",
 }
 BLOCK_KEY = re.compile(r"blocks\.(\d+)\.module_list\.(\d+)\.(?:f\.)?(.+)")
-# What the published weights were trained with and shapes do not tell.
+# Published settings that shapes do not determine.
 PUBLISHED_HEAD_DIM = 64
 PUBLISHED_FAST_WEIGHT = {"base_lr": 0.01, "muon_update_steps": 5}
 
 
 def infer_config(weights: Mapping[str, Tensor], where: str = "weights") -> NetworkConfig:
-    """Work a LaCT network's config out from the names and shapes of its weights.
+    """Infer a LaCT network's config from the names and shapes of its weights.
 
-    Shapes do not tell base_lr, the Newton-Schulz steps and, without q_norm, the attention's head width: these take the
-    published values. Nor do they tell addresses, which published networks do not have, nor attention within an image from
-    attention over the scene, so that only blocks with a fast-weight layer are accepted.
+    Shapes do not determine base_lr, the Newton-Schulz steps and, without q_norm, the attention's head width: these take the
+    published values. Nor do they show addresses, which published networks do not have, or tell attention within an image from
+    attention over the scene, so only blocks with a fast-weight layer are accepted.
 
     Args:
-        weights: as `read_weights` returns them; only names and shapes are looked at, `meta` tensors will do.
-        where: what error messages call them, such as the file's name.
+        weights: as `read_weights` returns them; only names and shapes are read, `meta` tensors suffice.
+        where: name in error messages, such as the file's.
 
     Raises:
         InputError: a name that no LaCT network has, a missing tensor, or a shape that fits no network.
@@ -87,5 +87,5 @@ def _shape(weights: Mapping[str, Tensor], key: str, dims: int, where: str) -> tu
 
 
 def _multiple(hidden: int, width: int) -> int | float:
-    """Return a factor such that int(width · factor) is `hidden`, whole where it can be."""
+    """Return a factor such that int(width · factor) is `hidden`, an integer where possible."""
     return hidden // width if hidden % width == 0 else (hidden + 0.5) / width

@@ -1,4 +1,4 @@
-"""From a weight file to a network that is ready to render: its config, its tensors, its dtypes and device."""
+"""Model loading: weight file, config, dtypes and device to a network ready to render."""
 
 import json
 import os
@@ -29,18 +29,26 @@ def load_model(
     """Load a network for inference.
 
     Args:
-        weights: `.pt` or `.safetensors`; a file of the table in `weight/` that is not there is downloaded.
-        config: a YAML file or a network config; None takes the table's, the file's own, or what the shapes tell, in this order.
+        weights: a file, or its bare name in `weight/`; files of the table there are downloaded if missing.
+        config: a YAML file or a network config; None takes the table's, the file's, or the one inferred from shapes, in this order.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:N`.
-        precision: of the layers, `float32`, `bfloat16` or `auto` (bfloat16 where the hardware multiplies it in silicon).
-        newton_schulz_dtype: `bfloat16`, which published weights were trained with, or `float32`.
+        precision: of the layers, `float32`, `bfloat16` or `auto` (bfloat16 where the hardware multiplies it).
+        newton_schulz_dtype: `bfloat16`, as published weights were trained, or `float32`.
 
     Returns:
-        the network in eval mode, without gradients, its linear weights stored in what they compute in.
+        the network in eval mode, without gradients, its linear weights stored in the compute dtype.
 
     Raises:
-        FileNotFoundError, OSError: the weights are not there and cannot be downloaded.
+        FileNotFoundError, OSError: the weights are missing and cannot be downloaded.
         InputError: weights that cannot be read or do not fit the config, or an unknown device, precision or dtype.
+
+    Example:
+        >>> from model import load_model
+        >>> model = load_model("lact_objects_64.safetensors", device="cpu")  # the bundled model
+        >>> model.config.layers, model.config.dim, model.config.patch_size
+        (4, 256, 8)
+        >>> model.input_linear.weight.shape
+        torch.Size([256, 768])
     """
     if newton_schulz_dtype not in PRECISIONS:
         raise InputError("newton_schulz_dtype", f"is {newton_schulz_dtype!r}", " or ".join(PRECISIONS))
@@ -61,10 +69,10 @@ def load_model(
 
 
 def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> NetworkConfig:
-    """Return the config that a file carries, `.safetensors` in its metadata and training snapshots, or the one that shapes tell.
+    """Return the config stored in a `.safetensors` file's metadata or a training snapshot, else the one inferred from shapes.
 
     Raises:
-        InputError: the config is not JSON or none of a network; or see `infer_config`.
+        InputError: the config is not JSON or not a network config; or see `infer_config`.
     """
     if Path(path).suffix == ".safetensors":
         with safe_open(path, framework="pt") as file:
@@ -87,21 +95,21 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Netwo
 
 
 def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> NetworkConfig:
-    """Return the network config of a weight file: its YAML where weight/checkpoints.yaml knows its name, else `read_config`."""
+    """Return the network config of a weight file: its YAML if weight/checkpoints.yaml lists its name, else `read_config`."""
     row = known_weights().get(Path(path).name)
     return read_config(path, weights) if row is None else load_config(ROOT / row.config)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy `weights` into `model`: all of them, into all of it.
+    """Copy `weights` into `model`; names and shapes must match exactly.
 
     Args:
-        model: the network, on any device and of any type.
+        model: the network, on any device and of any dtype.
         weights: as `read_weights` returns them.
-        where: what error messages call them, such as the file's name.
+        where: name in error messages, such as the file's.
 
     Raises:
-        InputError: a tensor is missing, of another shape, or unknown: the message names the first, counts the others.
+        InputError: a tensor is missing, of another shape, or unknown: the message names the first and counts the others.
     """
     own = model.state_dict()
     problems = []

@@ -1,4 +1,4 @@
-"""Table of weight files, published and bundled, and the two files of LPIPS, with where each comes from."""
+"""Table of weight files, published and bundled, and of the two files of LPIPS, with their sources."""
 
 import functools
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class KnownWeights:
         resolution: (height, width) in pixels that the weights were trained at.
         kind: `object` or `scene`.
         num_input_views: how many input views they were trained with.
-        repo: Hugging Face model repository that has the file; None for one that lies in weight/ since the clone.
+        repo: Hugging Face model repository that has the file; None for the bundled model.
     """
 
     file: str
@@ -40,13 +40,13 @@ def known_weights() -> dict[str, KnownWeights]:
 
 
 def published_weights() -> dict[str, KnownWeights]:
-    """Return those of `known_weights` that can be downloaded."""
+    """Return the rows of `known_weights` that can be downloaded."""
     return {file: row for file, row in known_weights().items() if row.repo is not None}
 
 
 @dataclass(frozen=True)
 class LpipsFile:
-    """A file that LPIPS needs: its name in weight/, where it comes from, its size in bytes and its hash."""
+    """A file that LPIPS needs: its name in weight/, its source, its size in bytes and its hash."""
 
     name: str
     url: str
@@ -54,7 +54,7 @@ class LpipsFile:
     sha256: str
 
 
-# The first hash begins as torchvision names the file; the second is that of lpips/weights/v0.1/vgg.pth in lpips 0.1.4.
+# The first hash begins with the digits in torchvision's file name; the second is that of lpips/weights/v0.1/vgg.pth in lpips 0.1.4.
 LPIPS_FILES = (
     LpipsFile(
         "vgg16-397923af.pth",

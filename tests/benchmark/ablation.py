@@ -1,13 +1,13 @@
-"""Ablation at a small budget: train variants of a network, test them alike, and report tables, curves and a JSON.
+"""Ablation at a small budget: variants of a network trained, tested alike, and reported as tables, curves and JSON.
 
     python tests/benchmark/ablation.py --kind objects
     python tests/benchmark/ablation.py --only none foot --seeds 0 1 2
     python tests/benchmark/ablation.py --only none@foot_p4 --seeds 0 1 2
     python tests/benchmark/ablation.py --curve none foot lvsm
 
-`NAME@OTHER` trains NAME for as many steps as take the time of OTHER's: both must have a finished run. Finished runs are not
-repeated, and interrupted ones go on from their snapshots. A step's time is the median of what its process took of CPUs, decoding
-included and compiling not, so that other work on the machine changes little. A script, no test: see model/ABLATION.md.
+`NAME@OTHER` trains NAME for the number of steps that takes the time of OTHER's: both must have a finished run. Finished runs are
+skipped, interrupted ones resume from their snapshots. A step's time is the median CPU time of its process, including decoding but
+not compilation, so other load on the machine changes little. A script, not a test: see model/ABLATION.md.
 """
 
 import argparse
@@ -49,7 +49,7 @@ CURVE_INPUTS = (2, 4, 8, 12, 16, 24, 32, 48, 64)
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a variant, a seed, how many steps, and the folder that all runs of a kind and length share."""
+    """One training run: variant, seed, number of steps, and the folder that all runs of a kind and length share."""
 
     name: str
     seed: int
@@ -74,7 +74,7 @@ class Run:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, test and report what is asked for; return 0, 1 where a run failed, 2 for bad input, 130 when interrupted."""
+    """Train, test and report as requested; return 0, 1 if a run failed, 2 for bad input, 130 when interrupted."""
     args = parse(argv)
     torch.set_num_threads(1)
     folder = args.out.resolve() / f"{args.kind}_{args.steps}"
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             failed += train_missing([(name, seed) for seed in args.seeds for name in names if "@" in name], args, folder)
         print(write_report(folder))
     except KeyboardInterrupt:
-        print("ablation.py: interrupted; the same command goes on", file=sys.stderr)
+        print("ablation.py: interrupted; the same command continues", file=sys.stderr)
         return 130
     except (OSError, InputError) as error:
         print(f"ablation.py: {error}", file=sys.stderr)
@@ -107,14 +107,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", metavar="NAME", help="variants, or NAME@OTHER; default: all of the kind")
     add("--seeds", nargs="+", type=int, default=[0])
     add("--steps", type=int, default=400)
-    add("--jobs", type=int, default=1, help="runs beside each other, each on a core of its own")
-    add("--data_path", type=Path, help="training scenes, 20 views or more each; default: they are exported")
+    add("--jobs", type=int, default=1, help="concurrent runs, each on its own core")
+    add("--data_path", type=Path, help="training scenes, 20 views or more each; default: export them")
     add("--train_scenes", type=int, help="scenes to export for training; default: 2000 objects, or 300 scenes, which take longer")
     add("--test_scenes", type=int, default=32, help="scenes to export for tests")
-    add("--compile", action="store_true", help="compiling takes longer than so few steps gain")
+    add("--compile", action="store_true", help="compile; takes longer than it saves in this few steps")
     add("--out", type=Path, default=Path("outputs/ablation"))
-    add("--report", action="store_true", help="report what is there without training")
-    add("--curve", nargs="*", metavar="NAME", help="PSNR over the number of inputs of finished runs instead")
+    add("--report", action="store_true", help="report existing results without training")
+    add("--curve", nargs="*", metavar="NAME", help="instead, PSNR of finished runs over the number of inputs")
     return parser.parse_args(argv)
 
 
@@ -129,7 +129,7 @@ def recipe(run: Run, args: argparse.Namespace, data_path: Path) -> dict:
 
 
 def export(args: argparse.Namespace, seed: int, count: int, views: int) -> Path:
-    """Make scenes of the generator, unless they are there; return the list of them."""
+    """Export procedural scenes unless they exist; return the list of them."""
     folder = args.out.resolve() / "data" / f"{args.kind}_{seed}_{count}x{views}"
     path = folder / f"{args.kind}_data_path.json"
     if not path.exists():
@@ -137,7 +137,7 @@ def export(args: argparse.Namespace, seed: int, count: int, views: int) -> Path:
         words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
         status = synthetic_export.main([*words, "--image_size", "64", "64", "--workers", str(args.jobs if args.jobs > 1 else 0)])
         if status:
-            raise SystemExit(status)  # what is wrong was told
+            raise SystemExit(status)  # the error has been printed
     return path
 
 
@@ -169,7 +169,7 @@ def train_missing(wanted: Sequence[tuple[str, int]], args: argparse.Namespace, f
                 finish(run, args.kind, test_path)
             else:
                 failed.append(run.label)
-                last = (console(run).read_text(encoding="utf-8").splitlines() or ["no word"])[-1]
+                last = (console(run).read_text(encoding="utf-8").splitlines() or ["no output"])[-1]
                 print(f"{run.label}: not finished: {last}", file=sys.stderr, flush=True)
             cores.append(core)
     finally:
@@ -182,7 +182,7 @@ def train_missing(wanted: Sequence[tuple[str, int]], args: argparse.Namespace, f
 
 
 def steps_of(name: str, steps: int, results: Sequence[dict]) -> int:
-    """Return how many steps a run has: of NAME@OTHER as many as take the time of OTHER's, by the first seed of each.
+    """Return the number of steps of a run: for NAME@OTHER, the number that takes the time of OTHER's, by the first seed of each.
 
     Raises:
         InputError: NAME or OTHER has no finished run.
@@ -193,19 +193,19 @@ def steps_of(name: str, steps: int, results: Sequence[dict]) -> int:
     for part in name.split("@", 1):
         found = sorted((row for row in results if row["name"] == part), key=lambda row: row["seed"])
         if not found:
-            raise InputError(name, f"has no finished run of {part} with {steps} steps", "one, to tell its time per step")
+            raise InputError(name, f"has no finished run of {part} with {steps} steps", "one, for its time per step")
         seconds[part] = found[0]["seconds_per_step"]
     one, other = seconds.values() if len(seconds) == 2 else (1.0, 1.0)
     return round(steps * other / one)
 
 
 def start(run: Run, settings: dict, core: int | None) -> subprocess.Popen:
-    """Write the YAMLs of a run and start its training in the background, on one thread and if given one core."""
+    """Write the YAMLs of a run and start its training in the background, on one thread and, if given, on one core."""
     write_text(run.network, yaml.safe_dump(network(run.name), sort_keys=False))
     path = run.folder / "recipe" / f"{run.label}.yaml"
     write_text(path, yaml.safe_dump(settings, sort_keys=False))
     pinned = [] if core is None else ["taskset", "-c", str(core)]
-    # Compilers in processes of their own would take another core, unseen.
+    # Compilers in separate processes would use another core, uncounted.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     console(run).parent.mkdir(parents=True, exist_ok=True)
     print(f"{run.label}: {run.steps} steps, {console(run)}", flush=True)
@@ -215,18 +215,18 @@ def start(run: Run, settings: dict, core: int | None) -> subprocess.Popen:
 
 
 def console(run: Run) -> Path:
-    """Return the file that takes what a training prints."""
+    """Return the file with the output of a training run."""
     return run.folder / "console" / f"{run.label}.txt"
 
 
 def add_cpu_seconds(run: Run, seconds: float) -> None:
-    """Add to the CPU seconds of all starts of a run, compilers included."""
+    """Add to the CPU seconds of a run over all its starts, compilers included."""
     path = run.output / "cpu_seconds.json"
     write_json(path, (json.loads(path.read_text()) if path.exists() else 0.0) + seconds)
 
 
 def finish(run: Run, kind: str, test_path: Path) -> None:
-    """Test all snapshots of a run, write its result, and delete them: model.safetensors stays."""
+    """Test all snapshots of a run, write its result, and delete the snapshots; model.safetensors stays."""
     dataset = SceneDataset(test_path, IMAGE_SIZE, network(run.name)["patch_size"])
     curve, snapshots = [], list_snapshots(run.output / "snapshot")
     for step, path in snapshots:
@@ -249,7 +249,7 @@ def finish(run: Run, kind: str, test_path: Path) -> None:
     write_json(run.result, result)
     for _, path in snapshots:
         path.unlink()
-    print(f"{run.label}: {result['psnr']:.2f} dB, {result['seconds_per_step']:.2f} CPU seconds a step", flush=True)
+    print(f"{run.label}: {result['psnr']:.2f} dB, {result['seconds_per_step']:.2f} CPU seconds per step", flush=True)
 
 
 def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str]) -> None:
@@ -282,9 +282,9 @@ def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str])
     write_text(folder / "inputs.md", text)
     write_json(folder / "inputs.json", [{"name": name, "inputs": count, **row} for (name, count), row in rows.items()])
     memories.draw(folder / "inputs.png", rows, TRAINED)
-    print(f"{text}\n{folder / 'inputs.png'}: the same as a picture")
+    print(f"{text}\n{folder / 'inputs.png'}: the same as a plot")
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # trainings are stopped in order
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stops trainings cleanly
     sys.exit(main())

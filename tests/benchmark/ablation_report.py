@@ -1,4 +1,4 @@
-"""The report of the ablation: means and spreads over seeds, differences that are larger than these, tables and curves."""
+"""Report of the ablation: means and spreads over seeds, differences beyond the spread, tables and curves."""
 
 import itertools
 import json
@@ -19,7 +19,7 @@ def read_results(folder: Path) -> list[dict]:
     """Return the results of the finished runs in a folder, in the order of `VARIANTS`, seeds ascending.
 
     Raises:
-        InputError: one is of a variant that there is no more.
+        InputError: one is of a variant that no longer exists.
     """
     results = [json.loads(path.read_text(encoding="utf-8")) for path in (folder / "result").glob("*.json")]
     for row in results:
@@ -29,7 +29,7 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def at_seconds(curve: Sequence[Sequence[float]], seconds_per_step: float, seconds: float) -> float | None:
-    """Return a curve's value at a time: between its (step, value) linear, after its end the last, before its start None."""
+    """Return a curve's value at a time: linear between its (step, value), the last after its end, None before its start."""
     step = seconds / seconds_per_step
     if step < curve[0][0]:
         return None
@@ -45,9 +45,9 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def summarise(results: Sequence[dict]) -> dict[str, dict]:
-    """Return by name what its seeds have in common: steps, time of a step, and PSNR of each seed at the end and at equal time.
+    """Return, by name, figures over its seeds: steps, time per step, and PSNR of each seed at the end and at equal time.
 
-    Equal time is what the baseline took for all its steps. It is left out of NAME@OTHER, which ends at OTHER's time.
+    Equal time is that of all steps of the baseline. It is omitted for NAME@OTHER, which ends at OTHER's time.
     """
     names = list(dict.fromkeys(row["name"] for row in results))
     groups = {name: [row for row in results if row["name"] == name] for name in names}
@@ -69,7 +69,7 @@ def summarise(results: Sequence[dict]) -> dict[str, dict]:
 
 
 def compare(figures: dict[str, dict]) -> list[dict]:
-    """Return the differences of all pairs that are to be compared and are there, see `difference`."""
+    """Return the differences of all pairs to be compared that have results, see `difference`."""
     rows = []
     for name, figure in figures.items():
         base, _, other = name.partition("@")
@@ -91,11 +91,11 @@ def difference(one: Sequence[float], other: Sequence[float], largest_spread: flo
 
     Args:
         one, other: PSNR of each seed.
-        largest_spread: of any variant with several seeds, which stands in where neither of the two has any; or None.
+        largest_spread: of any variant with several seeds, used where one of the two has a single seed; or None.
 
     Returns:
         `difference` of the means, the `spread` that it must exceed (the larger of the two; largest minus smallest),
-        and in words a `verdict`: the difference or `none`, and whether a single seed is among them.
+        and a `verdict` in words: the difference or `none`, and whether one has a single seed.
     """
     found = statistics.mean(one) - statistics.mean(other)
     both = len(one) > 1 and len(other) > 1
@@ -117,7 +117,7 @@ def write_report(folder: Path) -> str:
     comparisons = compare(figures)
     hours = sum(row["cpu_seconds"] for row in results) / 3600
     text = f"{folder.name}: {len(results)} runs, {hours:.1f} core-hours. PSNR in dB, mean over seeds (largest minus smallest).\n\n"
-    head = ["name", "what", "seeds", "steps", "PSNR", "at equal seconds", "CPU s a step", "CPU s in all", "M parameters"]
+    head = ["name", "description", "seeds", "steps", "PSNR", "at equal seconds", "CPU s per step", "CPU s in all", "M parameters"]
     text += table(head, [_line(name, figure) for name, figure in figures.items()]) + "\n"
     lines = [[row["name"], row["against"], *(_verdict(row[key]) for key in ("psnr", "at_equal_seconds"))] for row in comparisons]
     text += f"\n{table(['name', 'against', 'difference at the end', 'at equal seconds'], lines)}\n"

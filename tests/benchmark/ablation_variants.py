@@ -1,4 +1,4 @@
-"""The variants of the ablation: networks and settings of their training, as changes to one network and one recipe."""
+"""Variants of the ablation: networks and training settings, as changes to one network and one recipe."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ RECIPE = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A network and how it is trained, as changes to `base` and `RECIPE`.
+    """A network and its training, as changes to `base` and `RECIPE`.
 
     Attributes:
-        what: words for the tables.
+        what: description in the tables.
         against: the variants that it is compared with.
         shape: keys of the network, and `head_dim` of its fast weights.
         fast: further params of its fast weights.
@@ -77,14 +77,14 @@ PICTURE = {
 
 
 def check_name(name: str) -> None:
-    """Refuse what is neither a variant nor NAME@OTHER of two.
+    """Check that a name is a variant or NAME@OTHER of two.
 
     Raises:
         InputError: an unknown name.
     """
     for part in name.split("@", 1):
         if part not in VARIANTS:
-            raise InputError(name, f"{part!r} is no variant", f"a known one ({did_you_mean(part, list(VARIANTS))})")
+            raise InputError(name, f"{part!r} is not a variant", f"a known one ({did_you_mean(part, list(VARIANTS))})")
 
 
 def network(name: str) -> dict:

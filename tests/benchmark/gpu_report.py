@@ -1,13 +1,13 @@
-"""Measure all that a GPU has to show, in a given number of minutes, most valuable first; keep what is there when time is up.
+"""GPU report: all GPU measurements within a given number of minutes, most valuable first.
 
     python tests/benchmark/gpu_report.py --minutes 8 --out output_gpu
     python tests/benchmark/gpu_report.py --minutes 4 --out output_gpu --only model
     python tests/benchmark/gpu_report.py --device cpu --rehearse --out output_gpu
 
-A script, no test; --rehearse runs its every line at tiny sizes on a CPU. Each step has a process of its own, so that a crash or
-running out of memory takes nothing else with it. After each, DIR/report.json and DIR/report.md hold all rows so far; what the
-processes said is in DIR/report.log. The step `model` trains the bundled model for the rest of the time; DIR/parts then holds its
-snapshot in files that can be carried away, and DIR/model.safetensors its averaged weights: eight files in all, at most.
+A script, not a test; --rehearse runs every line of it at tiny sizes on a CPU. Each step has its own process, so that a crash or
+running out of memory affects no other. After each, DIR/report.json and DIR/report.md hold all rows so far; the output of the
+processes is in DIR/report.log. The step `model` trains the bundled network for the rest of the time; DIR/parts then holds its
+snapshot in parts, and DIR/model.safetensors its averaged weights: at most eight files in all.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from tests.benchmark.gpu_steps import GIB, Bench, Row, Step
 from tests.benchmark.measure import in_words, machine, table, table_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-# Seconds that a step's process needs for itself; with less left, it is not started.
+# Seconds that a step's process takes to start; with less left, the step is skipped.
 LEAST_SECONDS = 15
-# What the model's training keeps of its time for what comes before it and after: imports, the last snapshot, validation.
+# Seconds that the model's training reserves for imports, the last snapshot and validation.
 CLOSING_SECONDS = 60
-# What comes back from a lent machine.
+# Most files in --out.
 MOST_FILES = 8
 HEAD = ("what", "seconds", "rate", "share of matmul", "peak memory", "found", "target", "met", "published")
 MODEL_RECIPE = "config/train/gpu_objects_64.yaml"
@@ -47,7 +47,7 @@ TINY_MODEL = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the steps, or one of them in this process; return the exit status."""
+    """Run the steps, or a single one in this process; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=8, help="for all steps together (default: 8)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.step:
-        # Everything is imported: the step before may still be measuring. The parent says when to begin, and how long it may take.
+        # Everything is imported; the previous step may still be measuring. The parent sends the time limit when this one may start.
         seconds = sys.stdin.readline()
         if seconds:
             work(args, float(seconds))
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(args: argparse.Namespace, seconds: float) -> None:
-    """Run one step in this process; write its rows to the file that --out names, a line each."""
+    """Run one step in this process; write its rows to the file --out, one per line."""
     os.chdir(ROOT)
     bench = Bench(pick_device(args.device), args.rehearse, seconds, args.out.parent)
     with args.out.open("a", encoding="utf-8") as file:
@@ -78,7 +78,7 @@ def work(args: argparse.Namespace, seconds: float) -> None:
 
 
 class Report:
-    """What is known so far, on disk after every step.
+    """Results so far, written to disk after every step.
 
     Args:
         args: the command line.
@@ -94,7 +94,7 @@ class Report:
 
     def run(self) -> int:
         """Run the steps one after another; return 1 if one failed, else 0."""
-        # Without the machine's own rates no figure says anything.
+        # No figure can be read without the machine's own rates.
         names, failed = list(dict.fromkeys(["machine", *(self.args.only or STEPS)])), []
         with tempfile.TemporaryDirectory() as folder:
             waiting = [self.prepare(names[0], Path(folder))]
@@ -104,7 +104,7 @@ class Report:
                 left = self.args.minutes * 60 - (time.monotonic() - self.started)
                 if left < LEAST_SECONDS + CLOSING_SECONDS * (name == "model"):
                     self.left_out.append(name)
-                    process.communicate()  # it has nothing to do
+                    process.communicate()  # no input: it exits
                     continue
                 problem = self.run_step(name, process, left, Path(folder) / name)
                 if problem:
@@ -115,12 +115,12 @@ class Report:
                     print("  " + line(row, self.best_rate()), flush=True)
         self.write()
         self.log.close()
-        told = f"failed: {', '.join(failed) or 'none'}; left out for time: {', '.join(self.left_out) or 'none'}"
+        told = f"failed: {', '.join(failed) or 'none'}; skipped for time: {', '.join(self.left_out) or 'none'}"
         print(f"{(time.monotonic() - self.started) / 60:.1f} minutes; {told}")
         return int(bool(failed))
 
     def prepare(self, name: str, folder: Path) -> subprocess.Popen:
-        """Start the process of a step: it imports what it needs, and waits."""
+        """Start the process of a step: it imports its modules and waits."""
         (folder / name).mkdir()
         rows = folder / name / "rows.jsonl"
         command = [sys.executable, __file__, "--step", name, "--out", str(rows), "--device", self.args.device]
@@ -129,7 +129,7 @@ class Report:
         return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
 
     def run_step(self, name: str, process: subprocess.Popen, left: float, folder: Path) -> str | None:
-        """Let the process of a step work; return what went wrong with it, if anything."""
+        """Let the process of a step run; return what went wrong, if anything."""
         seconds = left if name == "model" else min(STEPS[name].seconds, left)
         print(f"{name}: {STEPS[name].title} (at most {seconds:.0f} s)", flush=True)
         try:
@@ -146,7 +146,7 @@ class Report:
         return problem
 
     def take_training(self, output: Path) -> None:
-        """Keep the parts and the weights of a training, also of one that was cut off."""
+        """Keep the parts and the weights of a training, even of one that was cut off."""
         if (output / "parts").is_dir():
             shutil.copytree(output / "parts", self.args.out / "parts", dirs_exist_ok=True)
             weights = output / "model.safetensors"
@@ -154,7 +154,7 @@ class Report:
                 shutil.copy(weights, self.args.out)
 
     def take(self, path: Path) -> Iterator[Row]:
-        """Yield the rows that a step has written, a half-written last one aside."""
+        """Yield the rows that a step has written, except a half-written last one."""
         for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
                 row = json.loads(text)
@@ -169,10 +169,10 @@ class Report:
     def last_words(self) -> str:
         text = (self.args.out / "report.log").read_text(encoding="utf-8", errors="replace")
         lines = [found for found in text.splitlines() if found.strip()]
-        return lines[-1].strip()[:300] if lines else "nothing said"
+        return lines[-1].strip()[:300] if lines else "no output"
 
     def best_rate(self) -> float | None:
-        """Return the best FLOP/s of a matrix product in the network's dtype: before and after, over sizes."""
+        """Return the best FLOP/s of a matrix product in the network's dtype, over sizes, before and after."""
         rates = [row for rows in self.rows.values() for row in rows if "rate" in row]
         return max((row["rate"] for row in rates if row["dtype"] == rates[0]["dtype"]), default=None)
 
@@ -184,7 +184,7 @@ class Report:
             parts += ["", f"### {STEPS[name].title}", "", table(HEAD)]
             parts += [line(row, self.best_rate()) for row in rows]
         if self.left_out:
-            parts += ["", f"Left out for time: {', '.join(self.left_out)}."]
+            parts += ["", f"Skipped for time: {', '.join(self.left_out)}."]
         write_text(self.args.out / "report.md", "\n".join(parts) + "\n")
 
 
@@ -210,7 +210,7 @@ def line(row: Row, rate: float | None) -> str:
 def run_tests(bench: Bench) -> Iterator[Row]:
     """Run the tests that need a GPU; a rehearsal runs one of their twins on the CPU."""
     chosen = ["tests/test_device_network.py", "-k", "cpu and chunks"] if bench.tiny else ["-m", "gpu"]
-    # Modules that need a package which is not there are told and left out: they test no GPU.
+    # Modules that need a missing package are reported and skipped: they test no GPU.
     command = [sys.executable, "-m", "pytest", "-q", "--maxfail=20", "--durations=10", "--continue-on-collection-errors", *chosen]
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -234,7 +234,7 @@ def run_model(bench: Bench) -> Iterator[Row]:
     value = f"step {last['step']}, {last['samples_per_s']:.0f} scenes/s, data wait {last['data_wait']:.0%}, "
     value += f"skipped {last['skips']}, examples {last['val_psnr']:.2f} dB"
     row = {"what": f"train.py --recipe {MODEL_RECIPE}", "seconds": time.perf_counter() - start, "value": value}
-    yield row | {"target": "ends by the clock, leaves its parts", "met": True}
+    yield row | {"target": "ends on time, leaves its parts", "met": True}
 
 
 def model_command(bench: Bench) -> list[str]:
@@ -248,7 +248,7 @@ def model_command(bench: Bench) -> list[str]:
     return [*command, "--config", str(ROOT / config), "--max_hours", str(max(seconds, 1) / 3600)]
 
 
-# In the order of their value. Seconds are what each may take on an H100.
+# In order of value. Seconds are the limit of each on an H100.
 STEPS = {
     "machine": Step("The machine", gpu_steps.run_machine, 40),
     "tests": Step("Tests on the GPU", run_tests, 150),

@@ -1,7 +1,7 @@
-"""Steps of the GPU report: what each measures, against which target, and how long it may take.
+"""Steps of the GPU report: measurements, targets and time limits.
 
-Every step runs in a process of its own and yields rows as it measures. With `tiny` the same lines run on a CPU in seconds: figures
-mean nothing then.
+Every step runs in its own process and yields rows as it measures. With `tiny` the same lines run on a CPU in seconds: the figures
+then mean nothing.
 
 Letters: v views, h w pixels.
 """
@@ -33,19 +33,19 @@ Row = dict[str, Any]
 Size = tuple[int, int]
 GIB = 2**30
 TTT2X, TTT4X, BUNDLED = "lact_l24_d768_ttt2x", "lact_l24_d768_ttt4x", "lact_l4_d256_foot"
-# Memory of cards that largest batches are worked out for, and what the driver, the context and fragments keep of it.
+# Memory of GPUs for which the largest batches are computed, and how much of it driver, context and fragmentation take.
 CARDS_GIB, KEPT_GIB = (24, 40, 80), 1.5
 RECIPES = ("object_256", "object_512", "scene_128x128", "scene_72x128", "scene_144x256", "scene_288x512", "scene_536x960")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and at what size a step measures.
+    """Device, size and limits of a step.
 
     Attributes:
-        device: what is measured.
-        tiny: rehearse.
-        seconds: that the step may take.
+        device: the measured device.
+        tiny: whether this is a rehearsal.
+        seconds: time limit of the step.
         folder: where it may write.
     """
 
@@ -68,7 +68,7 @@ class Bench:
         return min(number, tiny) if self.tiny else number
 
     def model(self, name: str, layers: int | None = None) -> LaCTLVSM:
-        """Return a network of random weights, ready to render; `layers`: of fewer blocks than the config has."""
+        """Return a network with random weights, ready to render; `layers`: number of blocks, if fewer than the config has."""
         config = self.config(name)
         config = config if layers is None else dataclasses.replace(config, layers=self.count(layers))
         with self.device:
@@ -76,7 +76,7 @@ class Bench:
         return model.set_compute_dtype(self.dtype, store=True).eval().requires_grad_(False)
 
     def recipe(self, name: str, *flags: str) -> TrainingRecipe:
-        """Return a recipe of config/train, on data that is not read."""
+        """Return a recipe of config/train with placeholder data."""
         small = "--config config/debug.yaml --image_size 16 24 --num_all_views 4 --num_input_views 2 --num_target_views 2"
         path = Path(f"config/train/{name}.yaml")
         data = [] if "data_path" in read_yaml(path) else ["--data_path", "none"]
@@ -95,9 +95,9 @@ class Step:
 
     Attributes:
         title: heading of its table.
-        run: yields rows: `what`, and of `seconds`, `frames` (so many in these seconds), `unit` of them, `flops`, `peak_bytes`,
+        run: yields rows with `what` and some of `seconds`, `frames` (in these seconds), `unit` (of frames), `flops`, `peak_bytes`,
             `value` (text), `target`, `met`, `published`.
-        seconds: that it may take, start of its process included; it is then cut off, and the rows so far count.
+        seconds: time limit, including the start of its process; it is then cut off, and the rows so far are kept.
     """
 
     title: str
@@ -106,7 +106,7 @@ class Step:
 
 
 def measure(call: Callable[[], object], bench: Bench, repeats: int = 5) -> Row:
-    """Return median seconds of runs behind two that warm up, and the most memory in use meanwhile, in all."""
+    """Return median seconds of runs after two that warm up, and the peak of all memory in use."""
     reset_peak(bench.device)
     call(), call()
     return {"seconds": time_calls(call, bench.device, bench.count(repeats)), "peak_bytes": peak(bench.device)}
@@ -134,7 +134,7 @@ def run_machine(bench: Bench) -> Iterator[Row]:
 
 
 def render_row(bench: Bench, model: LaCTLVSM, size: Size, views: int, what: str) -> Row:
-    """Measure rendering of `views` views from a state of two inputs: its size does not depend on them."""
+    """Measure rendering of `views` views from a state of two inputs, whose size does not depend on their number."""
     size, views = bench.size(size), bench.count(views)
     state = model.reconstruct(**random_scene(2, size, bench.device))
     wanted = random_scene(views, size, bench.device)
@@ -243,7 +243,7 @@ def memory_gib(bench: Bench) -> float:
 
 
 def largest_batch(peak_bytes: float, scenes: int, weights: int, gib: float) -> int:
-    """Return how many scenes fit, when so many took so much: weights, gradients and two moments in float32 do not grow."""
+    """Return how many scenes fit, given the peak of `scenes`: weights, gradients and two moments in float32 are constant."""
     fixed = 16 * weights
     return max(int(((gib - KEPT_GIB) * GIB - fixed) // ((peak_bytes - fixed) / scenes)), 0)
 
@@ -290,7 +290,7 @@ def run_small(bench: Bench) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def failing_is_a_row(what: str) -> Iterator[list[Row]]:
-    """Turn what a variant fails with into a row of the list that is yielded: the other variants are still to be measured."""
+    """Turn the exception of a variant into a row of the yielded list, so that the other variants are still measured."""
     rows: list[Row] = []
     try:
         yield rows
@@ -301,7 +301,7 @@ def failing_is_a_row(what: str) -> Iterator[list[Row]]:
 
 
 def idle_share(call: Callable[[], object], bench: Bench, repeats: int = 20) -> float:
-    """Return the share of time in which a device runs no kernel, by the profiler's sum of kernels; profiling itself adds to it."""
+    """Return the share of time in which the device runs no kernel, by the profiler's sum of kernels; profiling adds to it."""
     activity = torch.profiler.ProfilerActivity
     cuda = bench.device.type == "cuda"
     repeats = bench.count(repeats)
@@ -328,5 +328,5 @@ def run_generator(bench: Bench) -> Iterator[Row]:
         found = measure(lambda kind=kind, size=size, scenes=scenes, views=views: synthetic_batch(
             kind, 0, range(scenes), views, size, bench.device), bench, 3)  # fmt: skip
         row = {"what": f"generator, {kind} {side}×{side}, {scenes} scenes of {views} views", **found, "frames": scenes * views}
-        row |= {"unit": "views", "value": f"{drawn * 1e3:.1f} ms a scene to describe, on the host, included"}
+        row |= {"unit": "views", "value": f"including {drawn * 1e3:.1f} ms per scene to describe it on the host"}
         yield frames_target(row, 3000) if side == 128 else row

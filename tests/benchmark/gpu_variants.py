@@ -1,4 +1,4 @@
-"""Variants of what the network computes, tried on a GPU: the fastest that is right becomes the default.
+"""Variants of the network's operations on a GPU: the fastest correct one becomes the default.
 
 Letters: b matrices, s shorter and l longer side of them.
 """
@@ -25,14 +25,14 @@ from tests.benchmark.gpu_steps import (
 )
 from tests.benchmark.measure import random_scene
 
-# Blocks of the published width that variants are measured on: the others do the same.
+# Blocks of the published width that variants are measured on: all blocks are alike.
 BLOCKS = 4
 BACKENDS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
 
 
 def run_attention(bench: Bench) -> Iterator[Row]:
     model = bench.model(TTT2X, BLOCKS)
-    if bench.device.type == "cpu":  # in a rehearsal: there torch's kernel is taken in float32 on any machine
+    if bench.device.type == "cpu":  # in a rehearsal: in float32 every machine uses torch's kernel
         model.set_compute_dtype(torch.float32)
     yield render_row(bench, model, (512, 512), 16, "render 512×512, 4 blocks, attention as torch chooses")
     for backend in BACKENDS:
@@ -80,14 +80,14 @@ def run_newton_schulz(bench: Bench) -> Iterator[Row]:
 
 
 def symmetric_product(x: Tensor) -> Tensor:
-    """Return x xᵀ (b, s, s) of x (b, s, l), s even, without the products that mirror others: three quarters of the FLOPs."""
+    """Return x xᵀ (b, s, s) of x (b, s, l), s even, without products that mirror others: three quarters of the FLOPs."""
     upper, lower = x.chunk(2, dim=-2)
     corner = upper @ lower.mT
     return torch.cat([torch.cat([upper @ upper.mT, corner], dim=-1), torch.cat([corner.mT, lower @ lower.mT], dim=-1)], dim=-2)
 
 
 def newton_schulz_by_halves(x: Tensor) -> Tensor:
-    """Do what `newton_schulz` does in bfloat16 to matrices (b, s, l), s ≤ l and even, with symmetric products by halves."""
+    """Compute `newton_schulz` in bfloat16 of matrices (b, s, l), s ≤ l and even, with symmetric products by halves."""
     a, b, c = COEFFICIENTS
     x = x.bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)
@@ -120,14 +120,14 @@ def run_cuda_graph(bench: Bench) -> Iterator[Row]:
 def captured_render(
     model: LaCTLVSM, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return what renders views of a state from cameras of these shapes by replaying a CUDA graph; on a CPU, plainly."""
+    """Return a function that renders views of a state from cameras of these shapes by replaying a CUDA graph; on a CPU, eagerly."""
     if model.device.type == "cpu":
         return lambda fxfycxcy, c2w: model._render_chunk(state, fxfycxcy, c2w, image_size)
     state = state.to(model.device, model.compute_dtype)
     inputs = fxfycxcy.clone(), c2w.clone()
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):  # libraries choose their kernels and workspaces before the capture
+    with torch.cuda.stream(aside):  # libraries choose kernels and workspaces before the capture
         for _ in range(3):
             model._render_chunk(state, *inputs, image_size)
     torch.cuda.current_stream().wait_stream(aside)

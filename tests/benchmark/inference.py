@@ -1,10 +1,10 @@
-"""Measure reconstruction and rendering: seconds, frames per second, peak memory, share of the machine's own matmul rate.
+"""Benchmark of reconstruction and rendering: seconds, frames per second, peak memory, share of the machine's matmul rate.
 
     python tests/benchmark/inference.py --config config/lact_l14_d768_ttt2x.yaml --image_size 256 256 --num_input_views 8
 
-A script, no test: machines differ and are noisy. Beside the model it runs, in the same process, a baseline: the same network
-written plainly in float32 (plain.py). The FLOPs behind the shares are those that the model's own path needs; the matmul rate is
-the best of several sizes, before and after the measurement.
+A script, not a test: machines differ and are noisy. In the same process it also runs a baseline: the same network written plainly
+in float32 (plain.py). Shares are computed from the FLOPs of the model's own path; the matmul rate is the best of several sizes,
+before and after the measurement.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from model.training.flops import matmul_rate
 from tests.benchmark.measure import in_words, machine, peak, random_scene, reset_peak, show, table, time_calls
 from tests.benchmark.plain import plain_pass
 
-PUBLISHED = """Published beside: LaCT paper, one A100, 48 inputs at 512x512 (l24 ttt2x): reconstruct 1.4 s, render 38.7 frames/s.
+PUBLISHED = """Published: LaCT paper, one A100, 48 inputs at 512x512 (l24 ttt2x): reconstruct 1.4 s, render 38.7 frames/s.
 A third party's run of the published code, A100, 536x960 (l24 ttt4x): 16/32/64 inputs 14.6/29.3/59 s, 1.8 frames/s."""
 
 HEAD = ("pass", "seconds", "TFLOP", "share of matmul rate", "peak memory", "baseline seconds", "times as fast")
@@ -60,22 +60,22 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default="config/lact_l14_d768_ttt2x.yaml", help="network recipe")
+    parser.add_argument("--config", default="config/lact_l14_d768_ttt2x.yaml", help="network config")
     parser.add_argument("--image_size", nargs=2, type=int, default=[256, 256], metavar=("H", "W"))
     parser.add_argument("--num_input_views", type=int, default=8)
     parser.add_argument("--num_target_views", type=int, default=4)
-    parser.add_argument("--chunk_views", type=int, help="views a layer works on at a time (default: by free memory)")
+    parser.add_argument("--chunk_views", type=int, help="views per chunk (default: by free memory)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs; the median is printed")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
     parser.add_argument("--compile", action="store_true", help="torch.compile every layer")
     parser.add_argument("--fast_weight_ops", default="auto", choices=IMPLEMENTATIONS)
-    parser.add_argument("--no_baseline", action="store_true", help="measure the model alone")
+    parser.add_argument("--no_baseline", action="store_true", help="measure only the model")
     return parser.parse_args(argv)
 
 
 def count_flops(model: LaCTLVSM, inputs: int, targets: int, image_size: tuple[int, int]) -> dict[str, float]:
-    """Count the FLOPs of matrix products and attention in both passes, by running them without data."""
+    """Count the FLOPs of matrix products and attention in both passes, by running them on meta tensors."""
     meta = torch.device("meta")
     shadow = LaCTLVSM(model.config).to(meta).set_fast_weight(torch.bfloat16, "naive")
     shadow.fingerprint = lambda: ""
@@ -122,7 +122,7 @@ def run_baseline(model: LaCTLVSM, scene: dict, cameras: dict, repeats: int) -> d
 
 
 def measure(call: Callable[[], object], device: torch.device, repeats: int) -> dict[str, float]:
-    """Return the median seconds of `repeats` runs after a first one, and the memory that the first one took at its peak."""
+    """Return the median seconds of `repeats` runs after a first one, and the peak memory of the first one."""
     start_bytes = reset_peak(device)
     call()
     peak_bytes = peak(device) - start_bytes

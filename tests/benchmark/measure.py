@@ -1,4 +1,4 @@
-"""Measuring: seconds, peak memory, what the machine itself can do, which machine it is; and tables of figures."""
+"""Measurement tools: seconds, peak memory, rates and description of the machine, tables of figures."""
 
 import ctypes
 import datetime
@@ -22,7 +22,7 @@ COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
 
 
 def time_calls(call: Callable[[], object], device: torch.device, repeats: int) -> float:
-    """Return the median seconds of `repeats` runs; none of them warms up."""
+    """Return the median seconds of `repeats` runs, without warm-up."""
     seconds = []
     for _ in range(repeats):
         synchronise(device)
@@ -34,7 +34,7 @@ def time_calls(call: Callable[[], object], device: torch.device, repeats: int) -
 
 
 def copy_rate(device: torch.device, size: int | None = None) -> float:
-    """Measure bytes a second, read and written counted, of copies within the memory of `device`; the best of five."""
+    """Measure bytes per second, reads plus writes, of copies within the memory of `device`; the best of five."""
     source = torch.empty(size or COPY_BYTES[device.type], dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -42,7 +42,7 @@ def copy_rate(device: torch.device, size: int | None = None) -> float:
 
 
 def reset_peak(device: torch.device) -> int:
-    """Start counting peak memory anew; return the bytes in use now."""
+    """Reset the peak memory counter; return the bytes in use now."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
@@ -62,7 +62,7 @@ def resident(field: str) -> int:
 
 
 def give_memory_back() -> None:
-    """Return what earlier measurements freed to the system, so that it does not hide what the next one takes."""
+    """Return freed memory to the system, so that it does not hide what the next measurement takes."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -81,7 +81,7 @@ def random_scene(views: int, image_size: tuple[int, int], device: torch.device) 
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Return what a figure has to be read with: device, driver, torch, date and commit."""
+    """Return the context of a figure: device, driver, torch, date and commit."""
     about = {"device": f"CPU, {torch.get_num_threads()} threads", "driver": "-"}
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -95,7 +95,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def in_words(about: Mapping[str, str]) -> str:
-    """Return what `machine` found as a line of text."""
+    """Return the result of `machine` as a line of text."""
     return ", ".join(f"{name} {value}" for name, value in about.items())
 
 
@@ -105,7 +105,7 @@ def table_line(cells: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> str:
-    """Return a table in Markdown, or the beginning of one."""
+    """Return a table in Markdown, or without rows its head."""
     return "\n".join(table_line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 

@@ -1,12 +1,12 @@
-"""Compare networks that remember their inputs in different ways: PSNR and speed for few and many inputs, a table and a plot.
+"""Comparison of networks with different memories of their inputs: PSNR and speed for few and many inputs, a table and a plot.
 
     python tests/benchmark/memories.py --data_path outputs/test/objects_data_path.json --image_size 32 32 \
         LaCT=outputs/bundled_32/model.safetensors \
         "full attention=outputs/lvsm_32/snapshot/step_00002500.pt@config/lvsm_l4_d256.yaml"
 
-A script, no test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
-inputs; inputs are far apart among the others. With `--target_every 0` all views that are no inputs are targets, as inference.py has
-it. Seconds are medians over the scenes. Letters: v inputs, u targets.
+A script, not a test: machines differ and are noisy. Targets are every fourth view of each scene, the same ones for any number of
+inputs; inputs are spread over the others. With `--target_every 0` all views that are not inputs are targets, as in inference.py.
+Seconds are medians over the scenes. Letters: v inputs, u targets.
 """
 
 import argparse
@@ -56,21 +56,21 @@ def main(argv: list[str] | None = None) -> None:
             rows[name, count] = measure(model, dataset, count, args.target_every, f"{name}, {count}")
     print_table(rows, model.device)
     draw(args.picture, rows)
-    print(f"\n{args.picture}: the same as a picture")
+    print(f"\n{args.picture}: the same as a plot")
 
 
 def measure(
     model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: int, what: str, normalise: bool = False
 ) -> dict[str, float]:
-    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames a second.
+    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames per second.
 
     Args:
         model: the network.
         dataset: scenes of one image size.
-        count: inputs of each scene.
-        target_every: targets are the views 0, k, 2k, …; 0 takes all that are no inputs.
-        what: words for the progress bar.
-        normalise: bring poses into the frame and scale of the mean camera of inputs and targets (scenes).
+        count: inputs per scene.
+        target_every: targets are the views 0, k, 2k, …; 0 takes all that are not inputs.
+        what: label of the progress bar.
+        normalise: normalise poses to the frame and scale of the mean camera of inputs and targets (scenes).
     """
     scores, floors, taken, rendered = [], [], [], []
     for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False, disable=None):
@@ -105,22 +105,22 @@ def measure(
 
 
 def draw(path: str | os.PathLike, rows: dict[tuple[str, int], dict[str, float]], trained: tuple[int, int] | None = None) -> None:
-    """Draw PSNR and speeds over the number of inputs, a curve for each network; shade the numbers that it was trained with."""
+    """Draw PSNR and speeds over the number of inputs, a curve per network; shade the range used in training."""
     names = list(dict.fromkeys(name for name, _ in rows))
     panels = [
         Panel(title, [(name, COLOURS[i % 4], [(v, row[key]) for (n, v), row in rows.items() if n == name])
                       for i, name in enumerate(names)], log, trained)
         for title, key, log in (
             ("PSNR of new views in dB, over inputs", "psnr", False),
-            ("frames rendered a second, over inputs", "frames_per_second", True),
-            ("seconds to take the inputs in, over inputs", "reconstruct", True),
+            ("frames rendered per second, over inputs", "frames_per_second", True),
+            ("seconds to reconstruct, over inputs", "reconstruct", True),
         )
     ]  # fmt: skip
     draw_panels(path, panels)
 
 
 def print_table(rows: dict[tuple[str, int], dict[str, float]], device: torch.device) -> None:
-    """Print PSNR and speeds, a line for each network and number of inputs."""
+    """Print PSNR and speeds, one line per network and number of inputs."""
     print(in_words(machine(device)), end="\n\n")
     lines = []
     for (name, count), row in rows.items():

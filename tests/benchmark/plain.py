@@ -1,7 +1,7 @@
-"""The baseline: the same network written plainly, as the published script computes it.
+"""Baseline: the same network written plainly, as the published script computes it.
 
 All views at once, in the weights' dtype, with query, key, value and learning rates of every token, and the last block on inputs
-too; nothing is fused, and Newton-Schulz is left to autograd.
+too; nothing is fused, and Newton-Schulz is differentiated by autograd.
 
 Letters: b scenes, v views, t tokens of a view, n heads, k head width.
 """
@@ -24,11 +24,11 @@ def plain_pass(model: LaCTLVSM, x: Tensor, num_inputs: int = 0, states: list[Sta
     """Run the blocks over tokens (b, v, t, d).
 
     Args:
-        num_inputs: how many of the views, the first of them, write; without effect where `states` are given.
+        num_inputs: the first `num_inputs` views write; ignored if `states` are given.
         states: of the fast-weight layers, to be read; None writes them.
 
     Returns:
-        the tokens behind the last block, and the states.
+        the tokens after the last block, and the states.
     """
     used: list[State] = []
     for block in model.blocks:

@@ -1,13 +1,13 @@
-"""Measure training steps: seconds, tokens per second, share of the machine's own matmul rate, peak memory.
+"""Benchmark of training steps: seconds, tokens per second, share of the machine's matmul rate, peak memory.
 
     python tests/benchmark/training.py --image_size 128 128 --bs_per_gpu 1
     python tests/benchmark/training.py --bs_per_gpu 8 --compile --actckpt
     python tests/benchmark/training.py --no_baseline --recipes config/train/object_256.yaml config/train/scene_536x960.yaml
 
-A script, no test: machines differ and are noisy. Takes the flags of train.py that matter to a step. Beside ours it runs, in the
-same process, a baseline: the same step written plainly in float32 (plain.py), where every target computes key, value and learning
-rates too. LPIPS is left out. On a CPU both keep freed memory, as train.py does. FLOPs are those that the model needs, forward and
-backward, without recomputation.
+A script, not a test: machines differ and are noisy. Takes the flags of train.py that affect a step. In the same process it also
+runs a baseline: the same step written plainly in float32 (plain.py), where every target computes key, value and learning rates too.
+LPIPS is omitted. On a CPU both keep freed memory, as train.py does. FLOPs are those of the model's forward and backward pass,
+without recomputation.
 """
 
 import argparse
@@ -44,16 +44,16 @@ from tests.benchmark.measure import (
 from tests.benchmark.plain import plain_pass
 
 HEAD = ("step", "inputs + targets", "size", "scenes", "seconds", "tokens/s", "TFLOP", "share of matmul rate", "peak memory")
-# A learning rate so small that repeated steps do not change what is measured.
+# So small that repeated steps do not change the measurement.
 LR = 1e-6
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the benchmark and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--recipes", nargs="*", metavar="YAML", help="measure these; the other flags go over each")
+    parser.add_argument("--recipes", nargs="*", metavar="YAML", help="measure these; the other flags override each")
     parser.add_argument("--repeats", type=int, default=3, help="timed steps; the median is printed")
-    parser.add_argument("--no_baseline", action="store_true", help="measure ours alone")
+    parser.add_argument("--no_baseline", action="store_true", help="measure only ours")
     args, flags = parser.parse_known_args(argv)
     sources = [["--recipe", path] for path in args.recipes or []] or [[]]
     recipes = [read_recipe([*source, "--data_path", "none", *flags]) for source in sources]
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measure_rates(rates: dict[torch.dtype, float], device: torch.device) -> None:
-    """Keep the best matmul rate seen so far: a share of it is then not above 100 % for a neighbour's sake."""
+    """Keep the best matmul rate so far, so that other load on the machine does not push shares above 100 %."""
     for dtype in rates:
         rates[dtype] = max(rates[dtype], matmul_rate(device, dtype))
 
@@ -93,7 +93,7 @@ def batch(recipe: TrainingRecipe, device: torch.device) -> tuple[dict[str, Tenso
 
 
 def our_step(recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> Callable[[], None]:
-    """Return a training step as train.py takes it."""
+    """Return a training step as in train.py."""
     model = LaCTLVSM(load_config(recipe.config)).to(device).set_compute_dtype(dtype)
     model.activation_checkpointing = recipe.actckpt
     if recipe.compile:
@@ -145,7 +145,7 @@ def measure(prepare: Callable[[], Callable[[], None]], device: torch.device, rep
 
 
 def work_of(recipe: TrainingRecipe) -> tuple[int, int, float]:
-    """Return scenes, tokens and FLOPs of a step."""
+    """Return scenes, tokens and FLOPs per step."""
     config, scenes = load_config(recipe.config), recipe.bs_per_gpu * recipe.grad_accum
     v, u = recipe.num_input_views, recipe.num_target_views
     tokens = (v + u) * math.prod(recipe.image_size) // config.patch_size**2
@@ -153,7 +153,7 @@ def work_of(recipe: TrainingRecipe) -> tuple[int, int, float]:
 
 
 def report(label: str, recipe: TrainingRecipe, found: dict[str, float], rate: float) -> None:
-    """Print a row."""
+    """Print a table row."""
     scenes, tokens, flops = work_of(recipe)
     views = f"{recipe.num_input_views} + {recipe.num_target_views}"
     size, seconds = "×".join(map(str, recipe.image_size)), found["seconds"]

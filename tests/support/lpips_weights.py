@@ -1,4 +1,4 @@
-"""Random weights of the shapes of LPIPS' two files."""
+"""Random weights with the shapes of LPIPS' two files."""
 
 import math
 

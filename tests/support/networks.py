@@ -50,7 +50,7 @@ def small_config(*names: str, layers: int = 2) -> NetworkConfig:
 
 
 def small_model(*names: str, layers: int = 2, seed: int = 0) -> LaCTLVSM:
-    """Return it with random weights, scales and biases too, Newton-Schulz in float32."""
+    """Return the network of `small_config` with random weights, including scales and biases, and Newton-Schulz in float32."""
     torch.manual_seed(seed)
     model = LaCTLVSM(small_config(*names, layers=layers)).set_fast_weight(torch.float32)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Weights of published shapes, and files of small ones."""
+"""Weights of published shapes, and small ones."""
 
 import pytest
 import torch

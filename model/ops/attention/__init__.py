@@ -1,4 +1,4 @@
-"""Softmax attention: the contract, and the choice of how to compute it.
+"""Softmax attention: contract and choice of implementation.
 
 Letters: b scenes or views, l queries, s keys, n heads, k head width.
 """
@@ -13,11 +13,11 @@ from model.ops.gradient_mode import gradients_are_recorded
 from model.runtime import has_bfloat16
 
 IMPLEMENTATIONS = ("auto", "naive", "fused", "products")
-# Properties of this machine, read once: neither changes, and the compiler cannot trace the question.
+# Properties of this machine, read once: neither changes, and the compiler cannot trace the query.
 CPU_HAS_BFLOAT16 = has_bfloat16(torch.device("cpu"))
 CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
-# Training by products keeps a probability for every pair of a query and a key. With more keys than this it would be more than
-# everything else that a layer keeps (1 KB a query and head here).
+# Training by products keeps a probability for every pair of a query and a key. With more keys than this that would exceed
+# everything else that a layer keeps (1 KB per query and head here).
 KEPT_KEYS = 512
 
 
@@ -36,7 +36,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, implementation: str = "
     Raises:
         ValueError: unknown implementation, or shapes that do not fit.
 
-    Precision: `fused` keeps logits and sums in float32, and on a CPU computes all of it in float32 where a gradient is wanted.
+    Precision: `fused` keeps logits and sums in float32, and on a CPU computes everything in float32 where gradients are recorded.
         `products` rounds logits and probabilities to the dtype of `query`; sums are in float32.
     Cost: 4 · b · n · l · s · k FLOPs. With a gradient, `products` keeps b · n · l · s probabilities.
     """
@@ -59,7 +59,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, implementation: str = "
 
 
 def _products_are_faster(query: Tensor, key: Tensor) -> bool:
-    """Tell whether products beat torch's kernel: in bfloat16 on a CPU, where it does not use AMX or a gradient is wanted."""
+    """Return whether products beat torch's kernel: in bfloat16 on a CPU, where it does not use AMX or gradients are recorded."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or not CPU_HAS_BFLOAT16:
         return False
     return key.shape[2] <= KEPT_KEYS if gradients_are_recorded() else not CPU_HAS_AMX

@@ -1,7 +1,7 @@
 """Softmax attention by batched matrix products with a softmax between them, in blocks of logits that stay in cache.
 
-For CPUs on which torch's fused kernel is far from the rate of a matrix product. The blocks are written in eager PyTorch and
-known to the compiler as one operation: fused across blocks, the passes over all logits would go through memory.
+For CPUs on which torch's fused kernel runs far below the rate of a matrix product. The loop over blocks is eager PyTorch and a
+single operation to the compiler: fused across blocks, the passes over all logits would go through memory.
 
 Letters: b scenes or views, l queries, s keys, n heads, h = b·n, k head width.
 """
@@ -15,9 +15,9 @@ from torch import Tensor
 from model.ops.gradient_mode import gradients_are_recorded
 
 aten = torch.ops.aten
-# Logits of a block, 2 MB in bfloat16: half as many and twice as many are up to 10 % slower on one core and on two.
+# Logits per block, 2 MB in bfloat16: half as many and twice as many are up to 10 % slower on one core and on two.
 BLOCK_LOGITS = 2**20
-# Queries of a block where none are kept for a gradient: many keys then still leave room for several heads.
+# Queries per block where nothing is kept for a gradient: with many keys, several heads still fit.
 BLOCK_QUERIES = 512
 
 
@@ -44,7 +44,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 @torch.library.custom_op("lact::attend_and_keep", mutates_args=())
 def attend_and_keep(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what `attend` does, with the probabilities (h, l, s) for `attend_backward`."""
+    """Return the result of `attend`, and the probabilities (h, l, s) for `attend_backward`."""
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     kept = query.new_empty(len(query), query.shape[1], key.shape[1])
     for heads in _blocks(len(query), query.shape[1] * key.shape[1]):
@@ -96,7 +96,7 @@ attend_and_keep.register_autograd(_backward, setup_context=_keep)
 
 
 def _blocks(heads: int, logits: int) -> Iterator[slice]:
-    """Yield slices of heads that have BLOCK_LOGITS together, or one head at a time where that has more."""
+    """Yield slices of heads with up to BLOCK_LOGITS logits together, or single heads where one has more."""
     size = max(1, BLOCK_LOGITS // logits)
     return (slice(start, start + size) for start in range(0, heads, size))
 

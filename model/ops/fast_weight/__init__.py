@@ -1,4 +1,4 @@
-"""The fast weights of LaCT, a SwiGLU MLP f(x) = (SiLU(x w0) * (x w2)) w1 that is trained on a scene while it is read: the contract.
+"""Fast weights of LaCT, a SwiGLU MLP f(x) = (SiLU(x w0) * (x w2)) w1 trained on each scene at test time: contract.
 
 One large-chunk step of test-time training is `gradients` over all input tokens (a sum: chunks of tokens, or processes, may each
 compute a part of it), then one `update`; `apply` reads the weights.
@@ -66,7 +66,7 @@ def update(
 
     Args:
         weights: the weights before the step, float32 (float64 in tests).
-        gradients: as `gradients` returns them, summed over all tokens of the scene; of w1 alone, the others stay.
+        gradients: as `gradients` returns them, summed over all tokens of the scene; of w1 alone, w0 and w2 are unchanged.
         steps, newton_schulz_dtype: of the Newton-Schulz iteration.
         implementation: as in `gradients`.
 

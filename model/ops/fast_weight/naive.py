@@ -1,4 +1,16 @@
-"""The fast-weight MLP in plain PyTorch, for any floating dtype and any device.
+"""Fast-weight MLP in plain PyTorch, for any floating dtype and any device.
+
+With k, v, q the keys, values and queries of the tokens (rows), and R the rotation of hidden numbers by `turn` (the identity
+without it):
+
+    forward         g = k w0,  u = k w2,  a = SiLU(g) · u,  f(k) = (R a) w1
+    inner loss      −Σ v·f(k) over tokens; inside the sum a learning rate per token and weight, lr0, lr1, lr2
+    gradients       dw1 = (lr1 R a)ᵀ v                       all three negated, down the loss
+                    da = Rᵀ (v w1ᵀ)
+                    dw0 = (lr0 k)ᵀ (da · u · SiLU'(g))
+                    dw2 = (lr2 k)ᵀ (da · SiLU(g))
+    Muon update     ŵ = w + NewtonSchulz(dw)                 see `model.ops.newton_schulz`
+    normalisation   w ← ŵ |w| / (|ŵ| + 1e-5)                 per column, norms over dim 1; |w| carries no gradient
 
 Letters: b scenes times heads, l tokens, k head width, m hidden width.
 """
@@ -24,17 +36,18 @@ def gradients_naive(
     """See `model.ops.fast_weight.gradients`."""
     w0, w1, w2 = weights
     rates = learning_rate.to(key.dtype).unbind(0)
-    gate = key @ w0
-    up = key @ w2
+    gate = key @ w0  # g
+    up = key @ w2  # u
     gate_silu = F.silu(gate)
-    # A learning rate multiplies the narrow operand (k wide): the same product as on the wide one (m), for less work. And the
-    # narrow operand is the transposed one: transposing the wide one took as long again on a CPU as the product itself.
+    # dw1 = (lr1 R a)ᵀ v, computed as ((lr1 v)ᵀ (R a))ᵀ. A learning rate multiplies the narrow operand (k wide): the same product
+    # as on the wide one (m), for less work. And the narrow operand is the transposed one: transposing the wide one took as long
+    # on a CPU as the product itself.
     dw1 = ((value * rates[len(rates) // 2]).mT @ _turned(gate_silu * up, turn)).mT
     if len(rates) == 1:
         return (dw1,)
-    d_hidden = _turned(value @ w1.mT, turn, back=True)
-    dw0 = (key * rates[0]).mT @ _silu_backward(d_hidden * up, gate)
-    dw2 = (key * rates[2]).mT @ (d_hidden * gate_silu)
+    d_hidden = _turned(value @ w1.mT, turn, back=True)  # da = Rᵀ (v w1ᵀ)
+    dw0 = (key * rates[0]).mT @ _silu_backward(d_hidden * up, gate)  # (lr0 k)ᵀ (da · u · SiLU'(g))
+    dw2 = (key * rates[2]).mT @ (d_hidden * gate_silu)  # (lr2 k)ᵀ (da · SiLU(g))
     return dw0, dw1, dw2
 
 
@@ -45,7 +58,7 @@ def update_naive(weights: Weights, gradients: tuple[Tensor, ...], steps: int, dt
         d1 = newton_schulz(gradients[0].mT, steps, dtype).mT
         return w0, _add_keeping_norm(w1, d1.to(w1.dtype)), w2
     dw0, dw1, dw2 = gradients
-    # One batch of equal shapes: three times the work in each call, which small batches need to fill the machine.
+    # One batch of three equal shapes: more work per call, which small batches need to fill the machine.
     orthogonal = newton_schulz(torch.cat([dw0, dw1.mT, dw2]), steps, dtype)
     d0, d1, d2 = (d.to(w0.dtype) for d in orthogonal.chunk(3))
     return _add_keeping_norm(w0, d0), _add_keeping_norm(w1, d1.mT), _add_keeping_norm(w2, d2)
@@ -54,24 +67,24 @@ def update_naive(weights: Weights, gradients: tuple[Tensor, ...], steps: int, dt
 def apply_naive(weights: Weights, query: Tensor, turn: Tensor | None = None) -> Tensor:
     """See `model.ops.fast_weight.apply`."""
     w0, w1, w2 = weights
-    hidden = _turned(F.silu(query @ w0) * (query @ w2), turn)
+    hidden = _turned(F.silu(query @ w0) * (query @ w2), turn)  # R a, of f(q) = (R a) w1
     return product(hidden[0], w1[0])[None] if len(hidden) == 1 else hidden @ w1
 
 
 def _turned(fresh: Tensor, turn: Tensor | None, back: bool = False) -> Tensor:
-    """Rotate a result that nothing else holds."""
+    """Return R · fresh, or Rᵀ · fresh with `back`, in place: nothing else holds `fresh`."""
     return fresh if turn is None else rotate(fresh, turn, back, in_place=True)
 
 
 def _silu_backward(d: Tensor, gate: Tensor) -> Tensor:
-    """Return d · SiLU'(gate). The fused kernel has no derivative of its own, which training needs."""
+    """Return d · SiLU'(gate). The fused kernel has no derivative, which training needs."""
     if not gradients_are_recorded():
         return aten.silu_backward(d, gate)
-    sigmoid = gate.sigmoid()
+    sigmoid = gate.sigmoid()  # SiLU'(g) = σ(g) (1 + g (1 − σ(g)))
     return d * (sigmoid * (1 + gate * (1 - sigmoid)))
 
 
 def _add_keeping_norm(w: Tensor, d: Tensor) -> Tensor:
-    """Return w + d with every column (along dim 1) as long as it is in w; that length carries no gradient."""
+    """Return ŵ |w| / (|ŵ| + 1e-5), ŵ = w + d, norms per column (over dim 1); |w| carries no gradient."""
     moved = w + d
     return moved * (w.detach().norm(dim=1, keepdim=True) / (moved.norm(dim=1, keepdim=True) + NORM_EPS))

@@ -1,4 +1,4 @@
-"""Newton-Schulz orthogonalisation: the contract.
+"""Newton-Schulz orthogonalisation: contract.
 
 Letters: b matrices, r rows, c columns.
 """
@@ -19,12 +19,12 @@ def newton_schulz(x: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16
 
     Returns:
         (b, r, c) in `dtype`: x = U S Vᵀ becomes U p(S) Vᵀ with p(S) within about 0.7 to 1.2 for singular values that
-        are not tiny beside the Frobenius norm.
+        are not tiny against the Frobenius norm.
 
     Raises:
         ValueError: `x` is not a batch of matrices, or `dtype` is not floating.
 
-    Precision: everything, the Frobenius norm too, in `dtype`, as the published weights saw it.
+    Precision: everything, the Frobenius norm too, in `dtype`, as in the training of the published weights.
     Cost: steps · b · (4 s² l + 2 s³) FLOPs, s the shorter and l the longer side.
     Source: Jordan et al. 2024 (Muon), with its coefficients; LaCT (arXiv 2505.23884), section 3.
     """

@@ -1,5 +1,7 @@
 """Newton-Schulz orthogonalisation in plain PyTorch, for any floating dtype and any device.
 
+X is divided by (its Frobenius norm + 1e-7); a step is A = XXᵀ, B = bA + cA², X ← aX + BX, with X transposed where rows > columns.
+
 Letters: b matrices, s shorter side, l longer side.
 """
 
@@ -18,7 +20,7 @@ def newton_schulz_naive(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     x = x.to(dtype)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)
-    # Float32 is for comparing with figures of other code: autograd rounds as that code does.
+    # float32 is for comparison with other code, which autograd matches in its rounding.
     fast = dtype == torch.bfloat16 and x.requires_grad and gradients_are_recorded()
     for _ in range(steps):
         x = Step.apply(x) if fast else _step(x)[0]
@@ -26,7 +28,7 @@ def newton_schulz_naive(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
 
 
 def _step(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the next x and what its derivative needs: X Xᵀ and the polynomial of it that multiplies x."""
+    """Return aX + BX, and what its derivative needs: A = XXᵀ and B = bA + cA²."""
     a, b, c = COEFFICIENTS
     gram = x @ x.mT
     polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -34,9 +36,10 @@ def _step(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Step(torch.autograd.Function):
-    """A step with its derivative written out: both factors are symmetric, which autograd cannot know.
+    """A step with a hand-written derivative, which uses that A and B are symmetric.
 
-    Four products in place of six and a third of the passes over memory.
+    Four products instead of six and a third of the passes over memory. For the gradient D of Y = aX + BX:
+    S = DXᵀ + XDᵀ, dX = aD + BD + (bS + c(SA + AS)) X.
     """
 
     @staticmethod
@@ -50,7 +53,7 @@ class Step(torch.autograd.Function):
         a, b, c = COEFFICIENTS
         x, gram, polynomial = ctx.saved_tensors
         d_polynomial = d @ x.mT
-        d_polynomial = d_polynomial + d_polynomial.mT
+        d_polynomial = d_polynomial + d_polynomial.mT  # S
         product = d_polynomial @ gram
-        d_gram = torch.add(d_polynomial * b, product + product.mT, alpha=c)
+        d_gram = torch.add(d_polynomial * b, product + product.mT, alpha=c)  # bS + c(SA + AS)
         return torch.baddbmm(torch.baddbmm(d, polynomial, d, beta=a), d_gram, x)

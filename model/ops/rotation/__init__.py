@@ -1,6 +1,6 @@
-"""Rotation of pairs of numbers by a token's own angles: the contract.
+"""Rotation of pairs of numbers by a token's own angles: contract.
 
-Letters: b scenes, n heads, l tokens, k width, p pairs that turn.
+Letters: b scenes, n heads, l tokens, k width, p rotated pairs.
 """
 
 from torch import Tensor
@@ -9,13 +9,15 @@ from model.ops.rotation.naive import rotate_naive
 
 
 def rotate(x: Tensor, turn: Tensor, back: bool = False, in_place: bool = False) -> Tensor:
-    """Rotate the numbers i and p + i of each token, i < p, by its angle i; numbers from 2p on stay as they are.
+    """Rotate the numbers i and p + i of each token, i < p, by its angle φ_i; numbers from 2p on are unchanged.
+
+    (x1, x2) becomes (x1 cos φ − x2 sin φ, x1 sin φ + x2 cos φ).
 
     Args:
         x: (b·n, l, k).
         turn: (2, b, l, p), cosine and sine of the angles; 2p ≤ k. The heads of a scene share them.
         back: rotate by minus the angles.
-        in_place: write into the memory of `x`, where no gradient is recorded.
+        in_place: overwrite `x`, where no gradient is recorded.
 
     Returns:
         (b·n, l, k), in the dtype of `x`. The length of a token's vector does not change.

@@ -1,6 +1,6 @@
 """Rotation of pairs in plain PyTorch, for any floating dtype and any device.
 
-Letters: b scenes, n heads, l tokens, k width, p pairs that turn.
+Letters: b scenes, n heads, l tokens, k width, p rotated pairs.
 """
 
 import torch
@@ -15,8 +15,8 @@ def rotate_naive(x: Tensor, turn: Tensor, back: bool, in_place: bool) -> Tensor:
         return Rotation.apply(x, turn, back)
     if gradients_are_recorded() or torch.compiler.is_compiling():
         return _put_together(x, turn, back)
-    # Without gradients: passes over the turning numbers alone, where putting parts together would copy all of them. In bfloat16,
-    # arithmetic on a CPU takes twice as long as converting to float32 and back.
+    # Without gradients: passes over the rotated numbers alone, where concatenating parts would copy all of them. On a CPU, bfloat16
+    # arithmetic takes twice as long as converting to float32 and back.
     heads = _heads(x if in_place else x.clone(), turn)
     places = _pairs(heads, turn)
     first, second = (place.to(turn.dtype) for place in places)
@@ -30,7 +30,7 @@ def rotate_naive(x: Tensor, turn: Tensor, back: bool, in_place: bool) -> Tensor:
 
 
 class Rotation(torch.autograd.Function):
-    """A rotation with its derivative written out, the rotation back: autograd would add up parts that it pads with zeros."""
+    """Rotation with a hand-written derivative, the inverse rotation: autograd would add up parts padded with zeros."""
 
     @staticmethod
     def forward(ctx, x: Tensor, turn: Tensor, back: bool) -> Tensor:

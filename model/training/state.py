@@ -1,0 +1,122 @@
+"""State of a training run: network, averaged weights, optimizer, and the counts of steps; saved and restored as one."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from config import NetworkConfig
+from config.recipe import TrainingRecipe
+from model.lact_lvsm import LaCTLVSM
+from model.parallel.processes import Processes
+from model.training.optimizer import build_optimizer, update_average
+from model.training.snapshot import code_version, set_rng_state
+from model.weights.load import load_weights
+
+
+class TrainingState:
+    """Everything that training changes.
+
+    Args:
+        config: the network's.
+        recipe: of the run.
+        device: where it is trained.
+        dtype: what its layers compute in.
+
+    Attributes:
+        model: the bare network; its weights are random until something is loaded.
+        average: the same with averaged weights, or None.
+        optimizer: of the model.
+        step: steps done.
+        skips: (2,) float32 on the device: steps skipped in all, and in a row up to now.
+    """
+
+    def __init__(self, config: NetworkConfig, recipe: TrainingRecipe, device: torch.device, dtype: torch.dtype) -> None:
+        self.model = LaCTLVSM(config).to(device).set_compute_dtype(dtype)
+        self.model.activation_checkpointing = recipe.actckpt
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if recipe.ema else None
+        self.optimizer = build_optimizer(self.model, recipe.weight_decay, recipe.optimizer)
+        self.step = 0
+        self.skips = torch.zeros(2, device=device)
+
+    @property
+    def result(self) -> LaCTLVSM:
+        """The network that is validated and exported: the averaged one where there is one."""
+        return self.average or self.model
+
+    def load(self, weights: Mapping[str, Tensor], where: str) -> None:
+        """Start from weights; `where` names them in error messages.
+
+        Raises:
+            InputError: they do not fit the network.
+        """
+        for network in filter(None, (self.model, self.average)):
+            load_weights(network, weights, where)
+
+    def should_skip(self, loss: Tensor, norm: Tensor, recipe: TrainingRecipe, processes: Processes) -> Tensor:
+        """Return 1 if all processes are to skip this step, else 0: a float32 device scalar, no host sync.
+
+        A run that has broken down skips all further steps, until the host learns of it.
+        """
+        bound = recipe.skip_norm if self.step >= recipe.skip_norm_start else float("inf")
+        bad = ~(loss.isfinite() & norm.isfinite()) | (norm > bound) | (self.skips[1] >= recipe.max_skips)
+        return processes.maximum(bad.float())
+
+    def finish_step(self, skipped: Tensor, recipe: TrainingRecipe) -> None:
+        """Count a step, done or skipped, and average the weights that it left. No host sync."""
+        if self.average is not None:
+            update_average(self.average, self.model, recipe.ema, self.step)
+        self.skips = torch.stack([self.skips[0] + skipped, (self.skips[1] + 1) * skipped])
+        self.step += 1
+
+    def broke_down_at(self, recipe: TrainingRecipe) -> int | None:
+        """Return the step that was the last of `max_skips` skipped in a row, or None. Waits for the device."""
+        in_a_row = int(self.skips[1])
+        return None if in_a_row < recipe.max_skips else self.step - (in_a_row - recipe.max_skips)
+
+    def content(self, recipe: TrainingRecipe, rng: list[dict[str, Any]], data_ranks: int) -> dict[str, Any]:
+        """Return what a snapshot holds: tensors where they are, and plain values. Waits for the device.
+
+        Args:
+            recipe: of the run.
+            rng: `rng_state` of every process, by rank.
+            data_ranks: number of processes that share a step's samples.
+        """
+        return {
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "skips": int(self.skips[0]),
+            "rng": rng,
+            "recipe": dataclasses.asdict(recipe),
+            "config": self.model.config.to_dict(),
+            "data_ranks": data_ranks,
+            "code_version": code_version(),
+        }
+
+    def restore(self, content: Mapping[str, Any], path: Path, rank: int) -> None:
+        """Take over the content of a snapshot, and with it the random number generators of process `rank`.
+
+        A snapshot without an optimizer's state, as parts may hold it, leaves the optimizer as it is: new.
+
+        Args:
+            content: from `read_snapshot`.
+            path: what error messages call it.
+            rank: of this process.
+
+        Raises:
+            InputError: the weights do not fit the network.
+        """
+        load_weights(self.model, content["model"], str(path))
+        if self.average is not None:
+            load_weights(self.average, content["average"], str(path))
+        if content["optimizer"] is not None:
+            self.optimizer.load_state_dict(content["optimizer"])
+        if rank < len(content["rng"]):
+            set_rng_state(content["rng"][rank])
+        self.step, self.skips[0] = content["step"], content["skips"]

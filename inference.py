@@ -39,12 +39,12 @@ from model.parallel.context import ContextGroup, join_context, own_inputs, own_t
 from model.parallel.processes import Processes, end_processes, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
 from model.weights.hub import resolve_lpips, resolve_weights
-from model.weights.table import known_weights
+from model.weights.load import trained_with
 
 HERE = Path(__file__).parent
 DEFAULT_WEIGHTS = HERE / "weight" / "lact_objects_64.safetensors"  # the bundled model
 DEFAULT_DATA = {False: HERE / "data_example" / "objects_data_path.json", True: HERE / "data_example" / "scene_data_path.json"}
-# For weights that are not in weight/checkpoints.yaml.
+# For weights that neither weight/checkpoints.yaml nor the file itself says more about.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 # Targets whose photos are in memory at a time.
 TARGET_BATCH = 16
@@ -153,6 +153,15 @@ class Job:
     first: int = 0
 
 
+@dataclass(frozen=True)
+class Renderer:
+    """A network, the processes that it shares a scene's views with, and the views that it computes at a time (None: by memory)."""
+
+    model: LaCTLVSM
+    context: ContextGroup
+    chunk_views: int | None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code: 0, or 2 after one line on standard error about an error that the user can fix."""
     try:
@@ -243,7 +252,7 @@ def render_saved(load_state: str, network: Network, scenes: Scenes, video: Video
     model = prepare_model(network, machine, device)
     h, w = scenes.image_size or state.image_size
     check_image_size((h, w), model.config.patch_size)
-    frames = render_video(model, join_context(1), state, (h, w), scenes.scene_inference, video, machine.chunk_views)
+    frames = render_video(Renderer(model, join_context(1), machine.chunk_views), state, (h, w), scenes.scene_inference, video)
     write_video(frames, Path(scenes.output_dir), video)
 
 
@@ -256,6 +265,7 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
         dataset, jobs = plan(scenes, settings(Views, given), network.weights, machine.num_workers)
         model = prepare_model(network, machine, processes.device)
         model.context = context
+        renderer = Renderer(model, context, machine.chunk_views)
         check_image_size(dataset.image_size, model.config.patch_size)
         bundled = resolve_weights(network.weights).resolve() == DEFAULT_WEIGHTS.resolve()
         metrics, not_computed = choose_metrics(jobs, results.no_lpips, not bundled, processes.device)
@@ -266,9 +276,7 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
             with together(processes):
                 if processes.data_rank < len(turn):
                     job = turn[processes.data_rank]
-                    mine = render_scene(
-                        job, dataset, model, context, metrics, scenes.scene_inference, video, results, machine.chunk_views
-                    )
+                    mine = render_scene(job, dataset, renderer, metrics, scenes.scene_inference, video, results)
             rows += [row for part in processes.gather(mine) or [] for row in part]
             progress.update(len(turn))
     if processes.first and rows:
@@ -288,9 +296,9 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def plan(scenes: Scenes, views: Views, weights: str, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
     """Read the scenes' cameras and choose the views of each; no image is read yet."""
-    known = known_weights().get(Path(weights).name)
-    image_size = scenes.image_size or (known.resolution if known else DEFAULT_IMAGE_SIZE)
-    num_inputs = views.num_input_views or (known.num_input_views if known else DEFAULT_INPUT_VIEWS)
+    trained_size, trained_inputs = trained_with(weights)
+    image_size = scenes.image_size or trained_size or DEFAULT_IMAGE_SIZE
+    num_inputs = views.num_input_views or trained_inputs or DEFAULT_INPUT_VIEWS
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # no network yet: its patch is checked later
     found = [dataset[i] for i in range(len(dataset))]
@@ -344,28 +352,27 @@ def choose_metrics(jobs: list[Job], no_lpips: bool, fetch: bool, device: torch.d
 def render_scene(
     job: Job,
     dataset: SceneDataset,
-    model: LaCTLVSM,
-    context: ContextGroup,
+    renderer: Renderer,
     metrics: Metrics,
     scene_inference: bool,
     video: Video,
     results: Results,
-    chunk_views: int | None,
 ) -> list[dict]:
     """Reconstruct a scene and write its results; return a row of metrics per target.
 
     Each process of the context computes its part of inputs, targets and frames; the first writes what concerns the whole scene and
     returns all rows, the others none. Steps that can fail on one process alone are in `context.together`: none waits for it then.
     """
+    context = renderer.context
     own = own_part(job, context)
     with context.together():
         photos = dataset.load(own.scene, own.inputs)
-    state = reconstruct(model, context, own, photos, chunk_views)
+    state = reconstruct(renderer, own, photos)
     with context.together():
         if results.save_state and context.rank == 0:
             state.save(job.folder / "state.safetensors")
         report = SceneReport(job.folder, photos.pop("image"), len(job.targets), metrics, results.save_images, own.first)
-        evaluate(model, state, dataset, own, report, chunk_views)
+        evaluate(renderer, state, dataset, own, report)
     parts = context.gather(report.content)
     with context.together():
         for part in parts[1:] if parts else []:
@@ -373,7 +380,7 @@ def render_scene(
         rows = report.finish() if parts else []
     if video.video_format != "none":
         with context.together():
-            frames = render_video(model, context, state, state.image_size, scene_inference, video, chunk_views)
+            frames = render_video(renderer, state, state.image_size, scene_inference, video)
         frames = context.in_rank_order(frames)
         if context.rank == 0:
             write_video(frames, job.folder, video)
@@ -389,32 +396,28 @@ def own_part(job: Job, context: ContextGroup) -> Job:
     return Job(job.scene, job.folder, *views, first=t.start)
 
 
-def reconstruct(
-    model: LaCTLVSM, context: ContextGroup, own: Job, photos: Mapping[str, Tensor], chunk_views: int | None
-) -> SceneState:
+def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:
     """Write the input views of all processes of the context into one state, which all of them return. Collective."""
     cameras = photos["fxfycxcy"][None], own.input_c2w[None]
     try:
-        with full_memory_is_refused(LESS_MEMORY), layer_bar(model.device) as progress:
-            return model.reconstruct(photos["image"][None], *cameras, chunk_views, progress)
+        with full_memory_is_refused(LESS_MEMORY), layer_bar(renderer.model.device) as progress:
+            return renderer.model.reconstruct(photos["image"][None], *cameras, renderer.chunk_views, progress)
     except InputError as error:
-        if context.size == 1:
+        if renderer.context.size == 1:
             raise
         # The others wait inside the network for this process: only its exit releases them.
         print(f"inference.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
 
-def evaluate(
-    model: LaCTLVSM, state: SceneState, dataset: SceneDataset, own: Job, report: SceneReport, chunk_views: int | None
-) -> None:
+def evaluate(renderer: Renderer, state: SceneState, dataset: SceneDataset, own: Job, report: SceneReport) -> None:
     """Render this process's targets and add each, with its photo, to the report."""
     with bar(total=len(own.targets), desc="evaluate", unit="view") as progress:
         for start in range(0, len(own.targets), TARGET_BATCH):
             batch = slice(start, start + TARGET_BATCH)
             photos = dataset.load(own.scene, own.targets[batch])
             cameras = photos["fxfycxcy"][None], own.target_c2w[None, batch]
-            stream = model.render_stream(state, *cameras, state.image_size, chunk_views)
+            stream = renderer.model.render_stream(state, *cameras, state.image_size, renderer.chunk_views)
             rendered = (image for chunk in stream for image in chunk[0])
             for view, photo, image in zip(own.targets[batch], photos["image"], rendered, strict=True):
                 report.add(view, photo, image)
@@ -422,13 +425,7 @@ def evaluate(
 
 
 def render_video(
-    model: LaCTLVSM,
-    context: ContextGroup,
-    state: SceneState,
-    image_size: tuple[int, int],
-    scene_inference: bool,
-    video: Video,
-    chunk_views: int | None,
+    renderer: Renderer, state: SceneState, image_size: tuple[int, int], scene_inference: bool, video: Video
 ) -> Iterable[np.ndarray]:
     """Render this process's part of a turntable (objects) or of a flight past the input cameras (scenes).
 
@@ -442,9 +439,9 @@ def render_video(
         fxfycxcy, c2w = smooth_path(state.c2w[0], state.fxfycxcy[0] * scale - cut, video.video_frames, order=video.path_order)
     else:
         fxfycxcy, c2w = turntable(video.video_frames, image_size)
-    own = own_targets(video.video_frames, context.rank, context.size)
+    own = own_targets(video.video_frames, renderer.context.rank, renderer.context.size)
     cameras = fxfycxcy[None, own.start : own.stop], c2w[None, own.start : own.stop]
-    stream = model.render_stream(state, *cameras, image_size, chunk_views)
+    stream = renderer.model.render_stream(state, *cameras, image_size, renderer.chunk_views)
     return (frame for chunk in stream for frame in to_uint8(chunk[0]))
 
 

@@ -312,8 +312,9 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
         print(f"train.py: {last_words(state, recipe, folder)}", file=sys.stderr, flush=True)
     elif processes.first and ending is not Ending.BAD_DATA:
         if state.step == recipe.steps or ending is Ending.OUT_OF_TIME:
-            weights = state.result.state_dict()
-            save_weights(folder / "model.safetensors", weights, state.model.config, PRECISIONS[recipe.export])
+            weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
+            trained_with = {"image_size": recipe.image_size, "num_input_views": recipe.num_input_views}
+            save_weights(folder / "model.safetensors", weights, state.model.config, precision, trained_with)
         finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}, the same command resumes it"
         print(f"{folder}: {finished}", flush=True)
     if recorder.parts is not None and ending is not Ending.BAD_DATA:

@@ -56,6 +56,33 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     return {key: tensor.clone() for key, tensor in state.items()}
 
 
+def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None:
+    """Return the JSON object that a `.safetensors` file has in its metadata under `key`; None if there is none.
+
+    Args:
+        path: the file.
+        key: `config` or `trained_with`.
+        wanted: what the object should be, for the error message.
+
+    Raises:
+        InputError: a damaged file, or no JSON object.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(key)
+    except SafetensorError as error:
+        raise _damaged(path, error, WANTED) from error
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}, metadata {key}", f"is {text[:40]!r}", wanted)
+    return value
+
+
 def _read_torch_file(path: Path) -> dict[str, Tensor]:
     content = load_torch_file(path, path, WANTED)
     state = content.get("model", content) if isinstance(content, dict) else content
@@ -108,7 +135,11 @@ def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputEr
 
 
 def save_weights(
-    path: str | os.PathLike, state_dict: Mapping[str, Tensor], config: NetworkConfig, dtype: torch.dtype | None = None
+    path: str | os.PathLike,
+    state_dict: Mapping[str, Tensor],
+    config: NetworkConfig,
+    dtype: torch.dtype | None = None,
+    trained_with: Mapping[str, Any] | None = None,
 ) -> None:
     """Write weights and their network's config to one `.safetensors` file, atomically.
 
@@ -117,6 +148,7 @@ def save_weights(
         state_dict: of the network, unwrapped.
         config: stored in the metadata under `config`, as JSON.
         dtype: convert floating tensors to it; None keeps their dtypes.
+        trained_with: `image_size` and `num_input_views` of their training, stored likewise: what inference.py then uses by default.
 
     Raises:
         InputError: `path` has another suffix.
@@ -128,5 +160,8 @@ def save_weights(
         key: tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None).contiguous()
         for key, tensor in state_dict.items()
     }
+    metadata = {"config": json.dumps(config.to_dict())}
+    if trained_with is not None:
+        metadata["trained_with"] = json.dumps(trained_with)
     with replace_when_finished(path) as temporary:
-        save_file(tensors, temporary, metadata={"config": json.dumps(config.to_dict())})
+        save_file(tensors, temporary, metadata=metadata)

@@ -1,19 +1,17 @@
 """Model loading: weight file, config, dtypes and device to a network ready to render."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.runtime import PRECISIONS, pick_device, pick_dtype
-from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_zip, load_torch_file, read_weights
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_zip, load_torch_file, read_metadata, read_weights
 from model.weights.hub import resolve_weights
 from model.weights.infer import infer_config
 from model.weights.table import ROOT, known_weights
@@ -75,16 +73,9 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Netwo
         InputError: the config is not JSON or not a network config; or see `infer_config`.
     """
     if Path(path).suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("config")
-        if text is not None:
-            try:
-                value = json.loads(text)
-            except json.JSONDecodeError:
-                value = None
-            if not isinstance(value, dict):
-                raise InputError(f"{path}, metadata config", f"is {text[:40]!r}", "a network config in JSON")
-            return config_from_dict(value, where=f"{path}, metadata config")
+        config = read_metadata(path, "config", "a network config in JSON")
+        if config is not None:
+            return config_from_dict(config, where=f"{path}, metadata config")
     elif is_zip(path):
         content = load_torch_file(Path(path), path, WANTED)
         if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
@@ -92,6 +83,34 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Netwo
                 raise InputError(f"{path}, config", "is missing", "the network config that training writes into its snapshots")
             return config_from_dict(content["config"], where=f"{path}, config")
     return infer_config(weights, where=str(path))
+
+
+def trained_with(weights: str | os.PathLike) -> tuple[tuple[int, int] | None, int | None]:
+    """Return the image size (height, width) and the number of inputs that weights were trained with; None where it is unknown.
+
+    Args:
+        weights: a file, or a name of `weight/checkpoints.yaml`, which is not downloaded for this.
+
+    Raises:
+        FileNotFoundError: neither.
+        InputError: a file that cannot be read, or other values than a size and a number.
+    """
+    row = known_weights().get(Path(weights).name)
+    if row is not None:
+        return row.resolution, row.num_input_views
+    path, trained = resolve_weights(weights), None
+    if path.suffix == ".safetensors":
+        trained = read_metadata(path, "trained_with", "settings of training in JSON")
+    elif is_zip(path):
+        content = load_torch_file(path, path, WANTED)
+        if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
+            trained = content.get("recipe")
+    if trained is None:
+        return None, None
+    size, inputs = trained.get("image_size"), trained.get("num_input_views")
+    if not (isinstance(size, (list, tuple)) and [type(side) for side in size] == [int, int] and type(inputs) is int):
+        raise InputError(f"{path}, trained_with", f"is {size!r} and {inputs!r:.40}", "image_size and num_input_views")
+    return (size[0], size[1]), inputs
 
 
 def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> NetworkConfig:

@@ -107,7 +107,7 @@ DAMAGE = {
     remove: "scene_0/opencv_cameras.json, view 1: .*00001.png: is not there; wanted an image",
     cut: "view 1: .*00001.png: cannot be decoded",
     turn: "view 1: .*00001.png: is 20×28 .* when upright",
-    copy: "view 1: has the pixels of view 0; wanted another photo",
+    copy: "view 1: has the pixels of view 0; wanted a different photo",
     same_file: "view 1: has the file of view 0; wanted each once",
     same_pose: "view 1: has the pose of view 0; wanted a camera elsewhere",
     bend: r"view 1, w2c: has a 3×3 part .* away from orthonormal",

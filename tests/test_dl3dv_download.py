@@ -227,7 +227,7 @@ def test_training_needs_room_for_the_zips_and_what_they_hold(hub, tmp_path, caps
         (("--subset", "hash", "--hash", "../x"), "--hash: is '../x'; wanted 64"),
         (("--subset", "hash", "--hash", FOX), f"{FOX}: is no scene of DL3DV/DL3DV-10K-Benchmark; wanted the name of one"),
         (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: has 1 files in DL3DV/DL3DV-10K-Benchmark/"),
-        (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 or more"),
+        (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 to 1024"),
         ((), "--subset); wanted flags as"),
     ],
 )
@@ -342,7 +342,7 @@ def test_a_folder_that_is_no_scene_is_not_touched(hub, tmp_path, capsys):
         ((), "--subset, --hash: are both missing; wanted"),
         (("--subset", "12K"), "invalid choice: '12K'"),
         (("--hash", "abc"), "is 'abc'; wanted 64 hexadecimal digits"),
-        (("--subset", "1K", "--workers", "-1"), "--workers: is -1; wanted 1 or more"),
+        (("--subset", "1K", "--workers", "-1"), "--workers: is -1; wanted 1 to 1024"),
     ],
 )
 def test_bad_flags_of_the_training_set(hub, tmp_path, capsys, flags, wanted):

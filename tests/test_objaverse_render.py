@@ -268,17 +268,17 @@ def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
     [
         (["--num_views", "0"], "--num_views: is 0; wanted 1 or more"),
         (["--num_views", "-1", "--rings"], "--num_views: is -1; wanted 0 or more"),
-        (["--image_size", "0", "8"], "--image_size: is 0; wanted 1 or more"),
+        (["--image_size", "0", "8"], "--image_size: is 0 8; wanted 1 to 8192"),
         (["--seed", "-1"], "--seed: is -1; wanted 0 or more"),
         (["--samples", "0"], "--samples: is 0; wanted 1 or more"),
-        (["--workers", "0"], "--workers: is 0; wanted 1 or more"),
-        (["--timeout", "0"], "--timeout: is 0; wanted seconds, more than 0"),
-        (["--timeout", "nan"], "--timeout: is nan; wanted seconds"),
+        (["--workers", "0"], "--workers: is 0; wanted 1 to 1024"),
+        (["--timeout", "0"], "--timeout: is 0.0; wanted above 0, up to 1000000"),
+        (["--timeout", "nan"], "--timeout: is nan; wanted above 0"),
         (["--device", "abacus"], "--device: cannot be read (invalid choice: 'abacus'"),
-        (["--uids", UIDS[0]], "not allowed with argument --input"),
+        (["--uids", UIDS[0]], "--input, --uids: are both given; wanted one of them"),
         (["--input", "nowhere"], "nowhere: is not there; wanted a folder with GLB files"),
         (["--input", "blender"], "blender: has no GLB file below it; wanted at least one"),
-        (["--input", "twice"], "b_c.glb: would be named b_c like twice/b/c.glb; wanted a name for each"),
+        (["--input", "twice"], "b_c.glb: would be named b_c like twice/b/c.glb; wanted a different name for each"),
         (["--blender_python", "nowhere/python"], "is nowhere/python, which is not there; wanted the Python of an environment with "
          "Blender. To make one: python3.11 -m venv"),
         (["--blender_python", sys.executable], "cannot import Blender (No module named 'bpy'); wanted an environment with Blender"),
@@ -301,10 +301,10 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["nowhere.txt"], "--uids: is nowhere.txt, which is no file; wanted uids of Objaverse or a file with one a line"),
+        (["nowhere.txt"], "--uids: is nowhere.txt, which is not a file; wanted uids of Objaverse or a file with one per line"),
         ([UIDS[0], "x" * 32], "--uids: has 'x+'; wanted a uid of Objaverse"),
         ([UIDS[0], UIDS[1], UIDS[0]], f"--uids: has {UIDS[0]} twice; wanted each uid once"),
-        (["../a"], "--uids: is ../a, which is no file"),
+        (["../a"], "--uids: is ../a, which is not a file"),
         (["empty.txt"], "empty.txt: holds no uid; wanted at least one"),
     ],
 )

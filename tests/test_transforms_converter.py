@@ -301,12 +301,12 @@ def test_captures_that_are_not_there_or_have_one_name(tmp_path, capsys):
         return capsys.readouterr().err
 
     toy = tmp_path / "a" / "toy"
-    assert "for the scene 'toy'; wanted a name for each" in says("--input", str(toy), str(toy))
+    assert "for the scene 'toy'; wanted a different name for each" in says("--input", str(toy), str(toy))
     error = says("--input", str(tmp_path / "b" / "toy"))
     assert f"wanted one, or the file itself, if it is one of {tmp_path / 'b' / 'toy' / 'transforms_test.json'}" in error
     assert "has no transforms.json" in says("--input", str(tmp_path / "c"))
-    assert "--workers: is 0; wanted 1 or more" in says("--input", str(toy), "--workers", "0")
-    assert "the following arguments are required: --input); wanted flags as" in says()
+    assert "--workers: is 0; wanted 1 to 1024" in says("--input", str(toy), "--workers", "0")
+    assert "--input: is missing; wanted captures" in says()
     (toy / "images" / "1.png").unlink()
     (toy / "images" / "1.png").symlink_to(SCRIPT)
     assert "images/1.png; wanted a file in the folder of the JSON" in says("--input", str(toy))
@@ -332,4 +332,4 @@ def test_as_a_user_runs_it(tmp_path):
     assert "1 of 1 scenes in out/transforms_data_path.json" in done.stdout
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 or more\n")
+    assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 to 1024\n")

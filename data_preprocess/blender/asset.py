@@ -23,7 +23,7 @@ RING_VIEWS, RING_RADIUS = 16, 2.7
 
 @dataclass(frozen=True)
 class Render:
-    """How to render objects: flags, letter for letter."""
+    """How to render objects."""
 
     num_views: int
     rings: bool

@@ -36,7 +36,7 @@ WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
 class Folders:
     """Where scenes are read and written: flags, letter for letter."""
 
-    input: Path = flag(EXAMPLES / "dl3dv_benchmark", "folder with the scenes, at any depth", group="folders")
+    input: Path | None = flag(None, "folder with the scenes, at any depth", group="folders", unset="data_example/dl3dv_benchmark")
     output: Path | None = flag(None, "folder for the converted scenes", unset="data_example/dl3dv_processed")
     data_path_json: Path | None = flag(
         None, "list to write", unset="data_example/dl3dv_sample_data_path.json, or with --output OUTPUT/dl3dv_data_path.json"
@@ -96,7 +96,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
         folders.output / "dl3dv_data_path.json" if folders.output else EXAMPLES / "dl3dv_sample_data_path.json"
     )
     scenes: dict[str, Callable[[], list[Photo]]] = {
-        name: partial(read_photos, json_path) for name, json_path in find_scenes(folders.input).items()
+        name: partial(read_photos, json_path)
+        for name, json_path in find_scenes(folders.input or EXAMPLES / "dl3dv_benchmark").items()
     }
     output = folders.output or EXAMPLES / "dl3dv_processed"
     return convert(scenes, output, data_path_json, conversion.workers, conversion.long_lrm)

@@ -109,12 +109,12 @@ DAMAGE = {
     turn: "view 1: .*00001.png: is 20×28 .* when upright",
     copy: "view 1: has the pixels of view 0; wanted a different photo",
     same_file: "view 1: has the file of view 0; wanted each once",
-    same_pose: "view 1: has the pose of view 0; wanted a camera elsewhere",
+    same_pose: "view 1: has the pose of view 0; wanted a different pose",
     bend: r"view 1, w2c: has a 3×3 part .* away from orthonormal",
     degrees: "view 1: has a field of view of 164×157 degrees",
     narrow: r"view 1: has a field of view of 0.0802×0.0573 degrees .*; wanted 3 to 160",
     oblong: "view 1: has focal lengths .*; wanted nearly square pixels",
-    aside: r"view 1: has the principal point \(29, .*\) outside of 28×20",
+    aside: r"view 1: has the principal point \(29, .*\) outside 28×20",
 }
 
 
@@ -142,7 +142,7 @@ def test_cameras_all_at_one_place(tmp_path):
         pose[:3, 0] *= np.linalg.det(pose[:3, :3])
         pose[:3, 3] = (1, 2, 3)
     (problem,) = camera_problems(read_scene(write_random_scene(tmp_path / "tripod", n=3, c2w=c2w)))
-    assert problem.endswith("has all 3 cameras at one place; wanted them apart")
+    assert problem.endswith("has all 3 cameras in one place; wanted different positions")
     assert camera_problems(read_scene(write_random_scene(tmp_path / "single", n=1))) == []
 
 

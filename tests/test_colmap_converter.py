@@ -231,6 +231,7 @@ def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):
         (["--input", "box", "--workers", "0"], "--workers: is 0; wanted 1 to 1024"),
         (["--from_images", "box", "--num_frames", "2"], "--num_frames: is 2; wanted 3 or more"),
         (["--from_images", "box", "--min_registered", "1.5"], "--min_registered: is 1.5; wanted above 0, up to 1"),
+        (["--from_images", "box", "--seed", "9999999999"], "--seed: is 9999999999; wanted 0 to 2147483647"),
         (["--input", "box", "--frame", "object"], "box/sparse/0, cameras: look at no common point"),
     ],
 )
@@ -251,3 +252,8 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
     assert re.search(message, lines[0]), lines[0]
     assert "Traceback" not in error
     assert not Path("out/colmap_data_path.json").exists()
+
+
+def test_the_root_folder_as_output_is_no_fault(tmp_path, capsys):
+    assert main(["--input", str(tmp_path), "--output", "/"]) == 2
+    assert "has no cameras.bin and images.bin" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     for length in range(len(content)):
         (tmp_path / name).write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes in .*; wanted a whole model"):
+        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes in .*; wanted a complete model"):
             read_model(tmp_path)
     (tmp_path / name).write_bytes(content + b"\0\0")
     with pytest.raises(InputError, match=rf"{name}: has 2 bytes after the last of 2 .*s; wanted a file that ends there"):

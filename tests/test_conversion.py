@@ -162,7 +162,7 @@ def test_cameras_at_one_place_are_reported(tmp_path):
     found = [Photo(p.source, p.name, p.lens, np.eye(4)) for p in photos(tmp_path / "in", n=2)]
     problems = run(tmp_path, found)
     assert "view 1: has the pose of view 0" in problems[0]
-    assert "has all 2 cameras at one place" in problems[1]
+    assert "has all 2 cameras in one place" in problems[1]
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_inputs_without_scenes(tmp_path, capsys):
     assert "has no transforms.json below it; wanted scenes as HASH/nerfstudio/transforms.json" in says(tmp_path)
     fox(tmp_path / "in" / "1K" / "a")
     fox(tmp_path / "in" / "2K" / "a")
-    assert "2K/a/nerfstudio: is the scene of" in says(tmp_path / "in")
+    assert "2K/a/nerfstudio: is the same scene as" in says(tmp_path / "in")
 
 
 def test_as_a_user_runs_it(tmp_path):

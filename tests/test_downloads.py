@@ -98,7 +98,7 @@ def test_the_list_fetches_nothing(hub, tmp_path, capsys, monkeypatch, online):
     assert rows["obj_res256"] == ["1.23kB", "256x256", "object", "8", "lact_l24_d768_ttt2x", "yes"]
     size = hub_files.bytes_text(len(WEIGHTS["scene_res536x960.pt"])) if online else "?"
     assert rows["scene_res536x960"] == [size, "536x960", "scene", "64", "lact_l24_d768_ttt4x", "no"]
-    assert ("sizes of files that are not here are unknown: airsplay/lact_nvs: " in output.err) is not online
+    assert ("sizes of files not on disk are unknown: airsplay/lact_nvs: " in output.err) is not online
     assert hub.count("GET", "/resolve/") == hub.count("HEAD") == 0
 
 
@@ -114,8 +114,8 @@ def change_size(hub, folder):
         (["--fast"], None, "--fast: is unknown; wanted a known flag; "),
         ([], lambda hub, _: hub.repos["airsplay/lact_nvs"].pop("obj_res1024.pt"), "obj_res1024.pt: is not in airsplay"),
         ([], change_size, "obj_res256.pt: has 4 bytes; wanted 1500 as listed: move it away and run again"),
-        ([], lambda hub, _: hub.repos.clear(), "was let in: ask at https://huggingface.co/airsplay/lact_nvs, then"),
-        (["obj_res256"], lambda hub, _: hub.gate("airsplay/lact_nvs"), "gives no access (HTTP 401); wanted an account that was"),
+        ([], lambda hub, _: hub.repos.clear(), "with access: request it at https://huggingface.co/airsplay/lact_nvs, then"),
+        (["obj_res256"], lambda hub, _: hub.gate("airsplay/lact_nvs"), "denies access (HTTP 401); wanted an account with access"),
         (["obj_res256"], lambda hub, _: hub.fail("obj_res256.pt", 404, "EntryNotFound"), "has no obj_res256.pt at main (HTTP"),
         ([], lambda hub, _: hub.fail("", 500), "with HTTP 500; wanted a listing: try again later"),
     ],
@@ -134,15 +134,15 @@ def test_what_weights_download_refuses(hub, tmp_path, capsys, flags, fault, want
 def test_a_hub_out_of_reach(tmp_path, capsys, monkeypatch, hub):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
     assert fetch_weights(tmp_path) == 2
-    assert "airsplay/lact_nvs: is out of reach (" in lines_of(capsys, "weights_download.py")[0]
+    assert "airsplay/lact_nvs: is unreachable (" in lines_of(capsys, "weights_download.py")[0]
 
 
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("<html>log in</html>", "does not answer as a hub does; wanted one: check HF_ENDPOINT and proxies"),
-        ("[1]", "does not answer as a hub does"),
-        ('[{"type": "file"}]', "does not answer as a hub does"),
+        ("<html>log in</html>", "does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"),
+        ("[1]", "does not answer like a hub"),
+        ('[{"type": "file"}]', "does not answer like a hub"),
         ('[{"type": "file", "path": 1, "oid": "a", "size": 1}]', "is listed with 1; wanted paths in that folder"),
         ('[{"type": "file", "path": "../a.pt", "oid": "a", "size": 1}]', "is listed with '../a.pt'; wanted paths in"),
         ('[{"type": "file", "path": "a.pt", "oid": "a", "size": -1}]', "is listed with a.pt of size -1; wanted bytes"),
@@ -307,10 +307,10 @@ def test_github_out_of_reach_and_a_full_disk(github, output, capsys, monkeypatch
     assert github.count("GET", "/raw/") == 0
     monkeypatch.setenv("LACT_GITHUB_API", "http://127.0.0.1:9")
     assert fetch_example(output, "--workers", "2") == 2
-    assert "git/trees/main?recursive=1: is out of reach (" in lines_of(capsys, "gso_example_download.py")[0]
+    assert "git/trees/main?recursive=1: is unreachable (" in lines_of(capsys, "gso_example_download.py")[0]
     monkeypatch.setenv("LACT_GITHUB_API", "http://[")
     assert fetch_example(output) == 2
-    assert "http://[/repos/a1600012888/LaCT/git/trees/main?recursive=1: is out of reach (" in capsys.readouterr().err
+    assert "http://[/repos/a1600012888/LaCT/git/trees/main?recursive=1: is unreachable (" in capsys.readouterr().err
     assert fetch_example(output, "--workers", "0") == 2
     assert "--workers: is 0; wanted 1 to 1024" in lines_of(capsys, "gso_example_download.py")[0]
 

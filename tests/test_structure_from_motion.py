@@ -83,7 +83,7 @@ def test_photos_get_the_cameras_that_took_them(tmp_path, capsys):
     assert main(flags) == 0
     told = capsys.readouterr().out
     assert "corner: 10 of 11 photos placed, 1 lens\n" in told
-    assert "corner: 1 photos could not be placed and are left out: other.png\n" in told
+    assert "corner: 1 photos could not be placed and are skipped: other.png\n" in told
     (json_path,) = read_data_path(tmp_path / "out" / "colmap_data_path.json")
     views = read_scene(json_path).views
     assert [view.file_path.stem for view in views] == [Path(name).stem for name in names]
@@ -172,7 +172,7 @@ def test_pictures_of_nothing_are_refused_with_advice(tmp_path, capsys):
     assert main(["--from_images", str(folder), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert (
-        "fog: has 0 of 3 photos that COLMAP could place; wanted 50% (--min_registered) and 3 at least: photograph so that" in error
+        "fog: has 0 of 3 photos that COLMAP could place; wanted 50% (--min_registered) and at least 3: neighbouring photos" in error
     )
 
 
@@ -228,8 +228,8 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     assert main(flags) == 0
     told = capsys.readouterr().out
     assert "desk: 4 of 7 photos placed, 1 lens\n" in told
-    assert "desk: 2 photos fit each other only and are left out: photo 4.png, photo 5.png\n" in told
-    assert "desk: 1 photos could not be placed and are left out: photo 6.png\n" in told
+    assert "desk: 2 photos fit only each other and are skipped: photo 4.png, photo 5.png\n" in told
+    assert "desk: 1 photos could not be placed and are skipped: photo 6.png\n" in told
     assert main([*flags, "--min_registered", "0.6"]) == 2
     assert "has 4 of 7 photos that COLMAP could place; wanted 60% (--min_registered)" in capsys.readouterr().err
     # One run for both: only what COLMAP is asked for starts it again.
@@ -244,9 +244,9 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     [
         (
             "crash",
-            r"made COLMAP stop \(exit code 3: Check failed: the last word\); wanted photos that it can use: see .*colmap.log",
+            r"made COLMAP fail \(exit code 3: Check failed: the last word\); wanted photos it can use: see .*colmap.log",
         ),
-        ("error", r"made COLMAP stop \(Cannot read photo 1.png really\); wanted photos"),
+        ("error", r"made COLMAP fail \(Cannot read photo 1.png really\); wanted photos"),
     ],
 )
 def test_what_stops_colmap_is_told(tmp_path, stand_in, mode, message):
@@ -294,7 +294,7 @@ def test_pairs_of_a_sequence_reach_far_with_few(tmp_path, stand_in):
     ("make", "message"),
     [
         (lambda folder: write_photos(folder, 2), "desk: has 2 photos; wanted 3 or more to find cameras"),
-        (lambda folder: folder.mkdir(), "desk: holds no photo; wanted .png, .jpg"),
+        (lambda folder: folder.mkdir(), "desk: holds no photos; wanted .png, .jpg"),
         (lambda folder: None, "desk: is not there; wanted a video or a folder of photos"),
         (lambda folder: folder.write_text("no"), "desk: cannot be decoded .*; wanted a video"),
     ],
@@ -317,7 +317,6 @@ def test_without_pycolmap_one_line_says_what_to_install(tmp_path):
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr == (
-        "colmap_format_converter.py: --from_images: needs pycolmap, which this Python lacks; wanted it installed: "
-        "pip install pycolmap\n"
+        "colmap_format_converter.py: --from_images: needs pycolmap, which is not installed; wanted pip install pycolmap\n"
     )
     assert not (tmp_path / "out").exists()

@@ -264,7 +264,7 @@ ERRORS = {
     "size": ({"w": 28, "h": 19.5}, None, "frame 0, h: is 19.5; wanted a whole number of pixels"),
     "other shape": ({"w": 28, "h": 28}, None, "0.png: is an image of 28×20 .*; wanted the 28×28 of its camera"),
     "model": ({"camera_model": "THIN_PRISM_FISHEYE"}, None, "camera_model: is 'THIN_PRISM_FISHEYE'; wanted one of PINHOLE"),
-    "panorama": ({"equirectangular": True}, None, "equirectangular: stands for a camera that is no lens"),
+    "panorama": ({"equirectangular": True}, None, "equirectangular: stands for a camera that is not a lens"),
     "fourth radial term": ({"k4": 0.01}, None, "k4: is 0.01; wanted 0: this model has k1, k2, p1, p2, k3"),
     "tangential fisheye": ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, None, "p1: is 0.1; wanted 0: OPENCV_FISHEYE has"),
     "folded": ({"k1": -60.0}, None, "0.png, lens: has the distortion"),

@@ -1,4 +1,4 @@
-"""The checker finds what was broken by hand. Letters: v views, h w pixels."""
+"""Checks of scenes find deliberate damage. Letters: v views, h w pixels."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_good_scenes_pass_and_are_drawn(tmp_path, capsys):
         assert sorted(path.name for path in folder.iterdir()) == ["cameras.png", "contact_sheet.png"]
         with Image.open(folder / "contact_sheet.png") as sheet:
             pixels = np.asarray(sheet)
-        # Each photo is there: its corner's colour is somewhere on the sheet, enlarged without smoothing.
+        # Each photo is on the sheet: its corner's colour appears, enlarged without smoothing.
         for view in read_scene(tmp_path / "data" / scene / "opencv_cameras.json").views:
             corner = np.asarray(Image.open(view.file_path))[0, 0]
             assert (pixels == corner).all(-1).sum() >= 16
@@ -174,7 +174,7 @@ def test_views_of_several_sizes_and_depths(tmp_path, monkeypatch):
         drawn = []
         monkeypatch.setattr(check_scenes, "camera_plot", lambda path, c2w, *drawn_as, title: drawn.append(drawn_as))
         check_scene(scene, pool, tmp_path / "pictures")
-    # Each pyramid's corners are those of its own image, though all are drawn from intrinsics of one size.
+    # Each pyramid has the corners of its own image, although all are drawn from intrinsics of one size.
     ((cameras, (h, w)),) = drawn
     for view, (fx, fy, cx, cy) in zip(scene.views, cameras, strict=True):
         assert ((w - cx) / fx, (h - cy) / fy) == pytest.approx(((view.w - view.cx) / view.fx, (view.h - view.cy) / view.fy))

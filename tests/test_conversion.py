@@ -1,4 +1,4 @@
-"""Conversion: what is finished stays, what is half done is completed, nothing else is touched. Letters: h w pixels."""
+"""Conversion: finished scenes are skipped, unfinished ones completed, nothing else is touched. Letters: h w pixels."""
 
 import json
 import threading

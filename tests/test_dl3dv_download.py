@@ -1,4 +1,4 @@
-"""Downloads of DL3DV, benchmark and training set, from a stand-in for the hub. No picture is decoded: contents are random bytes."""
+"""Downloads of DL3DV, benchmark and training set, from a stand-in for the hub. Images are random bytes and never decoded."""
 
 import hashlib
 import io
@@ -76,7 +76,7 @@ def hub(monkeypatch):
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return what a user finds: files by path, without those in folders whose names begin with a dot."""
+    """Return the visible files by path, without those in hidden folders."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
     return {path.as_posix(): file.read_bytes() for path, file in files.items() if not path.as_posix().startswith(".")
             and "/." not in path.as_posix()}  # fmt: skip
@@ -87,12 +87,12 @@ def expected(scene: str, *paths: str) -> dict[str, bytes]:
 
 
 def fetched(hub: HubServer) -> list[str]:
-    """Return the paths of the files whose contents were asked for, in order."""
+    """Return the paths of the files whose contents were requested, in order."""
     return [request.path for request in hub.requests if request.method == "GET" and "/resolve/" in request.path]
 
 
 def ends_with(capsys: pytest.CaptureFixture, status: int, wanted: str) -> None:
-    """Check that the one line on standard error has `wanted` in it, and that the status is 2."""
+    """Check that the one line on standard error contains `wanted`, and that the exit code is 2."""
     lines = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith(("dl3dv_eval", "dl3dv_train"))]
     assert status == 2
     assert len(lines) == 1
@@ -145,7 +145,7 @@ def test_transforms_json_comes_last_and_not_before_all_images(hub, tmp_path, cap
     hub.mend(lost)
     assert evaluate(tmp_path, *flags) == 0
     assert files_in(tmp_path) == everything | expected(BENCHMARK[0], LEVEL_4[1], TABLE)
-    # 2000 bytes came before the cut, the rest afterwards: nothing was fetched twice.
+    # 2000 bytes before the cut, the rest afterwards: nothing was downloaded twice.
     assert hub.bytes_served[lost] == len(content(BENCHMARK[0] + LEVEL_4[1]))
     order = [request.path for request in hub.requests if request.path.endswith((".png", ".JPG", "transforms.json"))]
     for scene in BENCHMARK[:2]:
@@ -193,7 +193,7 @@ def test_a_gated_dataset_says_where_to_ask(hub, tmp_path, capsys, monkeypatch, s
     )
     ends_with(capsys, found, wanted)
     assert fetched(hub) == []
-    assert hub.count("HEAD") <= 1  # refused once, not asked again
+    assert hub.count("HEAD") <= 1  # denied once, not requested again
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     assert (evaluate(tmp_path, *flags) if script == "eval" else train(tmp_path, "--subset", "1K")) == 0
 
@@ -391,7 +391,7 @@ def test_two_at_a_time_fetch_a_scene_once(hub, tmp_path, monkeypatch):
 
     def unpack(*arguments):
         calls.append(arguments)
-        threading.Event().wait(0.05)  # long enough for the others to come along
+        threading.Event().wait(0.05)  # long enough for the others to arrive
         real(*arguments)
 
     monkeypatch.setattr(training, "unpack", unpack)
@@ -461,7 +461,7 @@ def test_whatever_unpacking_raises_is_of_the_zip_and_a_fault_of_the_program_is_n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", USELESS)
-def test_a_zip_of_no_use_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):
+def test_an_unusable_zip_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):
     body, reason = USELESS[case]
     odir = tmp_path / "a" / "b"
     hub.repos[TRAIN][f"1K/{FOX}.zip"] = body

@@ -1,4 +1,4 @@
-"""Downloads of weights and of the example objects from stand-ins for the hub and GitHub, and what the download scripts share."""
+"""Downloads of weights and example objects from stand-ins for the hub and GitHub, and the code that download scripts share."""
 
 import json
 import os
@@ -30,7 +30,7 @@ WEIGHTS = {file: random.Random(file).randbytes(1500 + 7 * i) for i, file in enum
 
 
 def lines_of(capsys: pytest.CaptureFixture, script: str) -> list[str]:
-    """Return what the script itself wrote on standard error."""
+    """Return the script's own lines on standard error."""
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith(script)]
 
 
@@ -315,11 +315,11 @@ def test_github_out_of_reach_and_a_full_disk(github, output, capsys, monkeypatch
     assert "--workers: is 0; wanted 1 to 1024" in lines_of(capsys, "gso_example_download.py")[0]
 
 
-# What they share
+# Shared code
 
 
 def item(folder: Path, name: str, *outcomes: Exception | None, size: int = 10, calls: list | None = None) -> Item:
-    """Return an item whose attempts end as told, the last of them again and again."""
+    """Return an item whose attempts have these outcomes, the last one repeatedly."""
     left = list(outcomes)
 
     def fetch() -> None:
@@ -423,7 +423,7 @@ def test_a_server_gets_the_patience_that_it_asks_for(tmp_path, monkeypatch, erro
 
 
 def test_the_bar_counts_bytes_as_they_arrive(tmp_path, monkeypatch):
-    """Also those of an earlier run, in the partial file that `model.weights.hub` keeps."""
+    """Including those of an earlier run, in the partial file of `model.weights.hub`."""
     monkeypatch.setattr(hub_files, "POLL_S", 0.001)
     partial = tmp_path / ".cache" / "a.0123.incomplete"
     partial.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Rendering of GLB files: the project's side against a stand-in for Blender, then Blender itself. Letters: v views, h w pixels."""
+"""Rendering of GLB files, with a stand-in for Blender. Letters: v views, h w pixels."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from data_preprocess.objaverse_render import main, read_uids
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "objaverse_render.py"
 SIZE = (16, 24)
 UIDS = [f"{i:032x}" for i in range(3)]
-# Stands in for the Python of Blender's environment: it writes plain pictures, or fails as the word in the GLB says, and keeps a
-# list of the jobs that it was given, and of its processes.
+# Stand-in for the Python of Blender's environment: writes plain pictures, or fails as the word in the GLB says, and logs its jobs
+# and processes.
 STAND_IN = """#!{python}
 import json, os, signal, sys, time
 from pathlib import Path
@@ -103,8 +103,8 @@ def test_random_cameras_are_on_the_whole_sphere_and_look_at_the_object():
     radius = np.linalg.norm(position, axis=1)
     assert 1.7 <= radius.min() < 1.75
     assert 2.95 < radius.max() <= 3.0
-    # Even on the sphere: every coordinate of the direction is uniform in -1..1, with a standard error of 0.029 for its mean and of
-    # 0.015 for that of its square; bounds of five of them.
+    # Uniform on the sphere: every coordinate of the direction is uniform in -1..1, with standard errors of 0.029 for its mean and
+    # 0.015 for that of its square; bounds are five of them.
     direction = position / radius[:, None]
     assert np.abs(direction.mean(0)).max() < 0.15
     assert np.abs((direction**2).mean(0) - 1 / 3).max() < 0.075
@@ -174,7 +174,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
         state = os.stat(tmp_path / "in" / f"{name}.glb")
         (tmp_path / "in" / f"{name}.glb").write_text("fine".ljust(state.st_size))
         if name in "ijk":
-            # Not told from the one before: what was wrong with its pictures must not stay.
+            # Indistinguishable from the one before: its bad pictures must not stay.
             os.utime(tmp_path / "in" / f"{name}.glb", ns=(state.st_atime_ns, state.st_mtime_ns))
     assert main(flags(tmp_path, python)) == 0
     assert sorted(Path(job["glb"]).stem for job in jobs(python)) == list(expected)
@@ -190,7 +190,7 @@ def test_an_interrupted_object_is_completed_and_a_changed_one_is_done_again(tmp_
     state = os.stat(glb)
     assert main(flags(tmp_path, python, "--samples", "5")) == 2
     assert len(jobs(python)[0]["views"]) == 3
-    # The same file, as far as can be told.
+    # Indistinguishable from the same file.
     glb.write_text("fine ")
     os.utime(glb, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert main(flags(tmp_path, python, "--samples", "5")) == 0
@@ -251,7 +251,7 @@ def test_objects_of_objaverse_are_fetched_by_uid(tmp_path):
     assert read_uids(UIDS) == UIDS
 
 
-def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
+def test_a_download_that_ends_too_early_is_reported(tmp_path, monkeypatch):
     python = stand_in(tmp_path / "blender")
     python.write_text(f"#!{sys.executable}\nraise SystemExit('no room for a cat')\n")
     monkeypatch.setenv("BLENDER_PYTHON", str(python))

@@ -1,4 +1,4 @@
-"""Export of synthetic data to the unified format. Letters: h w pixels."""
+"""Export of procedural data to the unified format. Letters: h w pixels."""
 
 import multiprocessing
 import os
@@ -37,8 +37,8 @@ def test_objects_are_what_the_generator_makes_on_white(tmp_path):
         scene = dataset[i]
         assert scene.name == f"objects_9_{4 + i:06d}"
         loaded = dataset.load(scene, range(3))
-        # One rounding of colour, one of alpha and one of both laid on white: half a step each at most, the last a whole one. A
-        # batch may round a ray at a border to its other side.
+        # Rounding of colour and of alpha, half a step each at most, and of both composited on white, a whole step. A batch may
+        # round a ray at a border to its other side.
         assert ((loaded["image"] - expected["image"][i]).abs() > 2 / 255).float().mean() < 2e-3
         assert torch.allclose(loaded["c2w"], expected["c2w"][i], atol=1e-6)
         assert torch.allclose(loaded["fxfycxcy"], expected["fxfycxcy"][i])
@@ -95,7 +95,7 @@ def test_an_interrupted_export_is_continued_and_ends_in_the_same_bytes(tmp_path,
     assert main([*flags, str(tmp_path / "cut")]) == 130
     assert capsys.readouterr().err.endswith("synthetic_export.py: interrupted; run again to complete\n")
     assert sorted(path.name for path in (tmp_path / "cut" / "objects_0_000001").iterdir()) == [".unfinished", "images"]
-    # Two pictures are left: no more is rendered.
+    # Two pictures are left: no more are rendered.
     left = 2
     export(*flags, str(tmp_path / "cut"))
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -105,7 +105,7 @@ def test_an_interrupted_export_is_continued_and_ends_in_the_same_bytes(tmp_path,
 def test_other_flags_do_not_pass_for_the_same_scene(tmp_path, capsys):
     flags = ["--kind", "objects", "--output", str(tmp_path)]
     export(*flags, *SIZE, "--num_views", "2")
-    # The last in a process of its own, from which the error travels.
+    # The last one in a worker process, whose error is passed on.
     for other in ([*SIZE, "--num_views", "3"], ["--image_size", "24", "32"], [*SIZE, "--num_views", "3", "--workers", "1"]):
         capsys.readouterr()
         assert main([*flags, "--num_views", "2", *other]) == 2
@@ -204,8 +204,8 @@ def test_full_memory_is_one_line(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(synthetic_export, "render", render)
     assert main(["--kind", "objects", *SIZE, "--output", str(tmp_path)]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == "synthetic_export.py: GPU memory: is full; wanted smaller images, or fewer --workers"
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "synthetic_export.py: GPU memory: is full; wanted smaller images, or fewer --workers"
 
 
 def test_chosen_indices_are_written_in_their_order(tmp_path):

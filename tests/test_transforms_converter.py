@@ -1,4 +1,4 @@
-"""Captures with a transforms.json. Letters: v views, n points, h w pixels."""
+"""Conversion of captures with a transforms.json. Letters: v views, n points, h w pixels."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.support.scenes import ring_c2w
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
 MIDDLE = np.array([1.0, -2.0, 0.5])
 KEYS = ("fl_x", "fl_y", "cx", "cy")
-# Two cameras took these photos: sizes, intrinsics and distortion differ.
+# Two cameras with different sizes, intrinsics and distortion.
 LENSES = [((120, 168), (150.0, 154.0, 80.5, 62.25), {"k1": -0.2, "k2": 0.03, "p1": 0.004, "p2": -0.006}),
           ((140, 110), (118.0, 117.0, 57.0, 66.5), {"k1": 0.12, "k2": -0.02, "k3": 0.01})]  # fmt: skip
 FISHEYES = [((120, 168), (120.0, 118.0, 82.5, 61.0), {"k1": 0.05, "k2": -0.01, "k3": 0.002, "k4": 0.001}),
@@ -28,7 +28,7 @@ FISHEYES = [((120, 168), (120.0, 118.0, 82.5, 61.0), {"k1": 0.05, "k2": -0.01, "
 
 
 def capture(folder, lenses, model, top=None, v=4, up=(0.2, -0.9, 0.3)):
-    """Write photos of dots from an orbit by turns with two lenses; return c2w (v, 4, 4)."""
+    """Write photos of dots from an orbit, alternating two lenses; return c2w (v, 4, 4)."""
     c2w = orbit(v, up=up, centre=MIDDLE)
     images, each = [], []
     for i in range(v):
@@ -48,7 +48,7 @@ def convert(folder: Path, output: Path, *flags: str) -> list:
 
 
 def moved(points: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return points (n, 3) in the world into which the similarity of two lists of cameras (v, 4, 4) takes them."""
+    """Return points (n, 3), mapped by the similarity between two lists of cameras (v, 4, 4)."""
     turn = after[0, :3, :3] @ before[0, :3, :3].T
     distances = [np.linalg.norm(c2w[1:, :3, 3] - c2w[0, :3, 3], axis=1).sum() for c2w in (before, after)]
     return (points - before[0, :3, 3]) @ turn.T * (distances[1] / distances[0]) + after[0, :3, 3]
@@ -82,7 +82,7 @@ def test_the_given_cameras_come_back_upright_and_in_the_middle(tmp_path):
     capture(tmp_path / "toy", LENSES, perspective, v=6)
     views = convert(tmp_path / "toy", tmp_path / "out")
     c2w, upright = np.stack([view.c2w for view in views]), orbit(6)
-    # An orbit is unrolled: how much each camera is tilted against z tells that z is up again.
+    # Orbit cameras are not rolled: their tilt against z shows that z is up again.
     np.testing.assert_allclose(c2w[:, 2, :3], upright[:, 2, :3], atol=1e-9)
     position = c2w[:, :3, 3]
     np.testing.assert_allclose(np.median(np.linalg.norm(position, axis=1)), 2.7, atol=1e-9)
@@ -109,7 +109,7 @@ def test_synthetic_scenes_keep_their_pixels_and_alpha(tmp_path):
     far[:, :3, 3] *= 4.03 / 2.7
     images = blender(tmp_path / "lego", far)
     views = convert(tmp_path / "lego" / "transforms_train.json", tmp_path / "out")
-    # r_10 comes after r_2, and the object's cameras at 4.03 come to 2.7 without a turn: the world was upright.
+    # r_10 comes after r_2; the object's cameras move from 4.03 to 2.7 without rotation, since the world was upright.
     assert [view.file_path.name for view in views] == [f"r_{i}.png" for i in range(12)]
     assert views[0].file_path.parent == tmp_path / "out" / "lego_train" / "images" / "train"
     np.testing.assert_allclose(np.stack([view.c2w for view in views]), c2w, atol=1e-9)
@@ -178,7 +178,7 @@ def test_orientation_tags_count_only_where_the_lens_says_so(tmp_path, size, stat
     view = convert(tmp_path / "toy", tmp_path / "out")[0]
     with Image.open(tmp_path / "toy" / "images" / "0.jpg") as image:
         stored = np.asarray(image)
-    # Tag 6: what is stored must be turned by 90 degrees clockwise to be upright.
+    # Tag 6: the stored image must be turned by 90 degrees clockwise to be upright.
     expected = stored if as_stored else np.rot90(stored, -1)
     with Image.open(view.file_path) as image:
         assert image.getexif().get(0x0112) is None
@@ -273,7 +273,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, case):
+def test_a_wrong_capture_is_one_line(tmp_path, capsys, case):
     top, frame, message = ERRORS[case]
     json_path = simple(tmp_path / "toy")
     content = json.loads(json_path.read_text()) | top

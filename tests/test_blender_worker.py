@@ -403,7 +403,7 @@ def test_objects_are_downloaded_with_the_objaverse_package(blender_python, tmp_p
         assert list(failed) == [cut, forbidden, lost, unknown]
         for uid, text in (
             (cut, "ContentTooShortError"), (forbidden, "403: Forbidden"), (lost, "404: Not Found"),
-            (unknown, "is not in Objaverse; wanted a uid that it has"),
+            (unknown, "is not in Objaverse; wanted a uid in its list"),
         ):  # fmt: skip
             assert text in failed[uid]
         assert len(read_data_path(tmp_path / "out" / "objaverse_data_path.json")) == 1
@@ -423,7 +423,7 @@ def test_a_device_that_is_not_there_is_refused(rendered, blender_python, tmp_pat
     device = "optix" if shutil.which("nvidia-smi") is None else "hip"
     arguments = ["--input", str(rendered["folder"] / "in"), "--output", str(tmp_path), "--blender_python", str(blender_python)]
     for kind, message in (
-        (device, f"is {device}, of which this machine has none; wanted cpu"),
+        (device, f"is {device}, which this machine does not have; wanted cpu"),
         ("metal", "is metal, which this Blender was"),
     ):
         assert main([*arguments, "--device", kind]) == 2

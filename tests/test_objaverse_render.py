@@ -34,7 +34,7 @@ here = Path({folder!r})
 if sys.argv[1].endswith("objaverse_worker.py"):
     for uid in sys.stdin.read().split():
         (here / uid).write_text("fine")
-        answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "is not in Objaverse; wanted a uid that it has"}}
+        answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "is not in Objaverse; wanted a uid in its list"}}
         print(json.dumps({{"uid": uid, **answer}}), flush=True)
     sys.exit()
 with open(here / "processes", "a") as file:
@@ -244,7 +244,7 @@ def test_objects_of_objaverse_are_fetched_by_uid(tmp_path):
     arguments[:2] = ["--uids", str(listed)]
     assert main(arguments) == 2
     assert json.loads((tmp_path / "out" / "objaverse_failed.json").read_text()) == {
-        UIDS[1]: f"{UIDS[1]}: is not in Objaverse; wanted a uid that it has"
+        UIDS[1]: f"{UIDS[1]}: is not in Objaverse; wanted a uid in its list"
     }
     names = [path.parent.name for path in read_data_path(tmp_path / "out" / "objaverse_data_path.json")]
     assert names == [UIDS[0], UIDS[2]]

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ from model.runtime import full_memory_is_refused, pick_device
 # Scenes are numbered with six digits. With 4096 samples a tile of 8×8 pixels has as many rays as are traced at once on a CPU.
 MOST_SCENES, MOST_SAMPLES = 1_000_000, 4096
 _LESS_MEMORY = "smaller images, or fewer --workers"
+# In a worker process: set once the export is interrupted.
+_interrupted: Event | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,8 @@ def export_scene(export: Export, index: int) -> Path:
     with full_memory_is_refused(_LESS_MEMORY):
         batch = pack([scene], device=export.device) if left else None
         for i in left:
+            if _interrupted is not None and _interrupted.is_set():
+                raise KeyboardInterrupt
             pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
             view = render(batch, pose, camera, export.image_size, export.samples)
             alpha = view["alpha"][0, 0] if export.kind == "objects" else None
@@ -107,8 +112,8 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
             yield export_scene(export, index)
         return
     context = multiprocessing.get_context("spawn")
-    workers = min(export.workers, len(indices))
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    workers, interrupted = min(export.workers, len(indices)), context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(interrupted,)) as pool:
         try:
             with _interrupts_held():
                 pool.submit(int)  # starts all processes
@@ -117,14 +122,19 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
             found = "has lost a process, which the system ended"
             raise InputError("--workers", found, f"more memory, {_LESS_MEMORY}") from error
         except (KeyboardInterrupt, GeneratorExit):
-            for process in multiprocessing.active_children():
-                process.terminate()
+            interrupted.set()
             raise
+
+
+def _start_worker(interrupted: Event) -> None:
+    global _interrupted
+    _interrupted = interrupted
+    torch.set_num_threads(1)
 
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold interrupts from the keyboard back in the block, and in processes that it starts for good: the parent ends them."""
+    """Hold interrupts from the keyboard back in the block, and for good in processes started there: the parent stops those."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return

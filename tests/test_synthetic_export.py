@@ -196,6 +196,7 @@ def test_an_interrupt_from_the_keyboard_is_one_line_and_ends_the_workers(tmp_pat
     assert process.returncode == 130
     assert error.splitlines()[-1] == "synthetic_export.py: interrupted; run again to complete"
     assert "Traceback" not in error
+    assert not list(tmp_path.rglob(".*.tmp.png"))
 
 
 def test_full_memory_is_one_line(tmp_path, capsys, monkeypatch):

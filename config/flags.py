@@ -92,7 +92,7 @@ def read_command_line(
     for label in unknown:
         wanted = did_you_mean(label.partition("=")[0], [_label(field) for field, _ in fields.values()])
         raise InputError(label, "is unknown", f"a known flag; {wanted}")
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items()}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items() if value is not None}
     for name, (field, _) in fields.items():
         if name in given:
             check_range(field, given[name], _label(field))
@@ -204,7 +204,8 @@ def _parser(program: str, description: str, fields: Mapping[str, tuple[dataclass
             options |= {"type": kind, "choices": choices, "metavar": metavar, **repeated}
         else:
             options |= {"type": kind, "choices": choices, "metavar": metavar}
-            options |= {"nargs": "?"} if field.metadata["positional"] else {}
+            # argparse would read its own mark for "no default" as the value of a positional that is not given.
+            options |= {"nargs": "?", "default": None} if field.metadata["positional"] else {}
         group.add_argument(field.name if field.metadata["positional"] else f"--{field.name}", **options)
     return parser
 

@@ -1,16 +1,16 @@
-"""Check of scenes of the unified format, with pictures of each: a contact sheet and where its cameras stand.
+"""Check of scenes of the unified format, with two pictures of each: a contact sheet and a plot of its cameras.
 
     python data_preprocess/check_scenes.py data_example/objects_data_path.json
 
-Pictures go to outputs/check/LIST/SCENE/ unless --output says otherwise. The exit code is 0 if all is well, else 2 with one line
-per problem on standard error. Letters: v views, h w pixels.
+Pictures go to outputs/check/LIST/SCENE/ by default. The exit code is 0 if there are no problems, else 2 with one line per problem
+on standard error. Letters: v views, h w pixels.
 """
 
-import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +20,34 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.command_line import Parser
 from config.errors import InputError
+from config.flags import flag, read_command_line, refuse_without_effect, settings
 from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
-from data_preprocess.command import at_least, cores, run_script
+from data_preprocess.command import MOST_WORKERS, cores, run_script
 from data_preprocess.scene_problems import camera_problems, describe
 
-# Photos on a contact sheet, and the longer side they are kept at until it is drawn.
+# Photos on a contact sheet, and their longer side in pixels until it is drawn.
 MOST_PHOTOS, THUMBNAIL = 48, 480
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What is checked, and where pictures go: flags, letter for letter."""
+
+    data_path: Path = flag(..., "list of scenes, or one scene's JSON", group="scenes", positional=True, metavar="DATA_PATH.json")
+    output: Path | None = flag(None, "folder for the pictures", group="check", unset="outputs/check/LIST")
+    no_pictures: bool = flag(False, "check only")
+    workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, unset="one per core")
 
 
 def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None) -> list[str]:
     """Check the cameras and images of a scene and draw it.
 
     Args:
-        scene: whose format `read_scene` has checked: rigid poses, intrinsics that are numbers, images in its folder.
-        pool: what reads images.
+        scene: as checked by `read_scene`: rigid poses, numeric intrinsics, images in its folder.
+        pool: threads that read images.
         pictures: folder for contact_sheet.png and cameras.png; None draws nothing.
 
     Returns:
@@ -55,7 +65,7 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
             else:
                 first = digests.setdefault(digest, i)
                 if first != i:
-                    problems.append(f"{scene.json_path}, view {i}: has the pixels of view {first}; wanted another photo")
+                    problems.append(f"{scene.json_path}, view {i}: has the pixels of view {first}; wanted a different photo")
                 if thumbnail is not None:
                     thumbnails[i] = thumbnail
             progress.update()
@@ -65,7 +75,7 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
 
 
 def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray | None]:
-    """Return what is wrong with an image, a digest of its pixels, and the image made small if it is to be shown."""
+    """Return an image's problem or None, a digest of its pixels, and a thumbnail if it is to be shown."""
     try:
         pixels = read_pixels(view.file_path)
         rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
@@ -88,7 +98,7 @@ def _draw(scene: Scene, thumbnails: dict[int, np.ndarray], folder: Path) -> None
         count = f"{v} views" if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
         contact_sheet(folder / "contact_sheet.png", list(thumbnails.values()), captions, f"{scene.name}: {count}")
     h, w = scene.views[0].h, scene.views[0].w
-    # The plot takes one size for all.
+    # The plot takes a single image size.
     camera = np.array([(view.fx, view.fy, view.cx, view.cy) for view in scene.views])
     camera *= np.array([(w / view.w, h / view.h) * 2 for view in scene.views])
     c2w = np.stack([view.c2w for view in scene.views])
@@ -97,24 +107,22 @@ def _draw(scene: Scene, thumbnails: dict[int, np.ndarray], folder: Path) -> None
 
 def work(argv: Sequence[str] | None) -> list[str]:
     """Check all scenes of a list; return the problems."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data_path", type=Path, metavar="DATA_PATH.json", help="list of scenes, or one scene's JSON")
-    parser.add_argument("--output", type=Path, help="folder for the pictures (default: outputs/check/LIST)")
-    parser.add_argument("--no_pictures", action="store_true", help="check only")
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
-    args = parser.parse_args(argv)
-    if args.no_pictures and args.output:
-        raise InputError("--output", "has no effect with --no_pictures", "it left out")
-    workers = at_least("--workers", args.workers, 1) or cores()
-    paths = read_data_path(args.data_path)
-    output = args.output or Path("outputs", "check", args.data_path.stem)
+    given = read_command_line("check_scenes.py", __doc__, (Check,), argv)
+    if "no_pictures" in given:
+        refuse_without_effect(given, "with --no_pictures", ["output"])
+    check = settings(Check, given)
+    paths = read_data_path(check.data_path)
+    output = check.output or Path("outputs", "check", check.data_path.stem)
     problems, lines, views = [], [], 0
     folders: set[str] = set()
     seen: set[Path] = set()
-    with ThreadPoolExecutor(workers) as pool, tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True) as progress:
+    with (
+        ThreadPoolExecutor(check.workers or cores()) as pool,
+        tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True) as progress,
+    ):
         for i, path in enumerate(progress):
             if path in seen:
-                problems.append(f"{args.data_path}, entry {i}: is {path} again; wanted each scene once")
+                problems.append(f"{check.data_path}, entry {i}: is {path} again; wanted each scene once")
                 continue
             seen.add(path)
             try:
@@ -124,12 +132,14 @@ def work(argv: Sequence[str] | None) -> list[str]:
                 continue
             folder = scene.name if scene.name not in folders else f"{i:03d}_{scene.name}"
             folders.add(folder)
-            problems += check_scene(scene, pool, None if args.no_pictures else output / folder)
+            problems += check_scene(scene, pool, None if check.no_pictures else output / folder)
             lines.append(describe(scene))
             views += len(scene.views)
     for line in lines:
         print(line)
-    print(f"{len(lines)} scenes, {views} views, {len(problems)} problems" + ("" if args.no_pictures else f"; pictures in {output}"))
+    print(
+        f"{len(lines)} scenes, {views} views, {len(problems)} problems" + ("" if check.no_pictures else f"; pictures in {output}")
+    )
     return problems
 
 

@@ -1,19 +1,18 @@
-"""Converter to the unified format of captures whose cameras COLMAP has found, or of plain photos or videos.
+"""Converter of captures with a COLMAP model, of plain photos and of videos to the unified format.
 
     python data_preprocess/colmap_format_converter.py --input captures/garden --output data_example/captures
     python data_preprocess/colmap_format_converter.py --from_images photos/desk walk.mp4 --output data_example/captures
 
-A capture (--input) is a folder with a sparse model, binary or text, in `sparse/0`, in `sparse` or in itself, and with photos in
-`images`. --from_images takes folders of photos, and videos, and finds the cameras with COLMAP (pip install pycolmap); its work
-stays in OUTPUT_colmap, so that an interrupted run continues. Photos are undistorted, cameras turned upright, centred and scaled as
-`inference.py` expects. A finished scene is not done again.
+A capture (--input) is a folder with a sparse model, binary or text, in `sparse/0`, in `sparse` or in the folder itself, and with
+photos in `images`. --from_images takes folders of photos, and videos, and finds the cameras with COLMAP (pip install pycolmap);
+its files stay in OUTPUT_colmap, so that an interrupted run continues. Photos are undistorted, cameras turned upright, centred and
+scaled as `inference.py` expects. Safe to re-run; finished scenes are skipped.
 """
 
-import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,29 +22,53 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.command_line import Parser
 from config.errors import InputError
-from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
+from config.flags import flag, read_command_line, refuse_without_effect, settings
+from data_preprocess.capture.conversion import ConversionSettings, Photo, convert, photo_name
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
-from data_preprocess.capture.world_frame import add_frame_flag, orient
+from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.command import at_least, cores, run_script
+from data_preprocess.command import check_one_of, cores, run_script
 
-DEFAULT_FRAMES = 120
 # Names of photos in a message.
 MOST_NAMES = 20
-# Flags of one way in only.
-_MODEL_FLAGS, _SEARCH_FLAGS = ("images",), ("num_frames", "camera_model", "matching", "min_registered", "seed", "work")
 # A turn by 90° clockwise (EXIF orientation 6) or counterclockwise (8), of camera axes.
 _TURNS = {6: np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), 8: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Captures:
+    """What is converted, and where it goes: flags, letter for letter."""
+
+    input: tuple[Path, ...] | None = flag(
+        None, "captures with a COLMAP model", group="captures", metavar="DIR", unset="none; this or --from_images is required"
+    )
+    from_images: tuple[Path, ...] | None = flag(
+        None, "folders of photos, or videos, whose cameras COLMAP finds", metavar="PATH", unset="none; this or --input is required"
+    )
+    images: Path | None = flag(None, "photos of the one capture of --input", metavar="DIR", unset="images in it")
+    output: Path = flag(..., "folder for the scenes")
+    data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/colmap_data_path.json")
+
+
+@dataclass(frozen=True)
+class CameraSearch:
+    """How COLMAP finds cameras: flags, letter for letter."""
+
+    num_frames: int = flag(120, "frames to draw from a video", least=3, group="with --from_images")
+    camera_model: str = flag("RADIAL", "how lenses distort, in COLMAP's names", choices=CAMERA_MODELS)
+    matching: str = flag("auto", "which photos may show the same; auto is all pairs of up to 150", choices=MATCHING)
+    min_registered: float = flag(0.5, "share of the photos that must be placed", above=0, most=1, metavar="SHARE")
+    seed: int = flag(0, "of COLMAP's random numbers", least=0, most=2**31 - 1)
+    work: Path | None = flag(None, "folder for COLMAP's files", metavar="DIR", unset="OUTPUT_colmap")
+
+
 def scene_name(path: Path) -> str:
-    """Return what a capture or a video is called: its folder's name above `sparse/0` or `images`, or its own without suffix."""
+    """Return the name of a capture or video: its folder's name above `sparse/0` or `images`, or its own without suffix."""
     path = path.absolute()
     if path.is_file():
         return path.stem
@@ -56,16 +79,16 @@ def scene_name(path: Path) -> str:
 
 
 def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
-    """Return the photos of a COLMAP reconstruction, and print which photos are not in it.
+    """Return the photos of a COLMAP reconstruction; print the photos missing from it.
 
     Args:
         capture: folder with the model.
-        images: folder of the photos; None for `images` beside the model's folders, or the folder itself.
+        images: folder of the photos; None for `images` next to the model's folders, or the folder itself.
         frame: as in `world_frame.orient`.
 
     Raises:
-        FileNotFoundError: there is no model, or its photos are not there.
-        InputError: the model breaks its format, a camera cannot be undistorted, or the frame does not fit.
+        FileNotFoundError: there is no model, or its photos are missing.
+        InputError: the model breaks its format, a camera cannot be undistorted, or the frame is impossible.
     """
     model = find_model(capture)
     found = read_model(model)
@@ -80,44 +103,44 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     return photos_of(found, folder, frame, where=model)
 
 
-def search_cameras(source: Path, work: Path, workers: int, num_frames: int, frame: str, **search: object) -> list[Photo]:
-    """Return photos, or frames of a video, with the cameras that COLMAP finds, and print which it could not place.
+def search_cameras(source: Path, work: Path, workers: int, frame: str, search: CameraSearch) -> list[Photo]:
+    """Return photos, or frames of a video, with the cameras that COLMAP finds; print those it could not place.
 
     Args:
         source: folder of photos, or a video.
-        work: folder for what is kept between runs.
+        work: folder for files kept between runs.
         workers: threads.
-        num_frames: how many to draw from a video.
         frame: as in `world_frame.orient`.
-        search: of `structure_from_motion.find_cameras`.
+        search: how cameras are found.
 
     Raises:
-        FileNotFoundError, InputError: as there; there are no photos, or no such video.
+        FileNotFoundError, InputError: as in `structure_from_motion.find_cameras`; there are no photos, or no such video.
     """
     if source.is_dir():
         folder, names = source, list_photos(source)
         if not names:
-            raise InputError(source, "holds no photo", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
+            raise InputError(source, "holds no photos", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
     else:
         folder = work / "frames"
-        names = [file.name for file in draw_frames(source, folder, num_frames)]
-    found, others = find_cameras(folder, names, work, workers, **search)
+        names = [file.name for file in draw_frames(source, folder, search.num_frames)]
+    options = search.camera_model, search.matching, search.min_registered, search.seed
+    found, others = find_cameras(folder, names, work, workers, *options)
     registered = {image.name for image in found}
     name = scene_name(source)
     lenses = len({image.camera for image in found})
     _say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}")
     for group in others:
-        _say(f"{name}: {len(group)} photos fit each other only and are left out: {_some(group)}")
+        _say(f"{name}: {len(group)} photos fit only each other and are skipped: {_some(group)}")
     alone = [name for name in names if name not in registered.union(*others)]
     if alone:
-        _say(f"{name}: {len(alone)} photos could not be placed and are left out: {_some(alone)}")
+        _say(f"{name}: {len(alone)} photos could not be placed and are skipped: {_some(alone)}")
     return photos_of(found, folder, frame, where=source)
 
 
 def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) -> list[Photo]:
     """Return registered images in a folder as photos to write, in natural order of their names, upright and oriented.
 
-    Of several that differ in nothing but the suffix, each gets it at the end of its name.
+    Names that differ only in their suffix get it appended.
     """
     images = sorted(images, key=lambda image: natural_key(image.name))
     times = Counter(photo_name(image.name) for image in images)
@@ -141,7 +164,7 @@ def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) ->
 
 
 def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientation: int) -> tuple[Lens, np.ndarray]:
-    """Turn the camera of a photo that is stored sideways; COLMAP takes photos as they are stored.
+    """Turn the camera of a photo that is stored sideways; COLMAP takes photos as stored.
 
     Args:
         lens, w2c: of the photo as COLMAP saw it.
@@ -149,8 +172,8 @@ def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientati
         orientation: its EXIF orientation.
 
     Returns:
-        lens and pose of the upright photo, to which `conversion.convert` then turns the pixels. Those given, where the photo is
-        upright, or nearly square, or COLMAP saw it upright.
+        lens and pose of the upright photo; `conversion.convert` then turns the pixels. Unchanged if the photo is upright, or
+        nearly square, or COLMAP saw it upright.
     """
     h, w = stored
     sideways = orientation in _TURNS and (w > h) == (lens.w > lens.h) and max(h, w) > 1.05 * min(h, w)
@@ -168,7 +191,7 @@ def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientati
 
 
 def list_photos(folder: Path) -> list[str]:
-    """Return the photos in a folder and in those below it, relative to it, in natural order; hidden ones are left out."""
+    """Return the photos in a folder and its subfolders, relative to it, in natural order; hidden ones are skipped."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names = [path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)]
     return sorted(names, key=natural_key)
@@ -189,68 +212,47 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _say(line: str) -> None:
-    # Above the bars that are shown.
+    # Above the progress bars.
     tqdm.write(line)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line. What could be without effect is None unless given.
+def check(captures: Captures, given: Collection[str]) -> None:
+    """Check flags against each other; `given` has the names of those that were given.
 
     Raises:
-        InputError: a flag is wrong, or has no effect.
+        InputError: the source is missing or given twice, or a flag has no effect.
     """
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    way = parser.add_mutually_exclusive_group(required=True)
-    way.add_argument("--input", type=Path, nargs="+", metavar="DIR", help="captures with a COLMAP model")
-    way.add_argument("--from_images", type=Path, nargs="+", metavar="PATH", help="folders of photos, or videos")
-    add("--images", type=Path, metavar="DIR", help="the photos of the one capture (default: images in it)")
-    add("--output", type=Path, required=True, help="folder for the scenes")
-    add("--data_path_json", type=Path, help="list to write (default: OUTPUT/colmap_data_path.json)")
-    add_frame_flag(parser)
-    add_flags(parser)
-    add = parser.add_argument_group("with --from_images").add_argument
-    add("--num_frames", type=int, help=f"frames to draw from a video (default: {DEFAULT_FRAMES})")
-    add("--camera_model", choices=CAMERA_MODELS, help="how lenses distort, in COLMAP's names (default: RADIAL)")
-    add("--matching", choices=MATCHING, help="which photos may show the same (default: auto, all pairs of up to 150)")
-    add("--min_registered", type=float, metavar="SHARE", help="share of the photos that must be placed (default: 0.5)")
-    add("--seed", type=int, help="of COLMAP's random numbers (default: 0)")
-    add("--work", type=Path, metavar="DIR", help="folder for COLMAP's files (default: OUTPUT_colmap)")
-    args = parser.parse_args(argv)
-    useless, mode = (_SEARCH_FLAGS, "--input") if args.input else (_MODEL_FLAGS, "--from_images")
-    for flag in useless:
-        if getattr(args, flag) is not None:
-            raise InputError(f"--{flag}", f"has no effect with {mode}", "it left out")
-    if args.images is not None and len(args.input) > 1:
-        raise InputError("--images", f"is given with {len(args.input)} captures", "one capture")
-    for flag, least in (("workers", 1), ("num_frames", 3), ("seed", 0)):
-        at_least(f"--{flag}", getattr(args, flag), least)
-    if args.min_registered is not None and not 0 < args.min_registered <= 1:
-        raise InputError("--min_registered", f"is {args.min_registered}", "a share above 0, up to 1")
-    return args
+    check_one_of(given, "input", "from_images", "captures with a COLMAP model, or folders of photos and videos")
+    if captures.from_images is not None:
+        refuse_without_effect(given, "with --from_images", ["images"])
+        return
+    refuse_without_effect(given, "with --input", [field.name for field in fields(CameraSearch)])
+    if captures.images is not None and captures.input is not None and len(captures.input) > 1:
+        raise InputError("--images", f"is given with {len(captures.input)} captures", "one capture")
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
-    """Convert what the command line says; return the problems."""
-    args = parse(argv)
-    workers = args.workers or cores()
-    given = {flag: getattr(args, flag) for flag in ("camera_model", "matching", "min_registered", "seed")}
-    search = {flag: value for flag, value in given.items() if value is not None}
-    if args.from_images:
+    """Convert the captures; return the problems."""
+    kinds = (Captures, FrameSettings, ConversionSettings, CameraSearch)
+    given = read_command_line("colmap_format_converter.py", __doc__, kinds, argv)
+    captures, search = settings(Captures, given), settings(CameraSearch, given)
+    check(captures, given)
+    conversion, frame = settings(ConversionSettings, given), settings(FrameSettings, given).frame
+    workers = conversion.workers or cores()
+    if captures.from_images:
         require_pycolmap()
-    below = args.work or args.output.absolute().with_name(f"{args.output.absolute().name}_colmap")
+    below = search.work or Path(f"{captures.output.absolute()}_colmap")
     scenes: dict[str, Callable[[], list[Photo]]] = {}
-    for path in args.input or args.from_images:
+    for path in captures.input or captures.from_images or ():
         name = scene_name(path)
         if name in scenes:
-            raise InputError(path, f"is a second input for the scene {name!r}", "a name for each")
-        if args.input:
-            scenes[name] = partial(read_capture, path, args.images, args.frame)
+            raise InputError(path, f"is a second input for the scene {name!r}", "a different name for each")
+        if captures.input:
+            scenes[name] = partial(read_capture, path, captures.images, frame)
         else:
-            num_frames = args.num_frames or DEFAULT_FRAMES
-            scenes[name] = partial(search_cameras, path, below / name, workers, num_frames, args.frame, **search)
-    data_path_json = args.data_path_json or args.output / "colmap_data_path.json"
-    return convert(scenes, args.output, data_path_json, workers, args.long_lrm)
+            scenes[name] = partial(search_cameras, path, below / name, workers, frame, search)
+    data_path_json = captures.data_path_json or captures.output / "colmap_data_path.json"
+    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,18 +1,25 @@
-"""Command lines of the scripts in this folder: flags, exit codes, and errors in one line."""
+"""Main function of this folder's scripts: exit codes, one-line errors, limits that they share."""
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from config.errors import InputError
 
+# More threads or processes than any machine has use for, and fewer than systems refuse to start.
+MOST_WORKERS = 1024
+# Views are numbered with five digits. Larger square images are more than Pillow opens without a warning.
+MOST_VIEWS, LARGEST_SIDE = 100_000, 8192
+# File systems take 255 bytes; `_data_path.json` and the suffix of a temporary file follow.
+_LONGEST_NAME = 200
+
 
 def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:
-    """Do a script's work; return its exit code: 0, 2 after one line a problem on standard error, or 130 when interrupted.
+    """Run a script; return its exit code: 0, 2 with one line per problem on standard error, or 130 when interrupted.
 
     Args:
         program: the script's name, at the start of each line.
-        work: takes the command line and returns problems, if there are any; what a user can put right may also be raised.
+        work: takes the command line; returns problems, if any, or raises what the user can fix.
         argv: the command line, None for the process's own.
     """
     try:
@@ -29,22 +36,37 @@ def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str
     return 2 if problems else 0
 
 
-def at_least(flag: str, value: int | None, least: int) -> int | None:
-    """Return a flag's value, which may be None for not given.
+def check_one_of(given: Collection[str], first: str, second: str, wanted: str) -> None:
+    """Check that exactly one of two flags was given.
+
+    Args:
+        given: names of the flags that were given.
+        first, second: the two.
+        wanted: what to give, for the message.
 
     Raises:
-        InputError: it is less than `least`.
+        InputError: both or neither were.
     """
-    if value is not None and value < least:
-        raise InputError(flag, f"is {value}", f"{least} or more")
-    return value
+    found = (first in given) + (second in given)
+    if found != 1:
+        raise InputError(f"--{first}, --{second}", "are both given" if found else "are both missing", f"one of them: {wanted}")
+
+
+def check_list_name(name: str) -> None:
+    """Check NAME in NAME_data_path.json.
+
+    Raises:
+        InputError: it has a slash, so that the list would be written elsewhere, or is too long for a file's name.
+    """
+    if os.path.basename(name) != name or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise InputError("--name", f"is {name!r:.80}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def one_line(error: Exception) -> str:
-    """Return what an error says, in one line; its kind where it says nothing."""
+    """Return an error's message in one line; its type where it has none."""
     return " ".join(str(error).split()) or type(error).__name__

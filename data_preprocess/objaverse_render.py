@@ -1,16 +1,15 @@
-"""Renderings of GLB files, such as Objaverse's, by Blender, as objects of the unified format.
+"""Blender renders of GLB files, such as Objaverse's, as objects of the unified format.
 
     python3.11 -m venv .blender_env && .blender_env/bin/pip install -r data_preprocess/objaverse_requirement.txt
     python data_preprocess/objaverse_render.py --input FOLDER --output train_objects
     python data_preprocess/objaverse_render.py --uids FILE --output train_objects
 
-Each object gets 32 views from random directions of the whole sphere, at a radius of 1.7 to 3.0, 50 degrees wide, RGBA on a
-transparent background; --rings adds 4 rings of 16 views like renders of GSO. It is centred, z up; its largest half-extent is
-0.75, or less for a chunky one, so that nothing of it is farther than 0.85 from the origin. What fails is listed in
-NAME_failed.json and tried again by the next call; an interrupted call continues where it stopped.
+Each object gets 32 views from random directions on the full sphere, at a radius of 1.7 to 3.0, 50 degrees wide, RGBA on a
+transparent background; --rings adds 4 rings of 16 views, as in renders of GSO. Objects are centred, z up; the largest half-extent
+is 0.75, or less for a chunky object, so that no part is farther than 0.85 from the origin. Failed objects are listed in
+NAME_failed.json and tried again by the next run. Safe to re-run; finished views are skipped.
 """
 
-import argparse
 import contextlib
 import re
 import signal
@@ -18,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,13 +27,21 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.command_line import Parser
 from config.errors import InputError, missing_file
+from config.flags import flag, read_command_line, settings
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
-from data_preprocess.command import at_least, cores, run_script
+from data_preprocess.command import (
+    LARGEST_SIDE,
+    MOST_VIEWS,
+    MOST_WORKERS,
+    check_list_name,
+    check_one_of,
+    cores,
+    run_script,
+)
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
 UID = re.compile("[0-9a-f]{32}")
@@ -41,12 +49,45 @@ POLL_S = 0.5
 _FETCH = Path(__file__).parent / "blender" / "objaverse_worker.py"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ObjectRender:
+    """What is rendered, and how: flags, letter for letter."""
+
+    input: Path | None = flag(
+        None, "folder with GLB files, at any depth", group="objects", unset="none; this or --uids is required"
+    )
+    uids: tuple[str, ...] | None = flag(
+        None,
+        "objects of Objaverse to download; or one FILE with one uid per line",
+        metavar="UID",
+        unset="none; this or --input is required",
+    )
+    output: Path = flag(..., "folder for the objects and the list of them")
+    name: str = flag("objaverse", "NAME in NAME_data_path.json")
+    num_views: int = flag(
+        32, "views from random directions; 0 only with --rings", least=0, most=MOST_VIEWS, group="views and their quality"
+    )
+    rings: bool = flag(False, "add 4 rings of 16 views at elevations of 0, 20, 40 and 60 degrees, radius 2.7")
+    image_size: tuple[int, int] = flag((512, 512), "height and width", least=1, most=LARGEST_SIDE)
+    seed: int = flag(0, "of the cameras", least=0)
+    samples: int = flag(64, "most rays per pixel, where it is noisy", least=1, most=1 << 24)
+    no_denoise: bool = flag(False, "leave the noise in")
+    device: str = flag("cpu", "device that Cycles computes on", choices=DEVICES, group="Blender")
+    workers: int | None = flag(
+        None, "Blender processes; they take several GPUs in turn", least=1, most=MOST_WORKERS, unset="one per core; one on a GPU"
+    )
+    timeout: float = flag(600.0, "seconds after which a process without a new picture is ended", above=0, most=1_000_000)
+    blender_python: str | None = flag(
+        None, "Python of Blender's environment", unset="$BLENDER_PYTHON, else .blender_env/bin/python"
+    )
+
+
 def find_glbs(folder: Path) -> dict[str, Path]:
     """Return the GLB files at any depth below a folder, sorted, by name: the path without suffix, `_` between its parts.
 
     Raises:
-        FileNotFoundError: the folder, or any GLB in it, is not there.
-        InputError: two files have one name.
+        FileNotFoundError: the folder does not exist or has no GLB file.
+        InputError: two files get the same name.
     """
     if not folder.is_dir():
         raise missing_file(folder, "a folder with GLB files")
@@ -56,7 +97,7 @@ def find_glbs(folder: Path) -> dict[str, Path]:
             continue
         name = "_".join(path.relative_to(folder).with_suffix("").parts)
         if name in glbs:
-            raise InputError(path, f"would be named {name} like {glbs[name]}", "a name for each")
+            raise InputError(path, f"would be named {name} like {glbs[name]}", "a different name for each")
         glbs[name] = path
     if not glbs:
         raise FileNotFoundError(f"{folder}: has no GLB file below it; wanted at least one")
@@ -64,17 +105,19 @@ def find_glbs(folder: Path) -> dict[str, Path]:
 
 
 def read_uids(given: Sequence[str]) -> list[str]:
-    """Return uids from the command line, or from the one file that it names, one a line.
+    """Return uids from the command line, or from the one file it names, one per line.
 
     Raises:
-        FileNotFoundError: neither a uid nor a file.
-        InputError: something that is no uid, one twice, or none.
+        FileNotFoundError: it is neither a uid nor a file.
+        InputError: one is not a uid, one appears twice, or there are none.
     """
     where, uids = "--uids", list(given)
     if len(uids) == 1 and not UID.fullmatch(uids[0]):
         where = uids[0]
         if not Path(where).is_file():
-            raise FileNotFoundError(f"--uids: is {where}, which is no file; wanted uids of Objaverse or a file with one a line")
+            raise FileNotFoundError(
+                f"--uids: is {where}, which is not a file; wanted uids of Objaverse or a file with one per line"
+            )
         uids = Path(where).read_text(encoding="utf-8", errors="replace").split()
     for uid in uids:
         if not UID.fullmatch(uid):
@@ -87,12 +130,12 @@ def read_uids(given: Sequence[str]) -> list[str]:
 
 
 def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, str]]:
-    """Download objects of Objaverse; yield the uid, the file or None, and what went wrong."""
+    """Download objects of Objaverse; yield the uid, the file or None, and the problem."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log, subprocess.Popen(
         [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
         errors="replace", env=clean_environment(),
     ) as process:  # fmt: skip
-        # Beside the reading: many uids and their answers fit into the pipes only if both move.
+        # Writes while we read: many uids and their answers fit into the pipes only if both flow.
         feeding = threading.Thread(target=_feed, args=(process, uids), daemon=True)
         feeding.start()
         try:
@@ -113,13 +156,13 @@ def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, 
 
 
 def _feed(process: subprocess.Popen, uids: Sequence[str]) -> None:
-    # That the process ended too early is for `fetch` to report.
+    # `fetch` reports a process that ended early.
     with contextlib.suppress(OSError), process.stdin as pipe:
         pipe.write("\n".join(uids))
 
 
 def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool, workers: int) -> dict[str, str]:
-    """Render objects side by side; return what went wrong, by name."""
+    """Render objects in parallel; return the problems by name."""
     failed: dict[str, str] = {}
     lock = threading.Lock()
     total = sum(len(asset.files) for asset in assets)
@@ -134,7 +177,7 @@ def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool
             futures = {threads.submit(asset.make, glbs[asset.name], pool, on_view): asset for asset in assets}
             left = set(futures)
             while left:
-                # Python acts on a signal that comes just before a wait begins only when the wait ends.
+                # Python handles a signal that arrives just before a wait only after the wait.
                 done, left = wait(left, POLL_S, FIRST_COMPLETED)
                 for future in done:
                     try:
@@ -150,17 +193,17 @@ def render_all(assets: Sequence[Asset], glbs: dict[str, Path], pool: BlenderPool
 
 
 def open_assets(render: Render, names: Sequence[str]) -> tuple[list[Asset], list[Asset]]:
-    """Return all objects, and those that are not finished.
+    """Return all objects, and the unfinished ones.
 
     Raises:
-        InputError: one is there with other cameras.
+        InputError: an object exists with other cameras.
     """
     assets = [Asset(render, name) for name in names]
     return assets, [asset for asset in assets if not asset.scene.finished()]
 
 
 def download(python: str, uids: Sequence[str], failed: dict[str, str]) -> dict[str, Path]:
-    """Return the files of objects of Objaverse, by uid; add what could not be had to `failed`."""
+    """Return the files of objects of Objaverse, by uid; add failed downloads to `failed`."""
     glbs = {}
     for uid, glb, problem in tqdm(fetch(python, uids), total=len(uids), desc="download", unit="object", leave=False):
         if glb is None:
@@ -170,25 +213,45 @@ def download(python: str, uids: Sequence[str], failed: dict[str, str]) -> dict[s
     return glbs
 
 
+def check(chosen: ObjectRender, given: Collection[str]) -> None:
+    """Check flags against each other; `given` has the names of those that were given.
+
+    Raises:
+        InputError: the source is missing or given twice, there are no views, or the list's name is no name.
+    """
+    check_one_of(given, "input", "uids", "a folder of GLB files, or objects of Objaverse")
+    check_list_name(chosen.name)
+    if chosen.num_views == 0 and not chosen.rings:
+        raise InputError("--num_views", "is 0", "1 or more without --rings")
+
+
 def work(argv: Sequence[str] | None) -> list[str]:
-    """Render what the command line says; return the problems."""
-    args = parse(argv)
-    render = Render(args.num_views, args.rings, tuple(args.image_size), args.seed, args.samples, not args.no_denoise, args.output)
-    glbs = {} if args.input is None else find_glbs(args.input)
-    names = list(glbs) if args.uids is None else read_uids(args.uids)
+    """Render the chosen objects; return the problems."""
+    given = read_command_line("objaverse_render.py", __doc__, (ObjectRender,), argv)
+    chosen = settings(ObjectRender, given)
+    check(chosen, given)
+    quality = chosen.samples, not chosen.no_denoise
+    render = Render(chosen.num_views, chosen.rings, chosen.image_size, chosen.seed, *quality, chosen.output)
+    glbs = {} if chosen.input is None else find_glbs(chosen.input)
+    names = list(glbs) if chosen.uids is None else read_uids(chosen.uids)
     assets, left = open_assets(render, names)
     failed: dict[str, str] = {}
     if left:
-        python = find_python(args.blender_python)
-        if args.uids is not None:
+        python = find_python(chosen.blender_python)
+        if chosen.uids is not None:
             glbs = download(python, [asset.name for asset in left], failed)
             left = [asset for asset in left if asset.name in glbs]
     if left:
-        workers = min(args.workers or (cores() if args.device == "cpu" else 1), len(left))
-        with BlenderPool(python, workers, max(1, cores() // workers), args.device, args.timeout) as pool:
+        workers = min(chosen.workers or (cores() if chosen.device == "cpu" else 1), len(left))
+        with BlenderPool(python, workers, max(1, cores() // workers), chosen.device, chosen.timeout) as pool:
             failed |= render_all(left, glbs, pool, workers)
+    return report(chosen, assets, failed)
+
+
+def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, str]) -> list[str]:
+    """Write the lists of finished and of failed objects; return the problems."""
     finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
-    data_path, failed_path = (args.output / f"{args.name}_{what}.json" for what in ("data_path", "failed"))
+    data_path, failed_path = (chosen.output / f"{chosen.name}_{what}.json" for what in ("data_path", "failed"))
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
     else:
@@ -199,46 +262,12 @@ def work(argv: Sequence[str] | None) -> list[str]:
     return list(failed.values())
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line.
-
-    Raises:
-        InputError: a flag is out of its range or contradicts another.
-    """
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, help="folder with GLB files, at any depth")
-    source.add_argument("--uids", nargs="+", metavar="UID", help="objects of Objaverse, downloaded; or one FILE with a uid a line")
-    add("--output", type=Path, required=True, help="folder for the objects and the list of them")
-    add("--name", default="objaverse", help="NAME in NAME_data_path.json (default: objaverse)")
-    add("--num_views", type=int, default=32, help="views from random directions (default: 32)")
-    add("--rings", action="store_true", help="add 4 rings of 16 views at elevations of 0, 20, 40 and 60 degrees, radius 2.7")
-    add("--image_size", type=int, nargs=2, default=(512, 512), metavar=("H", "W"), help="default: 512 512")
-    add("--seed", type=int, default=0, help="of the cameras (default: 0)")
-    add("--samples", type=int, default=64, help="rays a pixel where it is noisy, at most (default: 64)")
-    add("--no_denoise", action="store_true", help="leave the noise in")
-    add("--device", choices=DEVICES, default="cpu", help="what Cycles computes on (default: cpu)")
-    add("--workers", type=int, help="Blender processes (default: one a core; one on a GPU; they take several GPUs in turn)")
-    add("--timeout", type=float, default=600, help="seconds after which a process without a new picture is ended (default: 600)")
-    add("--blender_python", help="Python of Blender's environment (default: $BLENDER_PYTHON, else .blender_env/bin/python)")
-    args = parser.parse_args(argv)
-    at_least("--image_size", min(args.image_size), 1)
-    at_least("--num_views", args.num_views, 0 if args.rings else 1)
-    at_least("--seed", args.seed, 0)
-    at_least("--samples", args.samples, 1)
-    at_least("--workers", args.workers, 1)
-    if not 0 < args.timeout < threading.TIMEOUT_MAX:
-        raise InputError("--timeout", f"is {args.timeout:g}", "seconds, more than 0")
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; return its exit code: 2 also where an object could not be rendered."""
+    """Run the script; return its exit code, which is 2 also if an object could not be rendered."""
     return run_script("objaverse_render.py", work, argv)
 
 
 if __name__ == "__main__":
-    # Leave in order, so that the workers end.
+    # Exit in an orderly way, so that the workers end.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Folder that a scene is written to: what of it is there, and how a half-done one is continued.
+"""Output folder of a scene: which files exist, and continuation of an unfinished one.
 
 Letters: v views, h w pixels.
 """
@@ -14,7 +14,7 @@ from data.scene_format import CAMERAS, View, read_json, read_scene, same_views, 
 
 
 def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> list[View]:
-    """Return the views of a scene that is rendered, with numbered PNGs in `images`.
+    """Return the views of a rendered scene, with numbered PNGs in `images`.
 
     Args:
         folder: of the scene.
@@ -29,13 +29,13 @@ def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_si
 
 
 class SceneFolder:
-    """A scene's images and JSON on disk, the JSON last: a folder that has it was finished once.
+    """A scene's images and JSON on disk. The JSON is written last: a folder that has it was finished once.
 
-    Until then a mark in the folder says what the images that are there already are made from.
+    Until then, a mark in the folder records what the existing images were made from.
 
     Args:
         folder: named after the scene.
-        views: all that the scene is to have, with the files for their images.
+        views: all views of the scene, with the files of their images.
     """
 
     def __init__(self, folder: Path, views: Sequence[View]) -> None:
@@ -43,21 +43,21 @@ class SceneFolder:
         self._mark = folder / ".unfinished"
 
     def finished(self) -> bool:
-        """Tell whether all of it is there.
+        """Return whether the scene is complete.
 
         Raises:
-            InputError: it is there with other cameras.
+            InputError: it exists with other cameras.
         """
         return self._has_json() and not self._missing()
 
     def begin(self, made_from: str) -> list[int]:
-        """Return the views whose image is to be made; images that are half a scene's of something else are deleted.
+        """Return the views whose image is missing; images of another, unfinished scene are deleted.
 
         Args:
-            made_from: what tells apart the images of one scene from those of another with the same cameras.
+            made_from: distinguishes the images of one scene from those of another with the same cameras.
 
         Raises:
-            InputError: the folder holds a scene with other cameras, or images that no scene and no mark accounts for.
+            InputError: the folder holds a scene with other cameras, or images that belong to no scene and no mark.
         """
         if not self._has_json() and not (self._mark.exists() and self._mark.read_bytes() == made_from.encode()):
             for view in self.views:
@@ -68,7 +68,7 @@ class SceneFolder:
         return self._missing()
 
     def finish(self, long_lrm: bool = False) -> None:
-        """Write the JSON, unless it is there in this spelling, and remove the mark."""
+        """Write the JSON, unless it exists in this spelling, and remove the mark."""
         if not self.json_path.exists() or isinstance(read_json(self.json_path), dict) != long_lrm:
             write_scene(self.json_path, self.views, long_lrm=long_lrm)
         self._mark.unlink(missing_ok=True)

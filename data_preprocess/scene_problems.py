@@ -1,4 +1,4 @@
-"""Problems of a scene's cameras, and a scene in one line; no image is opened."""
+"""Problems of a scene's cameras, and a one-line description of a scene, both without opening images."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from data.scene_format import Scene
 
-# Fields of view outside of this are wrong intrinsics and not a lens; so are pixels less square than this.
+# Fields of view outside this range are wrong intrinsics, not a lens; so are pixels less square than this.
 NARROWEST_DEG, WIDEST_DEG, LEAST_SQUARE = 3.0, 160.0, 0.5
 
 
 def camera_problems(scene: Scene) -> list[str]:
-    """Return one line for each thing wrong with a scene's cameras; no image is opened."""
+    """Return one line for each problem of a scene's cameras."""
     problems = []
     files: dict[Path, int] = {}
     poses: dict[bytes, int] = {}
@@ -22,7 +22,7 @@ def camera_problems(scene: Scene) -> list[str]:
             problems.append(f"{where}: has the file of view {first}; wanted each once")
         first = poses.setdefault((view.w2c.round(9) + 0.0).tobytes(), i)
         if first != i:
-            problems.append(f"{where}: has the pose of view {first}; wanted a camera elsewhere")
+            problems.append(f"{where}: has the pose of view {first}; wanted a different pose")
         fov = 2 * np.degrees(np.arctan([0.5 * view.w / view.fx, 0.5 * view.h / view.fy]))
         if not (fov.min() >= NARROWEST_DEG and fov.max() <= WIDEST_DEG):
             problems.append(
@@ -33,17 +33,17 @@ def camera_problems(scene: Scene) -> list[str]:
             problems.append(f"{where}: has focal lengths {view.fx:g} and {view.fy:g}; wanted nearly square pixels")
         if not (0 <= view.cx <= view.w and 0 <= view.cy <= view.h):
             problems.append(
-                f"{where}: has the principal point ({view.cx:g}, {view.cy:g}) outside of {view.w}×{view.h} (w×h); wanted it in "
+                f"{where}: has the principal point ({view.cx:g}, {view.cy:g}) outside {view.w}×{view.h} (w×h); wanted it in "
                 "the image"
             )
     position = np.stack([view.c2w[:3, 3] for view in scene.views])
     if len(scene.views) > 1 and np.ptp(position, axis=0).max() <= 1e-9 * np.abs(position).max():
-        problems.append(f"{scene.json_path}: has all {len(scene.views)} cameras at one place; wanted them apart")
+        problems.append(f"{scene.json_path}: has all {len(scene.views)} cameras in one place; wanted different positions")
     return problems
 
 
 def describe(scene: Scene) -> str:
-    """Return a scene in one line: how many views of which sizes, where the cameras stand and how much they see."""
+    """Return a scene in one line: number and size of its views, field of view and spread of its cameras."""
     sizes = sorted({(view.w, view.h) for view in scene.views}, reverse=True)
     size = f"{sizes[0][0]}×{sizes[0][1]}" + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
     position = np.stack([view.c2w[:3, 3] for view in scene.views])

@@ -1,18 +1,20 @@
-"""Export of random objects or scenes to folders of the unified format.
+"""Export of procedural objects or scenes to folders of the unified format.
 
     python data_preprocess/synthetic_export.py --kind objects --count 100 --output output_objects
 
-A scene is named after its kind, seed and index, and rendered alone: the same command gives the same bytes on the same
-machine. An interrupted export continues where it stopped. Letters: v views, h w pixels.
+A scene is named after its kind, seed and index, and rendered on its own: the same command gives the same bytes on the same
+machine. Safe to re-run; finished images are skipped. Letters: v views, h w pixels.
 """
 
-import argparse
+import contextlib
 import multiprocessing
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -24,39 +26,52 @@ from tqdm import tqdm
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.command_line import Parser
 from config.errors import InputError
+from config.flags import flag, read_command_line, refuse_without_effect, settings
 from data.files import replace_when_finished
 from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
-from data_preprocess.command import at_least, run_script
+from data_preprocess.command import LARGEST_SIDE, MOST_VIEWS, MOST_WORKERS, check_list_name, run_script
 from data_preprocess.scene_folder import SceneFolder, rendered_views
 from model.runtime import full_memory_is_refused, pick_device
 
+# Scenes are numbered with six digits. With 4096 samples a tile of 8×8 pixels has as many rays as are traced at once on a CPU.
+MOST_SCENES, MOST_SAMPLES = 1_000_000, 4096
+_LESS_MEMORY = "smaller images, or fewer --workers"
+# In a worker process: set once the export is interrupted.
+_interrupted: Event | None = None
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Export:
-    """How to write scenes: flags, letter for letter."""
+    """What is rendered, and how: flags, letter for letter."""
 
-    kind: str
-    seed: int
-    num_views: int
-    image_size: tuple[int, int]
-    samples: int
-    output: Path
-    layout: str | None
-    device: str
+    kind: str = flag(..., "kind of scenes", choices=KINDS, group="scenes")
+    count: int = flag(1, "number of scenes", least=1, most=MOST_SCENES)
+    first_index: int = flag(0, "index of the first one", least=0)
+    indices: tuple[int, ...] | None = flag(
+        None, "these scenes, instead of --count and --first_index", least=0, unset="--count of them from --first_index on"
+    )
+    seed: int = flag(0, "below 1000000 for training, above for examples and tests", least=0)
+    output: Path = flag(..., "folder for the scenes and the list of them")
+    name: str | None = flag(None, "NAME in NAME_data_path.json", unset="the kind")
+    num_views: int = flag(32, "views per scene", least=1, most=MOST_VIEWS, group="views")
+    image_size: tuple[int, int] = flag((256, 256), "height and width", least=1, most=LARGEST_SIDE)
+    samples: int = flag(16, "rays per pixel, a power of two", least=1, most=MOST_SAMPLES)
+    layout: str | None = flag(None, "arrangement of the cameras of objects", choices=LAYOUTS, unset="drawn for each object")
+    workers: int = flag(0, "processes; 0 renders in this one", least=0, most=MOST_WORKERS, group="machine")
+    device: str = flag("cpu", "auto, cpu, cuda or cuda:N")
 
 
 def export_scene(export: Export, index: int) -> Path:
-    """Render and write one scene, unless it is there already.
+    """Render and write one scene; images that exist are skipped.
 
     Args:
         export: the settings.
-        index: which scene.
+        index: of the scene.
 
     Returns:
         its JSON, written after the images: a folder that has it is finished.
@@ -68,92 +83,110 @@ def export_scene(export: Export, index: int) -> Path:
     scene, c2w, fxfycxcy = describe(export.kind, export.seed, index, export.num_views, export.image_size, export.layout)
     output = SceneFolder(folder, rendered_views(folder, c2w, fxfycxcy, export.image_size))
     left = output.begin(repr((export.num_views, export.image_size, export.layout, export.samples)))
-    batch = pack([scene], device=export.device) if left else None
-    for i in left:
-        pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
-        with full_memory_is_refused("smaller images, or fewer --workers"):
+    with full_memory_is_refused(_LESS_MEMORY):
+        batch = pack([scene], device=export.device) if left else None
+        for i in left:
+            if _interrupted is not None and _interrupted.is_set():
+                raise KeyboardInterrupt
+            pose, camera = torch.from_numpy(c2w[None, i : i + 1]), torch.from_numpy(fxfycxcy[None, i : i + 1])
             view = render(batch, pose, camera, export.image_size, export.samples)
-        pixels = _pixels(view["image"][0, 0], view["alpha"][0, 0] if export.kind == "objects" else None, export.samples)
-        with replace_when_finished(output.views[i].file_path) as temporary:
-            Image.fromarray(pixels).save(temporary, optimize=True)
+            alpha = view["alpha"][0, 0] if export.kind == "objects" else None
+            pixels = _pixels(view["image"][0, 0], alpha, export.samples)
+            with replace_when_finished(output.views[i].file_path) as temporary:
+                Image.fromarray(pixels).save(temporary, optimize=True)
     output.finish()
     return output.json_path
 
 
 def _pixels(image: Tensor, alpha: Tensor | None, samples: int) -> np.ndarray:
-    """Return (h, w, 3) or, where the colours on white (3, h, w) have an alpha (1, h, w), (h, w, 4), uint8."""
+    """Return uint8 pixels, (h, w, 3), or (h, w, 4) if the colours on white (3, h, w) have an alpha (1, h, w)."""
     if alpha is not None:
         colour = torch.where(alpha > 0, (image - (1 - alpha)) / alpha.clamp_min(0.5 / samples), 1)
         image = torch.cat([colour, alpha])
     return (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def _export_all(export: Export, indices: Sequence[int], workers: int) -> Iterator[Path]:
-    if workers == 0:
+def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
+    if export.workers == 0:
         for index in indices:
             yield export_scene(export, index)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    workers, interrupted = min(export.workers, len(indices)), context.Event()
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(interrupted,)) as pool:
         try:
+            with _interrupts_held():
+                pool.submit(int)  # starts all processes
             yield from pool.map(export_scene, [export] * len(indices), indices)
         except BrokenProcessPool as error:
-            # The system ends a process without a word when memory is short.
-            raise MemoryError("a process was ended") from error
+            found = "has lost a process, which the system ended"
+            raise InputError("--workers", found, f"more memory, {_LESS_MEMORY}") from error
+        except (KeyboardInterrupt, GeneratorExit):
+            interrupted.set()
+            raise
 
 
-def _chosen(count: int | None, first_index: int | None, indices: Sequence[int] | None) -> Sequence[int]:
-    if indices is None:
-        first = at_least("--first_index", first_index, 0) or 0
-        return range(first, first + (at_least("--count", count, 1) or 1))
-    if count is not None or first_index is not None:
+def _start_worker(interrupted: Event) -> None:
+    global _interrupted
+    _interrupted = interrupted
+    torch.set_num_threads(1)
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold interrupts from the keyboard back in the block, and for good in processes started there: the parent stops those."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _indices(export: Export, given: Collection[str]) -> Sequence[int]:
+    if export.indices is None:
+        return range(export.first_index, export.first_index + export.count)
+    if "count" in given or "first_index" in given:
         raise InputError("--indices", "is given with --count or --first_index", "one or the other")
-    at_least("--indices", min(indices), 0)
-    if len(set(indices)) < len(indices):
-        raise InputError("--indices", f"is {' '.join(map(str, indices))}", "each index once")
-    return indices
+    if len(set(export.indices)) < len(export.indices):
+        raise InputError("--indices", f"is {' '.join(map(str, export.indices))}", "each index once")
+    return export.indices
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; `indices` are those to export, however they were given.
+def _device(name: str) -> str:
+    try:
+        device = pick_device(name)
+    except InputError as error:
+        raise InputError("--device", error.found, error.wanted) from error
+    if device.type not in ("cpu", "cuda"):
+        raise InputError("--device", f"is {name!r}", "auto, cpu, cuda or cuda:N")
+    return str(device)
+
+
+def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
+    """Read the command line; return the settings, with the device resolved, and the indices of the scenes to export.
 
     Raises:
-        InputError: a flag is out of its range or contradicts another.
+        InputError: a flag is out of range, contradicts another or has no effect.
     """
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=KINDS, required=True)
-    parser.add_argument("--count", type=int, help="number of scenes, 1 by default")
-    parser.add_argument("--seed", type=int, default=0, help="below 1000000 for training, above for examples and tests")
-    parser.add_argument("--first_index", type=int, help="index of the first one, 0 by default")
-    parser.add_argument("--indices", type=int, nargs="+", help="these scenes, in place of --count and --first_index")
-    parser.add_argument("--num_views", type=int, default=32)
-    parser.add_argument("--image_size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"))
-    parser.add_argument("--samples", type=int, default=16, help="rays a pixel, a power of two")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the scenes and the list of them")
-    parser.add_argument("--name", help="NAME in NAME_data_path.json; the kind by default")
-    parser.add_argument("--layout", choices=LAYOUTS, help="how the cameras of objects stand; drawn for each by default")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 renders in this one")
-    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (default: cpu)")
-    args = parser.parse_args(argv)
-    args.indices = _chosen(args.count, args.first_index, args.indices)
-    at_least("--seed", args.seed, 0)
-    at_least("--num_views", args.num_views, 1)
-    at_least("--image_size", min(args.image_size), 1)
-    at_least("--workers", args.workers, 0)
-    if args.samples < 1 or args.samples & (args.samples - 1):
-        raise InputError("--samples", f"is {args.samples}", "a power of two")
-    if args.layout is not None and args.kind != "objects":
-        raise InputError("--layout", f"has no effect with --kind {args.kind}", "it left out")
-    return args
+    given = read_command_line("synthetic_export.py", __doc__, (Export,), argv)
+    export = settings(Export, given)
+    indices = _indices(export, given)
+    if export.samples.bit_count() != 1:
+        raise InputError("--samples", f"is {export.samples}", "a power of two")
+    if export.kind != "objects":
+        refuse_without_effect(given, f"with --kind {export.kind}", ["layout"])
+    check_list_name(export.name or export.kind)
+    return replace(export, device=_device(export.device)), indices
 
 
 def work(argv: Sequence[str] | None) -> None:
-    """Write the scenes that the command line says, and the list of them."""
-    args = parse(argv)
-    device = str(pick_device(args.device))
-    export = Export(args.kind, args.seed, args.num_views, tuple(args.image_size), args.samples, args.output, args.layout, device)
-    scenes = list(tqdm(_export_all(export, args.indices, args.workers), total=len(args.indices), unit="scene"))
-    json_path = args.output / f"{args.name or args.kind}_data_path.json"
+    """Write the scenes and the list of them."""
+    export, indices = read_export(argv)
+    scenes = list(tqdm(_export_all(export, indices), total=len(indices), unit="scene"))
+    json_path = export.output / f"{export.name or export.kind}_data_path.json"
     write_data_path(json_path, scenes)
     print(f"{len(scenes)} scenes in {json_path}")
 

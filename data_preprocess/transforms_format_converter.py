@@ -1,16 +1,16 @@
-"""Converter to the unified format of captures with a transforms.json: nerfstudio, instant-ngp, Blender's synthetic scenes.
+"""Converter of captures with a transforms.json (nerfstudio, instant-ngp, Blender's synthetic scenes) to the unified format.
 
     python data_preprocess/transforms_format_converter.py --input captures/garden --output data_example/garden
 
-A capture is a folder with a transforms.json, or such a file by any name; --input takes several, or a folder of captures. Photos
-are undistorted, transparency is kept. Cameras are turned upright, centred and scaled as `inference.py` expects; --frame says how.
-An interrupted conversion continues where it stopped; a finished scene is not done again.
+A capture is a folder with a transforms.json, or such a file of any name; --input takes several, or a folder of captures. Photos
+are undistorted, transparency is kept. Cameras are turned upright, centred and scaled as `inference.py` expects; --frame selects
+how. Safe to re-run; an interrupted conversion continues and finished scenes are skipped.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,23 +19,32 @@ import numpy as np
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.command_line import Parser
 from config.errors import InputError
-from data_preprocess.capture.conversion import Photo, add_flags, convert, photo_name
+from config.flags import flag, read_command_line, settings
+from data_preprocess.capture.conversion import ConversionSettings, Photo, convert, photo_name
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
-from data_preprocess.capture.world_frame import add_frame_flag, orient
+from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.command import run_script
 
 
-def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
-    """Return the transforms.json of each capture, by a name for its scene.
+@dataclass(frozen=True, kw_only=True)
+class Captures:
+    """What is converted, and where it goes: flags, letter for letter."""
 
-    A capture is called after its folder, and one in a file transforms_PART.json FOLDER_PART.
+    input: tuple[Path, ...] = flag(..., "captures: folders, or files transforms*.json", group="captures")
+    output: Path = flag(..., "folder for the scenes")
+    data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/transforms_data_path.json")
+
+
+def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
+    """Return the transforms.json of each capture, by the name of its scene.
+
+    A capture is named after its folder; one in a file transforms_PART.json is named FOLDER_PART.
 
     Raises:
-        FileNotFoundError: one is not there.
-        InputError: two have one name.
+        FileNotFoundError: there is no capture.
+        InputError: two have the same name.
     """
     captures: dict[str, Path] = {}
     for path in inputs:
@@ -43,7 +52,9 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
             part = json_path.stem.removeprefix("transforms").strip("_")
             name = json_path.parent.name + (f"_{part}" if part else "")
             if name in captures:
-                raise InputError("--input", f"has {captures[name]} and {json_path} for the scene {name!r}", "a name for each")
+                raise InputError(
+                    "--input", f"has {captures[name]} and {json_path} for the scene {name!r}", "a different name for each"
+                )
             captures[name] = json_path
     return captures
 
@@ -57,12 +68,12 @@ def _json_paths(path: Path) -> list[Path]:
     if not below:
         others = " ".join(str(file) for file in sorted(path.glob("*.json")))
         wanted = "one" + (f", or the file itself, if it is one of {others}" if others else "")
-        raise FileNotFoundError(f"{path}: has no transforms.json in it or in its folders; wanted {wanted}")
+        raise FileNotFoundError(f"{path}: has no transforms.json in it or in its subfolders; wanted {wanted}")
     return below
 
 
 def read_photos(json_path: Path, frame: str) -> list[Photo]:
-    """Return the photos of one capture, sorted by their names, with cameras as `world_frame.orient` says."""
+    """Return the photos of one capture, sorted by name, with cameras moved by `world_frame.orient`."""
     folder = json_path.parent
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
     sources = [find_image(folder, entry) for entry in frames]
@@ -77,19 +88,15 @@ def read_photos(json_path: Path, frame: str) -> list[Photo]:
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
-    """Convert what the command line says; return the problems."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, nargs="+", required=True, help="captures: folders, or files transforms*.json")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the scenes")
-    parser.add_argument("--data_path_json", type=Path, help="list to write (default: OUTPUT/transforms_data_path.json)")
-    add_frame_flag(parser)
-    add_flags(parser)
-    args = parser.parse_args(argv)
+    """Convert the captures; return the problems."""
+    given = read_command_line("transforms_format_converter.py", __doc__, (Captures, FrameSettings, ConversionSettings), argv)
+    captures, conversion = settings(Captures, given), settings(ConversionSettings, given)
+    frame = settings(FrameSettings, given).frame
     scenes: dict[str, Callable[[], list[Photo]]] = {
-        name: partial(read_photos, json_path, args.frame) for name, json_path in find_captures(args.input).items()
+        name: partial(read_photos, json_path, frame) for name, json_path in find_captures(captures.input).items()
     }
-    data_path_json = args.data_path_json or args.output / "transforms_data_path.json"
-    return convert(scenes, args.output, data_path_json, args.workers, args.long_lrm)
+    data_path_json = captures.data_path_json or captures.output / "transforms_data_path.json"
+    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,13 +1,14 @@
-"""Download of published checkpoints into weight/: those that are named, or all ten.
+"""Download of published checkpoints into weight/: those named, or all ten.
 
     python data_preprocess/weights_download.py --list
     python data_preprocess/weights_download.py obj_res256 scene_res536x960
 
-The table of them is weight/checkpoints.yaml. inference.py fetches a file that it lacks by itself; this is for doing so beforehand.
+weight/checkpoints.yaml lists them. inference.py downloads a missing checkpoint by itself; this script does so in advance.
 """
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -16,15 +17,27 @@ if __package__ in (None, ""):
 from huggingface_hub.hf_api import RepoFile
 
 from config import did_you_mean
-from config.command_line import Parser
 from config.errors import InputError
-from data_preprocess.command import at_least, one_line, run_script
+from config.flags import flag, read_command_line, settings
+from data_preprocess.command import MOST_WORKERS, one_line, run_script
 from data_preprocess.hub.transfers import Transfer, bytes_text, hub_item, list_files, missing
 from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
 
+@dataclass(frozen=True)
+class WeightsDownload:
+    """Which checkpoints to download, and how: flags, letter for letter."""
+
+    names: tuple[str, ...] | None = flag(
+        None, "such as obj_res256", group="checkpoints", positional=True, metavar="NAME", unset="all"
+    )
+    list: bool = flag(False, "print names, sizes and what they are; download nothing")
+    output: Path = flag(WEIGHT_DIR, "folder for the files", group="download")
+    workers: int = flag(2, "transfers at a time", least=1, most=MOST_WORKERS)
+
+
 def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:
-    """Return the table's rows of these names, with or without the file's suffix; all rows if there are none.
+    """Return the rows of the table with these names, with or without the file's suffix; all rows if no name is given.
 
     Raises:
         InputError: a name is not in the table.
@@ -37,18 +50,18 @@ def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:
 
 
 def listed(rows: Iterable[KnownWeights]) -> dict[tuple[str, str], RepoFile]:
-    """Return what the hub lists in the repositories of these rows, by repository and file."""
+    """Return the hub's listings of these rows' repositories, by repository and file."""
     repos = dict.fromkeys(row.repo for row in rows)
     return {(repo, entry.path): entry for repo in repos for entry in list_files(repo, repo_type="model")}
 
 
 def print_table(rows: Sequence[KnownWeights], folder: Path) -> None:
-    """Print names, sizes and what they are; without the hub, the sizes of files that are here."""
+    """Print names, sizes and what they are; if the hub is unavailable, only the sizes of files on disk."""
     try:
         sizes = {key: entry.size for key, entry in listed(rows).items() if isinstance(entry, RepoFile)}
     except OSError as error:
         sizes = {}
-        print(f"sizes of files that are not here are unknown: {one_line(error)}", file=sys.stderr)
+        print(f"sizes of files not on disk are unknown: {one_line(error)}", file=sys.stderr)
     lines = [("name", "size", "trained at", "kind", "input views", "config", "in " + str(folder))]
     for row in rows:
         path = folder / row.file
@@ -63,33 +76,27 @@ def print_table(rows: Sequence[KnownWeights], folder: Path) -> None:
 
 
 def work(argv: Sequence[str] | None) -> None:
-    """Download, or list, what the command line says."""
-    parser = Parser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    add = parser.add_argument
-    add("names", nargs="*", metavar="NAME", help="such as obj_res256 (default: all)")
-    add("--list", action="store_true", help="print names, sizes and what they are, and fetch nothing")
-    add("--output", type=Path, default=WEIGHT_DIR, help="folder (default: weight/)")
-    add("--workers", type=int, default=2, help="transfers at a time (default: 2)")
-    args = parser.parse_args(argv)
-    at_least("--workers", args.workers, 1)
-    rows = chosen_rows(args.names)
-    if args.list:
-        print_table(rows, args.output)
+    """Download, or list, the chosen checkpoints."""
+    given = read_command_line("weights_download.py", __doc__.split("\n")[0], (WeightsDownload,), argv)
+    chosen = settings(WeightsDownload, given)
+    rows = chosen_rows(chosen.names or ())
+    if chosen.list:
+        print_table(rows, chosen.output)
         return
     entries = listed(rows)
     for row in rows:
         if not isinstance(entries.get((row.repo, row.file)), RepoFile):
             raise FileNotFoundError(f"{row.file}: is not in {row.repo}; wanted it there, as weight/checkpoints.yaml says")
-    items = missing([hub_item(row.repo, entries[row.repo, row.file], args.output / row.file, "model") for row in rows])
-    with Transfer(items, args.workers, args.output) as transfer:
+    items = missing([hub_item(row.repo, entries[row.repo, row.file], chosen.output / row.file, "model") for row in rows])
+    with Transfer(items, chosen.workers, chosen.output) as transfer:
         transfer.fetch(items)
     transfer.check()
     size = bytes_text(sum(item.size for item in items))
-    print(f"{args.output}: {len(rows)} checkpoints complete; fetched {len(items)} files, {size}")
+    print(f"{chosen.output}: {len(rows)} checkpoints complete; fetched {len(items)} files, {size}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script; return its exit status."""
+    """Run the script; return its exit code."""
     return run_script("weights_download.py", work, argv)
 
 

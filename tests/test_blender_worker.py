@@ -1,4 +1,4 @@
-"""Renders by Blender of GLB files made here. Letters: k points, h w pixels.
+"""Blender renders of GLB files written here. Letters: k points, h w pixels.
 
 Needs Python 3.11 and a gigabyte of disk: the tests make an environment with Blender, unless BLENDER_PYTHON names one.
 """
@@ -28,7 +28,7 @@ from data_preprocess.objaverse_render import main
 pytestmark = pytest.mark.slow
 
 SIZE = (150, 204)
-# glTF's y is up; in the written world z is.
+# glTF is y up; the written world is z up.
 Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]], np.uint8)
 TEXTURE = np.array([[[230, 60, 50], [40, 200, 90]], [[60, 90, 220], [240, 220, 120]]], np.uint8)
@@ -37,7 +37,7 @@ WITHOUT_NETWORK = ("No matching distribution", "ConnectionError", "Connection br
 
 @pytest.fixture(scope="session")
 def blender_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return the Python of an environment with Blender, made as the script says; it goes at the end."""
+    """Return the Python of a temporary environment with Blender, created as documented."""
     if "BLENDER_PYTHON" in os.environ:
         yield Path(os.environ["BLENDER_PYTHON"])
         return
@@ -58,7 +58,7 @@ def blender_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def rendered(blender_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """Render one folder of GLB files, good and bad ones; return what came of it."""
+    """Render a folder of good and bad GLB files; return the outcome."""
     folder = tmp_path_factory.mktemp("objects")
     (folder / "in").mkdir()
     glb, markers = marker_glb()
@@ -76,7 +76,7 @@ def rendered(blender_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def rewrite(glb: bytes, edit: Callable[[dict, int], None], extra: bytes = b"") -> bytes:
-    """Return a GLB with its JSON edited, and bytes added to its buffer at the place that `edit` is told."""
+    """Return a GLB with its JSON edited, and bytes appended to its buffer at the offset passed to `edit`."""
     length = struct.unpack_from("<I", glb, 12)[0]
     tree, binary = json.loads(glb[20 : 20 + length]), glb[28 + length :]
     edit(tree, len(binary))
@@ -103,7 +103,7 @@ def material(**what: object) -> trimesh.visual.TextureVisuals:
 def marker_glb() -> tuple[bytes, dict]:
     """Return a GLB of small spheres and cubes of plain colours, in a tree of moved, turned and stretched nodes.
 
-    Its nodes have a camera, a lamp and an animation, which is to be left out, and two nodes share a shape.
+    Its nodes have a camera, a lamp and an animation, all to be ignored, and two nodes share a shape.
 
     Returns:
         the file; `points`, (k, 3) of the markers' centres in glTF's world, `colours`, (k,), and `corners`, all vertices.
@@ -139,7 +139,7 @@ def marker_glb() -> tuple[bytes, dict]:
         tree["extensions"] = {"KHR_lights_punctual": {"lights": [{"type": "point", "intensity": 1e6}]}}
         tree["nodes"].append({"extensions": {"KHR_lights_punctual": {"light": 0}}, "translation": [0, 9, 0]})
         tree["nodes"][names.index("arm")]["children"].append(len(names))
-        # From the first moment on the animation holds the marker 0 three units away. A node with a matrix cannot be animated.
+        # The animation holds marker 0 three units away throughout. A node with a matrix cannot be animated.
         node = tree["nodes"][names.index("marker 0")]
         node["translation"] = np.array(node.pop("matrix")).reshape(4, 4)[3, :3].tolist()
         views, accessors = tree["bufferViews"], tree["accessors"]
@@ -175,7 +175,7 @@ def material_glb() -> bytes:
 
 
 def ball_glb() -> bytes:
-    """Return a GLB of a white ball with a strong lamp near it, which is to be left out."""
+    """Return a GLB of a white ball with a strong lamp near it, which must be ignored."""
     ball = trimesh.creation.icosphere(5, 3.0)
     ball.visual = material(baseColorFactor=[0.8, 0.8, 0.8, 1.0])
     ball.apply_translation((10, 20, 30))
@@ -204,7 +204,7 @@ def scaled_glb(scale: float) -> bytes:
 
 
 def normalised(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Return points (k, 3) of glTF's world where the renderer must put them."""
+    """Return points (k, 3) of glTF's world at the renderer's expected positions."""
     points, corners = points @ Z_UP.T, corners @ Z_UP.T
     centre = (corners.min(0) + corners.max(0)) / 2
     half_extent, radius = np.abs(corners - centre).max(), np.linalg.norm(corners - centre, axis=1).max()
@@ -219,14 +219,14 @@ def project(view: View, points: np.ndarray) -> np.ndarray:
 
 
 def read(view: View) -> np.ndarray:
-    """Return (h, w, 4) uint8, not laid on white."""
+    """Return (h, w, 4) uint8, not composited on white."""
     with Image.open(view.file_path) as image:
         assert (image.mode, image.size) == ("RGBA", (view.w, view.h))
         return np.asarray(image)
 
 
 def marker_errors(image: np.ndarray, view: View, points: np.ndarray, colours: list[int]) -> list[float]:
-    """Return how far the markers lie from where they should, in pixels: of those that no other one is near."""
+    """Return the distances in pixels of isolated markers from their expected positions."""
     errors = []
     pixels = project(view, points)[:, :2]
     for i, pixel in enumerate(pixels):
@@ -272,7 +272,7 @@ def test_an_off_centre_camera_is_exact(rendered, blender_python, tmp_path):
 
 
 def facing(scene: Scene) -> list[View]:
-    """Return the views that look at the plane y = 0 of the written world, from before or behind, and not from far above."""
+    """Return the views that look at the plane y = 0 of the written world, from the front or back, and not from far above."""
     return [view for view in scene.views if abs(view.c2w[1, 3]) > 0.6 * np.linalg.norm(view.c2w[:3, 3])]
 
 
@@ -284,7 +284,7 @@ def test_textures_are_upright_unmirrored_and_keep_their_colours(rendered):
         pixels = np.floor(project(view, normalised(places, material_corners()))).astype(int)
         found = read(view)[pixels[:, 1], pixels[:, 0]]
         assert (found[:, 3] == 255).all()
-        # Denoising moves a plain colour by a step or two.
+        # Denoising changes a plain colour by a step or two.
         assert np.abs(found[:, :3].astype(int) - TEXTURE.reshape(4, 3)).max() <= 4
 
 
@@ -315,7 +315,7 @@ def test_light_stands_still_around_the_object(rendered):
     rng = np.random.default_rng(0)
     normals = rng.normal(size=(200, 3))
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
-    # A white wall of albedo 0.8 under an even sky and three suns, worked out by hand; those shine from azimuth and elevation.
+    # A white wall of albedo 0.8 under a uniform sky and three suns at azimuth and elevation, computed by hand.
     expected = np.full(200, 0.5)
     for azimuth, elevation, irradiance in ((-60, 50, 1.2), (50, 20, 0.6), (180, -30, 0.4)):
         a, e = np.radians((azimuth, elevation))
@@ -336,7 +336,7 @@ def test_light_stands_still_around_the_object(rendered):
         found += np.where(grey <= 0.04045, grey / 12.92, ((grey + 0.055) / 1.055) ** 2.4).tolist()
         wanted += (0.8 * expected[seen][inside]).tolist()
     assert len(found) > 100
-    # Measured: -0.007 to 0.012, from the gloss, which the sum leaves out, and the suns' width.
+    # Measured: -0.007 to 0.012, from the gloss, which the sum omits, and the suns' width.
     assert np.abs(np.subtract(found, wanted)).max() < 0.03
 
 
@@ -360,7 +360,7 @@ def test_broken_files_are_reported_and_the_others_are_finished(rendered, capsys)
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers for the server of Objaverse."""
+    """Stand-in for the server of Objaverse."""
 
     def do_GET(self) -> None:
         uid = Path(self.path).stem
@@ -403,7 +403,7 @@ def test_objects_are_downloaded_with_the_objaverse_package(blender_python, tmp_p
         assert list(failed) == [cut, forbidden, lost, unknown]
         for uid, text in (
             (cut, "ContentTooShortError"), (forbidden, "403: Forbidden"), (lost, "404: Not Found"),
-            (unknown, "is not in Objaverse; wanted a uid that it has"),
+            (unknown, "is not in Objaverse; wanted a uid in its list"),
         ):  # fmt: skip
             assert text in failed[uid]
         assert len(read_data_path(tmp_path / "out" / "objaverse_data_path.json")) == 1
@@ -423,7 +423,7 @@ def test_a_device_that_is_not_there_is_refused(rendered, blender_python, tmp_pat
     device = "optix" if shutil.which("nvidia-smi") is None else "hip"
     arguments = ["--input", str(rendered["folder"] / "in"), "--output", str(tmp_path), "--blender_python", str(blender_python)]
     for kind, message in (
-        (device, f"is {device}, of which this machine has none; wanted cpu"),
+        (device, f"is {device}, which this machine does not have; wanted cpu"),
         ("metal", "is metal, which this Blender was"),
     ):
         assert main([*arguments, "--device", kind]) == 2

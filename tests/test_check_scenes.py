@@ -1,4 +1,4 @@
-"""The checker finds what was broken by hand. Letters: v views, h w pixels."""
+"""Checks of scenes find deliberate damage. Letters: v views, h w pixels."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def test_good_scenes_pass_and_are_drawn(tmp_path, capsys):
         assert sorted(path.name for path in folder.iterdir()) == ["cameras.png", "contact_sheet.png"]
         with Image.open(folder / "contact_sheet.png") as sheet:
             pixels = np.asarray(sheet)
-        # Each photo is there: its corner's colour is somewhere on the sheet, enlarged without smoothing.
+        # Each photo is on the sheet: its corner's colour appears, enlarged without smoothing.
         for view in read_scene(tmp_path / "data" / scene / "opencv_cameras.json").views:
             corner = np.asarray(Image.open(view.file_path))[0, 0]
             assert (pixels == corner).all(-1).sum() >= 16
@@ -107,14 +107,14 @@ DAMAGE = {
     remove: "scene_0/opencv_cameras.json, view 1: .*00001.png: is not there; wanted an image",
     cut: "view 1: .*00001.png: cannot be decoded",
     turn: "view 1: .*00001.png: is 20×28 .* when upright",
-    copy: "view 1: has the pixels of view 0; wanted another photo",
+    copy: "view 1: has the pixels of view 0; wanted a different photo",
     same_file: "view 1: has the file of view 0; wanted each once",
-    same_pose: "view 1: has the pose of view 0; wanted a camera elsewhere",
+    same_pose: "view 1: has the pose of view 0; wanted a different pose",
     bend: r"view 1, w2c: has a 3×3 part .* away from orthonormal",
     degrees: "view 1: has a field of view of 164×157 degrees",
     narrow: r"view 1: has a field of view of 0.0802×0.0573 degrees .*; wanted 3 to 160",
     oblong: "view 1: has focal lengths .*; wanted nearly square pixels",
-    aside: r"view 1: has the principal point \(29, .*\) outside of 28×20",
+    aside: r"view 1: has the principal point \(29, .*\) outside 28×20",
 }
 
 
@@ -142,7 +142,7 @@ def test_cameras_all_at_one_place(tmp_path):
         pose[:3, 0] *= np.linalg.det(pose[:3, :3])
         pose[:3, 3] = (1, 2, 3)
     (problem,) = camera_problems(read_scene(write_random_scene(tmp_path / "tripod", n=3, c2w=c2w)))
-    assert problem.endswith("has all 3 cameras at one place; wanted them apart")
+    assert problem.endswith("has all 3 cameras in one place; wanted different positions")
     assert camera_problems(read_scene(write_random_scene(tmp_path / "single", n=1))) == []
 
 
@@ -174,7 +174,7 @@ def test_views_of_several_sizes_and_depths(tmp_path, monkeypatch):
         drawn = []
         monkeypatch.setattr(check_scenes, "camera_plot", lambda path, c2w, *drawn_as, title: drawn.append(drawn_as))
         check_scene(scene, pool, tmp_path / "pictures")
-    # Each pyramid's corners are those of its own image, though all are drawn from intrinsics of one size.
+    # Each pyramid has the corners of its own image, although all are drawn from intrinsics of one size.
     ((cameras, (h, w)),) = drawn
     for view, (fx, fy, cx, cy) in zip(scene.views, cameras, strict=True):
         assert ((w - cx) / fx, (h - cy) / fy) == pytest.approx(((view.w - view.cx) / view.fx, (view.h - view.cy) / view.fy))

@@ -1,4 +1,4 @@
-"""COLMAP captures to the unified format. Letters: v views, n points, h w pixels."""
+"""Conversion of COLMAP captures to the unified format. Letters: v views, n points, h w pixels."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ from tests.support.scenes import look_at
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "colmap_format_converter.py"
 MIDDLE = np.array([1.0, -2.0, 0.5])
-# COLMAP's parameters, (fx, fy, cx, cy) and terms of the same lens as the tests' own models take them.
+# COLMAP's parameters; (fx, fy, cx, cy) and terms of the same lens for the tests' own models.
 LENSES = {
     "SIMPLE_PINHOLE": ((150, 80.5, 62.25), (150, 150, 80.5, 62.25), {}),
     "PINHOLE": ((150, 154, 80.5, 62.25), (150, 154, 80.5, 62.25), {}),
@@ -40,7 +40,7 @@ SIZE = (120, 168)
 
 
 def photo(model: str, w2c: np.ndarray) -> np.ndarray:
-    """Return what a camera at w2c sees of the dots around MIDDLE."""
+    """Return the view of a camera at w2c of the dots around MIDDLE."""
     _, camera, terms = LENSES[model]
     return paint(project(dots() + MIDDLE, w2c, camera, equidistant if "FISHEYE" in model else perspective, terms), SIZE)
 
@@ -83,7 +83,7 @@ def dot_errors(views: list, points: np.ndarray) -> np.ndarray:
 
 
 def moved(points: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return points (n, 3) in the world into which the similarity of two lists of cameras w2c (v, 4, 4) takes them."""
+    """Return points (n, 3), mapped by the similarity between two lists of cameras w2c (v, 4, 4)."""
     before, after = np.linalg.inv(before), np.linalg.inv(after)
     turn = after[0, :3, :3] @ before[0, :3, :3].T
     first, second = (np.linalg.norm(c2w[1:, :3, 3] - c2w[0, :3, 3], axis=1).sum() for c2w in (before, after))
@@ -107,7 +107,7 @@ def test_several_cameras_and_folders_become_one_upright_centred_scene(tmp_path):
     before = capture(tmp_path / "box", ["OPENCV", "OPENCV_FISHEYE", "PINHOLE"], names)
     views = convert(tmp_path / "out", "--input", tmp_path / "box")
     folder = tmp_path / "out" / "box" / "images"
-    # In natural order; of two with one name each gets its suffix. Without distortion a photo is copied as it is.
+    # In natural order; two with the same name each get their suffix. Without distortion, a photo is copied unchanged.
     expected = ["left/2.png", "left/10_jpg.jpg", "left/10_png.png", "right/2.png", "right/10.png", "x.webp"]
     order = [names.index(name) for name in ("left/2.jpg", "left/10.jpg", "left/10.png", "right/2.jpg", "right/10.jpg", "x.webp")]
     copied = [order.index(i) for i in range(6) if i % 3 == 2]
@@ -127,7 +127,7 @@ def test_several_cameras_and_folders_become_one_upright_centred_scene(tmp_path):
 
 @pytest.mark.parametrize("orientation", [6, 8])
 def test_photos_stored_sideways_come_out_upright(tmp_path, orientation):
-    # As a phone on its side writes them: the camera is rolled, and the file says how to turn the photo.
+    # As written by a phone on its side: the camera is rolled, and EXIF states how to turn the photo.
     roll = np.eye(4)
     roll[:2, :2] = [[0, 1], [-1, 0]] if orientation == 6 else [[0, -1], [1, 0]]
     upright = np.linalg.inv(orbit(4, centre=MIDDLE))
@@ -146,7 +146,7 @@ def test_photos_stored_sideways_come_out_upright(tmp_path, orientation):
 
 
 @pytest.mark.parametrize("sparse", ["sparse/0", "sparse", "."])
-def test_a_model_is_found_where_it_lies_and_what_it_lacks_is_listed(tmp_path, capsys, sparse):
+def test_a_model_is_found_and_photos_missing_from_it_are_listed(tmp_path, capsys, sparse):
     folder = tmp_path / "garden"
     capture(folder, ["RADIAL"], ["a.png", "b.png", "c.png"], sparse=sparse)
     (folder / "images" / "more").mkdir()
@@ -185,7 +185,7 @@ def test_a_second_run_does_nothing_again_and_the_command_works_from_anywhere(tmp
     ("path", "name"),
     [("a/toy/sparse/0", "toy"), ("toy/sparse", "toy"), ("toy", "toy"), ("fox/nerfstudio/images_4", "fox"), ("0", "0")],
 )
-def test_scenes_are_called_after_the_capture(tmp_path, path, name):
+def test_scenes_are_named_after_the_capture(tmp_path, path, name):
     assert scene_name(tmp_path / path) == name
     (tmp_path / "walk.2.mp4").touch()
     assert scene_name(tmp_path / "walk.2.mp4") == "walk.2"
@@ -222,15 +222,16 @@ def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):
         (["--input", "none"], "none: has no cameras.bin and images.bin .*; wanted a COLMAP sparse model"),
         (["--input", "box", "--images", "empty"], "empty: lacks 3 of the 3 photos of box/sparse/0"),
         (["--input", "alone"], "alone: lacks the photos of alone, such as 0.png; wanted them in alone/images or in --images"),
-        (["--input", "box", "box"], "box: is a second input for the scene 'box'; wanted a name for each"),
+        (["--input", "box", "box"], "box: is a second input for the scene 'box'; wanted a different name for each"),
         (["--input", "box", "alone", "--images", "box/images"], "--images: is given with 2 captures; wanted one"),
         (["--input", "box", "--seed", "1"], "--seed: has no effect with --input; wanted it left out"),
         (["--from_images", "box", "--images", "box"], "--images: has no effect with --from_images; wanted it left out"),
-        (["--input", "box", "--from_images", "box"], "not allowed with argument"),
-        ([], "one of the arguments --input --from_images is required"),
-        (["--input", "box", "--workers", "0"], "--workers: is 0; wanted 1 or more"),
+        (["--input", "box", "--from_images", "box"], "--input, --from_images: are both given; wanted one of them"),
+        ([], "--input, --from_images: are both missing; wanted one of them"),
+        (["--input", "box", "--workers", "0"], "--workers: is 0; wanted 1 to 1024"),
         (["--from_images", "box", "--num_frames", "2"], "--num_frames: is 2; wanted 3 or more"),
-        (["--from_images", "box", "--min_registered", "1.5"], "--min_registered: is 1.5; wanted a share above 0, up to 1"),
+        (["--from_images", "box", "--min_registered", "1.5"], "--min_registered: is 1.5; wanted above 0, up to 1"),
+        (["--from_images", "box", "--seed", "9999999999"], "--seed: is 9999999999; wanted 0 to 2147483647"),
         (["--input", "box", "--frame", "object"], "box/sparse/0, cameras: look at no common point"),
     ],
 )
@@ -251,3 +252,8 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
     assert re.search(message, lines[0]), lines[0]
     assert "Traceback" not in error
     assert not Path("out/colmap_data_path.json").exists()
+
+
+def test_the_root_folder_as_output_shows_no_traceback(tmp_path, capsys):
+    assert main(["--input", str(tmp_path), "--output", "/"]) == 2
+    assert "has no cameras.bin and images.bin" in capsys.readouterr().err

@@ -18,7 +18,7 @@ UPRIGHT = (1.0, 0.0, 0.0, 0.0)
 
 
 def random_model(seed: int = 0) -> tuple[dict, list[tuple]]:
-    """Return a camera of every model, under scattered numbers, and images of them in no order."""
+    """Return a camera of every model, with scattered ids, and their images in random order."""
     rng = np.random.default_rng(seed)
     cameras = {}
     for i, (name, (_, count)) in enumerate(MODELS.items()):
@@ -52,7 +52,7 @@ def test_a_shared_camera_is_one(tmp_path):
     assert len({image.camera for image in read_model(tmp_path)}) == 1
 
 
-def test_text_of_other_hands_is_read(tmp_path):
+def test_text_of_other_programs_is_read(tmp_path):
     cameras, images = random_model()
     write_text(tmp_path / "unix", cameras, images)
     write_text(tmp_path / "windows", cameras, images, newline="\r\n")
@@ -77,7 +77,7 @@ def test_binary_goes_before_text_and_the_deepest_folder_first(tmp_path):
             reader(tmp_path / "none")
 
 
-# In the order of OpenCV: k1 k2 p1 p2 k3 k4 k5 k6, of a fisheye k1 k2 k3 k4.
+# In OpenCV's order: k1 k2 p1 p2 k3 k4 k5 k6, for a fisheye k1 k2 k3 k4.
 LENSES = {
     "SIMPLE_PINHOLE": ((9, 30, 20), (9, 9, 30, 20), ()),
     "PINHOLE": ((9, 8, 30, 20), (9, 8, 30, 20), ()),
@@ -117,7 +117,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     for length in range(len(content)):
         (tmp_path / name).write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes in .*; wanted a whole model"):
+        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes in .*; wanted a complete model"):
             read_model(tmp_path)
     (tmp_path / name).write_bytes(content + b"\0\0")
     with pytest.raises(InputError, match=rf"{name}: has 2 bytes after the last of 2 .*s; wanted a file that ends there"):
@@ -169,7 +169,7 @@ def test_an_unknown_number_of_a_camera_model_is_refused(tmp_path):
         ("cameras", "1 PINHOLE 64 48 50 50 32 x", "line 1: holds 'x'; wanted a finite number"),
         ("images", "1 1 0 0 0 0 0 0 1", "line 1: has 9 words; wanted IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"),
         ("images", "1 1 0 0 x 0 0 0 1 a.png", "line 1: holds 'x'; wanted a finite number"),
-        # Without the line of keypoints, empty or not, a half of the images would be lost.
+        # Without the line of keypoints, empty or not, half of the images would be lost.
         ("images", "1 1 0 0 0 0 0 0 1 a.png\n2 1 0 0 0 0 0 0 1 b.png", "line 2: is '2 1 0 .*; wanted the keypoints of"),
     ],
 )  # fmt: skip

@@ -1,18 +1,25 @@
-"""Scripts of data_preprocess as commands: what ends in one line, and that a fault of the program shows itself."""
+"""Scripts of data_preprocess as commands: help, user errors in one line, tracebacks for faults of the program."""
 
 import errno
+import importlib
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import data_preprocess.check_scenes as check_scenes
 import data_preprocess.transforms_format_converter as converter
-from config.command_line import Parser
 from config.errors import InputError
-from data_preprocess.command import at_least, one_line, run_script
+from data_preprocess.command import check_list_name, check_one_of, one_line, run_script
 from tests.support.captures import orbit, write_transforms
 from tests.support.scenes import write_random_data_path
+
+SCRIPTS = [path.stem for path in sorted(Path(check_scenes.__file__).parent.glob("*.py")) if "\ndef main(" in path.read_text()]
+
+
+def test_all_scripts_are_found():
+    assert len(SCRIPTS) == 10
 
 
 def raising(error: BaseException):
@@ -40,7 +47,7 @@ def test_problems_that_are_returned_are_lines_on_standard_error(capsys):
         (KeyboardInterrupt(), 130, "interrupted; run again to complete"),
     ],
 )
-def test_what_a_user_can_put_right_is_one_line(capsys, error, code, line):
+def test_what_the_user_can_fix_is_one_line(capsys, error, code, line):
     assert run_script("x.py", raising(error), []) == code
     assert capsys.readouterr().err == f"x.py: {line}\n"
 
@@ -89,26 +96,45 @@ def test_one_bad_scene_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch
     assert all(re.fullmatch(r"check_scenes\.py: .*opencv_cameras\.json: is in a mood; wanted another one", line) for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--workers", "x"], "--workers: cannot be read (invalid int value: 'x'); wanted flags as --help lists them"),
-        (["--what"], "command line: cannot be read (unrecognized arguments: --what); wanted flags as --help lists them"),
-    ],
-)
-def test_flags_that_are_none_are_refused(flags, message):
-    parser = Parser()
-    parser.add_argument("--workers", type=int)
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        parser.parse_args(flags)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_shows_every_flag_in_a_named_group_with_its_default(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as caught:
+        importlib.import_module(f"data_preprocess.{name}").main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {name}.py ")
+    options, *groups = re.split(r"^(?=\S.*:$)", text.split("\noptions:\n")[1], flags=re.MULTILINE)
+    assert options.split() == ["-h,", "--help", "show", "this", "help", "message", "and", "exit"]
+    entries = [" ".join(entry.split()) for group in groups for entry in re.split(r"^  (?=\S)", group, flags=re.MULTILINE)[1:]]
+    assert entries
+    for entry in entries:
+        assert re.search(r"\((?:.*; )?(?:required|default: \S.*)\)$", entry), entry
+    # No system starts more threads or processes than this.
+    assert any(re.match(r"--workers WORKERS .*\([01] to 1024; default: ", entry) for entry in entries)
 
 
-def test_numbers_below_the_least_are_refused():
-    assert (at_least("--count", 3, 3), at_least("--count", None, 3)) == (3, None)
-    with pytest.raises(InputError, match=r"^--count: is 2; wanted 3 or more$"):
-        at_least("--count", 2, 3)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_flags_that_no_script_has_are_refused(capsys, name):
+    assert importlib.import_module(f"data_preprocess.{name}").main(["--fast"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{name}.py: --fast: is unknown; wanted a known flag; ")
 
 
-def test_an_error_without_words_is_told_by_its_kind():
+@pytest.mark.parametrize(("given", "found"), [((), "missing"), (("input", "uids", "name"), "given")])
+def test_one_of_two_flags_is_required(given, found):
+    with pytest.raises(InputError, match=f"^--input, --uids: are both {found}; wanted one of them: a or b$"):
+        check_one_of(given, "input", "uids", "a or b")
+    check_one_of({"input": 1, "name": 2}, "input", "uids", "a or b")
+
+
+@pytest.mark.parametrize("name", ["a/b", "/a", "a/", "ä" * 101])
+def test_names_that_no_file_can_have_are_refused(name):
+    with pytest.raises(InputError, match=r"^--name: is '.*; wanted the start of a file's name: no slash, 200 bytes at most$"):
+        check_list_name(name)
+    check_list_name("ä" * 100)
+
+
+def test_an_error_without_a_message_is_reported_by_its_type():
     assert one_line(ValueError(" a\n b ")) == "a b"
     assert one_line(EOFError()) == "EOFError"

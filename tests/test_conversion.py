@@ -1,4 +1,4 @@
-"""Conversion: what is finished stays, what is half done is completed, nothing else is touched. Letters: h w pixels."""
+"""Conversion: finished scenes are skipped, unfinished ones completed, nothing else is touched. Letters: h w pixels."""
 
 import json
 import threading
@@ -137,7 +137,7 @@ def test_the_folder_s_own_content_is_not_touched(tmp_path):
         assert contents(tmp_path) == before
         return problem
 
-    assert "wanted an --output apart from the input" in says(found, name="in", output=tmp_path)
+    assert "wanted an --output separate from the input" in says(found, name="in", output=tmp_path)
     mine = tmp_path / "out" / "toy" / "images" / "3.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
@@ -148,7 +148,7 @@ def test_the_folder_s_own_content_is_not_touched(tmp_path):
     assert "holds other cameras than this input and these flags give" in says(other)
     assert "holds other cameras" in says(found[:3])
     for name in ("../x", "/tmp/x", "a/../../x", ""):
-        assert "wanted a name in the folder of the scene" in says([Photo(found[0].source, name, BENT, np.eye(4))])
+        assert "wanted a name in the scene's folder" in says([Photo(found[0].source, name, BENT, np.eye(4))])
     twice = [found[0], Photo(found[1].source, "images/0", BENT, np.eye(4))]
     assert "1.png: would be written to the same file as" in says(twice, name="new")
 
@@ -162,12 +162,7 @@ def test_cameras_at_one_place_are_reported(tmp_path):
     found = [Photo(p.source, p.name, p.lens, np.eye(4)) for p in photos(tmp_path / "in", n=2)]
     problems = run(tmp_path, found)
     assert "view 1: has the pose of view 0" in problems[0]
-    assert "has all 2 cameras at one place" in problems[1]
-
-
-def test_workers(tmp_path):
-    with pytest.raises(InputError, match="--workers: is 0; wanted 1 or more"):
-        convert({}, tmp_path, tmp_path / "list.json", workers=0)
+    assert "has all 2 cameras in one place" in problems[1]
 
 
 @pytest.mark.parametrize(

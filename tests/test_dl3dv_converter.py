@@ -1,4 +1,4 @@
-"""DL3DV scenes become what the published conversion makes of them. Letters: h w pixels."""
+"""Conversion of DL3DV scenes, as the published conversion does it. Letters: h w pixels."""
 
 import json
 import re
@@ -23,7 +23,7 @@ PUBLISHED = json.loads((GOLDEN / "fox_opencv_cameras.json").read_text())
 
 
 def fox(folder: Path, frames: int = 3, size=(27, 48), top: dict | None = None, nerfstudio: bool = True, noise: bool = True) -> Path:
-    """Write the fox's cameras with noise, or black, in place of photos (h, w); return the transforms.json."""
+    """Write the fox's cameras with noise, or black, instead of photos (h, w); return the transforms.json."""
     folder = folder / "nerfstudio" if nerfstudio else folder
     (folder / "images_4").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_cameras_are_the_published_ones(tmp_path):
     for view, expected in zip(found, PUBLISHED, strict=True):
         assert view.keys() == expected.keys()
         assert [view[key] for key in ("file_path", "w", "h")] == [expected[key] for key in ("file_path", "w", "h")]
-        # The bound is the specification's. It is a pixel for intrinsics; positions reach 6.4.
+        # The bound is the specification's: pixels for intrinsics; positions reach 6.4.
         for key in ("fx", "fy", "cx", "cy", "w2c"):
             np.testing.assert_allclose(view[key], expected[key], rtol=0, atol=1e-9)
 
@@ -92,7 +92,7 @@ def test_portrait_captures_are_converted(tmp_path):
     top = {"w": 540, "h": 960, "fl_x": 600.0, "fl_y": 604.0, "cx": 262.0, "cy": 490.0, **terms}
     found, expected = painted(tmp_path, (240, 135), perspective, top)
     assert np.isfinite(found).sum() >= 24
-    # The published conversion leaves out half a pixel on both sides, which nearly cancels: 0.028 px is left.
+    # The published conversion omits half a pixel on both sides, which nearly cancels: 0.028 px remains.
     assert np.nanmax(np.abs(found - expected)) < 0.1
 
 
@@ -113,7 +113,7 @@ def test_other_lenses_are_converted_too(tmp_path, model, terms):
 def test_scenes_are_found_at_any_depth_and_named_by_their_hash(tmp_path, monkeypatch):
     fox(tmp_path / "dl3dv_benchmark" / "b")
     fox(tmp_path / "dl3dv_benchmark" / "1K" / "a", nerfstudio=False)
-    fox(tmp_path / "dl3dv_benchmark" / ".download" / "c")  # half of it is not there yet
+    fox(tmp_path / "dl3dv_benchmark" / ".download" / "c")  # incomplete
     monkeypatch.setattr(dl3dv, "EXAMPLES", tmp_path)
     assert main([]) == 0
     listed = json.loads((tmp_path / "dl3dv_sample_data_path.json").read_text())
@@ -167,7 +167,7 @@ def test_inputs_without_scenes(tmp_path, capsys):
     assert "has no transforms.json below it; wanted scenes as HASH/nerfstudio/transforms.json" in says(tmp_path)
     fox(tmp_path / "in" / "1K" / "a")
     fox(tmp_path / "in" / "2K" / "a")
-    assert "2K/a/nerfstudio: is the scene of" in says(tmp_path / "in")
+    assert "2K/a/nerfstudio: is the same scene as" in says(tmp_path / "in")
 
 
 def test_as_a_user_runs_it(tmp_path):

@@ -1,4 +1,4 @@
-"""Downloads of DL3DV, benchmark and training set, from a stand-in for the hub. No picture is decoded: contents are random bytes."""
+"""Downloads of DL3DV, benchmark and training set, from a stand-in for the hub. Images are random bytes and never decoded."""
 
 import hashlib
 import io
@@ -76,7 +76,7 @@ def hub(monkeypatch):
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """Return what a user finds: files by path, without those in folders whose names begin with a dot."""
+    """Return the visible files by path, without those in hidden folders."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
     return {path.as_posix(): file.read_bytes() for path, file in files.items() if not path.as_posix().startswith(".")
             and "/." not in path.as_posix()}  # fmt: skip
@@ -87,12 +87,12 @@ def expected(scene: str, *paths: str) -> dict[str, bytes]:
 
 
 def fetched(hub: HubServer) -> list[str]:
-    """Return the paths of the files whose contents were asked for, in order."""
+    """Return the paths of the files whose contents were requested, in order."""
     return [request.path for request in hub.requests if request.method == "GET" and "/resolve/" in request.path]
 
 
 def ends_with(capsys: pytest.CaptureFixture, status: int, wanted: str) -> None:
-    """Check that the one line on standard error has `wanted` in it, and that the status is 2."""
+    """Check that the one line on standard error contains `wanted`, and that the exit code is 2."""
     lines = [line for line in re.split(r"[\r\n]", capsys.readouterr().err) if line.startswith(("dl3dv_eval", "dl3dv_train"))]
     assert status == 2
     assert len(lines) == 1
@@ -145,7 +145,7 @@ def test_transforms_json_comes_last_and_not_before_all_images(hub, tmp_path, cap
     hub.mend(lost)
     assert evaluate(tmp_path, *flags) == 0
     assert files_in(tmp_path) == everything | expected(BENCHMARK[0], LEVEL_4[1], TABLE)
-    # 2000 bytes came before the cut, the rest afterwards: nothing was fetched twice.
+    # 2000 bytes before the cut, the rest afterwards: nothing was downloaded twice.
     assert hub.bytes_served[lost] == len(content(BENCHMARK[0] + LEVEL_4[1]))
     order = [request.path for request in hub.requests if request.path.endswith((".png", ".JPG", "transforms.json"))]
     for scene in BENCHMARK[:2]:
@@ -188,12 +188,12 @@ def test_a_gated_dataset_says_where_to_ask(hub, tmp_path, capsys, monkeypatch, s
     found = evaluate(tmp_path, *flags) if script == "eval" else train(tmp_path, "--subset", "1K", "--workers", "1")
     name = repo.removeprefix("datasets/")
     wanted = (
-        f"{name}: gives no access (HTTP {status}); wanted an account that was let in: "
-        f"ask at https://huggingface.co/datasets/{name}, then log in with `hf auth login` or set HF_TOKEN"
+        f"{name}: denies access (HTTP {status}); wanted an account with access: "
+        f"request it at https://huggingface.co/datasets/{name}, then log in with `hf auth login` or set HF_TOKEN"
     )
     ends_with(capsys, found, wanted)
     assert fetched(hub) == []
-    assert hub.count("HEAD") <= 1  # refused once, not asked again
+    assert hub.count("HEAD") <= 1  # denied once, not requested again
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     assert (evaluate(tmp_path, *flags) if script == "eval" else train(tmp_path, "--subset", "1K")) == 0
 
@@ -223,12 +223,12 @@ def test_training_needs_room_for_the_zips_and_what_they_hold(hub, tmp_path, caps
     [
         (("--subset", "hash"), "--hash: is missing with --subset hash; wanted it with --subset hash only"),
         (("--subset", "full", "--hash", FOX), "--hash: is given with --subset full; wanted it with"),
-        (("--subset", "hash", "--hash", FOX.upper()), "wanted 64 hexadecimal digits in small letters"),
+        (("--subset", "hash", "--hash", FOX.upper()), "wanted 64 hexadecimal digits in lower case"),
         (("--subset", "hash", "--hash", "../x"), "--hash: is '../x'; wanted 64"),
-        (("--subset", "hash", "--hash", FOX), f"{FOX}: is no scene of DL3DV/DL3DV-10K-Benchmark; wanted the name of one"),
+        (("--subset", "hash", "--hash", FOX), f"{FOX}: is not a scene of DL3DV/DL3DV-10K-Benchmark; wanted the name of one"),
         (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: has 1 files in DL3DV/DL3DV-10K-Benchmark/"),
-        (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 or more"),
-        ((), "--subset); wanted flags as"),
+        (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 to 1024"),
+        ((), "--subset: is missing; wanted full, hash"),
     ],
 )
 def test_bad_flags_of_the_benchmark(hub, tmp_path, capsys, flags, wanted):
@@ -254,7 +254,7 @@ def test_training_scenes_are_unpacked_without_the_benchmark(hub, tmp_path, capsy
     assert not any(BENCHMARK[7] in request.path for request in hub.requests)
     assert read_json(tmp_path / "benchmark_hashes.json") == sorted(BENCHMARK)
     assert list(tmp_path.rglob("*.zip")) == []
-    assert "2 scenes complete, 0 of no use, 1 benchmark scenes left out; fetched 2 zips" in capsys.readouterr().out
+    assert "2 scenes complete, 0 unusable, 1 benchmark scenes excluded; fetched 2 zips" in capsys.readouterr().out
     once = fetched(hub)
     assert train(tmp_path, "--subset", "1K", "9K") == 0
     assert fetched(hub) == once
@@ -271,16 +271,16 @@ def test_a_benchmark_scene_is_refused_by_name_offline_too(hub, tmp_path, capsys,
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     ends_with(capsys, train(tmp_path, "--hash", BENCHMARK[7]), f"is {BENCHMARK[7]}, a benchmark scene; wanted")
-    ends_with(capsys, train(tmp_path, "--hash", OWL), "is out of reach")
+    ends_with(capsys, train(tmp_path, "--hash", OWL), "is unreachable")
     assert fetched(hub) == []
 
 
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [
-        (lambda hub: hub.fail("", 503), "HTTP 503; wanted a listing: try again later); wanted their list: without it nothing is"),
-        (lambda hub: hub.gate(EVAL, "hf_right", lists=True), "gives no access (HTTP 401)"),
-        (lambda hub: hub.repos.pop(EVAL), "gives no access (HTTP 401)"),
+        (lambda hub: hub.fail("", 503), "HTTP 503; wanted a listing: try again later); wanted either: without it, nothing is"),
+        (lambda hub: hub.gate(EVAL, "hf_right", lists=True), "denies access (HTTP 401)"),
+        (lambda hub: hub.repos.pop(EVAL), "denies access (HTTP 401)"),
         (
             lambda hub: hub.repos[EVAL].pop(f"{BENCHMARK[9]}/README.md"),
             "has, with the hub's list, 139 benchmark scenes; wanted 140",
@@ -320,7 +320,7 @@ def test_a_new_benchmark_scene_joins_the_kept_list(hub, tmp_path):
 @pytest.mark.parametrize("text", ["{}", '["a"]', "[1]"])
 def test_a_kept_list_of_something_else(hub, tmp_path, capsys, text):
     (tmp_path / "benchmark_hashes.json").write_text(text)
-    ends_with(capsys, train(tmp_path, "--subset", "1K"), "benchmark_hashes.json: is no list of hashes; wanted")
+    ends_with(capsys, train(tmp_path, "--subset", "1K"), "benchmark_hashes.json: is not a list of hashes; wanted")
 
 
 def test_benchmark_scenes_among_those_to_train_on_are_reported(hub, tmp_path, capsys):
@@ -342,7 +342,7 @@ def test_a_folder_that_is_no_scene_is_not_touched(hub, tmp_path, capsys):
         ((), "--subset, --hash: are both missing; wanted"),
         (("--subset", "12K"), "invalid choice: '12K'"),
         (("--hash", "abc"), "is 'abc'; wanted 64 hexadecimal digits"),
-        (("--subset", "1K", "--workers", "-1"), "--workers: is -1; wanted 1 or more"),
+        (("--subset", "1K", "--workers", "-1"), "--workers: is -1; wanted 1 to 1024"),
     ],
 )
 def test_bad_flags_of_the_training_set(hub, tmp_path, capsys, flags, wanted):
@@ -391,7 +391,7 @@ def test_two_at_a_time_fetch_a_scene_once(hub, tmp_path, monkeypatch):
 
     def unpack(*arguments):
         calls.append(arguments)
-        threading.Event().wait(0.05)  # long enough for the others to come along
+        threading.Event().wait(0.05)  # long enough for the others to arrive
         real(*arguments)
 
     monkeypatch.setattr(training, "unpack", unpack)
@@ -434,7 +434,7 @@ USELESS = {
     "another scene": (archive({f"{OWL}/{name}": data for name, data in GOOD.items()}), f"holds the scene {OWL}; wanted the"),
     "no table": (archive({"images_4/a.png": b"x"}), "has 0 transforms.json; wanted one"),
     "two tables": (archive({**GOOD, f"{FOX}/transforms.json": b"{}"}), "has 2 transforms.json; wanted one"),
-    "no images": (archive({"transforms.json": b"{}", "other/images_4/a.png": b"x"}), "has no images beside transforms.json"),
+    "no images": (archive({"transforms.json": b"{}", "other/images_4/a.png": b"x"}), "has no images next to transforms.json"),
     "damaged": (damaged(), "is a damaged zip (Bad CRC-32"),
     "encrypted": (encrypted(), "has the encrypted member 'images_4/a.png'"),
     "no zip": (b"no zip", "is a damaged zip (File is not a zip file)"),
@@ -452,7 +452,7 @@ def test_whatever_unpacking_raises_is_of_the_zip_and_a_fault_of_the_program_is_n
         patch.setattr(zipfile.ZipExtFile, "read", read)
         assert train(tmp_path / "a", "--subset", "1K") == 0
     error = capsys.readouterr().err
-    assert f"of no use: {FOX}.zip: is a damaged zip (unpack requires a buffer of 4 bytes); wanted a scene's" in error
+    assert f"unusable: {FOX}.zip: is a damaged zip (unpack requires a buffer of 4 bytes); wanted a scene's" in error
     monkeypatch.setattr(training, "check_disk", faulty)
     with pytest.raises(ValueError, match=r"^bug$") as caught:
         train(tmp_path / "b", "--subset", "1K")
@@ -461,15 +461,15 @@ def test_whatever_unpacking_raises_is_of_the_zip_and_a_fault_of_the_program_is_n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", USELESS)
-def test_a_zip_of_no_use_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):
+def test_an_unusable_zip_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):
     body, reason = USELESS[case]
     odir = tmp_path / "a" / "b"
     hub.repos[TRAIN][f"1K/{FOX}.zip"] = body
     for _ in range(2):
         assert train(odir, "--subset", "1K", "9K") == 0
         output = capsys.readouterr()
-        assert f"of no use: {FOX}.zip: {reason}" in output.err
-        assert "1 scenes complete, 1 of no use, 1 benchmark scenes left out" in output.out
+        assert f"unusable: {FOX}.zip: {reason}" in output.err
+        assert "1 scenes complete, 1 unusable, 1 benchmark scenes excluded" in output.out
         assert set(files_in(odir)) == {*expected(OWL, *LEVEL_4, TABLE), "benchmark_hashes.json"}
         everything = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()}
         assert {path for path in everything if not path.endswith((".lock", f"{FOX}.useless.json"))} == {

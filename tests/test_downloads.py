@@ -1,4 +1,4 @@
-"""Downloads of weights and of the example objects from stand-ins for the hub and GitHub, and what the download scripts share."""
+"""Downloads of weights and example objects from stand-ins for the hub and GitHub, and the code that download scripts share."""
 
 import json
 import os
@@ -30,7 +30,7 @@ WEIGHTS = {file: random.Random(file).randbytes(1500 + 7 * i) for i, file in enum
 
 
 def lines_of(capsys: pytest.CaptureFixture, script: str) -> list[str]:
-    """Return what the script itself wrote on standard error."""
+    """Return the script's own lines on standard error."""
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith(script)]
 
 
@@ -98,7 +98,7 @@ def test_the_list_fetches_nothing(hub, tmp_path, capsys, monkeypatch, online):
     assert rows["obj_res256"] == ["1.23kB", "256x256", "object", "8", "lact_l24_d768_ttt2x", "yes"]
     size = hub_files.bytes_text(len(WEIGHTS["scene_res536x960.pt"])) if online else "?"
     assert rows["scene_res536x960"] == [size, "536x960", "scene", "64", "lact_l24_d768_ttt4x", "no"]
-    assert ("sizes of files that are not here are unknown: airsplay/lact_nvs: " in output.err) is not online
+    assert ("sizes of files not on disk are unknown: airsplay/lact_nvs: " in output.err) is not online
     assert hub.count("GET", "/resolve/") == hub.count("HEAD") == 0
 
 
@@ -110,12 +110,12 @@ def change_size(hub, folder):
     ("flags", "fault", "wanted"),
     [
         (["obj_res25"], None, "obj_res25: is no published checkpoint; wanted one of the table: did you mean 'obj_res256'? known: "),
-        (["--workers", "0"], None, "--workers: is 0; wanted 1 or more"),
-        (["--fast"], None, "unrecognized arguments: --fast); wanted flags as --help lists them"),
+        (["--workers", "0"], None, "--workers: is 0; wanted 1 to 1024"),
+        (["--fast"], None, "--fast: is unknown; wanted a known flag; "),
         ([], lambda hub, _: hub.repos["airsplay/lact_nvs"].pop("obj_res1024.pt"), "obj_res1024.pt: is not in airsplay"),
         ([], change_size, "obj_res256.pt: has 4 bytes; wanted 1500 as listed: move it away and run again"),
-        ([], lambda hub, _: hub.repos.clear(), "was let in: ask at https://huggingface.co/airsplay/lact_nvs, then"),
-        (["obj_res256"], lambda hub, _: hub.gate("airsplay/lact_nvs"), "gives no access (HTTP 401); wanted an account that was"),
+        ([], lambda hub, _: hub.repos.clear(), "with access: request it at https://huggingface.co/airsplay/lact_nvs, then"),
+        (["obj_res256"], lambda hub, _: hub.gate("airsplay/lact_nvs"), "denies access (HTTP 401); wanted an account with access"),
         (["obj_res256"], lambda hub, _: hub.fail("obj_res256.pt", 404, "EntryNotFound"), "has no obj_res256.pt at main (HTTP"),
         ([], lambda hub, _: hub.fail("", 500), "with HTTP 500; wanted a listing: try again later"),
     ],
@@ -134,15 +134,15 @@ def test_what_weights_download_refuses(hub, tmp_path, capsys, flags, fault, want
 def test_a_hub_out_of_reach(tmp_path, capsys, monkeypatch, hub):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
     assert fetch_weights(tmp_path) == 2
-    assert "airsplay/lact_nvs: is out of reach (" in lines_of(capsys, "weights_download.py")[0]
+    assert "airsplay/lact_nvs: is unreachable (" in lines_of(capsys, "weights_download.py")[0]
 
 
 @pytest.mark.parametrize(
     ("answer", "wanted"),
     [
-        ("<html>log in</html>", "does not answer as a hub does; wanted one: check HF_ENDPOINT and proxies"),
-        ("[1]", "does not answer as a hub does"),
-        ('[{"type": "file"}]', "does not answer as a hub does"),
+        ("<html>log in</html>", "does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"),
+        ("[1]", "does not answer like a hub"),
+        ('[{"type": "file"}]', "does not answer like a hub"),
         ('[{"type": "file", "path": 1, "oid": "a", "size": 1}]', "is listed with 1; wanted paths in that folder"),
         ('[{"type": "file", "path": "../a.pt", "oid": "a", "size": 1}]', "is listed with '../a.pt'; wanted paths in"),
         ('[{"type": "file", "path": "a.pt", "oid": "a", "size": -1}]', "is listed with a.pt of size -1; wanted bytes"),
@@ -259,18 +259,18 @@ def answer(value: object):
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [
-        (lambda github: github.fail("git/trees", 403), "answers HTTP 403, GitHub's limit of requests an hour; wanted a list: try"),
-        (lambda github: github.fail("git/trees", 429), "answers HTTP 429, GitHub's limit of requests an hour"),
+        (lambda github: github.fail("git/trees", 403), "answers HTTP 403, GitHub's limit of requests per hour; wanted a list: try"),
+        (lambda github: github.fail("git/trees", 429), "answers HTTP 429, GitHub's limit of requests per hour"),
         (lambda github: github.fail("git/trees", 404), "answers HTTP 404; wanted the list of files"),
-        (answer(b"<html>"), "answers something else; wanted GitHub's list of files"),
-        (answer({"tree": 1}), "answers something else; wanted GitHub's list of files"),
-        (answer({"tree": [1]}), "answers something else; wanted GitHub's list of files"),
+        (answer(b"<html>"), "answers with something else; wanted GitHub's list of files"),
+        (answer({"tree": 1}), "answers with something else; wanted GitHub's list of files"),
+        (answer({"tree": [1]}), "answers with something else; wanted GitHub's list of files"),
         (answer({"tree": [{"type": "blob", "path": BLOB["path"]}]}), "lists gso_toy/a.png with size None and hash None"),
         (answer({"tree": [{**BLOB, "size": "9"}]}), "lists gso_toy/a.png with size '9' and hash '0000"),
         (answer({"tree": [{**BLOB, "sha": "0"}]}), "lists gso_toy/a.png with size 9 and hash '0'; wanted bytes and 40 hexadecimal"),
-        (answer({"tree": []}), f"lists no {gso.FOLDER}/gso_sample_data_path.json; wanted it: the release has changed"),
-        (without(TOY_CAMERAS), f"lists no {TOY_CAMERAS}; wanted it: the release has changed"),
-        (without(TOY_IMAGE), "_rgba.png, which is not there; wanted it among the files"),
+        (answer({"tree": []}), f"lists no {gso.FOLDER}/gso_sample_data_path.json; wanted this file: the release has changed"),
+        (without(TOY_CAMERAS), f"lists no {TOY_CAMERAS}; wanted this file: the release has changed"),
+        (without(TOY_IMAGE), "_rgba.png, which is missing; wanted it among the files"),
         (lambda github: github.fail(TOY_IMAGE, 404), "1 of 13 files: could not be fetched"),
         (lambda github: github.corrupt(TOY_CAMERAS, b"[]"), "1 of 13 files: could not be fetched"),
         (lambda github: github.corrupt(TOY_IMAGE, bytes(2000)), "arrived with hash"),
@@ -307,19 +307,19 @@ def test_github_out_of_reach_and_a_full_disk(github, output, capsys, monkeypatch
     assert github.count("GET", "/raw/") == 0
     monkeypatch.setenv("LACT_GITHUB_API", "http://127.0.0.1:9")
     assert fetch_example(output, "--workers", "2") == 2
-    assert "git/trees/main?recursive=1: is out of reach (" in lines_of(capsys, "gso_example_download.py")[0]
+    assert "git/trees/main?recursive=1: is unreachable (" in lines_of(capsys, "gso_example_download.py")[0]
     monkeypatch.setenv("LACT_GITHUB_API", "http://[")
     assert fetch_example(output) == 2
-    assert "http://[/repos/a1600012888/LaCT/git/trees/main?recursive=1: is out of reach (" in capsys.readouterr().err
+    assert "http://[/repos/a1600012888/LaCT/git/trees/main?recursive=1: is unreachable (" in capsys.readouterr().err
     assert fetch_example(output, "--workers", "0") == 2
-    assert "--workers: is 0; wanted 1 or more" in lines_of(capsys, "gso_example_download.py")[0]
+    assert "--workers: is 0; wanted 1 to 1024" in lines_of(capsys, "gso_example_download.py")[0]
 
 
-# What they share
+# Shared code
 
 
 def item(folder: Path, name: str, *outcomes: Exception | None, size: int = 10, calls: list | None = None) -> Item:
-    """Return an item whose attempts end as told, the last of them again and again."""
+    """Return an item whose attempts have these outcomes, the last one repeatedly."""
     left = list(outcomes)
 
     def fetch() -> None:
@@ -423,7 +423,7 @@ def test_a_server_gets_the_patience_that_it_asks_for(tmp_path, monkeypatch, erro
 
 
 def test_the_bar_counts_bytes_as_they_arrive(tmp_path, monkeypatch):
-    """Also those of an earlier run, in the partial file that `model.weights.hub` keeps."""
+    """Including those of an earlier run, in the partial file of `model.weights.hub`."""
     monkeypatch.setattr(hub_files, "POLL_S", 0.001)
     partial = tmp_path / ".cache" / "a.0123.incomplete"
     partial.parent.mkdir()

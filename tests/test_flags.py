@@ -41,6 +41,16 @@ def test_what_is_given_is_returned_and_the_rest_has_defaults():
     assert settings(Machine, read("--output", "out")) == Machine()
 
 
+def test_a_single_value_may_be_given_by_its_place():
+    @dataclass(frozen=True)
+    class Check:
+        data_path: Path = flag(..., "list of scenes", group="scenes", positional=True, metavar="DATA_PATH.json")
+
+    assert read_command_line("x.py", "A program.", (Check,), ["a.json"]) == {"data_path": Path("a.json")}
+    with pytest.raises(InputError, match=r"^DATA_PATH\.json: is missing; wanted list of scenes$"):
+        read_command_line("x.py", "A program.", (Check,), [])
+
+
 def test_switches_can_be_switched_off_where_something_else_may_have_switched_them_on():
     assert read("--output", "out", "--no-quiet", negatable=True)["quiet"] is False
     with pytest.raises(InputError, match=r"^--no-quiet: is unknown"):

@@ -1,4 +1,4 @@
-"""Undistortion against lenses written anew from their formulas. Letters: h w pixels, n points."""
+"""Undistortion, compared with independent implementations of the lenses. Letters: h w pixels, n points."""
 
 import cv2
 import numpy as np
@@ -53,7 +53,7 @@ def test_no_pixel_looks_past_the_photo_and_no_more_is_cut_off_than_that_takes(ca
     x, y = model(x, y, terms)
     x, y = CAMERA[0] * x + CAMERA[2], CAMERA[1] * y + CAMERA[3]
     gap = min(x.min() - 0.5, y.min() - 0.5, W - 0.5 - x.max(), H - 0.5 - y.max())
-    # The border is looked at in 16 steps a side; between them it bends by a few thousandths of a pixel.
+    # The border is sampled in 16 steps per side; between them it bends by a few thousandths of a pixel.
     assert -0.02 < gap < 0.02
 
 
@@ -88,7 +88,7 @@ def test_colours_do_not_mix_with_what_is_hidden_behind_transparency():
     image = undistort(image, lens_of(*CASES["barrel"]))
     half = (image[..., 3] > 60) & (image[..., 3] < 200)
     assert half.sum() > 50
-    # One step of rounding in weighted colours, at a quarter of full alpha.
+    # One rounding step of weighted colours, at a quarter of full alpha.
     assert np.abs(image[half][:, :3] - np.array([250.0, 30, 10])).max() <= 4
     assert (image[:20, :20, 3] == 0).all()
     assert image[70, 100].tolist() == [250, 30, 10, 255]
@@ -125,7 +125,7 @@ def test_a_lens_that_folds_the_photo_is_refused(lens):
         pinhole_camera(lens)
 
 
-def test_a_photo_that_opencv_is_too_small_for_is_refused():
+def test_a_photo_too_large_for_opencv_is_refused():
     size = 32766
     image = np.zeros((2, size, 3), np.uint8)
     for as_published in (False, True):

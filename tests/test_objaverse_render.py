@@ -1,4 +1,4 @@
-"""Rendering of GLB files: the project's side against a stand-in for Blender, then Blender itself. Letters: v views, h w pixels."""
+"""Rendering of GLB files, with a stand-in for Blender. Letters: v views, h w pixels."""
 
 import json
 import os
@@ -24,8 +24,8 @@ from data_preprocess.objaverse_render import main, read_uids
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "objaverse_render.py"
 SIZE = (16, 24)
 UIDS = [f"{i:032x}" for i in range(3)]
-# Stands in for the Python of Blender's environment: it writes plain pictures, or fails as the word in the GLB says, and keeps a
-# list of the jobs that it was given, and of its processes.
+# Stand-in for the Python of Blender's environment: writes plain pictures, or fails as the word in the GLB says, and logs its jobs
+# and processes.
 STAND_IN = """#!{python}
 import json, os, signal, sys, time
 from pathlib import Path
@@ -34,7 +34,7 @@ here = Path({folder!r})
 if sys.argv[1].endswith("objaverse_worker.py"):
     for uid in sys.stdin.read().split():
         (here / uid).write_text("fine")
-        answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "is not in Objaverse; wanted a uid that it has"}}
+        answer = {{"glb": str(here / uid)}} if uid != {missing!r} else {{"error": "is not in Objaverse; wanted a uid in its list"}}
         print(json.dumps({{"uid": uid, **answer}}), flush=True)
     sys.exit()
 with open(here / "processes", "a") as file:
@@ -103,8 +103,8 @@ def test_random_cameras_are_on_the_whole_sphere_and_look_at_the_object():
     radius = np.linalg.norm(position, axis=1)
     assert 1.7 <= radius.min() < 1.75
     assert 2.95 < radius.max() <= 3.0
-    # Even on the sphere: every coordinate of the direction is uniform in -1..1, with a standard error of 0.029 for its mean and of
-    # 0.015 for that of its square; bounds of five of them.
+    # Uniform on the sphere: every coordinate of the direction is uniform in -1..1, with standard errors of 0.029 for its mean and
+    # 0.015 for that of its square; bounds are five of them.
     direction = position / radius[:, None]
     assert np.abs(direction.mean(0)).max() < 0.15
     assert np.abs((direction**2).mean(0) - 1 / 3).max() < 0.075
@@ -140,7 +140,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
     expected = {
         "b": "b.glb: is bad glTF; wanted good glTF",
         "c": "c.glb: ended Blender (signal SIGSEGV: out of luck); wanted an object that it renders",
-        "f": "f.glb: ended Blender (no sign of it for 4 s, the --timeout); wanted",
+        "f": "f.glb: ended Blender (no answer for 4 s, the --timeout); wanted",
         "h": "h.glb: shows nothing in any view; wanted an object that is not transparent",
         "i": "00000.png: is PNG RGBA of 16×24 (w×h); wanted PNG RGBA of 24×16",
         "j": "00000.png: is PNG RGB of 24×16 (w×h); wanted PNG RGBA of 24×16",
@@ -174,7 +174,7 @@ def test_objects_that_fail_are_listed_and_the_others_are_finished_once(tmp_path,
         state = os.stat(tmp_path / "in" / f"{name}.glb")
         (tmp_path / "in" / f"{name}.glb").write_text("fine".ljust(state.st_size))
         if name in "ijk":
-            # Not told from the one before: what was wrong with its pictures must not stay.
+            # Indistinguishable from the one before: its bad pictures must not stay.
             os.utime(tmp_path / "in" / f"{name}.glb", ns=(state.st_atime_ns, state.st_mtime_ns))
     assert main(flags(tmp_path, python)) == 0
     assert sorted(Path(job["glb"]).stem for job in jobs(python)) == list(expected)
@@ -190,7 +190,7 @@ def test_an_interrupted_object_is_completed_and_a_changed_one_is_done_again(tmp_
     state = os.stat(glb)
     assert main(flags(tmp_path, python, "--samples", "5")) == 2
     assert len(jobs(python)[0]["views"]) == 3
-    # The same file, as far as can be told.
+    # Indistinguishable from the same file.
     glb.write_text("fine ")
     os.utime(glb, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert main(flags(tmp_path, python, "--samples", "5")) == 0
@@ -244,14 +244,14 @@ def test_objects_of_objaverse_are_fetched_by_uid(tmp_path):
     arguments[:2] = ["--uids", str(listed)]
     assert main(arguments) == 2
     assert json.loads((tmp_path / "out" / "objaverse_failed.json").read_text()) == {
-        UIDS[1]: f"{UIDS[1]}: is not in Objaverse; wanted a uid that it has"
+        UIDS[1]: f"{UIDS[1]}: is not in Objaverse; wanted a uid in its list"
     }
     names = [path.parent.name for path in read_data_path(tmp_path / "out" / "objaverse_data_path.json")]
     assert names == [UIDS[0], UIDS[2]]
     assert read_uids(UIDS) == UIDS
 
 
-def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
+def test_a_download_that_ends_too_early_is_reported(tmp_path, monkeypatch):
     python = stand_in(tmp_path / "blender")
     python.write_text(f"#!{sys.executable}\nraise SystemExit('no room for a cat')\n")
     monkeypatch.setenv("BLENDER_PYTHON", str(python))
@@ -267,20 +267,21 @@ def test_a_download_that_ends_too_early_is_told(tmp_path, monkeypatch):
     ("more", "message"),
     [
         (["--num_views", "0"], "--num_views: is 0; wanted 1 or more"),
-        (["--num_views", "-1", "--rings"], "--num_views: is -1; wanted 0 or more"),
-        (["--image_size", "0", "8"], "--image_size: is 0; wanted 1 or more"),
+        (["--name", "a/b"], "--name: is 'a/b'; wanted the start of a file's name: no slash"),
+        (["--num_views", "-1", "--rings"], "--num_views: is -1; wanted 0 to 100000"),
+        (["--image_size", "0", "8"], "--image_size: is 0 8; wanted 1 to 8192"),
         (["--seed", "-1"], "--seed: is -1; wanted 0 or more"),
-        (["--samples", "0"], "--samples: is 0; wanted 1 or more"),
-        (["--workers", "0"], "--workers: is 0; wanted 1 or more"),
-        (["--timeout", "0"], "--timeout: is 0; wanted seconds, more than 0"),
-        (["--timeout", "nan"], "--timeout: is nan; wanted seconds"),
+        (["--samples", "0"], "--samples: is 0; wanted 1 to 16777216"),
+        (["--workers", "0"], "--workers: is 0; wanted 1 to 1024"),
+        (["--timeout", "0"], "--timeout: is 0.0; wanted above 0, up to 1000000"),
+        (["--timeout", "nan"], "--timeout: is nan; wanted above 0"),
         (["--device", "abacus"], "--device: cannot be read (invalid choice: 'abacus'"),
-        (["--uids", UIDS[0]], "not allowed with argument --input"),
+        (["--uids", UIDS[0]], "--input, --uids: are both given; wanted one of them"),
         (["--input", "nowhere"], "nowhere: is not there; wanted a folder with GLB files"),
         (["--input", "blender"], "blender: has no GLB file below it; wanted at least one"),
-        (["--input", "twice"], "b_c.glb: would be named b_c like twice/b/c.glb; wanted a name for each"),
+        (["--input", "twice"], "b_c.glb: would be named b_c like twice/b/c.glb; wanted a different name for each"),
         (["--blender_python", "nowhere/python"], "is nowhere/python, which is not there; wanted the Python of an environment with "
-         "Blender. To make one: python3.11 -m venv"),
+         "Blender. To create one: python3.11 -m venv"),
         (["--blender_python", sys.executable], "cannot import Blender (No module named 'bpy'); wanted an environment with Blender"),
         (["--blender_python", "no_gpu/python"], "--device: is optix, of which there is none; wanted cpu"),
         (["--blender_python", "silent/python"], "silent/python: cannot start Blender (exit code 1); wanted"),
@@ -301,10 +302,10 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["nowhere.txt"], "--uids: is nowhere.txt, which is no file; wanted uids of Objaverse or a file with one a line"),
+        (["nowhere.txt"], "--uids: is nowhere.txt, which is not a file; wanted uids of Objaverse or a file with one per line"),
         ([UIDS[0], "x" * 32], "--uids: has 'x+'; wanted a uid of Objaverse"),
         ([UIDS[0], UIDS[1], UIDS[0]], f"--uids: has {UIDS[0]} twice; wanted each uid once"),
-        (["../a"], "--uids: is ../a, which is no file"),
+        (["../a"], "--uids: is ../a, which is not a file"),
         (["empty.txt"], "empty.txt: holds no uid; wanted at least one"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Folders that scenes are written to. Letters: v views, h w pixels."""
+"""Output folders of scenes. Letters: v views, h w pixels."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def test_a_scene_is_continued_where_it_stopped_and_finished_once(tmp_path):
     assert again.finished()
     assert sorted(path.name for path in (tmp_path / "toy").iterdir()) == ["images", "opencv_cameras.json"]
     assert len(read_scene(again.json_path).views) == 3
-    # What it was made from is not asked any more.
+    # Its origin no longer matters.
     assert scene(tmp_path).begin("b") == []
     os.remove(again.views[2].file_path)
     assert not scene(tmp_path).finished()

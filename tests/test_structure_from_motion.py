@@ -1,4 +1,4 @@
-"""Cameras of plain photos by COLMAP. Letters: v views, h w pixels."""
+"""Structure from motion by COLMAP. Letters: v views, h w pixels."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ FOCAL, SIZE = 300.0, (240, 320)
 
 
 def corner_of_a_room(v: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return photos (h, w, 3) of a textured floor and two walls, 3 units each way, and their c2w (v, 4, 4)."""
+    """Return photos (h, w, 3) of a textured floor and two walls of 3×3 units, and their c2w (v, 4, 4)."""
     rng = np.random.default_rng(seed)
     h, w = SIZE
     fine = np.array([[2 * FOCAL, 0, w - 0.5], [0, 2 * FOCAL, h - 0.5], [0, 0, 1]])  # twice the size, OpenCV's pixels
@@ -41,7 +41,7 @@ def corner_of_a_room(v: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarra
         w2c = np.linalg.inv(c2w)
         image = np.zeros((2 * h, 2 * w, 3), np.uint8)
         for texture, plane in boards:
-            # A texture's pixel (u, v) lies at plane @ (u, v, 1) in the world.
+            # A texture's pixel (u, v) is at plane @ (u, v, 1) in the world.
             place = w2c[:3, :3] @ plane
             place[:, 2] += w2c[:3, 3]
             seen = cv2.warpPerspective(texture, fine @ place, (2 * w, 2 * h))
@@ -52,7 +52,7 @@ def corner_of_a_room(v: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarra
 
 
 def differences(found: np.ndarray, c2w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how far cameras (v, 4, 4) are from the true ones after the best similarity: degrees, and shares of the extent.
+    """Return errors of cameras (v, 4, 4) after the best similarity to the true ones: degrees, and shares of the extent.
 
     Source: Umeyama 1991.
     """
@@ -81,18 +81,18 @@ def test_photos_get_the_cameras_that_took_them(tmp_path, capsys):
     before = {path: path.read_bytes() for path in folder.iterdir()}
     flags = ["--from_images", str(folder), "--output", str(tmp_path / "out"), "--frame", "scene"]
     assert main(flags) == 0
-    told = capsys.readouterr().out
-    assert "corner: 10 of 11 photos placed, 1 lens\n" in told
-    assert "corner: 1 photos could not be placed and are left out: other.png\n" in told
+    output = capsys.readouterr().out
+    assert "corner: 10 of 11 photos placed, 1 lens\n" in output
+    assert "corner: 1 photos could not be placed and are skipped: other.png\n" in output
     (json_path,) = read_data_path(tmp_path / "out" / "colmap_data_path.json")
     views = read_scene(json_path).views
     assert [view.file_path.stem for view in views] == [Path(name).stem for name in names]
     degrees, away = differences(np.stack([view.c2w for view in views]), c2w)
-    # Ten small photos, and a lens that is to be found: 0.30 degrees and 0.0009 of the extent are the worst.
+    # Ten small photos and an unknown lens: 0.30 degrees and 0.0009 of the extent are the worst.
     assert degrees.max() < 0.6
     assert away.max() < 0.005
     assert all(abs(view.fx / FOCAL - 1) < 0.02 for view in views)
-    # What is done is not done again, and what was given stays.
+    # Finished work is skipped, and the input is unchanged.
     model = tmp_path / "out_colmap" / "corner" / "model" / "images.bin"
     state = model.stat().st_mtime_ns
     assert main(flags) == 0
@@ -122,7 +122,7 @@ import pycolmap
 from worker import refine_centres
 
 def centre(count, roll_deg):
-    # Points seen by cameras on a ring, in photos of 320x240 whose lens's centre is at (166, 113) and not in the middle.
+    # Points seen by cameras on a ring, in photos of 320x240 whose lens's centre is at (166, 113), not in the middle.
     rng = np.random.default_rng(0)
     model = pycolmap.Reconstruction()
     camera = pycolmap.Camera(camera_id=1, model="RADIAL", width=320, height=240, params=[300, 166, 113, 0, 0])
@@ -153,7 +153,7 @@ centre(12, 20)
 
 
 @with_pycolmap
-def test_the_centre_of_a_lens_is_refined_where_photos_tell_it():
+def test_the_centre_of_a_lens_is_refined_where_photos_determine_it():
     folder = Path(structure_from_motion.__file__).parent
     run = subprocess.run([sys.executable, "-c", CENTRES, str(folder)], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -172,11 +172,11 @@ def test_pictures_of_nothing_are_refused_with_advice(tmp_path, capsys):
     assert main(["--from_images", str(folder), "--output", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert (
-        "fog: has 0 of 3 photos that COLMAP could place; wanted 50% (--min_registered) and 3 at least: photograph so that" in error
+        "fog: has 0 of 3 photos that COLMAP could place; wanted 50% (--min_registered) and at least 3: neighbouring photos" in error
     )
 
 
-# Stands in for COLMAP: places photos by what their names in job.json say, and tells of it as the real one does.
+# Stand-in for COLMAP: places photos by their names in job.json, and reports progress like the real one.
 WORKER = """
 import json, os, sys
 from pathlib import Path
@@ -202,7 +202,7 @@ Path("model/others.json").write_text(json.dumps([job["photos"][3:6]]))
 
 @pytest.fixture
 def stand_in(tmp_path, monkeypatch):
-    """Return what puts a worker in COLMAP's place; no pycolmap is needed."""
+    """Return a function that replaces COLMAP's worker; pycolmap is not needed."""
     monkeypatch.setattr(structure_from_motion.importlib.util, "find_spec", lambda name: name)
 
     def put(mode: str) -> None:
@@ -226,13 +226,13 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     stand_in("good")
     flags = ["--from_images", str(tmp_path / "desk"), "--output", str(tmp_path / "out"), "--workers", "3"]
     assert main(flags) == 0
-    told = capsys.readouterr().out
-    assert "desk: 4 of 7 photos placed, 1 lens\n" in told
-    assert "desk: 2 photos fit each other only and are left out: photo 4.png, photo 5.png\n" in told
-    assert "desk: 1 photos could not be placed and are left out: photo 6.png\n" in told
+    output = capsys.readouterr().out
+    assert "desk: 4 of 7 photos placed, 1 lens\n" in output
+    assert "desk: 2 photos fit only each other and are skipped: photo 4.png, photo 5.png\n" in output
+    assert "desk: 1 photos could not be placed and are skipped: photo 6.png\n" in output
     assert main([*flags, "--min_registered", "0.6"]) == 2
     assert "has 4 of 7 photos that COLMAP could place; wanted 60% (--min_registered)" in capsys.readouterr().err
-    # One run for both: only what COLMAP is asked for starts it again.
+    # One run for both: only other settings of COLMAP start it again.
     runs = tmp_path / "out_colmap" / "desk" / "runs"
     assert runs.read_text() == "3\n"
     assert main([*flags, "--seed", "1"]) == 0
@@ -244,12 +244,12 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     [
         (
             "crash",
-            r"made COLMAP stop \(exit code 3: Check failed: the last word\); wanted photos that it can use: see .*colmap.log",
+            r"made COLMAP fail \(exit code 3: Check failed: the last word\); wanted photos it can use: see .*colmap.log",
         ),
-        ("error", r"made COLMAP stop \(Cannot read photo 1.png really\); wanted photos"),
+        ("error", r"made COLMAP fail \(Cannot read photo 1.png really\); wanted photos"),
     ],
 )
-def test_what_stops_colmap_is_told(tmp_path, stand_in, mode, message):
+def test_a_failure_of_colmap_is_reported(tmp_path, stand_in, mode, message):
     names = write_photos(tmp_path / "desk", 4)
     stand_in(mode)
     with pytest.raises(InputError, match=message):
@@ -294,7 +294,7 @@ def test_pairs_of_a_sequence_reach_far_with_few(tmp_path, stand_in):
     ("make", "message"),
     [
         (lambda folder: write_photos(folder, 2), "desk: has 2 photos; wanted 3 or more to find cameras"),
-        (lambda folder: folder.mkdir(), "desk: holds no photo; wanted .png, .jpg"),
+        (lambda folder: folder.mkdir(), "desk: holds no photos; wanted .png, .jpg"),
         (lambda folder: None, "desk: is not there; wanted a video or a folder of photos"),
         (lambda folder: folder.write_text("no"), "desk: cannot be decoded .*; wanted a video"),
     ],
@@ -317,7 +317,6 @@ def test_without_pycolmap_one_line_says_what_to_install(tmp_path):
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 2
     assert run.stderr == (
-        "colmap_format_converter.py: --from_images: needs pycolmap, which this Python lacks; wanted it installed: "
-        "pip install pycolmap\n"
+        "colmap_format_converter.py: --from_images: needs pycolmap, which is not installed; wanted pip install pycolmap\n"
     )
     assert not (tmp_path / "out").exists()

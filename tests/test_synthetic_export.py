@@ -1,4 +1,13 @@
-"""Export of synthetic data to the unified format. Letters: h w pixels."""
+"""Export of procedural data to the unified format. Letters: h w pixels."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +37,8 @@ def test_objects_are_what_the_generator_makes_on_white(tmp_path):
         scene = dataset[i]
         assert scene.name == f"objects_9_{4 + i:06d}"
         loaded = dataset.load(scene, range(3))
-        # One rounding of colour, one of alpha and one of both laid on white: half a step each at most, the last a whole one. A
-        # batch may round a ray at a border to its other side.
+        # Rounding of colour and of alpha, half a step each at most, and of both composited on white, a whole step. A batch may
+        # round a ray at a border to its other side.
         assert ((loaded["image"] - expected["image"][i]).abs() > 2 / 255).float().mean() < 2e-3
         assert torch.allclose(loaded["c2w"], expected["c2w"][i], atol=1e-6)
         assert torch.allclose(loaded["fxfycxcy"], expected["fxfycxcy"][i])
@@ -86,7 +95,7 @@ def test_an_interrupted_export_is_continued_and_ends_in_the_same_bytes(tmp_path,
     assert main([*flags, str(tmp_path / "cut")]) == 130
     assert capsys.readouterr().err.endswith("synthetic_export.py: interrupted; run again to complete\n")
     assert sorted(path.name for path in (tmp_path / "cut" / "objects_0_000001").iterdir()) == [".unfinished", "images"]
-    # Two pictures are left: no more is rendered.
+    # Two pictures are left: no more are rendered.
     left = 2
     export(*flags, str(tmp_path / "cut"))
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -96,7 +105,7 @@ def test_an_interrupted_export_is_continued_and_ends_in_the_same_bytes(tmp_path,
 def test_other_flags_do_not_pass_for_the_same_scene(tmp_path, capsys):
     flags = ["--kind", "objects", "--output", str(tmp_path)]
     export(*flags, *SIZE, "--num_views", "2")
-    # The last in a process of its own, from which the error travels.
+    # The last one in a worker process, whose error is passed on.
     for other in ([*SIZE, "--num_views", "3"], ["--image_size", "24", "32"], [*SIZE, "--num_views", "3", "--workers", "1"]):
         capsys.readouterr()
         assert main([*flags, "--num_views", "2", *other]) == 2
@@ -109,18 +118,25 @@ def test_other_flags_do_not_pass_for_the_same_scene(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--count", "0"], "--count: is 0; wanted 1 or more"),
+        (["--count", "0"], "--count: is 0; wanted 1 to 1000000"),
+        (["--count", "9" * 25], f"--count: is {'9' * 25}; wanted 1 to 1000000"),
         (["--first_index", "-1"], "--first_index: is -1; wanted 0 or more"),
-        (["--indices", "3", "-1"], "--indices: is -1; wanted 0 or more"),
+        (["--indices", "3", "-1"], "--indices: is 3 -1; wanted 0 or more"),
         (["--indices", "7", "2", "7"], "--indices: is 7 2 7; wanted each index once"),
         (["--indices", "7", "--count", "2"], "--indices: is given with --count or --first_index; wanted one or the other"),
         (["--indices", "7", "--first_index", "2"], "--indices: is given with --count or --first_index; wanted one or the other"),
-        (["--workers", "-1"], "--workers: is -1; wanted 0 or more"),
-        (["--num_views", "0"], "--num_views: is 0; wanted 1 or more"),
+        (["--workers", "-1"], "--workers: is -1; wanted 0 to 1024"),
+        (["--workers", "99999999"], "--workers: is 99999999; wanted 0 to 1024"),
+        (["--num_views", "0"], "--num_views: is 0; wanted 1 to 100000"),
+        (["--num_views", "9" * 25], f"--num_views: is {'9' * 25}; wanted 1 to 100000"),
         (["--seed", "-2"], "--seed: is -2; wanted 0 or more"),
-        (["--image_size", "8", "0"], "--image_size: is 0; wanted 1 or more"),
+        (["--image_size", "8", "0"], "--image_size: is 8 0; wanted 1 to 8192"),
+        (["--image_size", "10000000000", "8"], "--image_size: is 10000000000 8; wanted 1 to 8192"),
         (["--samples", "12"], "--samples: is 12; wanted a power of two"),
-        (["--samples", "0"], "--samples: is 0; wanted a power of two"),
+        (["--samples", "0"], "--samples: is 0; wanted 1 to 4096"),
+        (["--samples", str(1 << 65)], f"--samples: is {1 << 65}; wanted 1 to 4096"),
+        (["--name", "walks/long"], "--name: is 'walks/long'; wanted the start of a file's name: no slash, 200 bytes at most"),
+        (["--name", "ä" * 101], "--name: is 'äää"),
         (["--kind", "scenes", "--layout", "rings"], "--layout: has no effect with --kind scenes; wanted it left out"),
         (["--kind", "cats"], "--kind: cannot be read (invalid choice: 'cats' (choose from"),
     ],
@@ -132,9 +148,55 @@ def test_flags_that_make_no_sense_are_one_line(tmp_path, capsys, flags, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_device_that_is_not_there_is_one_line(tmp_path, capsys):
-    assert main(["--kind", "objects", "--output", str(tmp_path), "--device", "cuda:99"]) == 2
-    assert "device" in capsys.readouterr().err
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:x", "", "meta", "mps", "xla", "xpu", "hip"])
+def test_an_unavailable_device_is_one_line(tmp_path, capsys, device):
+    assert main(["--kind", "objects", "--output", str(tmp_path / "out"), "--device", device]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"synthetic_export.py: --device: is {device!r}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("output", ["file", "file/below", "/proc/nowhere", "x" * 300])
+def test_an_output_that_cannot_be_a_folder_is_one_line(tmp_path, monkeypatch, capsys, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    assert main(["--kind", "objects", "--num_views", "1", *SIZE, "--output", output]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("synthetic_export.py: [Errno ")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_killed_worker_is_one_line(tmp_path, capsys):
+    def kill():
+        while not (processes := multiprocessing.active_children()):
+            time.sleep(0.01)
+        processes[0].kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    assert main(["--kind", "objects", *SIZE, "--output", str(tmp_path), "--workers", "1"]) == 2
+    thread.join()
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith("synthetic_export.py: --workers: has lost a process, which the system ended; wanted ")
+    )
+
+
+@pytest.mark.slow
+def test_an_interrupt_from_the_keyboard_is_one_line_and_ends_the_workers(tmp_path):
+    script = Path(synthetic_export.__file__)
+    flags = ["--kind", "objects", "--count", "500", "--num_views", "8", "--image_size", "64", "64", "--workers", "2"]
+    command = [sys.executable, str(script), *flags, "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.rglob("*.png")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "synthetic_export.py: interrupted; run again to complete"
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob(".*.tmp.png"))
 
 
 def test_full_memory_is_one_line(tmp_path, capsys, monkeypatch):
@@ -143,8 +205,8 @@ def test_full_memory_is_one_line(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(synthetic_export, "render", render)
     assert main(["--kind", "objects", *SIZE, "--output", str(tmp_path)]) == 2
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == "synthetic_export.py: GPU memory: is full; wanted smaller images, or fewer --workers"
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "synthetic_export.py: GPU memory: is full; wanted smaller images, or fewer --workers"
 
 
 def test_chosen_indices_are_written_in_their_order(tmp_path):

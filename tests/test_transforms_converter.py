@@ -1,4 +1,4 @@
-"""Captures with a transforms.json. Letters: v views, n points, h w pixels."""
+"""Conversion of captures with a transforms.json. Letters: v views, n points, h w pixels."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.support.scenes import ring_c2w
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
 MIDDLE = np.array([1.0, -2.0, 0.5])
 KEYS = ("fl_x", "fl_y", "cx", "cy")
-# Two cameras took these photos: sizes, intrinsics and distortion differ.
+# Two cameras with different sizes, intrinsics and distortion.
 LENSES = [((120, 168), (150.0, 154.0, 80.5, 62.25), {"k1": -0.2, "k2": 0.03, "p1": 0.004, "p2": -0.006}),
           ((140, 110), (118.0, 117.0, 57.0, 66.5), {"k1": 0.12, "k2": -0.02, "k3": 0.01})]  # fmt: skip
 FISHEYES = [((120, 168), (120.0, 118.0, 82.5, 61.0), {"k1": 0.05, "k2": -0.01, "k3": 0.002, "k4": 0.001}),
@@ -28,7 +28,7 @@ FISHEYES = [((120, 168), (120.0, 118.0, 82.5, 61.0), {"k1": 0.05, "k2": -0.01, "
 
 
 def capture(folder, lenses, model, top=None, v=4, up=(0.2, -0.9, 0.3)):
-    """Write photos of dots from an orbit by turns with two lenses; return c2w (v, 4, 4)."""
+    """Write photos of dots from an orbit, alternating two lenses; return c2w (v, 4, 4)."""
     c2w = orbit(v, up=up, centre=MIDDLE)
     images, each = [], []
     for i in range(v):
@@ -48,7 +48,7 @@ def convert(folder: Path, output: Path, *flags: str) -> list:
 
 
 def moved(points: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return points (n, 3) in the world into which the similarity of two lists of cameras (v, 4, 4) takes them."""
+    """Return points (n, 3), mapped by the similarity between two lists of cameras (v, 4, 4)."""
     turn = after[0, :3, :3] @ before[0, :3, :3].T
     distances = [np.linalg.norm(c2w[1:, :3, 3] - c2w[0, :3, 3], axis=1).sum() for c2w in (before, after)]
     return (points - before[0, :3, 3]) @ turn.T * (distances[1] / distances[0]) + after[0, :3, 3]
@@ -82,7 +82,7 @@ def test_the_given_cameras_come_back_upright_and_in_the_middle(tmp_path):
     capture(tmp_path / "toy", LENSES, perspective, v=6)
     views = convert(tmp_path / "toy", tmp_path / "out")
     c2w, upright = np.stack([view.c2w for view in views]), orbit(6)
-    # An orbit is unrolled: how much each camera is tilted against z tells that z is up again.
+    # Orbit cameras are not rolled: their tilt against z shows that z is up again.
     np.testing.assert_allclose(c2w[:, 2, :3], upright[:, 2, :3], atol=1e-9)
     position = c2w[:, :3, 3]
     np.testing.assert_allclose(np.median(np.linalg.norm(position, axis=1)), 2.7, atol=1e-9)
@@ -109,7 +109,7 @@ def test_synthetic_scenes_keep_their_pixels_and_alpha(tmp_path):
     far[:, :3, 3] *= 4.03 / 2.7
     images = blender(tmp_path / "lego", far)
     views = convert(tmp_path / "lego" / "transforms_train.json", tmp_path / "out")
-    # r_10 comes after r_2, and the object's cameras at 4.03 come to 2.7 without a turn: the world was upright.
+    # r_10 comes after r_2; the object's cameras move from 4.03 to 2.7 without rotation, since the world was upright.
     assert [view.file_path.name for view in views] == [f"r_{i}.png" for i in range(12)]
     assert views[0].file_path.parent == tmp_path / "out" / "lego_train" / "images" / "train"
     np.testing.assert_allclose(np.stack([view.c2w for view in views]), c2w, atol=1e-9)
@@ -178,7 +178,7 @@ def test_orientation_tags_count_only_where_the_lens_says_so(tmp_path, size, stat
     view = convert(tmp_path / "toy", tmp_path / "out")[0]
     with Image.open(tmp_path / "toy" / "images" / "0.jpg") as image:
         stored = np.asarray(image)
-    # Tag 6: what is stored must be turned by 90 degrees clockwise to be upright.
+    # Tag 6: the stored image must be turned by 90 degrees clockwise to be upright.
     expected = stored if as_stored else np.rot90(stored, -1)
     with Image.open(view.file_path) as image:
         assert image.getexif().get(0x0112) is None
@@ -264,7 +264,7 @@ ERRORS = {
     "size": ({"w": 28, "h": 19.5}, None, "frame 0, h: is 19.5; wanted a whole number of pixels"),
     "other shape": ({"w": 28, "h": 28}, None, "0.png: is an image of 28×20 .*; wanted the 28×28 of its camera"),
     "model": ({"camera_model": "THIN_PRISM_FISHEYE"}, None, "camera_model: is 'THIN_PRISM_FISHEYE'; wanted one of PINHOLE"),
-    "panorama": ({"equirectangular": True}, None, "equirectangular: stands for a camera that is no lens"),
+    "panorama": ({"equirectangular": True}, None, "equirectangular: stands for a camera that is not a lens"),
     "fourth radial term": ({"k4": 0.01}, None, "k4: is 0.01; wanted 0: this model has k1, k2, p1, p2, k3"),
     "tangential fisheye": ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, None, "p1: is 0.1; wanted 0: OPENCV_FISHEYE has"),
     "folded": ({"k1": -60.0}, None, "0.png, lens: has the distortion"),
@@ -273,7 +273,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_what_is_wrong_is_said_in_one_line(tmp_path, capsys, case):
+def test_a_wrong_capture_is_one_line(tmp_path, capsys, case):
     top, frame, message = ERRORS[case]
     json_path = simple(tmp_path / "toy")
     content = json.loads(json_path.read_text()) | top
@@ -301,12 +301,12 @@ def test_captures_that_are_not_there_or_have_one_name(tmp_path, capsys):
         return capsys.readouterr().err
 
     toy = tmp_path / "a" / "toy"
-    assert "for the scene 'toy'; wanted a name for each" in says("--input", str(toy), str(toy))
+    assert "for the scene 'toy'; wanted a different name for each" in says("--input", str(toy), str(toy))
     error = says("--input", str(tmp_path / "b" / "toy"))
     assert f"wanted one, or the file itself, if it is one of {tmp_path / 'b' / 'toy' / 'transforms_test.json'}" in error
     assert "has no transforms.json" in says("--input", str(tmp_path / "c"))
-    assert "--workers: is 0; wanted 1 or more" in says("--input", str(toy), "--workers", "0")
-    assert "the following arguments are required: --input); wanted flags as" in says()
+    assert "--workers: is 0; wanted 1 to 1024" in says("--input", str(toy), "--workers", "0")
+    assert "--input: is missing; wanted captures" in says()
     (toy / "images" / "1.png").unlink()
     (toy / "images" / "1.png").symlink_to(SCRIPT)
     assert "images/1.png; wanted a file in the folder of the JSON" in says("--input", str(toy))
@@ -332,4 +332,4 @@ def test_as_a_user_runs_it(tmp_path):
     assert "1 of 1 scenes in out/transforms_data_path.json" in done.stdout
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 or more\n")
+    assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 to 1024\n")

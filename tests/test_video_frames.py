@@ -1,4 +1,4 @@
-"""Still frames from a video. Letters: h w pixels."""
+"""Still frames of a video. Letters: h w pixels."""
 
 import struct
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ SHARP = (3, 11, 12, 25)
 
 
 def write_video(path, frames: int = 30, size=(48, 64)) -> np.ndarray:
-    """Write a pattern whose left half is red, blurred but for the frames of SHARP; return the sharp one."""
+    """Write a pattern whose left half is red, blurred except in the frames of SHARP; return the sharp one."""
     h, w = size
     pattern = np.random.default_rng(0).integers(0, 2, (h // 4, w // 4, 1)).repeat(4, 0).repeat(4, 1).repeat(3, 2) * 160 + 40
     pattern[:, : w // 2] = (180, 40, 50)
@@ -29,14 +29,14 @@ def write_video(path, frames: int = 30, size=(48, 64)) -> np.ndarray:
     return pattern
 
 
-def test_the_sharpest_of_each_stretch_is_drawn_in_its_colours(tmp_path):
+def test_the_sharpest_of_each_segment_is_drawn_in_its_colours(tmp_path):
     pattern = write_video(tmp_path / "walk.mp4")
     files = draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 3)
-    # Stretches 0..9, 10..19, 20..29; of two alike the first.
+    # Segments 0..9, 10..19, 20..29; the first of two equal ones.
     assert [file.name for file in files] == ["000003.png", "000011.png", "000025.png"]
     for file in files:
         found = np.asarray(Image.open(file)).astype(int)
-        # 8 bits through yuv420p and H.264; BT.601 for BT.709 moves this red by more than 10.
+        # 8 bits through yuv420p and H.264; BT.601 instead of BT.709 changes this red by more than 10.
         assert np.abs(found[8:-8, 8:24] - pattern[8:-8, 8:24]).max() < 6
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [*(file.name for file in files), "frames.json"]
 
@@ -49,7 +49,7 @@ def test_frames_are_drawn_once(tmp_path):
     assert [file.stat().st_mtime_ns for file in files] == times
     files[1].unlink()
     assert draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 3) == files
-    # Other frames than before leave none of those behind.
+    # None of the earlier frames remain.
     assert len(draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 5)) == 5
     assert len(list((tmp_path / "frames").glob("*.png"))) == 5
 

@@ -1,4 +1,4 @@
-"""Captures brought upright, to the middle and to scale. Letters: v views."""
+"""World frame of captures: upright, centred, scaled. Letters: v views."""
 
 import numpy as np
 import pytest
@@ -39,10 +39,10 @@ def walk() -> np.ndarray:
 @pytest.mark.parametrize("elevations", [(0, 20, 40, 60), (65,), (-50, -10, 30)])
 def test_an_object_comes_back_to_where_objects_stand(elevations):
     given = ring_c2w(elevations, per_ring=7)[: 5 * len(elevations)]
-    # One ring from above: the cameras' own up tilts by 65 degrees from the true one.
+    # A ring from above: the cameras' own up axes are 65 degrees from the true one.
     c2w = np.linalg.inv(orient(seen_from(similarity(), given)))
     position = c2w[:, :3, 3]
-    # Cameras' heights, distances and angles to each other are the given ones, so only a turn around z is free.
+    # Heights, distances and relative angles are as given, so only a rotation around z is free.
     np.testing.assert_allclose(position[:, 2], given[:, 2, 3], atol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(position, axis=1), OBJECT_RADIUS, atol=1e-9)
     np.testing.assert_allclose(position @ position.T, given[:, :3, 3] @ given[:, :3, 3].T, atol=1e-9)
@@ -88,7 +88,7 @@ def test_cameras_that_hardly_turn_take_the_mean_of_their_own_up():
     np.testing.assert_allclose(-moved[:, :3, 1], [(0, 0, 1)] * 4, atol=1e-9)
 
 
-def test_up_that_cannot_be_told_leaves_the_world_as_it_is():
+def test_an_unknown_up_direction_leaves_the_world_as_it_is():
     spun = [look_at((0, -3, 0.1 * i)) for i in range(6)]
     for i, pose in enumerate(spun):
         turn = np.pi * i / 3

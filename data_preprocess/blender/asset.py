@@ -1,4 +1,4 @@
-"""Objects to render: where their cameras stand, which files they have, what of them is there, and whether that is whole.
+"""Objects to render: their cameras, their files, which of them exist, and whether those are intact.
 
 Letters: v views, h w pixels.
 """
@@ -23,7 +23,7 @@ RING_VIEWS, RING_RADIUS = 16, 2.7
 
 @dataclass(frozen=True)
 class Render:
-    """How to render objects: flags, letter for letter."""
+    """How to render objects."""
 
     num_views: int
     rings: bool
@@ -35,11 +35,11 @@ class Render:
 
 
 def cameras(render: Render, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the cameras of an object: a function of the seed and its name alone.
+    """Choose the cameras of an object, as a function of the seed and its name alone.
 
     Returns:
-        c2w (v, 4, 4), OpenCV axes, and fxfycxcy (v, 4), float64: the random views, then the rings from the lowest up. All look at
-        the origin; the field of view is 50 degrees along the image's shorter side.
+        c2w (v, 4, 4), OpenCV axes, and fxfycxcy (v, 4), float64: random views, then rings from the lowest up. All look at the
+        origin; the field of view is 50 degrees along the image's shorter side.
     """
     digest = hashlib.sha256(name.encode()).digest()
     rng = np.random.default_rng([render.seed, int.from_bytes(digest[:8], "little")])
@@ -57,7 +57,7 @@ def cameras(render: Render, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Asset:
-    """An object to render: its cameras, its files, and what of them is there."""
+    """An object to render: its cameras, its files, and which of them exist."""
 
     def __init__(self, render: Render, name: str) -> None:
         self.render, self.name = render, name
@@ -67,12 +67,12 @@ class Asset:
         self.files = [view.file_path for view in self.scene.views]
 
     def make(self, glb: Path, pool: BlenderPool, on_view: Callable[[int], None]) -> None:
-        """Render the views that are missing, check all, and write the JSON.
+        """Render missing views, check all views, and write the JSON.
 
         Args:
             glb: the object's file.
-            pool: what renders.
-            on_view: called with the number of views that are there, or there now.
+            pool: renders them.
+            on_view: called with the number of views that exist, then with each number of new ones.
 
         Raises:
             OSError, InputError: it cannot be rendered; the message names the file.
@@ -91,7 +91,7 @@ class Asset:
         self.scene.finish()
 
     def _check(self) -> bool:
-        """Return whether anything is to be seen; pictures that are not as they should be are deleted, for the next call."""
+        """Return whether any view shows anything; unusable pictures are deleted, so that the next run renders them again."""
         seen, problems = False, []
         for file in self.files:
             try:
@@ -110,7 +110,7 @@ class Asset:
 
 
 def check_image(file: Path, image_size: tuple[int, int]) -> bool:
-    """Return whether anything is to be seen in a rendered picture.
+    """Return whether a rendered picture shows anything.
 
     Raises:
         InputError: it is damaged, or not RGBA of this size (h, w).

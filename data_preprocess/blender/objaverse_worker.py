@@ -1,7 +1,7 @@
-"""Process that downloads objects of Objaverse with the `objaverse` package. Runs in the environment of `objaverse_requirement.txt`.
+"""Process that downloads objects of Objaverse with the `objaverse` package, in the environment of `objaverse_requirement.txt`.
 
-Reads uids from standard input, one a line, and answers each by a line of JSON: `{"uid", "glb"}` or `{"uid", "error"}`. What the
-package prints goes to standard error. It keeps files in ~/.objaverse and fetches none twice.
+Reads uids from standard input, one per line, and answers each with a line of JSON: `{"uid", "glb"}` or `{"uid", "error"}`. The
+package's own output goes to standard error. It keeps files in ~/.objaverse and downloads none twice.
 """
 
 import json
@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import objaverse
 
-# Threads, and not the package's own processes: those wait for ever when the server refuses an object.
+# Threads instead of the package's own processes, which wait forever when the server refuses an object.
 DOWNLOADS = 8
-# Uids that are asked for at once: for each question the package reads its list of 800 thousand objects.
+# Uids per request: for each one, the package reads its list of 800 thousand objects.
 CHUNK = 16
 TIMEOUT_S = 60
 
@@ -29,11 +29,11 @@ def main() -> None:
     uids = sys.stdin.read().split()
     chunks = [uids[start : start + CHUNK] for start in range(0, len(uids), CHUNK)]
     try:
-        # Once, before the threads, which must not all fetch the list of objects.
+        # Once, before the threads, which must not all download the list of objects.
         objaverse.load_uids()
-    except Exception as error:  # a refused or cut connection, or anything that a damaged list brings about
+    except Exception as error:  # a refused or cut connection, or anything a damaged list may raise
         problem = (
-            f"is not looked for, the list of objects cannot be read ({explain(error)}); wanted it: delete a damaged ~/.objaverse"
+            f"is skipped, the list of objects cannot be read ({explain(error)}); wanted the list: delete a damaged ~/.objaverse"
         )
         for uid in uids:
             answers.write(json.dumps({"uid": uid, "error": problem}) + "\n")
@@ -45,16 +45,16 @@ def main() -> None:
 
 
 def fetch(uids: list[str]) -> list[dict]:
-    """Download some objects; where that fails, one by one, to tell which of them it is."""
+    """Download some objects; if that fails, one by one, to find the cause."""
     try:
         paths = objaverse.load_objects(uids)
     except Exception as error:
         if len(uids) > 1:
             return [fetch([uid])[0] for uid in uids]
         return [
-            {"uid": uids[0], "error": f"cannot be downloaded ({explain(error)}); wanted it from its server: run again to try again"}
+            {"uid": uids[0], "error": f"cannot be downloaded ({explain(error)}); wanted it from its server: run again to retry"}
         ]
-    missing = "is not in Objaverse; wanted a uid that it has"
+    missing = "is not in Objaverse; wanted a uid in its list"
     return [{"uid": uid, "glb": paths[uid]} if uid in paths else {"uid": uid, "error": missing} for uid in uids]
 
 

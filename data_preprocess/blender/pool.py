@@ -1,6 +1,6 @@
-"""Worker processes that render with Blender, each in the environment of `objaverse_requirement.txt`: start, ask, watch, replace.
+"""Pool of Blender worker processes in the environment of `objaverse_requirement.txt`: start, send jobs, watch, replace.
 
-See `worker.py` for what is said between them.
+See `worker.py` for the protocol.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ WORKER = Path(__file__).with_name("worker.py")
 ENVIRONMENT = ROOT / ".blender_env"
 REQUIREMENT = ROOT / "data_preprocess" / "objaverse_requirement.txt"
 DEBIAN_PACKAGES = "libx11-6 libxrender1 libxfixes3 libxi6 libxkbcommon0 libsm6 libice6 libgl1"
-# Blender's memory grows from object to object: a fresh process after so many of them.
+# Blender's memory grows from object to object: a fresh process after this many.
 JOBS_PER_PROCESS = 50
 
 
@@ -37,29 +37,29 @@ def find_python(given: str | None) -> str:
     python = given or os.environ.get("BLENDER_PYTHON") or str(ENVIRONMENT / "bin" / "python")
     if not Path(python).is_file():
         raise FileNotFoundError(
-            f"--blender_python: is {python}, which is not there; wanted the Python of an environment with Blender. To make one: "
+            f"--blender_python: is {python}, which is not there; wanted the Python of an environment with Blender. To create one: "
             f"python3.11 -m venv {ENVIRONMENT} && {ENVIRONMENT}/bin/pip install -r {REQUIREMENT}"
         )
     return os.path.abspath(python)
 
 
 def clean_environment() -> dict[str, str]:
-    """Return the environment variables for a process of Blender's Python, without those that point to another Python's packages."""
+    """Return environment variables for Blender's Python, without those that point to another Python's packages."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     return {**kept, "PYTHONNOUSERSITE": "1"}
 
 
 def read_answer(python: str, line: str) -> dict:
-    """Return what a process of Blender's Python says in a line of JSON.
+    """Return a message of a process of Blender's Python, a line of JSON.
 
     Raises:
-        InputError: it says something else: `python` is another program.
+        InputError: it is something else: `python` is another program.
     """
     try:
         answer = json.loads(line)
     except MemoryError:
         raise
-    except Exception:  # a parser may raise anything at what another program says
+    except Exception:  # a parser may raise anything at another program's output
         answer = None
     if not isinstance(answer, dict):
         raise InputError(python, f"answers {line.strip()!r:.80}", "the Python of an environment with Blender")
@@ -67,14 +67,14 @@ def read_answer(python: str, line: str) -> dict:
 
 
 class BlenderPool:
-    """Some workers that wait for jobs; a context manager that ends them.
+    """Workers that wait for jobs; a context manager that ends them.
 
     Args:
         python: of Blender's environment.
-        workers: how many, 1 or more.
-        threads: that each of them computes with.
-        device: `cpu`, or a kind of GPU that Cycles knows; workers take the GPUs of that kind in turn.
-        timeout_s: a worker that says nothing for so long is ended.
+        workers: number of workers, 1 or more.
+        threads: number of threads per worker.
+        device: `cpu`, or a kind of GPU known to Cycles; workers take the GPUs of that kind in turn.
+        timeout_s: a worker silent for this long is ended.
     """
 
     def __init__(self, python: str, workers: int, threads: int, device: str, timeout_s: float) -> None:
@@ -84,14 +84,14 @@ class BlenderPool:
             self._idle.put(worker)
 
     def __enter__(self) -> "BlenderPool":
-        """Start one worker, so that what is wrong with all of them is known before any work.
+        """Start one worker, so that a problem common to all surfaces before any work.
 
         Raises:
             InputError: it does not start.
         """
         try:
             self._workers[0].start()
-        except BaseException:  # an interruption, too, leaves no process behind
+        except BaseException:  # leave no process running after an interruption either
             self.close()
             raise
         return self
@@ -100,12 +100,12 @@ class BlenderPool:
         self.close()
 
     def close(self) -> None:
-        """End the workers, whatever they do; jobs of other threads fail."""
+        """End the workers immediately; jobs of other threads fail."""
         for worker in self._workers:
             worker.stop()
 
     def render(self, glb: Path, job: dict, on_view: Callable[[int], None]) -> None:
-        """Have a job done; may be called by as many threads as there are workers, and more wait.
+        """Run a job on an idle worker, waiting for one if necessary; safe to call from several threads.
 
         Args:
             glb: the object's file.
@@ -113,7 +113,7 @@ class BlenderPool:
             on_view: called with 1 after each picture.
 
         Raises:
-            InputError: what the worker answered, or that it crashed, was ended or did not start.
+            InputError: the worker reported an error, crashed, was ended or did not start.
         """
         worker = self._idle.get()
         try:
@@ -134,7 +134,7 @@ class _Worker:
         self._jobs, self._timed_out = 0, False
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by stop)
         self._log = self._open.enter_context(log)
-        # A session of its own: an interrupt from the keyboard is for the project's process, which then ends its workers.
+        # A separate session: an interrupt from the keyboard reaches only the parent process, which then ends its workers.
         self._process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
             errors="replace", start_new_session=True, env=clean_environment(),
@@ -150,7 +150,7 @@ class _Worker:
         if self._process is None or self._process.poll() is not None or self._jobs >= JOBS_PER_PROCESS:
             self.start()
         self._jobs += 1
-        # A worker that has died since reads nothing; what it died of comes to light when it is heard.
+        # A worker that has died since reads nothing; the cause is found when its answer is read.
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps({"glb": str(glb.absolute()), **job}) + "\n")
             self._process.stdin.flush()
@@ -175,7 +175,7 @@ class _Worker:
         self._open.close()
 
     def _hear(self) -> dict | None:
-        """Return the next message, or None from a worker that has ended or is ended for its silence."""
+        """Return the next message, or None from a worker that has ended or is ended after a timeout."""
         process = self._process
         watch = threading.Timer(self._timeout_s, self._kill_late, [process])
         watch.daemon = True
@@ -191,11 +191,11 @@ class _Worker:
         process.kill()
 
     def _end(self) -> str:
-        """Wait for a process that says no more; return how it ended, and its last words."""
+        """Wait for a process that has stopped answering; return how it ended, and its last line of output."""
         self._process.kill()
         code = self._process.wait()
         if self._timed_out:
-            return f"no sign of it for {self._timeout_s:g} s, the --timeout"
+            return f"no answer for {self._timeout_s:g} s, the --timeout"
         self._log.seek(0)
         lines = [line.strip() for line in self._log.read().splitlines() if line.strip()]
         ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
@@ -203,12 +203,12 @@ class _Worker:
 
 
 def _refusal(python: str, error: str, wanted: str | None) -> InputError:
-    """Return what to do about a worker that says why it does not start: a device that is missing, or an import that failed."""
+    """Return the error of a worker that could not start: the device is missing, or the import of Blender failed."""
     if wanted is not None:
         return InputError("--device", error, wanted)
     if "cannot open shared object file" in error:
         library = error.split(":")[0]
-        advice = f"it installed; on Debian and Ubuntu: apt-get install {DEBIAN_PACKAGES}"
+        advice = f"it to be installed; on Debian and Ubuntu: apt-get install {DEBIAN_PACKAGES}"
         return InputError(python, f"needs {library} for Blender, which this machine lacks", advice)
     advice = f"an environment with Blender: {python} -m pip install -r {REQUIREMENT}"
     return InputError(python, f"cannot import Blender ({error})", advice)

@@ -1,11 +1,11 @@
-"""Process that renders GLB files with Blender as a Python module (Cycles). Runs in the environment of `objaverse_requirement.txt`.
+"""Process that renders GLB files with Blender as a Python module (Cycles), in the environment of `objaverse_requirement.txt`.
 
-`pool.py` starts it as `PYTHON worker.py DEVICE THREADS NUMBER` and talks to it in lines of JSON. It says
-`{"ready": VERSION}` or `{"error", "wanted"}` once; then every job on standard input,
+`pool.py` starts it as `PYTHON worker.py DEVICE THREADS NUMBER` and exchanges lines of JSON with it. It first answers
+`{"ready": VERSION}` or `{"error", "wanted"}`; then every job on standard input,
 `{"glb", "size": [h, w], "samples", "denoise", "views": [{"png", "fxfycxcy", "c2w", "seed"}]}`, is answered by `{"view": PNG}` after
-each picture and `{"done": true}` or `{"error", "wanted"}` at the end. What Blender prints goes to standard error.
+each picture and `{"done": true}` or `{"error", "wanted"}` at the end. Blender's own output goes to standard error.
 
-The world is Blender's, z up: the importer lays glTF's (x, y, z) at (x, -z, y). Letters: k vertices, h w pixels.
+The world is Blender's, z up: the importer maps glTF's (x, y, z) to (x, -z, y). Letters: k vertices, h w pixels.
 """
 
 import json
@@ -23,11 +23,11 @@ if __package__ in (None, ""):
 
 from data.files import replace_when_finished
 
-# A centred object reaches at most so far along an axis, and at most so far from the origin: as large as the published
-# renders of GSO, and whole in views of 50 degrees from a radius of 2.01 on.
+# Largest extent of a centred object along an axis, and from the origin: as large as in the published renders of GSO, and
+# entirely visible in views of 50 degrees from a radius of 2.01 on.
 HALF_EXTENT, RADIUS = 0.75, 0.85
-# An even sky and three suns that stand still around the object: (azimuth, elevation) in degrees, and irradiance in W/m². With the
-# sky's radiance of 0.5 a white wall in full sun comes to 0.95 of the whitest white.
+# A uniform sky and three fixed suns around the object: (azimuth, elevation) in degrees, and irradiance in W/m². With the sky's
+# radiance of 0.5, a white wall in full sun reaches 0.95 of pure white.
 SKY = 0.5
 SUNS = (((-60, 50), 1.2), ((50, 20), 0.6), ((180, -30), 0.4))
 SUN_DIAMETER_DEG = 15
@@ -35,10 +35,10 @@ SENSOR_WIDTH_MM = 36.0
 
 
 class UnusableError(Exception):
-    """An object, or a device, that cannot be used. Blender's environment lacks what `config.errors` needs.
+    """Unusable object or device. Blender's environment lacks the packages that `config.errors` imports.
 
     Args:
-        found: what is wrong with it.
+        found: the problem.
         wanted: what would have been right.
     """
 
@@ -49,7 +49,7 @@ class UnusableError(Exception):
 
 def main() -> None:
     """Answer jobs until standard input ends."""
-    # Blender and its libraries write on descriptor 1: keep it for the answers, and send them to standard error.
+    # Blender and its libraries write to descriptor 1: keep it for our answers, and redirect them to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     device, threads, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -74,7 +74,7 @@ def main() -> None:
         except UnusableError as error:
             answer(answers, error=error.found, wanted=error.wanted)
         except (RuntimeError, OSError, MemoryError) as error:
-            # An operator of Blender hands on a whole traceback as the text of a RuntimeError; its last line says what happened.
+            # The text of a RuntimeError from a Blender operator is an entire traceback; its last line is the message.
             lines = str(error).strip().splitlines() or [type(error).__name__]
             answer(answers, error=f"cannot be rendered ({lines[-1]})", wanted="a GLB that Blender imports")
         else:
@@ -86,7 +86,7 @@ def answer(answers: TextIO, **message: object) -> None:
 
 
 def new_scene(device: str, threads: int, number: int) -> None:
-    """Empty Blender and set what all renders share: Cycles, the device, light, a transparent background, plain sRGB.
+    """Clear Blender and set what all renders share: Cycles, device, lights, transparent background, plain sRGB.
 
     Raises:
         UnusableError: this machine has no such device.
@@ -114,7 +114,7 @@ def new_scene(device: str, threads: int, number: int) -> None:
 
 
 def choose_device(device: str, number: int) -> None:
-    """Compute on the CPU or, worker by worker in turn, on one of the GPUs of a kind that Cycles knows."""
+    """Select the CPU, or one of the GPUs of a kind known to Cycles, by the worker's number in turn."""
     import bpy
 
     if device == "cpu":
@@ -129,14 +129,14 @@ def choose_device(device: str, number: int) -> None:
     preferences.refresh_devices()
     found = [item for item in preferences.devices if item.type == kind]
     if not found:
-        raise UnusableError(f"is {device}, of which this machine has none", "cpu, or a machine that has one")
+        raise UnusableError(f"is {device}, which this machine does not have", "cpu, or a machine that has one")
     for item in preferences.devices:
         item.use = item == found[number % len(found)]
     bpy.context.scene.cycles.device = "GPU"
 
 
 def light() -> None:
-    """Light the scene by an even sky and suns; they stay where they are for all views of all objects."""
+    """Light the scene with a uniform sky and suns, the same for all views of all objects."""
     import bpy
     from mathutils import Euler
 
@@ -150,7 +150,7 @@ def light() -> None:
         sun = bpy.data.lights.new("sun", "SUN")
         sun.energy, sun.angle = strength, math.radians(SUN_DIAMETER_DEG)
         lamp = bpy.data.objects.new("sun", sun)
-        # A sun at rest shines down, from the zenith.
+        # Without rotation, a sun shines down from the zenith.
         lamp.rotation_euler = Euler((0, math.radians(90 - elevation), math.radians(azimuth)))
         scene.collection.objects.link(lamp)
 
@@ -160,7 +160,7 @@ def load_object(glb: str) -> None:
 
     Raises:
         RuntimeError: it cannot be imported.
-        UnusableError: it shows no surface, or one that is not finite or has no size.
+        UnusableError: it has no visible surface, or one that is not finite or has no size.
     """
     import bpy
     import numpy as np
@@ -170,7 +170,7 @@ def load_object(glb: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = without_animations(Path(glb), Path(folder))
         bpy.ops.import_scene.gltf(filepath=str(path), disable_bone_shape=True, import_webp_texture=True)
-    # A node that holds a camera or a lamp may have meshes below it: it is hidden and not removed, so that they stay in place.
+    # The node of a camera or lamp may have meshes below it: hiding it, instead of removing it, keeps them in place.
     imported = [item for item in bpy.data.objects if item not in before]
     for item in imported:
         if item.type in ("CAMERA", "LIGHT"):
@@ -194,9 +194,9 @@ def load_object(glb: str) -> None:
 
 
 def without_animations(glb: Path, folder: Path) -> Path:
-    """Return a GLB whose nodes stay where they are: the same, or where it is animated a copy in `folder` that is not.
+    """Return a GLB without animations: the given one, or if that is animated a copy in `folder`.
 
-    Blender shows an animated object as the animation has it at its first moment, and forgets its pose at rest.
+    Blender shows an animated object at the first moment of its animation and discards its rest pose.
     """
     content = glb.read_bytes()
     if len(content) < 20 or content[:4] != b"glTF":
@@ -204,7 +204,7 @@ def without_animations(glb: Path, folder: Path) -> Path:
     version, _, length, kind = struct.unpack_from("<4I", content, 4)
     try:
         tree = json.loads(content[20 : 20 + length])
-    except Exception:  # it is for the importer to say what is wrong
+    except Exception:  # the importer reports what is wrong
         return glb
     if not isinstance(tree, dict) or "animations" not in tree:
         return glb
@@ -219,7 +219,7 @@ def without_animations(glb: Path, folder: Path) -> Path:
 
 
 def bounds(centre):
-    """Measure every surface that is rendered, with modifiers, in all its instances.
+    """Measure all rendered surfaces, with modifiers, in all their instances.
 
     Args:
         centre: (3,) in the world.
@@ -262,7 +262,7 @@ def bounds(centre):
 
 
 def render_views(job: dict) -> Iterator[str]:
-    """Render the views of a job in order; yield the path of each when it is there."""
+    """Render the views of a job in order; yield the path of each when it is written."""
     import bpy
     from mathutils import Matrix
 
@@ -270,12 +270,12 @@ def render_views(job: dict) -> Iterator[str]:
     h, w = job["size"]
     scene.render.resolution_x, scene.render.resolution_y, scene.render.resolution_percentage = w, h, 100
     scene.cycles.samples = job["samples"]
-    # Ends early where a pixel is clean already, as all of the background is. 64 samples at most, with denoising, took 3.0 s of
-    # CPU time for 512² and came within 53 dB of 1024 samples; 32 everywhere took 4.2 s for the same.
+    # Stops early where a pixel is already clean, as in all of the background. At most 64 samples, with denoising, took 3.0 s of CPU
+    # time for 512² and came within 53 dB of 1024 samples; 32 everywhere took 4.2 s for the same.
     scene.cycles.use_adaptive_sampling = True
     scene.cycles.adaptive_threshold, scene.cycles.adaptive_min_samples = 0.02, 8
     scene.cycles.use_denoising, scene.cycles.denoiser = job["denoise"], "OPENIMAGEDENOISE"
-    # The accurate one denoises albedo and normals first: 3 s more, and no better at this many samples.
+    # ACCURATE denoises albedo and normals first: 3 s more, and no better at this many samples.
     scene.cycles.denoising_prefilter = "FAST"
     scene.cycles.denoising_use_gpu = scene.cycles.device == "GPU"
     data = bpy.data.cameras.new("camera")

@@ -1,9 +1,8 @@
-"""Posed photos of any source, written as scenes of the unified format: what all converters share.
+"""Conversion of posed photos from any source to scenes of the unified format, shared by all converters.
 
 A converter reads its source into `Photo`s and calls `convert`. Letters: h w pixels, c colours.
 """
 
-import argparse
 import contextlib
 import hashlib
 import os
@@ -17,14 +16,23 @@ import numpy as np
 from tqdm import tqdm
 
 from config.errors import InputError
+from config.flags import flag
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
 from data.scene_format import Scene, View, read_scene, write_data_path
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
-from data_preprocess.command import at_least, cores
+from data_preprocess.command import MOST_WORKERS, cores
 from data_preprocess.scene_folder import SceneFolder
 from data_preprocess.scene_problems import camera_problems, describe
+
+
+@dataclass(frozen=True)
+class ConversionSettings:
+    """Flags of every converter."""
+
+    workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, group="conversion", unset="one per core")
+    long_lrm: bool = flag(False, "write scenes in Long-LRM's spelling")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +41,7 @@ class Photo:
 
     Args:
         source: its file.
-        name: the file to write, without suffix, relative to the scene's folder, with `/`.
+        name: the file to write, without suffix, relative to the scene's folder, with forward slashes.
         lens: of the photo, at its size or at another scale.
         w2c: (4, 4) float64, camera from world, OpenCV axes.
         as_published: undistort as `lens.pinhole_camera` says.
@@ -48,19 +56,13 @@ class Photo:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A photo's file, the lens of its real size, whether that is its size when upright, and the view to make of it."""
+    """A photo to convert: its lens at the stored size, whether it is turned upright or copied unchanged, the resulting view."""
 
     photo: Photo
     lens: Lens
     upright: bool
     copied: bool
     view: View
-
-
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `convert` takes from every converter."""
-    parser.add_argument("--workers", type=int, help="threads (default: one a core)")
-    parser.add_argument("--long_lrm", action="store_true", help="write scenes in Long-LRM's spelling")
 
 
 def convert(
@@ -70,25 +72,22 @@ def convert(
     workers: int | None = None,
     long_lrm: bool = False,
 ) -> list[str]:
-    """Write scenes, the list of them, and one line about each on standard output.
+    """Write scenes and the list of them, and print one line per scene.
 
-    A scene that is there already is left alone and a half-done one is completed. A scene that cannot be converted does not
-    stop the others; the list has those that are finished.
+    Finished scenes are skipped and half-finished ones completed. A scene that cannot be converted does not stop the others; the
+    list contains the finished ones.
 
     Args:
-        scenes: what reads a scene's photos, by the scene's name, which names its folder, too.
+        scenes: functions that read a scene's photos, by the scene's name, which is also that of its folder.
         output: folder for the scenes.
         data_path_json: the list to write.
-        workers: threads, 1 or more; one a core by default.
+        workers: threads, 1 or more; one per core by default.
         long_lrm: write scenes in Long-LRM's spelling.
 
     Returns:
-        one line for each scene that could not be converted, and for each thing wrong with the cameras of one that was.
-
-    Raises:
-        InputError: workers is below 1.
+        one line for each scene that could not be converted, and for each problem with the cameras of a converted one.
     """
-    workers = at_least("--workers", workers, 1) or cores()
+    workers = cores() if workers is None else workers
     finished, problems, lines = [], [], []
     with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
         for name, read in scenes.items():
@@ -110,13 +109,13 @@ def convert(
 
 
 def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool) -> Scene:
-    """Write one scene: its images, each whole or not at all, and then its JSON; return it as read again.
+    """Write one scene: its images, each complete or not at all, then its JSON; return it as read back.
 
     Images that need no change are copied, all others are written as PNG.
 
     Raises:
-        FileNotFoundError, InputError: there is no photo, one is missing, damaged or contradicts its lens, two have one name, or
-            the folder holds something else already.
+        FileNotFoundError, InputError: there is no photo, one is missing, damaged or contradicts its lens, two share a name, or
+            the folder already holds something else.
     """
     if not photos:
         raise InputError(folder.name, "has no photos", "at least one")
@@ -134,10 +133,10 @@ def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecuto
 
 
 def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
-    """Return a `Photo.name` for a file of the source: below `folder`, without suffix, with the folders that it lies in.
+    """Return a `Photo.name` for a file of the source: below `folder`, with its own subfolders, without suffix.
 
     Args:
-        file_path: relative to the source's folder; a first folder that is itself called images, or images_N, is left out.
+        file_path: relative to the source's folder; a first folder called images, or images_N, is omitted.
     """
     path = PurePosixPath(file_path)
     parts = path.parent.parts
@@ -147,10 +146,10 @@ def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
 
 
 def _plan(photo: Photo, folder: Path) -> Task:
-    """Fit the lens to the stored image, whose header alone is read.
+    """Fit the lens to the stored image; only its header is read.
 
-    Structure from motion, and what reads its files, takes images as they are stored and leaves orientation tags alone. So do
-    we, unless only the upright image fits the lens.
+    Structure from motion, and programs that read its files, take images as stored and ignore orientation tags. So do we, unless
+    only the upright image fits the lens.
     """
     (h, w), turned = read_header(photo.source)
     lens, upright = photo.lens, False
@@ -189,9 +188,9 @@ def _write(task: Task) -> None:
 def _check_place(photo: Photo, folder: Path) -> None:
     name = PurePosixPath(photo.name)
     if name.is_absolute() or ".." in name.parts or not name.name:
-        raise InputError(photo.source, f"would be written as {photo.name!r}", "a name in the folder of the scene")
+        raise InputError(photo.source, f"would be written as {photo.name!r}", "a name in the scene's folder")
     if folder.resolve() in photo.source.resolve().parents:
-        raise InputError(folder, f"holds {photo.source}", "an --output apart from the input")
+        raise InputError(folder, f"holds {photo.source}", "an --output separate from the input")
 
 
 def _check_names(tasks: Sequence[Task]) -> None:
@@ -200,11 +199,11 @@ def _check_names(tasks: Sequence[Task]) -> None:
         other = first.setdefault(task.view.file_path, task)
         if other is not task:
             found = f"would be written to the same file as {other.photo.source}"
-            raise InputError(task.photo.source, found, "a name for each")
+            raise InputError(task.photo.source, found, "a different name for each")
 
 
 def _made_from(tasks: Sequence[Task]) -> str:
-    """Return a digest of all that images are made from, but not of their poses."""
+    """Return a digest of everything that images are made from, but not of their poses."""
     digest = hashlib.sha256()
     for task in tasks:
         source = task.photo.source.resolve()
@@ -216,7 +215,7 @@ def _made_from(tasks: Sequence[Task]) -> str:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that share the cores by themselves: OpenCV's own would get in their way."""
+    """Yield a pool of threads, with OpenCV's own threads off: the two would compete for the cores."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -1,7 +1,7 @@
-"""Lenses: how to take their distortion out of a photo, and which pinhole camera the result has.
+"""Lenses: removal of their distortion from photos, and the pinhole camera of the result.
 
 Letters: h w pixels, c colours. The centre of the first pixel is at (0.5, 0.5), as in COLMAP, nerfstudio and the unified
-format; OpenCV puts it at (0, 0), and this file goes between the two.
+format; OpenCV puts it at (0, 0), and this file converts between the two.
 """
 
 import functools
@@ -13,27 +13,27 @@ import numpy as np
 
 from config.errors import InputError
 
-# A fisheye sees up to 180 degrees and more, of which a pinhole camera shows at most this much each way from the middle.
+# A fisheye sees 180 degrees and more; a pinhole camera shows at most this much each way from the middle.
 WIDEST_DEG = 60.0
-# How far a pinhole camera may be zoomed from the lens's own focal lengths until no pixel looks past the photo.
+# Range of zoom, relative to the lens's own focal lengths, within which no pixel may look past the photo.
 _LEAST_ZOOM, _MOST_ZOOM = 0.2, 4.0
 _TERMS = {False: 8, True: 4}
-# OpenCV counts the pixels that it moves in 16 bits.
+# OpenCV's maps have 16-bit coordinates.
 _LARGEST_SIDE = 32766
 
 
 @dataclass(frozen=True)
 class Lens:
-    """What a camera does to a point in front of it.
+    """Projection of a camera.
 
     Args:
         w, h: size of the photo in pixels.
         fx, fy, cx, cy: pixels; the centre of the first pixel is at (0.5, 0.5).
-        distortion: as many as are known of OpenCV's k1, k2, p1, p2, k3, k4, k5, k6, or of a fisheye's k1, k2, k3, k4.
-        fisheye: OpenCV's (and COLMAP's) equidistant fisheye in place of its rational polynomial.
+        distortion: the known leading terms of OpenCV's k1, k2, p1, p2, k3, k4, k5, k6, or of a fisheye's k1, k2, k3, k4.
+        fisheye: OpenCV's (and COLMAP's) equidistant fisheye instead of its rational polynomial.
 
     Raises:
-        InputError: a number is not finite, a size or focal length not positive, or there are too many terms.
+        InputError: a number is not finite, a size or focal length is not positive, or there are too many terms.
     """
 
     w: int
@@ -58,7 +58,7 @@ class Lens:
 
     @property
     def is_pinhole(self) -> bool:
-        """Nothing is to be undone."""
+        """Whether there is no distortion to remove."""
         return not self.fisheye and not any(self.distortion)
 
     def scaled(self, w: int, h: int) -> "Lens":
@@ -68,10 +68,10 @@ class Lens:
 
 
 def undistort(image: np.ndarray, lens: Lens, as_published: bool = False) -> np.ndarray:
-    """Return the photo that the pinhole camera of `undistortion` takes, of the same size and type.
+    """Return the photo as seen by the pinhole camera of `undistortion`, of the same size and type.
 
     Args:
-        image: (h, w, c) uint8 of the lens's size, or (h, w, 4) with alpha last, whose colours are weighted by it.
+        image: (h, w, c) uint8 of the lens's size, or (h, w, 4) with alpha last, by which colours are weighted.
         lens, as_published: as in `undistortion`.
     """
     maps, _ = undistortion(lens, as_published)
@@ -92,15 +92,15 @@ def undistort(image: np.ndarray, lens: Lens, as_published: bool = False) -> np.n
 def undistortion(
     lens: Lens, as_published: bool = False
 ) -> tuple[tuple[np.ndarray, np.ndarray] | None, tuple[float, float, float, float]]:
-    """Work out where every pixel of the undistorted photo comes from.
+    """Compute the source of every pixel of the undistorted photo.
 
     Args:
         lens: of the photo.
         as_published: see `pinhole_camera`.
 
     Returns:
-        `maps` for `cv2.remap`, or None where nothing is to be undone, and fx, fy, cx, cy of the undistorted photo in
-        pixels. Its size is the photo's.
+        `maps` for `cv2.remap`, or None if there is no distortion, and fx, fy, cx, cy of the undistorted photo in pixels. Its
+        size is the photo's.
 
     Raises:
         InputError: no pinhole camera sees this photo.
@@ -108,7 +108,7 @@ def undistortion(
     camera = pinhole_camera(lens, as_published)
     if lens.is_pinhole and not as_published:
         return None, camera
-    # As published, OpenCV is given both cameras as they are: each is half a pixel off, and the two nearly cancel.
+    # As published, OpenCV gets both cameras unchanged: each is half a pixel off, and the two nearly cancel.
     shift = 0.0 if as_published else 0.5
     old, new = _matrix((lens.fx, lens.fy, lens.cx, lens.cy), shift), _matrix(camera, shift)
     build = cv2.fisheye.initUndistortRectifyMap if lens.fisheye else cv2.initUndistortRectifyMap
@@ -120,18 +120,18 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
     """Choose the pinhole camera of an undistorted photo.
 
     It is the lens's own with both focal lengths multiplied by one number, the smallest for which no pixel looks past the
-    photo's outer pixel centres or more than `WIDEST_DEG` aside: pixels stay as square as they were.
+    photo's outer pixel centres or more than `WIDEST_DEG` from the axis: the pixels' aspect ratio is unchanged.
 
     Args:
         lens: of the photo.
-        as_published: choose as DL3DV's published conversion does: OpenCV's `getOptimalNewCameraMatrix` with alpha 0, given
-            the intrinsics as they are, without the half pixel between the conventions. Not for a fisheye.
+        as_published: choose as DL3DV's published conversion does: OpenCV's `getOptimalNewCameraMatrix` with alpha 0 and the
+            intrinsics unchanged, without the half pixel between the conventions. Not for a fisheye.
 
     Returns:
-        fx, fy, cx, cy in pixels of an image of the photo's size; the photo's own where nothing is to be undone.
+        fx, fy, cx, cy in pixels of an image of the photo's size; the photo's own if there is no distortion.
 
     Raises:
-        InputError: the distortion folds the image over inside the photo, its middle is outside the photo, or a side is too long.
+        InputError: the distortion folds the image inside the photo, the centre is outside the photo, or a side is too long.
     """
     own = (lens.fx, lens.fy, lens.cx, lens.cy)
     if lens.is_pinhole and not as_published:
@@ -159,7 +159,7 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
 
 
 def _border(lens: Lens) -> np.ndarray:
-    """Return (n, 2) directions x/z, y/z of the outer pixel centres as a pinhole camera with these intrinsics sees them."""
+    """Return (n, 2) directions x/z, y/z of the outer pixel centres, seen by a pinhole camera with these intrinsics."""
     x, y = np.linspace(0.5, lens.w - 0.5, 17), np.linspace(0.5, lens.h - 0.5, 17)
     left, right, top, bottom = (np.full(17, at) for at in (0.5, lens.w - 0.5, 0.5, lens.h - 0.5))
     pixels = np.stack([np.concatenate([x, x, left, right]), np.concatenate([top, bottom, y, y])], axis=1)
@@ -167,20 +167,20 @@ def _border(lens: Lens) -> np.ndarray:
 
 
 def _sees_only_photo(lens: Lens, border: np.ndarray) -> bool:
-    """Return whether the lens images all directions inside a border (n, 2) inside the photo, farther out for farther out."""
+    """Return whether the lens maps all directions within a border (n, 2) into the photo, monotonically outwards."""
     steps = np.linspace(0, 1, 13)[:, None, None]
     along = (steps * border).reshape(-1, 2)
     pixels = _project(lens, along).reshape(len(steps), -1, 2)
     if not np.isfinite(pixels).all():
         return False
-    # Half a thousandth of a pixel is rounding.
+    # Half a thousandth of a pixel is rounding error.
     inside = (pixels >= 0.4995) & (pixels <= np.array((lens.w, lens.h)) - 0.4995)
     outwards = (np.diff(pixels, axis=0) * border * (lens.fx, lens.fy)).sum(-1)
     return bool(inside.all() and (outwards > 0).all())
 
 
 def _project(lens: Lens, directions: np.ndarray) -> np.ndarray:
-    """Return pixels (n, 2) at which the lens images directions (n, 2), x/z and y/z."""
+    """Return the pixels (n, 2) of directions (n, 2), x/z and y/z, through the lens."""
     own = _matrix((lens.fx, lens.fy, lens.cx, lens.cy), 0.0)
     if lens.fisheye:
         return cv2.fisheye.distortPoints(directions[:, None], own, _terms(lens))[:, 0]

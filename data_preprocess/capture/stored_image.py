@@ -1,4 +1,4 @@
-"""Stored images: read as they are on disk, written as PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
+"""Stored images, read without EXIF rotation and written as PNG. Letters: h w pixels, c colours; pixels are (h, w, c) uint8."""
 
 import os
 
@@ -16,27 +16,27 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
     """Return an image's stored size (h, w) and EXIF orientation, 1 to 8, without reading its pixels.
 
     Raises:
-        FileNotFoundError, InputError: there is no such file, or it is no image.
+        FileNotFoundError, InputError: there is no such file, or it is not an image.
     """
     with open_image(path) as image:
-        # getexif() would decode a whole PNG to look for a tag behind its pixels.
+        # getexif() would decode an entire PNG to look for a tag after its pixels.
         exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
         turned = exif.get(ExifTags.Base.Orientation, 1)
         return (image.height, image.width), turned if turned in range(1, 9) else 1
 
 
 def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
-    """Read an image as it is stored, alpha included, 8 bits a colour.
+    """Read an image as stored, including alpha, with 8 bits per channel.
 
     Args:
         path: PNG, JPEG or WebP.
         upright: turn it as its orientation tag says.
 
     Returns:
-        (h, w, 3), or (h, w, 4) where it has transparency.
+        (h, w, 3), or (h, w, 4) if it has transparency.
 
     Raises:
-        FileNotFoundError, InputError: there is no such file, or it is no image or a damaged one.
+        FileNotFoundError, InputError: there is no such file, or it is not an image or is damaged.
     """
     with open_image(path) as image:
         image.load()
@@ -48,7 +48,7 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Write (h, w, 3) or (h, w, 4) pixels as PNG, whole or not at all.
+    """Write (h, w, 3) or (h, w, 4) pixels as PNG, completely or not at all.
 
     *Cost*: OpenCV's own defaults (runs only, one filter) take half the time of zlib's level 1 and give smaller files.
     """

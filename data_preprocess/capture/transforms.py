@@ -1,8 +1,8 @@
 """Reader of transforms.json, the cameras of nerfstudio, instant-ngp, Blender's synthetic NeRF scenes and DL3DV.
 
-Intrinsics may stand at the top, in a frame, or in both: then the frame's count. All are in pixels, and the first pixel's centre
-is at (0.5, 0.5). Not used: `applied_transform` and `applied_scale` (the poses have them already), `ply_file_path`, `aabb_scale`,
-`scale` and `offset` (where a tool puts the scene in its own volume), masks and depth.
+Intrinsics may be at the top level, in a frame, or both; the frame's take precedence. All are in pixels, and the first pixel's
+centre is at (0.5, 0.5). Ignored: `applied_transform` and `applied_scale` (the poses already include them), `ply_file_path`,
+`aabb_scale`, `scale` and `offset` (placement of the scene in a tool's own volume), masks and depth.
 """
 
 import math
@@ -22,7 +22,7 @@ from data_preprocess.capture.stored_image import SUFFIXES
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 _TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-# Poses that were rounded, or multiplied as float32, are made rigid again; others are no rotations.
+# Poses that were rounded, or multiplied in float32, are made rigid again; larger deviations are not rotations.
 _BENT = 1e-2
 
 
@@ -32,9 +32,9 @@ class Frame:
 
     Args:
         where: file and number of the frame, for errors.
-        file_path: relative to the folder of the file, with `/`.
-        values: the entry laid over what stands at the top.
-        c2w: (4, 4) float64 as it is in the file: OpenGL axes (x right, y up, z backward), not checked for being rigid.
+        file_path: relative to the folder of the file, with forward slashes.
+        values: the top level's values, overridden by the entry's.
+        c2w: (4, 4) float64 as in the file: OpenGL axes (x right, y up, z backward), not necessarily rigid.
     """
 
     where: str
@@ -43,12 +43,12 @@ class Frame:
     c2w: np.ndarray
 
     def opencv_c2w(self) -> np.ndarray:
-        """Return (4, 4) world from camera with OpenCV axes, its rotation the nearest one.
+        """Return (4, 4) world from camera with OpenCV axes, with the nearest rotation.
 
         Raises:
             InputError: it is mirrored, scaled or sheared.
         """
-        # No number of a rotation is larger, and of arbitrary ones the decomposition may not converge.
+        # No entry of a rotation is larger, and for arbitrary numbers the decomposition may not converge.
         small = np.abs(self.c2w[:3, :3]).max() <= 1 + _BENT and np.abs(self.c2w[3] - (0, 0, 0, 1)).max() <= 1e-6
         u, scale, v = np.linalg.svd(self.c2w[:3, :3] if small else np.zeros((3, 3)))
         if np.abs(scale - 1).max() > _BENT or np.linalg.det(u @ v) < 0:
@@ -59,13 +59,13 @@ class Frame:
         return c2w
 
     def lens(self, image_size: tuple[int, int]) -> Lens:
-        """Return the lens. Of what is missing, the principal point is the middle, and the pixels are square and undistorted.
+        """Return the lens. By default the principal point is the middle, and pixels are square and undistorted.
 
         Args:
-            image_size: (h, w) of the stored image, taken where the file gives no w and h.
+            image_size: (h, w) of the stored image, used if the file gives no w and h.
 
         Raises:
-            InputError: no focal length or field of view, a kind of camera that has no lens, or a number that makes no sense.
+            InputError: no focal length or field of view, a camera that is not a lens, or an invalid number.
         """
         h, w = (self._size("h"), self._size("w")) if {"h", "w"} <= self.values.keys() else image_size
         fx, fy = self._focal("x", w), self._focal("y", h)
@@ -86,7 +86,7 @@ class Frame:
             raise InputError(f"{self.where}, camera_model", f"is {model!r:.60}", f"one of {known}")
         for key in ("equirectangular", "latlong", "ftheta_p0", "lens_mode"):
             if self.values.get(key):
-                raise InputError(f"{self.where}, {key}", "stands for a camera that is no lens", f"one of {known}")
+                raise InputError(f"{self.where}, {key}", "stands for a camera that is not a lens", f"one of {known}")
         terms = {key: self._number(key, 0.0) for key in _TERMS}
         fisheye = model in FISHEYE or (model is None and self.values.get("is_fisheye") is True)
         used = ("k1", "k2", "k3", "k4") if fisheye else _TERMS if model == "FULL_OPENCV" else _TERMS[:5]
@@ -127,11 +127,11 @@ class Frame:
 
 
 def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
-    """Read the frames of a transforms.json in the order of the file; images are not looked for.
+    """Read the frames of a transforms.json in the order of the file; images are not checked.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is no transforms.json; the message names frame and key.
+        InputError: it is not a transforms.json; the message names frame and key.
     """
     content = read_json(json_path)
     frames = content.get("frames") if isinstance(content, dict) else None
@@ -142,12 +142,12 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
 
 
 def find_image(folder: Path, frame: Frame, file_path: PurePosixPath | None = None) -> Path:
-    """Return a frame's image; a name without its suffix gets the one that there is a file of.
+    """Return a frame's image; a name without a suffix gets that of the existing file.
 
     Args:
         folder: of the transforms.json.
         frame: whose image it is.
-        file_path: relative to the folder, in place of the frame's own.
+        file_path: relative to the folder, instead of the frame's own.
 
     Raises:
         FileNotFoundError: there is none.
@@ -166,7 +166,7 @@ def find_image(folder: Path, frame: Frame, file_path: PurePosixPath | None = Non
 
 
 def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Return what sorts frame_2 before frame_10."""
+    """Return a sort key that puts frame_2 before frame_10."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
@@ -192,5 +192,5 @@ def _frame(where: str, top: dict, entry: object) -> Frame:
 
 
 def _is_finite(value: object) -> bool:
-    # Compared, not converted: JSON has whole numbers that are too large for a float.
+    # Compared, not converted: JSON may have integers too large for a float.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -1,4 +1,4 @@
-"""Still frames of a video: evenly spread, and of each stretch the sharpest. Letters: h w pixels."""
+"""Still frames of a video: the sharpest of each of N equal segments. Letters: h w pixels."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from data.scene_format import read_json
 from data_preprocess.capture.stored_image import write_png
 from data_preprocess.command import one_line
 
-# Sharpness is measured at this width: finer than that there is more of the sensor's noise than of the scene.
+# Sharpness is measured at this width: finer detail is more sensor noise than scene.
 _MEASURED_WIDTH = 640
 _DONE = "frames.json"
 # FFmpeg's AVCOL_SPC_UNSPECIFIED.
@@ -26,19 +26,19 @@ _UNTAGGED = 2
 
 
 def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int) -> list[Path]:
-    """Cut a video into equal stretches and write the sharpest frame of each as PNG, upright.
+    """Divide a video into equal segments and write the sharpest frame of each as an upright PNG.
 
     Args:
         video: any file that FFmpeg decodes.
-        folder: for the frames, `NUMBER.png` by their place in the video; frames that an earlier call drew alike are kept.
-        count: how many; all, where the video has fewer.
+        folder: for the frames, `NUMBER.png` by their index in the video; those of an earlier identical call are kept.
+        count: number of frames; all, if the video has fewer.
 
     Returns:
         the files in the order of the video.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is no video.
+        InputError: it is not a video.
     """
     video, folder = Path(video), Path(folder)
     if not video.is_file():
@@ -63,23 +63,23 @@ def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int)
 def _draw(video: Path, folder: Path, count: int) -> list[Path]:
     total = _count(video)
     files: list[Path] = []
-    stretch, best, sharpest = 0, None, -1.0
+    segment, best, sharpest = 0, None, -1.0
     frames = tqdm(_decode(video), total=total, desc="frames", unit="frame", leave=False, dynamic_ncols=True)
     for number, frame in enumerate(frames):
-        if number * count // total > stretch:
+        if number * count // total > segment:
             files.append(_write(video, folder, *best))
-            stretch, sharpest = number * count // total, -1.0
+            segment, sharpest = number * count // total, -1.0
         value = _sharpness(video, frame) if count < total else 0.0
         if value > sharpest:
             best, sharpest = (number, frame), value
     if best is None:
-        raise InputError(video, "holds no frame", "a video")
+        raise InputError(video, "holds no frames", "a video")
     return [*files, _write(video, folder, *best)]
 
 
 @contextlib.contextmanager
 def _decoding(video: Path) -> Iterator[None]:
-    """Turn whatever FFmpeg raises into an InputError."""
+    """Turn anything FFmpeg raises into an InputError."""
     try:
         yield
     except MemoryError:
@@ -89,7 +89,7 @@ def _decoding(video: Path) -> Iterator[None]:
 
 
 def _count(video: Path) -> int:
-    """Return how many frames a video says that it has."""
+    """Return the number of frames that a video declares."""
     with _decoding(video), av.open(str(video)) as container:
         streams = container.streams.video
         total = sum(1 for packet in container.demux(streams[0]) if packet.size) if streams else 0
@@ -116,10 +116,10 @@ def _sharpness(video: Path, frame: VideoFrame) -> float:
 
 def _write(video: Path, folder: Path, number: int, frame: VideoFrame) -> Path:
     file = folder / f"{number:06d}.png"
-    # FFmpeg takes BT.601 where a video does not say; what is of high definition is BT.709.
+    # FFmpeg assumes BT.601 where a video does not specify; high definition is BT.709.
     space = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= 720 else None
     with _decoding(video):
         pixels = frame.reformat(format="rgb24", src_colorspace=space).to_ndarray()
-    # FFmpeg's angle turns the stored frame counterclockwise.
+    # FFmpeg's angle rotates the stored frame counterclockwise.
     write_png(file, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)))
     return file

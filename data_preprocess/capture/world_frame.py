@@ -1,51 +1,54 @@
-"""Orientation of a capture: cameras upright, around the origin, at the scale that the networks were trained on.
+"""World frame of a capture: cameras upright, around the origin, at the scale the networks were trained on.
 
 Letters: v views. `w2c` is camera from world, OpenCV axes (x right, y down, z forward); positions are in world units.
 """
 
-import argparse
+from dataclasses import dataclass
 
 import numpy as np
 
 from config.errors import InputError
+from config.flags import flag
 
 FRAMES = ("auto", "object", "scene", "given")
-# Where objects' cameras stand in training data: a turntable has its middle there, too.
+# Distance of the cameras from an object in training data, and of a turntable's.
 OBJECT_RADIUS = 2.7
-# Cameras most of whose axes miss their common point by less than this stand around an object.
+# Cameras surround an object if most of their axes miss the common point by less than this.
 AIM_DEG = 15.0
-# A direction is told by vectors that agree: the share of their squares that they must have along it, or may have besides.
+# For an up direction: least spread of the x axes, most roll relative to it; else least length of the mean up axis.
 _TURNED, _ROLLED, _AGREE = 0.02, 0.25, 0.3
 
 
-def add_frame_flag(parser: argparse.ArgumentParser) -> None:
-    """Add `--frame`, which `orient` takes."""
-    parser.add_argument(
-        "--frame",
+@dataclass(frozen=True)
+class FrameSettings:
+    """Flag of the converters that move a capture into a new world."""
+
+    frame: str = flag(
+        "auto",
+        "object: z up, the point that the cameras look at in the middle, cameras 2.7 away; scene: z up, cameras within a cube of "
+        "half-side 1; auto: object if they look at one point, else scene; given: leave the cameras as they are",
         choices=FRAMES,
-        default="auto",
-        help="object: z up, what the cameras look at in the middle, cameras 2.7 away; scene: z up, cameras within a cube of "
-        "half-side 1; auto: object if they look at one point (default); given: leave the cameras as they are",
+        group="cameras",
     )
 
 
 def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
-    """Turn, move and scale a capture: z points up where the cameras tell it, with as little turning as possible.
+    """Rotate, move and scale a capture: z points up where the cameras reveal it, with the smallest possible rotation.
 
-    Scenes may stand in any frame, since `--scene_inference` and `--scene_pose_normalize` take their mean camera's; an object
-    is seen as it stands.
+    Scenes may have any frame, since `--scene_inference` and `--scene_pose_normalize` use that of their mean camera; objects are
+    rendered in the frame they are given in.
 
     Args:
         w2c: (v, 4, 4) rigid.
         frame: 'object': the origin is the point that the cameras look at, and their median distance to it is 2.7. 'scene': the
             origin is their mean position, and their largest coordinate 1. 'auto': 'object' if the cameras look at one point,
-            else 'scene'. 'given': nothing changes.
+            else 'scene'. 'given': unchanged.
 
     Returns:
         (v, 4, 4) float64 rigid.
 
     Raises:
-        InputError: frame is 'object' and the cameras look at no common point.
+        InputError: frame is 'object' and the cameras do not look at a common point.
     """
     assert frame in FRAMES
     w2c = np.asarray(w2c, dtype=np.float64)
@@ -54,7 +57,7 @@ def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
     c2w = np.linalg.inv(w2c)
     centre = point_of_view(c2w)
     if frame == "object" and centre is None:
-        raise InputError("cameras", "look at no common point", "them around an object, or another --frame")
+        raise InputError("cameras", "look at no common point", "cameras around an object, or another --frame")
     up = up_direction(c2w)
     turn = np.eye(3) if up is None else _to_z(up)
     is_object = centre is not None and frame != "scene"
@@ -68,10 +71,10 @@ def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
 
 
 def up_direction(c2w: np.ndarray) -> np.ndarray | None:
-    """Return where up is (3), or None where the cameras do not tell.
+    """Return the up direction (3), or None where the cameras do not reveal it.
 
-    People do not roll cameras: their x axes are level, and up is what is perpendicular to all of them, whichever way the
-    cameras are tilted. Where they turn too little for that, or are rolled, up is the mean of their own.
+    People do not roll cameras: their x axes are level, and up is perpendicular to all of them however the cameras are tilted.
+    Where cameras turn too little for that, or are rolled, up is the mean of their own up axes.
 
     Args:
         c2w: (v, 4, 4) world from camera.
@@ -86,9 +89,9 @@ def up_direction(c2w: np.ndarray) -> np.ndarray | None:
 
 
 def point_of_view(c2w: np.ndarray) -> np.ndarray | None:
-    """Return the point (3) nearest to the optical axes of cameras (v, 4, 4), or None where they do not look at one.
+    """Return the point (3) nearest to the optical axes of cameras (v, 4, 4), or None if they do not look at one.
 
-    It is the least-squares point. The axes must not be parallel, and most cameras must have it before them, less than
+    It is the least-squares point. The axes must not be parallel, and most cameras must have it in front of them, less than
     `AIM_DEG` off.
     """
     position, forward = c2w[:, :3, 3], c2w[:, :3, 2]
@@ -106,7 +109,7 @@ def point_of_view(c2w: np.ndarray) -> np.ndarray | None:
 
 
 def _to_z(up: np.ndarray) -> np.ndarray:
-    """Return the smallest rotation (3, 3) that takes the unit vector `up` to z."""
+    """Return the smallest rotation (3, 3) that maps the unit vector `up` to z."""
     if up[2] < -1 + 1e-12:
         return np.diag([1.0, -1.0, -1.0])
     x, y, z = up

@@ -1,7 +1,7 @@
 """Cameras and images of a COLMAP sparse model, read from its binary or text files.
 
-The other files of a model (points, and in newer versions rigs and frames) are not read: cameras and images hold all that photos
-need, also where several cameras are one rig. Keypoints are stepped over. Source: COLMAP's documentation, "Output Format" and
+The other files of a model (points, and in newer versions rigs and frames) are not read: cameras and images suffice for photos,
+even where several cameras form one rig. Keypoints are skipped. Source: COLMAP's documentation, "Output Format" and
 "Camera Models"; numbers and parameters of the camera models as in its list of models.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from config.errors import InputError
 from data_preprocess.capture.lens import Lens
 
-# Number in binary files -> name, parameters.
+# Number in binary files: name, parameters.
 CAMERA_MODELS = {
     0: ("SIMPLE_PINHOLE", "f cx cy"),
     1: ("PINHOLE", "fx fy cx cy"),
@@ -38,7 +38,7 @@ CAMERA_MODELS = {
     16: ("EUCM", "fx fy cx cy alpha beta"),
     17: ("EQUIRECTANGULAR", "w h"),
 }
-# Fisheyes by their angle from the axis; all the terms of each are among those of OpenCV's two models.
+# Fisheyes are functions of the angle from the axis; all terms of each are among those of OpenCV's two models.
 OPENCV_MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV",
     "OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "SIMPLE_FISHEYE", "FISHEYE",
@@ -52,9 +52,9 @@ class Camera:
     """Intrinsics that any number of images share.
 
     Args:
-        model: a name of PARAMETERS.
+        model: a key of PARAMETERS.
         w, h: pixels.
-        parameters: those that PARAMETERS names; focal lengths and centre in pixels, the first pixel's centre at (0.5, 0.5).
+        parameters: in the order of PARAMETERS; focal lengths and centre in pixels, the first pixel's centre at (0.5, 0.5).
     """
 
     model: str
@@ -79,7 +79,7 @@ class Image:
 
 
 def find_model(folder: str | os.PathLike) -> Path:
-    """Return where a capture's model lies: `folder/sparse/0`, `folder/sparse` or `folder`, the first that holds one.
+    """Return the folder of a capture's model: `folder/sparse/0`, `folder/sparse` or `folder`, the first that holds one.
 
     Raises:
         FileNotFoundError: none does.
@@ -92,10 +92,10 @@ def find_model(folder: str | os.PathLike) -> Path:
 
 
 def read_model(folder: str | os.PathLike) -> list[Image]:
-    """Read the model in a folder; where both spellings lie there, the binary one, as COLMAP does.
+    """Read the model in a folder; if there are both spellings, the binary one, as COLMAP does.
 
     Returns:
-        its images, one at least, in the order of their names.
+        its images, at least one, sorted by name.
 
     Raises:
         FileNotFoundError: there is no model.
@@ -146,7 +146,7 @@ def _suffix(folder: Path) -> str | None:
 
 
 class _Bytes:
-    """A file's numbers and names, little-endian, taken from the first to the last."""
+    """A file's numbers and names, little-endian, read in sequence."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.content, self.position, self.entry = path, path.read_bytes(), 0, "the count"
@@ -169,7 +169,7 @@ class _Bytes:
         return self.content[start:end].decode("utf-8", "surrogateescape")
 
     def too_short(self) -> InputError:
-        return InputError(self.path, f"ends after {len(self.content)} bytes in {self.entry}", "a whole model")
+        return InputError(self.path, f"ends after {len(self.content)} bytes in {self.entry}", "a complete model")
 
     def entries(self, what: str) -> Iterator[str]:
         (count,) = self.take("Q")
@@ -234,7 +234,7 @@ def _text_images(path: Path, cameras: dict[int, Camera]) -> list[Image]:
 
 
 def _lines(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield (where, line) for the lines that are no comments, and not blank unless asked for."""
+    """Yield (where, line) for all lines except comments and, unless `blank`, blank ones."""
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     for number, line in enumerate(text.split("\n"), 1):
         if not line.lstrip().startswith("#") and (blank or line.strip()):
@@ -292,4 +292,4 @@ def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras
 
 
 def _some(values: list[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "") if values else "the cameras, of which there are none"
+    return ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "") if values else "the file's cameras; it has none"

@@ -1,9 +1,9 @@
-"""Cameras of plain photos, found with COLMAP by its Python package pycolmap.
+"""Structure from motion: cameras of plain photos, found by COLMAP through its Python package pycolmap.
 
     pip install pycolmap
 
-COLMAP runs in a process of its own, `worker.py`, and in a folder that keeps what it has found: a call that was
-interrupted continues with what is missing.
+COLMAP runs in a separate process, `worker.py`, in a folder that keeps its results: an interrupted call continues where it
+stopped.
 """
 
 import importlib.util
@@ -25,27 +25,27 @@ from data_preprocess.colmap.sparse_model import Image, read_model
 
 CAMERA_MODELS = ("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "RADIAL_FISHEYE", "OPENCV_FISHEYE")
 MATCHING = ("auto", "all", "sequence")
-# Fewer photos than this leave a camera's place in doubt.
+# With fewer photos, camera positions are ambiguous.
 LEAST_PHOTOS = 3
-# Up to so many photos all pairs are matched.
+# Up to this many photos, all pairs are matched.
 ALL_PAIRS = 150
-# In a sequence each photo is matched with so many after it, and with those 2, 4, 8, … times as far.
+# In a sequence, each photo is matched with this many after it, and with those 2, 4, 8, … times as far.
 NEIGHBOURS = 12
 _WORKER, _LOG = Path(__file__).with_name("worker.py"), "colmap.log"
 _ADVICE = (
-    "photograph so that neighbours share two thirds of what they show: move between photos, not only turn, keep them sharp, keep "
-    "light and zoom, and have something with texture in each"
+    "neighbouring photos should share two thirds of their content: move between photos rather than only turn, keep them sharp, "
+    "keep light and zoom constant, and include something textured in each"
 )
 
 
 def require_pycolmap() -> None:
-    """Make sure that pycolmap can be used.
+    """Check that pycolmap is installed.
 
     Raises:
-        InputError: it is not installed.
+        InputError: it is not.
     """
     if importlib.util.find_spec("pycolmap") is None:
-        raise InputError("--from_images", "needs pycolmap, which this Python lacks", "it installed: pip install pycolmap")
+        raise InputError("--from_images", "needs pycolmap, which is not installed", "pip install pycolmap")
 
 
 def find_cameras(
@@ -58,23 +58,22 @@ def find_cameras(
     min_registered: float = 0.5,
     seed: int = 0,
 ) -> tuple[list[Image], list[list[str]]]:
-    """Find where photos were taken and through which lens.
+    """Find poses and lenses of photos.
 
-    Photos of one size, and one focal length where their files tell it, share a lens. The same call gives the same cameras on the
-    same machine with the same number of threads.
+    Photos of the same size, and the same focal length where their files state it, share a lens. The same call gives the same
+    cameras on the same machine with the same number of threads.
 
     Args:
-        folder, names: the photos, relative to the folder, in the order in which they were taken.
-        work: folder for what COLMAP writes; emptied first if it holds the work on other photos or with other settings.
+        folder, names: the photos, relative to the folder, in the order they were taken.
+        work: folder for COLMAP's files; emptied first if it belongs to other photos or settings.
         workers: threads.
-        camera_model: COLMAP's name of how lenses distort.
-        matching: which photos may show the same: 'all' pairs, those near each other in the 'sequence', 'auto': all of up to 150.
+        camera_model: COLMAP's name of the lens distortion.
+        matching: pairs of photos to match: 'all', those near each other in the 'sequence', or 'auto': all for up to 150 photos.
         min_registered: share of the photos that must be placed.
         seed: of COLMAP's random numbers.
 
     Returns:
-        the photos that were placed, in their order; and the names of those that were placed only among themselves, a list for each
-        group.
+        the photos placed, in their order; and groups of names placed only relative to each other.
 
     Raises:
         InputError: pycolmap is missing, there are too few photos, COLMAP failed, or it placed too few.
@@ -98,7 +97,7 @@ def find_cameras(
     found = (work / "model" / "images.bin").exists()
     images = [replace(image, name=place[image.name]) for image in read_model(work / "model")] if found else []
     if len(images) < max(LEAST_PHOTOS, min_registered * len(names)):
-        wanted = f"{min_registered:.0%} (--min_registered) and {LEAST_PHOTOS} at least: {_ADVICE}"
+        wanted = f"{min_registered:.0%} (--min_registered) and at least {LEAST_PHOTOS}: {_ADVICE}"
         raise InputError(folder, f"has {len(images)} of {len(names)} photos that COLMAP could place", wanted)
     placed = {image.name for image in images}
     others = [[place[name] for name in group] for group in read_json(work / "model" / "others.json")]
@@ -116,15 +115,15 @@ def _pairs(count: int, matching: str) -> list[list[int]]:
 
 
 def _suffix(name: str) -> str:
-    """Return the suffix of the file that COLMAP gets; it reads no WebP."""
+    """Return the suffix of the file given to COLMAP, which does not read WebP."""
     suffix = Path(name).suffix.lower()
     return ".png" if suffix == ".webp" else suffix
 
 
 def _prepare(folder: Path, names: Sequence[str], work: Path, job: dict) -> None:
-    """Lay out the work folder, unless it is there from an earlier call for the same."""
+    """Set up the work folder, unless an earlier call did so for the same job."""
     job_path = work / "job.json"
-    # Where its job was cut short, a folder holds some of these names and no job.
+    # After an interrupted set-up, a folder holds some of these names and no job.
     if job_path.exists() and read_json(job_path) == job:
         return
     known = ("photos", "working", "model.finished", "model", "job.json", "pairs.txt", _LOG)
@@ -142,13 +141,13 @@ def _prepare(folder: Path, names: Sequence[str], work: Path, job: dict) -> None:
             continue
         try:
             (photos / link).symlink_to(source)
-        except OSError:  # a file system, or a Windows account, without links
+        except OSError:  # a file system or Windows account without links
             shutil.copyfile(source, photos / link)
     write_json(job_path, job)
 
 
 def _run(folder: Path, work: Path, threads: int, place: Mapping[str, str]) -> None:
-    """Run the worker to its end, with a bar for each stage; `place` has the photos' names by those that COLMAP gets."""
+    """Run the worker, with a progress bar per stage; `place` maps the names given to COLMAP to the photos' own."""
     command = [sys.executable, str(_WORKER), str(work), str(threads)]
     log = work / _LOG
     with log.open("ab") as errors:
@@ -164,14 +163,14 @@ def _run(folder: Path, work: Path, threads: int, place: Mapping[str, str]) -> No
         return
     if problem is None:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        problem = f"exit code {code}: {lines[-1] if lines else 'no word'}"
+        problem = f"exit code {code}: {lines[-1] if lines else 'no message'}"
     for link, name in place.items():
         problem = problem.replace(f"photos/{link}", name)
-    raise InputError(folder, f"made COLMAP stop ({' '.join(problem.split())})", f"photos that it can use: see {log}")
+    raise InputError(folder, f"made COLMAP fail ({' '.join(problem.split())})", f"photos it can use: see {log}")
 
 
 def _follow(lines: Iterator[str]) -> str | None:
-    """Show the worker's answers until it ends; return what went wrong, if it said so."""
+    """Show the worker's progress until it ends; return the error it reported, or None."""
     problem, bar, stage = None, None, None
     for line in lines:
         answer = json.loads(line)

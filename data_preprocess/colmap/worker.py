@@ -1,11 +1,11 @@
-"""Process for structure from motion by pycolmap, whose copy of zlib breaks the PNGs of Pillow in the same process.
+"""Separate process for structure from motion by pycolmap, whose copy of zlib breaks Pillow's PNGs in the same process.
 
-`structure_from_motion.py` starts it as `PYTHON worker.py FOLDER THREADS`. In the folder are `photos/` and `job.json`,
-`{"photos": [names], "pairs": [[i, j]], "camera_model", "seed"}`. It says `{"stage", "done", "total"}` in lines of JSON, and
-`{"error"}` last where something failed. What COLMAP prints goes to standard error. It leaves `model/`, the largest
-reconstruction, with `others.json`: the photos of each of the rest.
+`structure_from_motion.py` starts it as `PYTHON worker.py FOLDER THREADS`. The folder holds `photos/` and `job.json`,
+`{"photos": [names], "pairs": [[i, j]], "camera_model", "seed"}`. Progress is written as lines of JSON, `{"stage", "done",
+"total"}`, and a failure as a last line `{"error"}`. COLMAP's own output goes to standard error. The result is `model/`, the
+largest reconstruction, with `others.json`: the photos of each of the others.
 
-Every stage takes up what an earlier run has left in `database.db`.
+Every stage continues from what an earlier run left in `database.db`.
 """
 
 import json
@@ -21,23 +21,23 @@ import numpy as np
 import pycolmap
 
 DATABASE, PHOTOS, MODEL = Path("database.db"), Path("photos"), Path("model")
-# Features are looked for at this many pixels a side at most, and the strongest are kept: more cost time and change little.
+# Longer side in pixels for feature detection, and number of strongest features kept: more cost time and change little.
 LARGEST_SIDE, MOST_FEATURES = 1600, 4096
-# Photos, and pairs of them, between two reports.
+# Photos, and pairs, per progress report.
 PHOTOS_AT_ONCE, PAIRS_AT_ONCE = 8, 100
 SMALLEST_MODEL = 3
-# The centre of a lens is refined where so many photos share it, taken with so much roll (root mean square); a result farther from
-# the middle than this share of the photo is not believed.
+# A lens's centre is refined if at least this many photos share it, with at least this much roll (root mean square); a result
+# farther from the middle than this share of the photo is rejected.
 CENTRE_PHOTOS, CENTRE_ROLL_DEG, CENTRE_SHARE = 20, 5.0, 0.1
 Result = TypeVar("Result")
 
 
 class ColmapError(Exception):
-    """What COLMAP says of photos, or of an earlier run's files, that it cannot use."""
+    """COLMAP's message about photos, or files of an earlier run, that it cannot use."""
 
 
 def ask(call: Callable[..., Result], *arguments: object, **options: object) -> Result:
-    """Call COLMAP, whose package raises whatever its C++ does.
+    """Call COLMAP, whose package raises any exception of its C++ code.
 
     Raises:
         ColmapError: the call failed.
@@ -52,7 +52,7 @@ def ask(call: Callable[..., Result], *arguments: object, **options: object) -> R
 
 def main() -> None:
     """Run the stages."""
-    # COLMAP prints on both descriptors: keep the first for the answers, and send it to standard error.
+    # COLMAP prints to both descriptors: keep the first for our answers, and redirect COLMAP to standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def extract(job: dict, threads: int, say: Callable[..., None]) -> None:
-    """Find features; photos of one size and focal length share a camera."""
+    """Find features; photos of the same size and focal length share a camera."""
     options = pycolmap.ImageReaderOptions(camera_model=job["camera_model"])
     extraction = pycolmap.FeatureExtractionOptions(num_threads=threads, max_image_size=LARGEST_SIDE)
     extraction.sift.max_num_features = MOST_FEATURES
@@ -86,7 +86,7 @@ def extract(job: dict, threads: int, say: Callable[..., None]) -> None:
                 camera = ask(pycolmap.infer_camera_from_image, PHOTOS / name, options)
                 camera_id = cameras.setdefault(_lens(camera), None) or database.write_camera(camera)
                 cameras[_lens(camera)] = camera_id
-                # Written here in the order of names: the extraction writes in the order in which its threads finish.
+                # Written here in the order of names; the extraction would write in the order its threads finish.
                 database.write_image(pycolmap.Image(name=name, camera_id=camera_id))
             photos_of_camera[camera_id].append(name)
     done = 0
@@ -126,7 +126,7 @@ def match(job: dict, threads: int, say: Callable[..., None]) -> None:
 
 
 def reconstruct(job: dict, threads: int, say: Callable[..., None]) -> None:
-    """Find poses and points, one photo after another; keep the reconstruction with the most photos."""
+    """Find poses and points incrementally; keep the reconstruction with the most photos."""
     options = pycolmap.IncrementalPipelineOptions(
         extract_colors=False, random_seed=job["seed"], num_threads=threads, min_model_size=SMALLEST_MODEL
     )
@@ -166,10 +166,10 @@ def reconstruct(job: dict, threads: int, say: Callable[..., None]) -> None:
 
 
 def refine_centres(model: pycolmap.Reconstruction, threads: int) -> pycolmap.Reconstruction:
-    """Return the model with the centres of much used lenses refined, or as it was where that leads astray.
+    """Return the model with the centres of frequently used lenses refined, or unchanged if that fails.
 
-    COLMAP keeps a lens's centre in the middle of the photo; a few pixels aside turn every camera by a good part of a degree.
-    Level cameras do not tell where it is: there, a centre farther up looks like cameras that are tilted.
+    COLMAP keeps a lens's centre in the middle of the photo; an error of a few pixels turns every camera by a good part of a
+    degree. Level cameras do not determine the centre: a centre farther up looks like cameras that are tilted.
     """
     rows = defaultdict(list)
     config = pycolmap.BundleAdjustmentConfig()
@@ -177,7 +177,7 @@ def refine_centres(model: pycolmap.Reconstruction, threads: int) -> pycolmap.Rec
         image = model.images[i]
         rows[image.camera_id].append(image.cam_from_world().rotation.matrix()[0])
         config.add_image(i)
-    # The x axes of level cameras lie in one plane.
+    # The x axes of level cameras are in one plane.
     known = {camera_id for camera_id, x in rows.items() if len(x) >= CENTRE_PHOTOS and _off_plane(np.array(x)) > CENTRE_ROLL_DEG}
     if not known:
         return model
@@ -202,7 +202,7 @@ def _off_plane(directions: np.ndarray) -> float:
 
 
 def _lens(camera: pycolmap.Camera) -> tuple:
-    """Return what photos of one camera have in common: size and, where their files tell it, focal length."""
+    """Return what photos of one camera share: size and, where their files state it, focal length."""
     focal = round(camera.mean_focal_length(), 3) if camera.has_prior_focal_length else None
     return camera.width, camera.height, focal
 

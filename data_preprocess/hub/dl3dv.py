@@ -1,4 +1,4 @@
-"""DL3DV on the hub: how its scenes and images are named, and which are the benchmark's."""
+"""Naming of DL3DV's scenes and images on the hub, and the list of benchmark scenes."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ IMAGE = re.compile(r"(images(?:_\d+)?)/[\w-]+\.(?i:png|jpe?g)")
 
 
 def benchmark_scenes() -> list[str]:
-    """Return the hashes of the benchmark's scenes, sorted, from the folders that the hub lists.
+    """Return the hashes of the benchmark's scenes, sorted, from the hub's list of folders.
 
     Raises:
         OSError: they could not be listed; see `list_files`.
@@ -21,11 +21,11 @@ def benchmark_scenes() -> list[str]:
 
 
 def check_hashes(scenes: Sequence[str]) -> None:
-    """Check what is given to `--hash`.
+    """Check the values of `--hash`.
 
     Raises:
-        InputError: one is no hash.
+        InputError: one is not a hash.
     """
     for scene in scenes:
         if not HASH.fullmatch(scene):
-            raise InputError("--hash", f"is {scene!r:.80}", "64 hexadecimal digits in small letters")
+            raise InputError("--hash", f"is {scene!r:.80}", "64 hexadecimal digits in lower case")

@@ -1,6 +1,6 @@
-"""Listings and transfers of many files: in parallel under one bar, with the free disk checked first; what all downloads share.
+"""Listings and parallel transfers of many files, with one progress bar and a check of free disk; shared by all downloads.
 
-`model.weights.hub` moves single files: continued after a cut, checked, under their own name only when whole. Here are many of them.
+`model.weights.hub` transfers single files: it resumes cut downloads, checks them, and gives them their own name only when complete.
 """
 
 import glob
@@ -25,24 +25,24 @@ from data_preprocess.command import one_line
 from model.weights.hub import download
 
 PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
-# Between the attempts at one file. A server that asks for more patience gets it.
+# Between attempts at one file; longer where the server asks for it.
 RETRY_WAITS_S = (2.0, 10.0)
-# So many files in a row that cannot be fetched: the network, the hub or the disk is gone, and not a file.
+# After this many failures in a row, the network, the hub or the disk is the problem, not a file.
 MAX_FAILURES = 5
 POLL_S = 0.2
-# How long to wait, after an error, for files that are still under way. They are continued by the next run.
+# Wait after an error for transfers in progress. The next run continues them.
 LEAVE_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """Something to fetch.
+    """A file to download.
 
     Attributes:
-        name: what messages call it.
+        name: its name in messages.
         size: bytes to transfer.
-        destination: the file that is transferred; the bar watches the partial one beside it.
-        fetch: brings it. Called in a thread; after an OSError it is called again.
+        destination: the resulting file; the progress bar follows the partial file next to it.
+        fetch: downloads it. Called in a thread, and again after an OSError.
     """
 
     name: str
@@ -52,19 +52,19 @@ class Item:
 
 
 class Transfer:
-    """Fetch items in parallel under one progress bar in bytes.
+    """Download items in parallel under one progress bar in bytes.
 
-    The free disk is checked before anything is fetched. An item that fails is tried again, then left to the next run while the
-    others go on; a refusal, or `MAX_FAILURES` failures in a row, end the transfer.
+    Free disk is checked first. A failed item is tried again, then left to the next run while the others continue; denied access,
+    or `MAX_FAILURES` failures in a row, end the transfer.
 
     Args:
-        items: all that `fetch` will be called with.
-        workers: how many at a time.
-        folder: where they go, for the check of free disk.
-        extra: bytes that are needed there beyond the items' sizes.
+        items: all items that `fetch` will be called with.
+        workers: transfers at a time.
+        folder: their destination, for the check of free disk.
+        extra: bytes needed there beyond the items' sizes.
 
     Attributes:
-        failures: one line for each item that could not be had.
+        failures: one line for each item that failed.
 
     Raises:
         OSError: there is not enough room.
@@ -102,17 +102,17 @@ class Transfer:
         hub_logging.set_verbosity(verbosity)
 
     def fetch(self, items: Sequence[Item]) -> bool:
-        """Fetch these; return whether all of them are there.
+        """Download these; return whether all succeeded.
 
         Raises:
-            PermissionError: access is refused, to the repository or to the disk.
+            PermissionError: access is denied, to the repository or to the disk.
             OSError: too many failures in a row.
         """
         todo: queue.SimpleQueue = queue.SimpleQueue()
         done: queue.SimpleQueue = queue.SimpleQueue()
         for item in items:
             todo.put(item)
-        # Daemons: an impatient Ctrl-C does not wait for gigabytes.
+        # Daemons, so that Ctrl-C does not wait for gigabytes.
         count = min(self._workers, len(items))
         self._threads = [threading.Thread(target=self._work, args=(todo, done), daemon=True) for _ in range(count)]
         for thread in self._threads:
@@ -144,7 +144,7 @@ class Transfer:
                 hopeless = wait_s is None or isinstance(error, PermissionError) or _status(error.__cause__) == 404
                 if hopeless or self._stop.wait(max(wait_s, _asked_wait_s(error))):
                     return error
-            except Exception as error:  # the caller's thread lists or raises it
+            except Exception as error:  # listed or raised in the caller's thread
                 return error
         raise AssertionError("the last attempt returns")
 
@@ -171,17 +171,17 @@ class Transfer:
             raise OSError(f"{self._in_a_row} files in a row: {found}; wanted a network and a disk that work") from error
 
     def check(self) -> None:
-        """Raise OSError when an item could not be had."""
+        """Raise OSError if an item failed."""
         if self.failures:
             where = f"{len(self.failures)} of {len(self._begun_with)} files"
             raise OSError(f"{where}: could not be fetched, the first is {self.failures[0]}; wanted all: run again to complete")
 
 
 def missing(items: Sequence[Item]) -> list[Item]:
-    """Return the items whose file is not there.
+    """Return the items whose file does not exist.
 
     Raises:
-        InputError: a file is there and is not of the size that the listing states.
+        InputError: a file exists with a size other than that of the listing.
     """
     for item in items:
         if item.destination.is_file() and item.destination.stat().st_size != item.size:
@@ -191,12 +191,12 @@ def missing(items: Sequence[Item]) -> list[Item]:
 
 
 def hub_item(repo: str, entry: RepoFile, destination: Path, repo_type: str) -> Item:
-    """Return the item that fetches a listed file of a Hugging Face repository to `destination`."""
+    """Return the item that downloads a listed file of a Hugging Face repository to `destination`."""
     return Item(entry.path, entry.size, destination, lambda: fetch_file(repo, entry.path, destination, repo_type))
 
 
 def fetch_file(repo: str, file: str, destination: Path, repo_type: str) -> Path:
-    """Download one file; as `model.weights.hub.download`, but a refusal says where to ask for access and how to log in."""
+    """Download one file like `model.weights.hub.download`; denied access says where to request it and how to log in."""
     try:
         return download(repo, file, destination, repo_type=repo_type)
     except PermissionError as error:
@@ -212,12 +212,12 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         repo: `owner/name`.
         folder: path inside the repository; empty for its root.
         repo_type: `model` or `dataset`.
-        recursive: list what is in subfolders, too.
+        recursive: list subfolders, too.
 
     Raises:
         FileNotFoundError: there is no such repository or folder.
-        PermissionError: access is refused.
-        OSError: the hub is out of reach, or its answer is no listing.
+        PermissionError: access is denied.
+        OSError: the hub is unreachable, or its answer is not a listing.
     """
     endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
     where = f"{repo}/{folder}".rstrip("/")
@@ -232,12 +232,12 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
             raise FileNotFoundError(f"{where}: is not on {endpoint} (HTTP 404); wanted a folder of its listing") from error
         if status is not None:
             raise OSError(f"{where}: is answered by {endpoint} with HTTP {status}; wanted a listing: try again later") from error
-        raise ConnectionError(f"{where}: is out of reach ({one_line(error)}); wanted a listing from the hub") from error
+        raise ConnectionError(f"{where}: is unreachable ({one_line(error)}); wanted a listing from the hub") from error
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # whatever the package makes of an answer that it does not expect
+    except Exception as error:  # an unexpected answer may make the package raise anything
         raise OSError(
-            f"{where}: is asked of {endpoint}, which does not answer as a hub does; wanted one: check HF_ENDPOINT and proxies"
+            f"{where}: is requested from {endpoint}, which does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"
         ) from error
     for entry in entries:
         if not isinstance(entry.path, str) or not is_inside(entry.path, folder):
@@ -256,7 +256,7 @@ def is_inside(path: str, folder: str = "") -> bool:
 
 
 def check_disk(folder: Path, need: int) -> None:
-    """Raise OSError unless `need` bytes are free where `folder` is or will be."""
+    """Raise OSError unless `need` bytes are free on the disk of `folder`, which may not exist yet."""
     there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if need > free:
@@ -264,23 +264,23 @@ def check_disk(folder: Path, need: int) -> None:
 
 
 def bytes_text(count: float) -> str:
-    """Return a number of bytes as people read it, in powers of 1000."""
+    """Return a readable number of bytes, in powers of 1000."""
     return tqdm.format_sizeof(count, "B", 1000)
 
 
 def _received(item: Item) -> int:
-    """Return how many bytes of an item are on disk, in the file or in what `model.weights.hub` keeps of it in `.cache/`."""
+    """Return how many bytes of an item are on disk, in its file or in the partial file of `model.weights.hub` in `.cache/`."""
     cache = item.destination.parent / ".cache"
     for path in (item.destination, *cache.glob(f"{glob.escape(item.destination.name)}.*.incomplete")):
         try:
             return min(path.stat().st_size, item.size)
-        except FileNotFoundError:  # not there, or just renamed
+        except FileNotFoundError:  # missing, or just renamed
             continue
     return 0
 
 
 def _asked_wait_s(error: OSError) -> float:
-    """Return how long a server that answered HTTP 429 wants to be left alone, in seconds; else 0."""
+    """Return the wait in seconds that a server requests with HTTP 429; else 0."""
     if _status(error.__cause__) != 429:
         return 0.0
     headers = error.__cause__.response.headers
@@ -294,6 +294,6 @@ def _status(error: BaseException | None) -> int | None:
 
 def _no_access(repo: str, repo_type: str, cause: BaseException | None) -> PermissionError:
     return PermissionError(
-        f"{repo}: gives no access (HTTP {_status(cause)}); wanted an account that was let in: ask at {PAGES[repo_type]}{repo}, "
+        f"{repo}: denies access (HTTP {_status(cause)}); wanted an account with access: request it at {PAGES[repo_type]}{repo}, "
         "then log in with `hf auth login` or set HF_TOKEN"
     )

@@ -1,6 +1,6 @@
-"""Captures with known geometry, for tests of converters. Letters: v views, n points, h w pixels.
+"""Captures of known geometry for tests of converters. Letters: v views, n points, h w pixels.
 
-Lenses are written here from their formulas and share nothing with what they test.
+Lenses are implemented here from their formulas and share no code with what they test.
 """
 
 import json
@@ -15,7 +15,7 @@ OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
 def perspective(x: np.ndarray, y: np.ndarray, k: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Return where Brown's model with rational terms moves x/z, y/z."""
+    """Return x/z, y/z distorted by Brown's model with rational terms."""
     k = {key: k.get(key, 0.0) for key in ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")}
     r2 = x * x + y * y
     radial = (1 + k["k1"] * r2 + k["k2"] * r2**2 + k["k3"] * r2**3) / (1 + k["k4"] * r2 + k["k5"] * r2**2 + k["k6"] * r2**3)
@@ -25,7 +25,7 @@ def perspective(x: np.ndarray, y: np.ndarray, k: dict) -> tuple[np.ndarray, np.n
 
 
 def equidistant(x: np.ndarray, y: np.ndarray, k: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Return where an equidistant fisheye images x/z, y/z."""
+    """Return x/z, y/z distorted by an equidistant fisheye."""
     r = np.maximum(np.hypot(x, y), 1e-12)
     angle = np.arctan(r)
     bent = angle * (1 + sum(k.get(f"k{i}", 0.0) * angle ** (2 * i) for i in range(1, 5)))
@@ -42,7 +42,7 @@ def project(points: np.ndarray, w2c: np.ndarray, camera: tuple, model=perspectiv
 
 
 def paint(pixels: np.ndarray, size: tuple[int, int], width: float = 1.6) -> np.ndarray:
-    """Return an image (h, w, 3) uint8 of dark soft dots at pixels (n, 2) on white; those outside are not seen."""
+    """Return an image (h, w, 3) uint8 of dark soft dots at pixels (n, 2) on white; those outside are invisible."""
     h, w = size
     y, x = np.mgrid[:h, :w] + 0.5
     dark = sum(np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * width**2)) for px, py in pixels)
@@ -50,7 +50,7 @@ def paint(pixels: np.ndarray, size: tuple[int, int], width: float = 1.6) -> np.n
 
 
 def found_dots(image: np.ndarray, expected: np.ndarray, reach: int = 5) -> np.ndarray:
-    """Return the centres (n, 2) of the dots near expected pixels (n, 2), NaN for those too near to the border."""
+    """Return the centres (n, 2) of the dots near expected pixels (n, 2), NaN for those too near the border."""
     centres = np.full(expected.shape, np.nan)
     h, w = image.shape[:2]
     for i, (x, y) in enumerate(expected):

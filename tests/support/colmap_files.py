@@ -1,4 +1,4 @@
-"""COLMAP sparse models written for tests, from the documentation of their format. Letters: n images."""
+"""Writers of COLMAP sparse models for tests, from the documentation of the format. Letters: n images."""
 
 import struct
 from pathlib import Path
@@ -52,7 +52,7 @@ def write_binary(folder: Path, cameras: dict, images: list[tuple], keypoints: in
 
 
 def write_text(folder: Path, cameras: dict, images: list[tuple], keypoints: int = 3, newline: str = "\n") -> None:
-    """Write the same as text."""
+    """Write the same model as text."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["# Camera list with one line of data per camera:", "#   CAMERA_ID, MODEL, WIDTH, HEIGHT, PARAMS[]"]
     for camera_id, (model, w, h, parameters) in cameras.items():

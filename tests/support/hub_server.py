@@ -1,9 +1,9 @@
-"""A Hugging Face hub in miniature on localhost, for tests of downloads: metadata, redirects, ranges, lists and faults.
+"""Miniature Hugging Face hub on localhost for tests of downloads: metadata, redirects, ranges, lists and faults.
 
     with HubServer({"owner/repo": {"a.pt": b"…"}, "datasets/owner/name": {"x/y.csv": b"…"}}) as hub:
         point_at(monkeypatch, hub)
 
-It answers what huggingface_hub 2.4 asks for a download or a listing. As on the hub, large files (all but `SMALL`) have
+It answers the requests of huggingface_hub 2.4 for downloads and listings. As on the hub, large files (all but `SMALL`) have
 their sha256 as ETag and are redirected to another host, with the headers that invite hf-xet; small ones have git's sha1
 and are served directly; and lists come in pages. Below /github it is GitHub's API (a repository's tree), below /raw its files.
 """
@@ -33,7 +33,7 @@ RAW = re.compile(r"/raw/([^/]+/[^/]+)/main/(.+)")
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked: `range` and `token` are its Range and Authorization headers, or None."""
+    """Request of a client: `range` and `token` are its Range and Authorization headers, or None."""
 
     method: str
     path: str
@@ -48,11 +48,11 @@ class HubServer:
         repos: file contents by path, by repository; datasets carry the prefix `datasets/`, as in the hub's addresses.
 
     Attributes:
-        url: what HF_ENDPOINT is to be.
+        url: value for HF_ENDPOINT.
         requests: all requests in order.
         bytes_served: file contents sent so far, in bytes, by path in the repository.
-        ranges: whether Range headers are heeded; set to False for a server that always sends whole files.
-        page: how many entries of a folder are listed at a time.
+        ranges: whether Range headers are honoured; False for a server that always sends whole files.
+        page: entries of a folder listed at a time.
     """
 
     def __init__(self, repos: Mapping[str, Mapping[str, bytes]]):
@@ -79,11 +79,11 @@ class HubServer:
         self._server.server_close()
 
     def cut(self, file: str, after: int, stay_down: bool = False) -> None:
-        """Break the next transfer of `file` off after that many bytes; with `stay_down`, all later ones at once."""
+        """Cut the next transfer of `file` after that many bytes; with `stay_down`, all later ones immediately."""
         self._cuts[file] = (after, stay_down)
 
     def mend(self, file: str) -> None:
-        """End what `cut` began."""
+        """Undo `cut`."""
         self._cuts.pop(file, None)
 
     def fail(self, file: str, status: int, code: str | None = None) -> None:
@@ -91,21 +91,21 @@ class HubServer:
         self._failures[file] = (status, code)
 
     def heal(self, file: str) -> None:
-        """End what `fail` and `corrupt` began."""
+        """Undo `fail` and `corrupt`."""
         self._failures.pop(file, None)
         self._bodies.pop(file, None)
 
     def gate(self, repo: str, token: str | None = None, lists: bool = False) -> None:
-        """Let only `token` have files of `repo`: 401 without a token, 403 with another one, as on the hub.
+        """Serve files of `repo` only to `token`: 401 without a token, 403 with another one, as on the hub.
 
-        As there, what there is may be listed by all, unless `lists`.
+        As there, everyone may list the files, unless `lists`.
         """
         self._tokens[repo] = token
         if lists:
             self._private.add(repo)
 
     def corrupt(self, file: str, body: bytes) -> None:
-        """Serve `body` in place of `file`, under the hash of the true content."""
+        """Serve `body` instead of `file`, under the hash of the true content."""
         self._bodies[file] = body
 
     def count(self, method: str, part: str = "") -> int:
@@ -259,7 +259,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def git_sha1(content: bytes) -> str:
-    """Return the name that git gives to a file of that content."""
+    """Return git's hash of a file with that content."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -271,7 +271,7 @@ def _tree_entry(path: str, content: bytes) -> dict:
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
-    """Make this process use `hub` and nothing else, with no token, no waiting between retries and 1000-byte steps."""
+    """Make this process use only `hub`, with no token, no wait between retries and 1000-byte steps."""
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub.url)

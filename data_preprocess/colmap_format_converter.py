@@ -67,6 +67,9 @@ class CameraSearch:
     work: Path | None = flag(None, "folder for COLMAP's files", metavar="DIR", unset="OUTPUT_colmap")
 
 
+SETTINGS = (Captures, FrameSettings, ConversionSettings, CameraSearch)
+
+
 def scene_name(path: Path) -> str:
     """Return the name of a capture or video: its folder's name above `sparse/0` or `images`, or its own without suffix."""
     path = path.absolute()
@@ -233,8 +236,7 @@ def check(captures: Captures, given: Collection[str]) -> None:
 
 def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the captures; return the problems."""
-    kinds = (Captures, FrameSettings, ConversionSettings, CameraSearch)
-    given = read_command_line("colmap_format_converter.py", __doc__, kinds, argv)
+    given = read_command_line("colmap_format_converter.py", __doc__, SETTINGS, argv)
     captures, search = settings(Captures, given), settings(CameraSearch, given)
     check(captures, given)
     conversion, frame = settings(ConversionSettings, given), settings(FrameSettings, given).frame

@@ -155,16 +155,6 @@ def _indices(export: Export, given: Collection[str]) -> Sequence[int]:
     return export.indices
 
 
-def _device(name: str) -> str:
-    try:
-        device = pick_device(name)
-    except InputError as error:
-        raise InputError("--device", error.found, error.wanted) from error
-    if device.type not in ("cpu", "cuda"):
-        raise InputError("--device", f"is {name!r}", "auto, cpu, cuda or cuda:N")
-    return str(device)
-
-
 def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
     """Read the command line; return the settings, with the device resolved, and the indices of the scenes to export.
 
@@ -179,7 +169,7 @@ def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
     if export.kind != "objects":
         refuse_without_effect(given, f"with --kind {export.kind}", ["layout"])
     check_list_name(export.name or export.kind)
-    return replace(export, device=_device(export.device)), indices
+    return replace(export, device=str(pick_device(export.device))), indices
 
 
 def work(argv: Sequence[str] | None) -> None:

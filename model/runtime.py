@@ -32,6 +32,8 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         picked = torch.device(device)
     except RuntimeError as error:
         raise InputError("device", f"is {device!r}", "auto, cpu, cuda or cuda:N") from error
+    if picked.type not in ("cpu", "cuda"):
+        raise InputError("device", f"is {str(device)!r}", "auto, cpu, cuda or cuda:N")
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         there = torch.cuda.device_count()
         raise InputError("device", f"is {str(device)!r} on a machine with {there} CUDA devices", "one of them, or cpu")

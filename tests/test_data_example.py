@@ -12,6 +12,7 @@ from PIL import Image
 
 import inference
 import train
+from config.flags import read_command_line, settings
 from config.recipe import read_recipe
 from data.dataset import load_views
 from data.scene_format import CAMERAS, read_data_path, read_scene
@@ -20,10 +21,21 @@ from tests.support.scenes import ring_c2w, write_random_scene
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "data_example" / "README.md").read_text(encoding="utf-8")
-PARSERS = {
-    "data_preprocess/synthetic_export.py": synthetic_export.parse,
-    "data_preprocess/colmap_format_converter.py": colmap_format_converter.parse,
-    "inference.py": inference.parse,
+
+
+def read_colmap_flags(argv: list[str]) -> None:
+    given = read_command_line("colmap_format_converter.py", "", colmap_format_converter.SETTINGS, argv)
+    colmap_format_converter.check(settings(colmap_format_converter.Captures, given), given)
+
+
+def read_inference_flags(argv: list[str]) -> None:
+    inference.check_flags(read_command_line("inference.py", "", inference.SETTINGS, argv))
+
+
+READERS = {
+    "data_preprocess/synthetic_export.py": synthetic_export.read_export,
+    "data_preprocess/colmap_format_converter.py": read_colmap_flags,
+    "inference.py": read_inference_flags,
     "train.py": read_recipe,
 }
 
@@ -80,13 +92,13 @@ def test_documented_list_is_read(tmp_path):
     assert read_data_path(tmp_path / "my_data_path.json") == paths
 
 
-@pytest.mark.parametrize("program", PARSERS)
+@pytest.mark.parametrize("program", READERS)
 def test_documented_commands_are_accepted(program, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = commands(program)
     assert found
     for arguments in found:
-        PARSERS[program](arguments)
+        READERS[program](arguments)
 
 
 @pytest.mark.parametrize("name", ["objects_data_path.json", "scene_data_path.json"])

@@ -195,6 +195,7 @@ def test_a_state_is_read_by_the_same_weights_in_any_precision(model: LaCTLVSM, t
     ("arguments", "match"),
     [
         ({"device": "gpu"}, r"device: is 'gpu'; wanted auto, cpu, cuda or cuda:N"),
+        ({"device": "mps"}, r"device: is 'mps'; wanted auto, cpu, cuda or cuda:N"),
         ({"device": "cuda:99"}, r"device: is 'cuda:99' on a machine with \d+ CUDA devices; wanted one of them, or cpu"),
         ({"precision": "half"}, r"precision: is 'half'; wanted auto, float32 or bfloat16"),
         ({"newton_schulz_dtype": "half"}, r"newton_schulz_dtype: is 'half'; wanted float32 or bfloat16"),

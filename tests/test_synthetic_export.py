@@ -152,7 +152,7 @@ def test_flags_that_make_no_sense_are_one_line(tmp_path, capsys, flags, message)
 def test_an_unavailable_device_is_one_line(tmp_path, capsys, device):
     assert main(["--kind", "objects", "--output", str(tmp_path / "out"), "--device", device]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"synthetic_export.py: --device: is {device!r}")
+    assert line.startswith(f"synthetic_export.py: device: is {device!r}")
     assert not (tmp_path / "out").exists()
 
 

@@ -1,5 +1,6 @@
 """Training program: outputs, stopping and resuming, and starts from the command line."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,12 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import inference
 import train
 from model.lact_lvsm import LaCTLVSM
 from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
 from model.weights.file import read_weights
-from model.weights.load import config_for, load_weights
+from model.weights.load import config_for, load_weights, trained_with
 from tests.support.training_run import arguments, assert_same, final, rows, run_straight_and_resumed, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +51,18 @@ def test_exported_weights_are_the_average_and_load(folder):
     assert all(torch.equal(weights[name], content["average"][name]) for name in weights)
     assert any(not torch.equal(weights[name], content["model"][name]) for name in weights)
     load_weights(LaCTLVSM(config_for(path, weights)), weights, "export")
+    assert trained_with(path) == trained_with(next((folder / "outputs" / "export" / "snapshot").iterdir())) == ((8, 12), 2)
+
+
+def test_exported_weights_render_as_they_were_trained(folder):
+    assert train.main(arguments("export")) == 0
+    flags = (
+        "--load outputs/export/model.safetensors --data_path scenes/test_data_path.json --device cpu --no_lpips --video_frames 2"
+    )
+    assert inference.main(flags.split()) == 0
+    about = json.loads((folder / "output" / "metrics.json").read_text())["about"]
+    assert about["image_size"] == [8, 12]
+    assert {len(views) for views in about["input_views"].values()} == {2}
 
 
 def test_exported_weights_in_bfloat16_are_the_rounded_ones(folder):

@@ -12,12 +12,14 @@ Letters: b scenes, v input views, u target views, h w pixels.
 import contextlib
 import enum
 import math
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ from data.output.video import to_uint8
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source
 from model.lact_lvsm import LaCTLVSM
 from model.metric import LPIPS, psnr, ssim
-from model.parallel.context import join_context
+from model.parallel.context import ContextGroup, join_context
 from model.parallel.processes import Processes, end_processes, start_processes
 from model.parallel.share import ViewShare, share_views
 from model.runtime import PRECISIONS, full_memory_is_refused, keep_freed_memory, pick_dtype
@@ -59,13 +61,28 @@ class Ending(enum.IntEnum):
     BREAKDOWN = 4
 
 
+class Due(NamedTuple):
+    """What is due after a step."""
+
+    log: bool
+    snapshot: bool
+    validation: bool
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; return the exit status: 0 finished or stopped in order, 1 training broke down, 2 an error that the user can fix."""
+    """Train; return the exit status.
+
+    0: finished, or stopped in order; 1: training broke down; 2: an error that the user can fix; 130: interrupted.
+    """
     try:
         recipe = read_recipe(argv)
-        processes = start_processes(recipe.device, recipe.context_parallel)
-        with full_memory_is_refused(LESS_MEMORY):
-            return train(recipe, processes)
+    except (InputError, OSError) as error:
+        if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
+            print(f"train.py: {error}", file=sys.stderr, flush=True)
+        return 2
+    try:
+        with stop_signal() as stop, full_memory_is_refused(LESS_MEMORY):
+            return train(recipe, start_processes(recipe.device, recipe.context_parallel), stop)
     except (InputError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
@@ -76,60 +93,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         end_processes()
 
 
-def train(recipe: TrainingRecipe, processes: Processes) -> int:
+def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -> int:
     """Run the training that `recipe` describes, from the start or from its newest snapshot; return the exit status."""
     deadline = time.monotonic() + (math.inf if recipe.max_hours is None else recipe.max_hours * 3600)
     folder, device = OUTPUT_DIR / recipe.expname, processes.device
     config, dtype = load_config(recipe.config), pick_dtype(recipe.precision, device)
     if device.type == "cpu":
-        keep_freed_memory()
+        keep_freed_memory()  # returning it to the system took up to 40 % of a step
 
     # Data: this process's share of every sample, and the held-out scenes.
     context = join_context(recipe.context_parallel)
     share = share_views(recipe, context)
-    assert recipe.data_path is not None  # read_recipe refuses a recipe without
-    source = open_source(recipe.data_path, recipe, config.patch_size, device, share.views, processes.data_share)
-    held_out = open_source(recipe.val_data_path, recipe, config.patch_size, device) if recipe.val_data_path else None
-    if held_out:
-        held_out.validation_batch(0)  # bad data is found now and not after hours
+    source, held_out = open_sources(recipe, config.patch_size, share, processes)
 
     # State: from the newest snapshot, from --load, or new.
     torch.manual_seed(recipe.seed)
     state = TrainingState(config, recipe, device, dtype)
     origin, notes = begin(state, recipe, folder / "snapshot", processes)
+    check_same_step(state, folder / "snapshot", processes)
     first_step = state.step
 
-    # Network: compiled, its views shared within the context, its gradients averaged over processes. And the loss.
-    if recipe.compile:
-        compile_for_training(state.model, recipe)
-    state.model.context = context
-    network = wrap(state.model, processes)
+    # Network and loss: compiled, views shared within the context, gradients averaged over processes.
+    network = prepare(state.model, recipe, context, processes)
     lpips = load_lpips(processes) if recipe.lpips_weight else None
 
-    scenes = recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
-    window = Window(processes, workload_of(config, recipe, matmul_rate(device, dtype)), scenes)
-    with processes.first_in_turn():
+    # Log, snapshots, and the stream of batches.
+    scenes_per_step = recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
+    window = Window(processes, workload_of(config, recipe, matmul_rate(device, dtype)), scenes_per_step)
+    with processes.first_then_others():
         recorder = Recorder(folder, recipe, processes, state)
     batches = load_ahead(source, sample_numbers(state.step, recipe, processes), device)
     ending, bad_data = Ending.NONE, None
-    with recorder, stop_signal() as stop, contextlib.closing(source), contextlib.closing(batches):
-        recorder.say(f"{folder}: {describe(state.model, recipe, processes, dtype, scenes)}, {origin}")
+    with recorder, contextlib.closing(source), contextlib.closing(batches):
+        recorder.say(f"{folder}: {describe(state.model, recipe, processes, dtype, scenes_per_step)}, {origin}")
         for note in notes:
             recorder.say(note)
         while state.step < recipe.steps and ending is Ending.NONE:
             # Gradients of all micro-steps.
             with_lpips = lpips if state.step >= recipe.lpips_start else None
             num_inputs = share.count_inputs(inputs_of_step(state.step, recipe))
-            figures, bad_data = accumulate(network, batches, num_inputs, with_lpips, share, recipe, window, dtype)
+            figures, bad_data = accumulate(network, batches, num_inputs, with_lpips, share, recipe, window)
 
-            # Update, or none on any process.
+            # Update, on all processes or on none.
             norm = gradient_norm(state.model.parameters())
             skipped = state.should_skip(figures["loss"], norm, recipe, processes)
             lr = learning_rate(state.step, recipe.lr, recipe.warmup, recipe.steps, recipe.schedule)
             apply_step(state.optimizer, norm, skipped, lr, recipe.grad_clip)
             state.optimizer.zero_grad(set_to_none=True)
 
-            # Agreement: a process with bad data must not leave the others waiting.
+            # Agreement: a process with bad data must not leave the others waiting. Its step does not count.
             ending = agree(processes, bad_data, deadline, stop)
             if ending is Ending.BAD_DATA:
                 break
@@ -138,27 +150,40 @@ def train(recipe: TrainingRecipe, processes: Processes) -> int:
             recorder.advance(state.step)
 
             # Log, snapshot, validation.
-            last = state.step == recipe.steps or ending is not Ending.NONE
-            log_now, save_now = last or state.step % recipe.log_every == 0, last or state.step % recipe.save_every == 0
-            if log_now:
+            due = due_after(state.step, ending, recipe)
+            if due.log:
                 row = window.row(source.broken) | {"lr": lr, "skips": int(state.skips[0])}
                 recorder.write(state.step, row | {"seconds_left": row["seconds_per_step"] * (recipe.steps - state.step)})
-                window.restart()
-            if (log_now or save_now) and state.broke_down_at(recipe) is not None:
+            if (due.log or due.snapshot) and state.broke_down_at(recipe) is not None:
                 ending = Ending.BREAKDOWN
                 break
-            if save_now:
+            if due.snapshot:
                 recorder.save(state)
-            if held_out and (state.step % recipe.val_every == 0 or state.step == recipe.steps or ending is Ending.OUT_OF_TIME):
-                picture = folder / "picture" / f"step_{state.step:08d}.png"
-                recorder.write(state.step, validate(state.result, held_out, recipe, processes, picture))
-                window.restart()
+            if held_out and due.validation:
+                with window.paused():
+                    picture = folder / "picture" / f"step_{state.step:08d}.png"
+                    row, bad_data = validate(state.result, held_out, recipe, processes, picture)
+                if row is None:
+                    ending = Ending.BAD_DATA
+                    break
+                recorder.write(state.step, row)
         if ending is Ending.BAD_DATA and state.step > first_step:
             recorder.save(state)
-
-    if bad_data:
-        raise bad_data
+            recorder.say(f"{folder}: stopped at step {state.step}; with its data repaired, the same command resumes it")
+        if bad_data:
+            raise bad_data
     return finish(ending, state, recipe, processes, recorder)
+
+
+def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, processes: Processes) -> tuple[Source, Source | None]:
+    """Return the sources of training samples and of held-out scenes, of which the first is read as a check."""
+    assert recipe.data_path is not None  # read_recipe refuses a recipe without
+    source = open_source(recipe.data_path, recipe, patch_size, processes.device, share.views, processes.data_share)
+    if recipe.val_data_path is None:
+        return source, None
+    held_out = open_source(recipe.val_data_path, recipe, patch_size, processes.device)
+    held_out.validation_batch(0)
+    return source, held_out
 
 
 def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, processes: Processes) -> tuple[str, list[str]]:
@@ -178,10 +203,34 @@ def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, process
         return f"resumed from {path}", notes
     if recipe.load is None:
         return "from scratch", []
-    with processes.first_in_turn():
+    with processes.first_then_others():
         weights = resolve_weights(recipe.load)
     state.load(read_weights(weights), str(weights))
     return f"from {recipe.load}", []
+
+
+def check_same_step(state: TrainingState, snapshots: Path, processes: Processes) -> None:
+    """Refuse a start at different steps, from snapshots on disks that the processes do not share.
+
+    Raises:
+        InputError: on the first process; the others exit.
+    """
+    if processes.highest(state.step) == -processes.highest(-state.step):
+        return
+    if not processes.first:
+        raise SystemExit(2)
+    raise InputError(snapshots, "holds different snapshots for different processes", "outputs in a folder that all of them share")
+
+
+def prepare(model: LaCTLVSM, recipe: TrainingRecipe, context: ContextGroup, processes: Processes) -> nn.Module:
+    """Return the network as training calls it; with several processes, gradients are averaged while they are computed."""
+    if recipe.compile:
+        compile_for_training(model, recipe)
+    model.context = context
+    if processes.world == 1:
+        return model
+    ids = [processes.device.index] if processes.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
 
 
 def compile_for_training(model: LaCTLVSM, recipe: TrainingRecipe) -> None:
@@ -192,17 +241,9 @@ def compile_for_training(model: LaCTLVSM, recipe: TrainingRecipe) -> None:
     model.compile_layers(mode=recipe.compile_mode)
 
 
-def wrap(model: LaCTLVSM, processes: Processes) -> nn.Module:
-    """Return the network as training calls it: with several processes, gradients are averaged while they are computed."""
-    if processes.world == 1:
-        return model
-    ids = [processes.device.index] if processes.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True)
-
-
 def load_lpips(processes: Processes) -> LPIPS:
     """Return LPIPS on this process's device; the first process downloads its files where they are missing."""
-    with processes.first_in_turn():
+    with processes.first_then_others():
         return LPIPS.from_files(*resolve_lpips()).to(processes.device)
 
 
@@ -221,38 +262,38 @@ def accumulate(
     share: ViewShare,
     recipe: TrainingRecipe,
     window: Window,
-    dtype: torch.dtype,
 ) -> tuple[dict[str, Tensor], Exception | None]:
     """Add up the gradients of a step's micro-steps; return the means of the loss and its parts, weighted by this process's share.
 
-    If a batch cannot be read, the step continues on an empty one with a loss of NaN, since other processes wait for this one; the
-    problem is returned as well.
+    If a batch cannot be read, the step continues on an empty one, since other processes wait for this one; the problem is returned
+    as well.
     """
     means: dict[str, Tensor] = {}
     bad_data = None
+    averaged = isinstance(network, DistributedDataParallel)
+    autocast = pick_dtype(recipe.precision, window.device) == torch.bfloat16
     for micro_step in range(recipe.grad_accum):
         with window.waiting():
             batch, bad_data = next_batch(batches, bad_data, share, recipe, window.device)
         inputs, targets = split(batch, num_inputs, len(share.targets))
-        last = micro_step == recipe.grad_accum - 1
-        averaged = isinstance(network, DistributedDataParallel)
         if recipe.compile_mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()  # results of the last pass may be overwritten
+        last = micro_step == recipe.grad_accum - 1
         with network.no_sync() if averaged and not last else contextlib.nullcontext():
             loss, parts = render_loss(
                 network(inputs, targets),
                 targets["image"],
                 lpips,
                 recipe.lpips_weight,
-                recipe.actckpt,
-                dtype == torch.bfloat16,
-                recipe.gradient_weight,
+                recompute=recipe.actckpt,
+                autocast=autocast,
+                gradient_weight=recipe.gradient_weight,
             )
             (loss * share.weight / recipe.grad_accum).backward()
         for name, value in {"loss": loss.detach(), **parts}.items():
             means[name] = means.get(name, 0) + value * share.weight / recipe.grad_accum
     if bad_data:
-        means["loss"] = means["loss"] * torch.nan
+        means["loss"] = means["loss"] * torch.nan  # all processes skip this step
     return means, bad_data
 
 
@@ -277,26 +318,51 @@ def split(batch: Batch, num_inputs: int, num_targets: int) -> tuple[Batch, Batch
 
 def agree(processes: Processes, bad_data: Exception | None, deadline: float, stop: threading.Event) -> Ending:
     """Return why all processes are to end now, if they are. Goes over the CPU: no host sync."""
-    own = Ending.BAD_DATA if bad_data else Ending.OUT_OF_TIME if time.monotonic() > deadline else Ending(int(stop.is_set()))
+    own = Ending.NONE
+    if stop.is_set():
+        own = Ending.SIGNAL
+    if time.monotonic() > deadline:
+        own = Ending.OUT_OF_TIME
+    if bad_data:
+        own = Ending.BAD_DATA
     return Ending(processes.highest(own))
 
 
+def due_after(step: int, ending: Ending, recipe: TrainingRecipe) -> Due:
+    """Return what is due after a step: everything after the last one, except that a signal leaves no time to validate."""
+    last = step == recipe.steps or ending is not Ending.NONE
+    validation = step % recipe.val_every == 0 or step == recipe.steps or ending is Ending.OUT_OF_TIME
+    return Due(last or step % recipe.log_every == 0, last or step % recipe.save_every == 0, validation)
+
+
 @torch.no_grad()
-def validate(model: LaCTLVSM, held_out: Source, recipe: TrainingRecipe, processes: Processes, picture: Path) -> dict[str, float]:
-    """Render the held-out scenes, shared among the processes; return means over scenes of PSNR and SSIM over their views."""
+def validate(
+    model: LaCTLVSM, held_out: Source, recipe: TrainingRecipe, processes: Processes, picture: Path
+) -> tuple[dict[str, float] | None, Exception | None]:
+    """Render the held-out scenes, shared among the processes.
+
+    Returns:
+        means over scenes of PSNR and SSIM over their views, or None if a process could not read a scene; that process's problem.
+    """
     context, model.context = model.context, None  # each process renders scenes of its own
-    sums = torch.zeros(3, dtype=torch.float64)
+    sums, bad_data = torch.zeros(3, dtype=torch.float64), None
     for i in range(processes.rank, held_out.count_validation_scenes(), processes.world):
-        batch = {key: value.to(processes.device) for key, value in held_out.validation_batch(i).items()}
+        try:
+            batch = {key: value.to(processes.device) for key, value in held_out.validation_batch(i).items()}
+        except (InputError, OSError) as error:
+            bad_data = error
+            break
         inputs, targets = split(batch, recipe.num_input_views, recipe.num_target_views)
         rendered = model(inputs, targets).clamp(0, 1)
         if i == 0:
             draw(picture, inputs, targets, rendered)
         scores = [psnr(rendered, targets["image"]).mean(), ssim(rendered, targets["image"]).mean(), torch.ones(())]
         sums += torch.stack([score.double().cpu() for score in scores])
-    total = processes.total(sums)
     model.context = context
-    return {"val_psnr": float(total[0] / total[2]), "val_ssim": float(total[1] / total[2])}
+    if processes.highest(int(bad_data is not None)):
+        return None, bad_data
+    total = processes.total(sums)
+    return {"val_psnr": float(total[0] / total[2]), "val_ssim": float(total[1] / total[2])}, None
 
 
 def draw(path: Path, inputs: Batch, targets: Batch, rendered: Tensor) -> None:
@@ -310,14 +376,14 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
     folder = recorder.folder
     if processes.first and ending is Ending.BREAKDOWN:
         print(f"train.py: {last_words(state, recipe, folder)}", file=sys.stderr, flush=True)
-    elif processes.first and ending is not Ending.BAD_DATA:
+    if processes.first and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
         if state.step == recipe.steps or ending is Ending.OUT_OF_TIME:
             weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
             trained_with = {"image_size": recipe.image_size, "num_input_views": recipe.num_input_views}
             save_weights(folder / "model.safetensors", weights, state.model.config, precision, trained_with)
         finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}, the same command resumes it"
         print(f"{folder}: {finished}", flush=True)
-    if recorder.parts is not None and ending is not Ending.BAD_DATA:
+    if recorder.parts is not None and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
         held = "the whole snapshot" if recorder.parts else "the snapshot without the optimizer's state, which is more than fits"
         print(f"{folder / 'parts'}: {held}; --resume continues from there", flush=True)
     return {Ending.BAD_DATA: 2, Ending.BREAKDOWN: 1}.get(ending, 0)

@@ -67,7 +67,7 @@ class TrainingRecipe:
     schedule: str = flag("cosine", "of the learning rate: to 0 at the last step, or constant", choices=("cosine", "constant"))
     steps: int = flag(80000, "steps in all", least=1)
     weight_decay: float = flag(0.05, "on tensors of two or more dimensions", least=0)
-    grad_clip: float = flag(1.0, "clip the gradient to this norm", least=0)
+    grad_clip: float = flag(1.0, "clip the gradient to this norm", above=0)
     skip_norm: float = flag(4.0, "skip a step whose gradient norm is above this", least=0)
     skip_norm_start: int = flag(1000, "first step at which skip_norm applies", least=0)
     max_skips: int = flag(100, "stop after this many skipped steps in a row", least=1, free=True)

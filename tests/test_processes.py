@@ -50,7 +50,7 @@ from model.parallel.processes import end_processes, start_processes
 processes = start_processes("cpu")
 order = []
 try:
-    with processes.first_in_turn():
+    with processes.first_then_others():
         if processes.rank in {failing}:
             raise OSError("no space on process", processes.rank)
     processes.highest(1)

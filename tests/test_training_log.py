@@ -105,7 +105,6 @@ def test_window_means_omit_skipped_steps():
     assert row["seconds_per_step"] == pytest.approx(2 / 3, rel=0.05)
     assert row["broken"] == 4
     assert row["memory_gib"] > 0.05  # torch alone is larger
-    window.restart()
     window.add({"loss": torch.tensor(math.nan)}, torch.tensor(1.0))
     assert window.row(broken=0)["loss"] is None
 

@@ -1,6 +1,7 @@
 """Processes of a run: rank, device, and collectives over plain values and tensors."""
 
 import contextlib
+import datetime
 import gc
 import os
 from collections.abc import Iterator
@@ -17,6 +18,10 @@ from torch import Tensor
 
 from config.errors import InputError
 from model.runtime import pick_device
+
+# The first process may download weights, and a context may have a longer scene than the others. A process that has ended is noticed
+# without this.
+LONGEST_WAIT = datetime.timedelta(hours=6)
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Processes:
         return values
 
     @contextlib.contextmanager
-    def first_in_turn(self) -> Iterator[None]:
+    def first_then_others(self) -> Iterator[None]:
         """Let the first process go through the block before the others, which then find what it has downloaded.
 
         If the block fails on one process, all of them end: that one with its error, the others with `SystemExit`.
@@ -131,7 +136,7 @@ def start_processes(device: str, context: int = 1) -> Processes:
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
-    dist.init_process_group("gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl")
+    dist.init_process_group("gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT)
     return Processes(dist.get_rank(), dist.get_world_size(), picked, context)
 
 

@@ -136,8 +136,16 @@ class Window:
             self.sums[name] = self.sums.get(name, 0) + torch.where(skipped > 0, 0, value)
             self.counts[name] = self.counts.get(name, 0) + (1 - skipped)
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clocks inside."""
+        start_s, start_cpu_s = time.perf_counter(), time.process_time()
+        yield
+        self.start_s += time.perf_counter() - start_s
+        self.start_cpu_s += time.process_time() - start_cpu_s
+
     def row(self, broken: int) -> dict[str, Any]:
-        """Return the figures since the last row, over all processes; CPU seconds are this one's, of all its threads.
+        """Return the figures since the last row, over all processes, and restart; CPU seconds are this one's, of all its threads.
 
         Args:
             broken: samples that this process replaced so far.
@@ -150,7 +158,7 @@ class Window:
         n = len(names)
         row = {name: total[i] / total[n + i] if total[n + i] else None for i, name in enumerate(names)}
         samples_per_s = self.steps * self.scenes / seconds
-        return row | {
+        row |= {
             "samples_per_s": samples_per_s,
             "tokens_per_s": samples_per_s * self.workload.tokens,
             "flops_share": samples_per_s * self.workload.flops / (self.workload.rate * world),
@@ -160,6 +168,8 @@ class Window:
             "seconds_per_step": seconds / self.steps,
             "cpu_seconds_per_step": (time.process_time() - self.start_cpu_s) / self.steps,
         }
+        self.restart()
+        return row
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

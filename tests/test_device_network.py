@@ -1,4 +1,4 @@
-"""The network on every device: chunks, compiling, gradients, host syncs, memory. A CPU runs what a GPU runs, to the last line."""
+"""The network on every device: chunks, compiling, gradients, host syncs, memory. A CPU runs the same lines as a GPU."""
 
 import gc
 
@@ -26,7 +26,7 @@ from tests.support.networks import cameras, on, random_views, relative_error, sm
 LACT = ("self_attention", "fast_weight", "mlp")
 ADDRESSED = ("self_attention", "fast_weight by foot", "mlp")
 CPU = torch.device("cpu")
-# Compiling is what is tested, not the compiler: on a CPU the graphs alone.
+# Compilation is tested, not the compiler: on a CPU, the graphs alone.
 BACKEND = {"cpu": "aot_eager", "cuda": "inductor"}
 
 

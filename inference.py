@@ -44,12 +44,12 @@ from model.weights.load import trained_with
 HERE = Path(__file__).parent
 DEFAULT_WEIGHTS = HERE / "weight" / "lact_objects_64.safetensors"  # the bundled model
 DEFAULT_DATA = {False: HERE / "data_example" / "objects_data_path.json", True: HERE / "data_example" / "scene_data_path.json"}
-# For weights that neither weight/checkpoints.yaml nor the file itself says more about.
+# Defaults where neither weight/checkpoints.yaml nor the weight file states these.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
-# Targets whose photos are in memory at a time.
+# Number of targets whose photos are in memory at once.
 TARGET_BATCH = 16
 LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
-# Errors that the user can fix. Any other is a fault of the program and shows its traceback.
+# Errors that the user can fix. Any other is a bug and shows its traceback.
 USER_ERRORS = (InputError, OSError)
 
 Metrics = dict[str, Callable[[Tensor, Tensor], Tensor]]
@@ -92,14 +92,14 @@ class Views:
     )
     target_every: int | None = flag(None, "targets are views 0, N, 2N, …; inputs are chosen from the others", least=1, metavar="N")
     view_index: str | None = flag(None, "JSON with the inputs and targets of each scene", metavar="FILE")
-    seed: int = flag(0, "of random and kmeans selection", least=0)
+    seed: int = flag(0, "seed of random and kmeans selection", least=0)
     pose_reference: str = flag("all", "scenes: views that set frame and scale", choices=("all", "inputs"))
     scene_scale: float = flag(1.0, "scenes: 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights", above=0)
 
 
 @dataclass(frozen=True)
 class Video:
-    video_format: str = flag("mp4", "of the file", group="video", choices=("mp4", "gif", "none"))
+    video_format: str = flag("mp4", "format of the video", group="video", choices=("mp4", "gif", "none"))
     video_frames: int = flag(120, "number of frames", least=1)
     video_fps: int = flag(30, "frames per second", least=1, most=240)
     path_order: str = flag("given", "scenes: pass the inputs as listed, or on a short tour", choices=("given", "nearest"))
@@ -116,8 +116,12 @@ class Results:
 @dataclass(frozen=True)
 class Machine:
     device: str = flag("auto", "auto, cpu, cuda or cuda:N", group="machine")
-    precision: str = flag("auto", "of the layers; auto is bfloat16 where the hardware has it", choices=("auto", *PRECISIONS))
-    newton_schulz_dtype: str = flag("bfloat16", "published weights were trained with bfloat16", choices=tuple(PRECISIONS))
+    precision: str = flag(
+        "auto", "precision of the layers; auto is bfloat16 where the hardware has it", choices=("auto", *PRECISIONS)
+    )
+    newton_schulz_dtype: str = flag(
+        "bfloat16", "dtype of Newton-Schulz steps; published weights were trained with bfloat16", choices=tuple(PRECISIONS)
+    )
     chunk_views: int | None = flag(None, "views computed at a time", least=1, unset="by free memory")
     context_parallel: int = flag(1, "processes that split the views of each scene", least=1, metavar="M")
     num_workers: int | None = flag(None, "threads that read images", least=0, unset="one per core, 8 at most")
@@ -126,7 +130,7 @@ class Machine:
     compile_mode: str = flag(
         "default", "mode of torch.compile", choices=tuple(mode for mode in COMPILE_MODES if mode != "reduce-overhead")
     )
-    fast_weight_ops: str = flag("auto", "implementation; auto is compiled on CUDA", choices=IMPLEMENTATIONS)
+    fast_weight_ops: str = flag("auto", "implementation of fast weights; auto is compiled on CUDA", choices=IMPLEMENTATIONS)
 
 
 SETTINGS = (Network, Scenes, Views, Video, Results, Machine)
@@ -215,7 +219,7 @@ def check_flags(given: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def together(processes: Processes) -> Iterator[None]:
-    """If the block fails on one process, end the run on all of them: the first reports the error, and none waits for another."""
+    """If the block fails on one process, end the run on all of them: the first reports the error, and none is left waiting."""
     problem = None
     try:
         with full_memory_is_refused(LESS_MEMORY):
@@ -361,7 +365,7 @@ def render_scene(
     """Reconstruct a scene and write its results; return a row of metrics per target.
 
     Each process of the context computes its part of inputs, targets and frames; the first writes what concerns the whole scene and
-    returns all rows, the others none. Steps that can fail on one process alone are in `context.together`: none waits for it then.
+    returns all rows, the others none. Steps that can fail on one process alone run in `context.together`: no other waits for it.
     """
     context = renderer.context
     own = own_part(job, context)

@@ -52,7 +52,7 @@ LESS_MEMORY = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest)
 
 
 class Ending(enum.IntEnum):
-    """Reason why a run ends. Where processes differ, the highest holds for all."""
+    """Reason for a run to end. Where processes differ, the highest holds for all."""
 
     NONE = 0
     SIGNAL = 1
@@ -187,7 +187,7 @@ def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, proc
 
 
 def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, processes: Processes) -> tuple[str, list[str]]:
-    """Put into `state` what the run starts from: a snapshot, the weights of `--load`, or nothing; return which, and remarks."""
+    """Start `state` from a snapshot, from the weights of `--load`, or from scratch; return which, and notes for the log."""
     path = find_snapshot(recipe.resume, snapshots)
     if path is not None:
         content = read_snapshot(path)
@@ -195,7 +195,7 @@ def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, process
         state.restore(content, path, processes.rank)
         notes = []
         if recipe.load is not None:
-            notes.append(f"{path}: goes before --load {recipe.load}, which has no effect on a resumed run")
+            notes.append(f"{path}: takes precedence over --load {recipe.load}, which has no effect on a resumed run")
         if content["code_version"] != code_version():
             notes.append(f"{path}: written by code {content['code_version']}, resumed by {code_version()}")
         if content["optimizer"] is None:
@@ -317,7 +317,7 @@ def split(batch: Batch, num_inputs: int, num_targets: int) -> tuple[Batch, Batch
 
 
 def agree(processes: Processes, bad_data: Exception | None, deadline: float, stop: threading.Event) -> Ending:
-    """Return why all processes are to end now, if they are. Goes over the CPU: no host sync."""
+    """Return why all processes are to end now, or `Ending.NONE`. Communicates over the CPU: no host sync."""
     own = Ending.NONE
     if stop.is_set():
         own = Ending.SIGNAL
@@ -366,7 +366,7 @@ def validate(
 
 
 def draw(path: Path, inputs: Batch, targets: Batch, rendered: Tensor) -> None:
-    """Write a picture of the first scene of a batch: inputs, and targets beside renderings."""
+    """Write a picture of the first scene of a batch: inputs, and targets next to renderings."""
     views = (inputs["image"][0], targets["image"][0], rendered[0])
     comparison(path, *(list(to_uint8(images)) for images in views), title=path.stem.replace("_", " "))
 
@@ -384,13 +384,13 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
         finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}, the same command resumes it"
         print(f"{folder}: {finished}", flush=True)
     if recorder.parts is not None and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
-        held = "the whole snapshot" if recorder.parts else "the snapshot without the optimizer's state, which is more than fits"
+        held = "the whole snapshot" if recorder.parts else "the snapshot without the optimizer's state, which does not fit"
         print(f"{folder / 'parts'}: {held}; --resume continues from there", flush=True)
     return {Ending.BAD_DATA: 2, Ending.BREAKDOWN: 1}.get(ending, 0)
 
 
 def last_words(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> str:
-    """Return why training broke down, and what is left."""
+    """Return the message of a run that broke down: the reason, and the last good snapshot."""
     found = list_snapshots(folder / "snapshot")
     good = f"the last good snapshot is {found[-1][1]}" if found else "there is no snapshot yet"
     return (
@@ -400,7 +400,7 @@ def last_words(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> st
 
 
 def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtype: torch.dtype, scenes: int) -> str:
-    """Return a line on what is trained on what."""
+    """Return one line for the log: size of the network, devices, precision, scenes per step."""
     parameters = sum(x.numel() for x in model.parameters()) / 1e6
     precision = str(dtype).removeprefix("torch.")
     pool = f" of a pool of {recipe.pool}, each drawn {recipe.pool_reuse} times on average" if recipe.pool else ""

@@ -27,7 +27,7 @@ SITES = ("qk", "hidden", "vo")
 
 @dataclass(frozen=True)
 class AddressConfig:
-    """How the tokens of a fast-weight layer are rotated by where they look.
+    """Rotation of the tokens of a fast-weight layer by where they look.
 
     Attributes:
         phases: `image`: column and row of the patch; `line`: the six Plücker numbers of its ray; `foot`: the point of the ray
@@ -107,7 +107,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
         value = yaml.safe_load(content.decode())
     except MemoryError:
         raise
-    except Exception as error:  # besides its own errors the parser passes on those of constructors, such as for dates
+    except Exception as error:  # the parser also passes on errors of constructors, such as for dates
         raise InputError(path, f"is not YAML ({error})", wanted) from error
     if not isinstance(value, dict):
         raise InputError(path, f"holds a {type(value).__name__}", wanted)

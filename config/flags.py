@@ -2,15 +2,15 @@
 
     @dataclass(frozen=True)
     class Video:
-        video_format: str = flag("mp4", "of the file", group="video", choices=("mp4", "gif"))
-        video_frames: int = flag(120, "length of the video", least=1)
+        video_format: str = flag("mp4", "format of the video", group="video", choices=("mp4", "gif"))
+        video_frames: int = flag(120, "number of frames", least=1)
 
     given = read_command_line("inference.py", __doc__, (Video,), argv)  # {"video_frames": 60}: what was given, and nothing else
     video = settings(Video, given)                                     # Video(video_format="mp4", video_frames=60)
 
 A field's annotation says how its flag is read: `bool` is a switch, `tuple[int, int]` takes two numbers (height and width),
-`tuple[X, ...]` one or more values, everything else one. A field whose default is `...` is required; `kw_only=True` lets it stand
-behind others.
+`tuple[X, ...]` one or more values, everything else one. A field whose default is `...` is required; in a dataclass with
+`kw_only=True` it may follow fields with defaults.
 """
 
 import argparse
@@ -51,11 +51,11 @@ def flag(
         text: its meaning, for `--help`; range and default are added.
         group: heading in `--help` of this flag and those after it.
         least, above, most: bounds of a number, `above` excluded; NaN and infinity are out of every range.
-        choices: the values there are.
-        unset: what happens where it is not given, in words: for a default of None.
+        choices: the allowed values.
+        unset: what a default of None stands for, in words, for `--help`.
         metavar: name of the value in `--help`.
-        positional: given by its place on the command line and not by `--NAME`.
-        metadata: anything else that belongs to the field.
+        positional: given by its position on the command line, not by `--NAME`.
+        metadata: anything else to store with the field.
     """
     metadata |= {"text": text, "group": group, "least": least, "above": above, "most": most, "choices": tuple(choices)}
     metadata |= {"unset": unset, "metavar": metavar, "positional": positional}
@@ -72,13 +72,13 @@ def read_command_line(
         description: of the program, for `--help`.
         kinds: the dataclasses; no two fields share a name.
         argv: the command line; None for the process's own.
-        negatable: give every switch a `--no-NAME` too, for what another source may have switched on.
+        negatable: give every switch a `--no-NAME` too, to turn off what another source, such as a YAML, turned on.
 
     Returns:
         the value of every flag that was given, by name. `settings` makes instances of it.
 
     Raises:
-        InputError: a flag is unknown or missing, or its value of the wrong type or out of range.
+        InputError: a flag is unknown or missing, or its value is of the wrong type or out of range.
     """
     fields = _fields(kinds)
     parser = _parser(program, description, fields, negatable)
@@ -114,13 +114,13 @@ def read_mapping(kind: type, values: Mapping[str, Any], where: str) -> dict[str,
     Args:
         kind: the dataclass.
         values: by the fields' names.
-        where: what error messages call it, such as the file's name.
+        where: name in error messages, such as the file's.
 
     Returns:
         the values, in the types of the fields.
 
     Raises:
-        InputError: a key is unknown, or a value of the wrong type or out of range.
+        InputError: a key is unknown, or a value is of the wrong type or out of range.
     """
     fields = _fields([kind])
     for key in values:
@@ -138,7 +138,7 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
     """Refuse a number that is out of its field's range.
 
     Raises:
-        InputError: it is.
+        InputError: the number is out of range.
     """
     least, above, most = (field.metadata[bound] for bound in ("least", "above", "most"))
     numbers = value if isinstance(value, tuple) else (value,)
@@ -204,7 +204,7 @@ def _parser(program: str, description: str, fields: Mapping[str, tuple[dataclass
             options |= {"type": kind, "choices": choices, "metavar": metavar, **repeated}
         else:
             options |= {"type": kind, "choices": choices, "metavar": metavar}
-            # argparse would read its own mark for "no default" as the value of a positional that is not given.
+            # Without a default, argparse would return its marker for "no default" as the value of a positional that is not given.
             options |= {"nargs": "?", "default": None} if field.metadata["positional"] else {}
         group.add_argument(field.name if field.metadata["positional"] else f"--{field.name}", **options)
     return parser

@@ -33,12 +33,12 @@ class TrainingRecipe:
     resume: str = flag("auto", "auto (the newest snapshot of the run, if any), none, a snapshot, or its parts' folder", free=True)
     device: str = flag("auto", "auto, cpu, cuda or cuda:N", free=True)
     precision: str = flag(
-        "auto", "of the layers; auto is bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16")
+        "auto", "precision of the layers; auto is bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16")
     )
     compile: bool = flag(False, "torch.compile the blocks", free=True)
     compile_mode: str = flag("default", "mode of torch.compile", choices=COMPILE_MODES, free=True)
     actckpt: bool = flag(False, "activation checkpointing: recompute each block in the backward pass", free=True)
-    seed: int = flag(95, "of weights and data", least=0, most=MAXIMUM_SEED)
+    seed: int = flag(95, "seed of weights and data", least=0, most=MAXIMUM_SEED)
     max_hours: float | None = flag(None, "hours after which the run saves and exits", free=True, least=0)
 
     bs_per_gpu: int = flag(8, "scenes per process and micro-step", least=1, free=True, group="data")
@@ -64,7 +64,9 @@ class TrainingRecipe:
     )
     lr: float = flag(4e-4, "peak learning rate", least=0)
     warmup: int = flag(4000, "steps of linear warm-up", least=0)
-    schedule: str = flag("cosine", "of the learning rate: to 0 at the last step, or constant", choices=("cosine", "constant"))
+    schedule: str = flag(
+        "cosine", "of the learning rate: a cosine to 0 at the last step, or constant", choices=("cosine", "constant")
+    )
     steps: int = flag(80000, "steps in all", least=1)
     weight_decay: float = flag(0.05, "on tensors of two or more dimensions", least=0)
     grad_clip: float = flag(1.0, "clip the gradient to this norm", above=0)
@@ -82,7 +84,9 @@ class TrainingRecipe:
     save_every: int = flag(1000, "steps between snapshots", least=1, free=True)
     keep: int = flag(3, "snapshots kept", least=1, free=True)
     snapshot_parts: str | None = flag(None, "also write the newest snapshot in files of this size, such as 15M", free=True)
-    snapshot_total: str = flag("60M", "of all these files; a larger snapshot is written without the optimizer's state", free=True)
+    snapshot_total: str = flag(
+        "60M", "total size of these files; a larger snapshot is written without the optimizer's state", free=True
+    )
     log_every: int = flag(100, "steps between log lines", least=1, free=True)
     val_data_path: str | None = flag(None, "held-out scenes, in the same forms as data_path", free=True)
     val_every: int = flag(1000, "steps between validations", least=1, free=True)
@@ -116,7 +120,7 @@ def read_recipe(argv: Sequence[str] | None = None) -> TrainingRecipe:
 
     Raises:
         FileNotFoundError: there is no such YAML.
-        InputError: an unknown flag or key, a value that is not of its type or out of range, or settings at odds.
+        InputError: an unknown flag or key, a value of the wrong type or out of range, or settings that contradict each other.
     """
     given = read_command_line("train.py", "Train a LaCT network.", (RecipeFile, TrainingRecipe), argv, negatable=True)
     path = given.pop("recipe", None)
@@ -131,7 +135,7 @@ def recipe_from_dict(values: Mapping[str, Any], where: str) -> TrainingRecipe:
     """Return the recipe of plain values, as `dataclasses.asdict` gives them; `where` names them in errors.
 
     Raises:
-        InputError: an unknown key or a value of another type.
+        InputError: an unknown key, or a value of the wrong type or out of range.
     """
     return TrainingRecipe(**read_mapping(TrainingRecipe, values, where))
 
@@ -157,7 +161,7 @@ def parse_size(text: str, where: str) -> int:
     """Return the bytes of a size such as 900K, 15M or 1G, in powers of 1024 as `split -b` has them.
 
     Raises:
-        InputError: another spelling, or nothing; `where` names it.
+        InputError: another spelling, or a size of 0; `where` names it.
     """
     match = re.fullmatch(r"(\d{1,6})([KMG])", text)
     if match is None or int(match[1]) == 0:

@@ -146,7 +146,7 @@ def _on_white(image: Image.Image) -> np.ndarray:
 
 
 def _bit_depth(path: str | os.PathLike) -> int:
-    """Return the bits per channel of a PNG, of which Pillow silently keeps 8."""
+    """Return the bits per channel of a PNG; Pillow silently reduces 16 to 8."""
     with Path(path).open("rb") as file:
         return file.read(25)[24]
 

@@ -54,7 +54,7 @@ def normalise_poses(c2w: Tensor, reference: int | None = None, scene_scale: floa
             raise InputError(
                 "cameras" if len(c2w) == 1 else f"scene {scene}, cameras",
                 f"spread over {found:.3g}, too little to set a scale",
-                "reference cameras at different places (more of them, or the targets, too)",
+                "reference cameras at different places (more of them, or the targets as well)",
             )
     moved[..., :3, 3] /= scene_scale * size[:, None, None]
     return moved.to(c2w.dtype)

@@ -34,7 +34,7 @@ SYNTHETIC = "synthetic:"
 # Held-out scenes of endless data, and scenes of a set of N that stay in memory.
 SYNTHETIC_HELD_OUT = 8
 SYNTHETIC_KEPT = 64
-# What a random number is for, so that no two uses share a stream.
+# Purposes of random numbers, so that no two uses share a stream.
 ORDER, VIEWS, REPLACEMENT, INPUTS, POOL = 1, 2, 3, 4, 5
 
 
@@ -119,7 +119,7 @@ def numbers_of(step: int, micro_step: int, rank: int, ranks: int, recipe: Traini
 
 
 def inputs_of_step(step: int, recipe: TrainingRecipe) -> int:
-    """Return how many inputs the samples of a step have, all of them alike: the first so many of each sample's."""
+    """Return the number of inputs of a step, the same for all its samples: the first of each sample's inputs are used."""
     if recipe.min_input_views is None:
         return recipe.num_input_views
     return int(np.random.default_rng([recipe.seed, INPUTS, step]).integers(recipe.min_input_views, recipe.num_input_views + 1))
@@ -157,7 +157,7 @@ class FolderSource:
         return {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
 
     def validation_batch(self, i: int) -> Batch:
-        """See `Source`. Views: even along the middle `frame_window` frames, or without one far apart over the whole scene.
+        """See `Source`. Views are evenly spaced over the middle `frame_window` frames or, without a window, spread over the scene.
 
         Raises:
             InputError, OSError: the scene cannot be read, or has too few views.
@@ -198,7 +198,7 @@ class FolderSource:
         rng = np.random.default_rng([self.recipe.seed, VIEWS, number])
         count, wanted = len(scene.views), views_of_sample(self.recipe)
         if count < wanted:
-            raise InputError("views", f"are {count}", f"{wanted} (num_input_views and num_target_views of num_all_views)")
+            raise InputError("views", f"are {count}", f"{wanted} or more, for num_input_views and num_target_views")
         window = min(self.recipe.frame_window or count, count)
         first = int(rng.integers(count - window + 1))
         return (first + rng.choice(window, wanted, replace=False)).tolist()
@@ -212,7 +212,7 @@ class FolderSource:
         return sample
 
     def _tolerate(self, sample: str, problem: InputError | OSError) -> None:
-        """Count a broken sample, or raise an InputError, whatever went wrong."""
+        """Count and report a broken sample; raise an InputError once there are more than `skip_broken`."""
         if isinstance(problem, InputError):
             error = problem.within(sample)
         else:
@@ -222,7 +222,7 @@ class FolderSource:
             if self.broken > self.recipe.skip_broken:
                 allowed = f"skip_broken allows {self.recipe.skip_broken} broken samples, and this is number {self.broken}"
                 raise InputError(error.where, error.found, f"{error.wanted}: {allowed}") from problem
-            print(f"left out: {error}", file=sys.stderr, flush=True)
+            print(f"skipped: {error}", file=sys.stderr, flush=True)
 
 
 class SyntheticSource:
@@ -236,13 +236,13 @@ class SyntheticSource:
         kind, _, count = path.removeprefix(SYNTHETIC).partition(":")
         if kind not in KINDS or (count and (not count.isdecimal() or int(count) < 1)):
             wanted = " or ".join(SYNTHETIC + known for known in KINDS)
-            raise InputError(path, "is no synthetic data", f"{wanted}, with :N behind for N scenes")
+            raise InputError(path, "is not synthetic data", f"{wanted}, with :N at the end for N scenes")
         if recipe.seed >= FIRST_HELD_OUT_SEED:
             wanted = f"one below {FIRST_HELD_OUT_SEED} for {path}: the others are held out"
             raise InputError("--seed", f"is {recipe.seed}", wanted)
         self.kind, self.scenes = kind, int(count) if count else None
         self.recipe, self.device, self.views = recipe, device, views
-        # A GPU is busy anyway: there, scenes are rendered when they are needed.
+        # A GPU is busy with training: there, scenes are rendered when they are needed.
         self.ahead = 1 if device.type == "cpu" else 0
         self._make, self._held_out_seed = synthetic_batch, FIRST_HELD_OUT_SEED + recipe.seed
         self._kept = functools.lru_cache(maxsize=SYNTHETIC_KEPT)(self._keep)
@@ -255,7 +255,7 @@ class SyntheticSource:
         return self._shuffled({key: torch.cat([scene[key] for scene in scenes]) for key in scenes[0]}, numbers)
 
     def validation_batch(self, i: int) -> Batch:
-        """See `Source`. Endless data has scenes that training never sees; a set of N is small to be learned by heart, and is."""
+        """See `Source`. Endless data has held-out scenes; a set of N, meant for overfitting, is validated on its own scenes."""
         if self.scenes is not None:
             return self._shuffled(self._kept(i), [i])
         views = self.recipe.num_input_views + self.recipe.num_target_views
@@ -265,7 +265,7 @@ class SyntheticSource:
         return self.scenes or SYNTHETIC_HELD_OUT
 
     def close(self) -> None:
-        """Nothing runs by itself."""
+        """Do nothing: there are no threads or processes."""
 
     def _keep(self, index: int) -> Batch:
         return self._render(self.recipe.seed, [index], self.recipe.num_all_views)
@@ -275,7 +275,7 @@ class SyntheticSource:
         return {key: scenes[key] for key in ("image", "fxfycxcy", "c2w")}
 
     def _shuffled(self, scenes: Batch, numbers: Sequence[int]) -> Batch:
-        """Return the views of each sample in an order of its own, no more of them than a sample has: cameras may walk a path."""
+        """Return each sample's views, as many as it has, in a random order of its own: cameras may follow a path."""
         streams = [np.random.default_rng([self.recipe.seed, VIEWS, number]) for number in numbers]
         views = scenes["image"].shape[1]
         wanted = min(views, self.recipe.num_input_views + self.recipe.num_target_views)
@@ -288,9 +288,9 @@ class SyntheticSource:
 
 
 class PoolSource(SyntheticSource):
-    """Endless scenes of which a window lies in the device's memory: each is drawn `pool_reuse` times on average, then makes room.
+    """Endless scenes, a window of them in the device's memory: each is drawn `pool_reuse` times on average, then replaced.
 
-    A sample is a function of seed, number, scenes a step, and which of how many shares of the samples it belongs to.
+    A sample is a function of seed, sample number, scenes per step, and (data rank, data ranks).
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class PoolSource(SyntheticSource):
         super().__init__(path, recipe, device, views)
         self.ahead = 0  # the pool has a thread of its own
         assert recipe.pool is not None  # `open_source` takes another source then
-        # On a CPU the cores have enough to do with rendering.
+        # On a CPU, rendering already keeps the cores busy.
         processes = min(recipe.workers, max((os.cpu_count() or 1) - 1, 0)) if device.type == "cuda" else 0
         self.data_share = data_share
         self.pool = ScenePool(
@@ -314,7 +314,7 @@ class PoolSource(SyntheticSource):
         )
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """See `Source`. `numbers` are those of a micro-step, as `numbers_of` gives them; later ones than those before."""
+        """See `Source`. `numbers` are those of a micro-step, from `numbers_of`, and later than in the previous call."""
         a_step = self.recipe.bs_per_gpu * self.recipe.grad_accum
         step = numbers[0] // (a_step * self.data_share[1])
         first = self.pool.move(step * a_step // self.recipe.pool_reuse)
@@ -338,7 +338,7 @@ class PoolSource(SyntheticSource):
 def load_ahead(source: Source, batches: Iterable[Sequence[int]], device: torch.device) -> Generator[Batch]:
     """Yield the batches of the given sample numbers on `device`, in order, while threads prepare the next `source.ahead` ones.
 
-    Close the iterator to end its threads. What goes wrong in a thread is raised here.
+    Close the iterator to end its threads. An exception in a thread is raised here.
     """
     if source.ahead == 0:
         for numbers in batches:

@@ -46,8 +46,8 @@ def select_views(
         num_input_views: how many inputs to choose.
         num_target_views: how many targets to choose among the remaining views; None takes all of them.
         method: "uniform", "spread", "random" or "kmeans".
-        target_every: every such view from view 0 on is a target instead, and inputs are chosen from all others.
-        view_index: {"inputs": […], "targets": […]} as `read_view_index` returns it; excludes all arguments above.
+        target_every: N: views 0, N, 2N, … are the targets instead, and inputs are chosen from all others.
+        view_index: {"inputs": […], "targets": […]} as `read_view_index` returns it; excludes all arguments but `c2w` and `seed`.
         seed: for random and kmeans; the choice is a pure function of it and the cameras.
 
     Returns:
@@ -170,7 +170,7 @@ def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
     """Run farthest point sampling from many starts; keep the choice that is nearest to all candidates on average.
 
     Positions are centred and divided by their root mean square distance from the mean, so that they weigh as much as
-    the directions in any unit. *Cost*: O(s n k), s at most MAX_STARTS.
+    the directions in any unit. Cost: O(s n k), s at most MAX_STARTS.
     """
     if k == 0:
         return []
@@ -204,7 +204,7 @@ def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
     points = np.concatenate([position, poses[:, :3, 2]], axis=1).astype(np.float32)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    labels = np.zeros((len(points), 1), np.int32)  # written to
+    labels = np.zeros((len(points), 1), np.int32)  # filled by kmeans
     _, _, centres = cv2.kmeans(points, k, labels, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
     distance = np.linalg.norm(centres[:, None] - points[None], axis=2)
     picks = []

@@ -34,7 +34,7 @@ MOST_PHOTOS, THUMBNAIL = 48, 480
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """What is checked, and where pictures go: flags, letter for letter."""
+    """Flags: what to check, and where pictures go."""
 
     data_path: Path = flag(..., "list of scenes, or one scene's JSON", group="scenes", positional=True, metavar="DATA_PATH.json")
     output: Path | None = flag(None, "folder for the pictures", group="check", unset="outputs/check/LIST")

@@ -42,7 +42,7 @@ _TURNS = {6: np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), 8: np.array([[0.0, 
 
 @dataclass(frozen=True, kw_only=True)
 class Captures:
-    """What is converted, and where it goes: flags, letter for letter."""
+    """Flags: what to convert, and where it goes."""
 
     input: tuple[Path, ...] | None = flag(
         None, "captures with a COLMAP model", group="captures", metavar="DIR", unset="none; this or --from_images is required"
@@ -57,13 +57,13 @@ class Captures:
 
 @dataclass(frozen=True)
 class CameraSearch:
-    """How COLMAP finds cameras: flags, letter for letter."""
+    """Flags: how COLMAP finds cameras."""
 
     num_frames: int = flag(120, "frames to draw from a video", least=3, group="with --from_images")
     camera_model: str = flag("RADIAL", "how lenses distort, in COLMAP's names", choices=CAMERA_MODELS)
     matching: str = flag("auto", "which photos may show the same; auto is all pairs of up to 150", choices=MATCHING)
     min_registered: float = flag(0.5, "share of the photos that must be placed", above=0, most=1, metavar="SHARE")
-    seed: int = flag(0, "of COLMAP's random numbers", least=0, most=2**31 - 1)
+    seed: int = flag(0, "seed of COLMAP's random numbers", least=0, most=2**31 - 1)
     work: Path | None = flag(None, "folder for COLMAP's files", metavar="DIR", unset="OUTPUT_colmap")
 
 

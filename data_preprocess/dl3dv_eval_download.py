@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkDownload:
-    """Which scenes to download, and how: flags, letter for letter."""
+    """Flags: which scenes to download, and how."""
 
     subset: str = flag(..., "all scenes, or those of --hash", choices=("full", "hash"), group="scenes")
     hash: tuple[str, ...] | None = flag(None, "scenes, with --subset hash", metavar="HASH")

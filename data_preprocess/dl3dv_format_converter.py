@@ -34,7 +34,7 @@ WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
 
 @dataclass(frozen=True)
 class Folders:
-    """Where scenes are read and written: flags, letter for letter."""
+    """Flags: where scenes are read and written."""
 
     input: Path | None = flag(None, "folder with the scenes, at any depth", group="folders", unset="data_example/dl3dv_benchmark")
     output: Path | None = flag(None, "folder for the converted scenes", unset="data_example/dl3dv_processed")
@@ -69,7 +69,12 @@ def find_scenes(folder: Path) -> dict[str, Path]:
 
 
 def read_photos(json_path: Path) -> list[Photo]:
-    """Return the photos of one scene, in the order of its transforms.json."""
+    """Return the photos of one scene, in the order of its transforms.json.
+
+    Raises:
+        FileNotFoundError: there is no `images_4`, or an image is missing.
+        InputError: the file breaks its format, or an image is unusable.
+    """
     if not (json_path.parent / STORED).is_dir():
         raise missing_file(json_path.parent / STORED, "the images at a quarter of full size")
     return [_photo(json_path.parent, frame) for frame in read_transforms(json_path)]

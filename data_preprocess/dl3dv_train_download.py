@@ -58,7 +58,7 @@ WORK = ".download"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingDownload:
-    """Which scenes to download, and how: flags, letter for letter."""
+    """Flags: which scenes to download, and how."""
 
     subset: tuple[str, ...] | None = flag(
         None,
@@ -93,7 +93,7 @@ def excluded_scenes(odir: Path) -> set[str]:
     except OSError as error:
         if not known:
             found = f"is not there, and the hub's list of benchmark scenes is unavailable ({one_line(error)})"
-            raise OSError(f"{path}: {found}; wanted either: without it, nothing is downloaded that may be one") from error
+            raise OSError(f"{path}: {found}; wanted one of the two: without a list, nothing is downloaded") from error
         scenes = known
     if len(scenes) < BENCHMARK_SIZE:
         raise InputError(path, f"has, with the hub's list, {len(scenes)} benchmark scenes", f"{BENCHMARK_SIZE} or more")

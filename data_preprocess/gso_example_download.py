@@ -39,7 +39,7 @@ TIMEOUT_S = 20
 
 @dataclass(frozen=True)
 class ExampleDownload:
-    """Where and how to download: flags, letter for letter."""
+    """Flags: where and how to download."""
 
     output: Path = flag(ROOT / "data_example", "folder for the files", group="download")
     workers: int = flag(8, "transfers at a time", least=1, most=MOST_WORKERS)
@@ -58,7 +58,7 @@ def list_example() -> dict[str, tuple[int, str]]:
         answer = get_session().get(url, timeout=TIMEOUT_S, follow_redirects=True)
     except MemoryError:
         raise
-    except Exception as error:  # such as an address that is invalid
+    except Exception as error:  # such as an invalid address
         raise ConnectionError(f"{url}: is unreachable ({one_line(error)}); wanted the list of files: try again later") from error
     if answer.status_code in (403, 429):
         raise OSError(

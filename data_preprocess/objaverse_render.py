@@ -51,7 +51,7 @@ _FETCH = Path(__file__).parent / "blender" / "objaverse_worker.py"
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectRender:
-    """What is rendered, and how: flags, letter for letter."""
+    """Flags: what to render, and how."""
 
     input: Path | None = flag(
         None, "folder with GLB files, at any depth", group="objects", unset="none; this or --uids is required"
@@ -69,8 +69,8 @@ class ObjectRender:
     )
     rings: bool = flag(False, "add 4 rings of 16 views at elevations of 0, 20, 40 and 60 degrees, radius 2.7")
     image_size: tuple[int, int] = flag((512, 512), "height and width", least=1, most=LARGEST_SIDE)
-    seed: int = flag(0, "of the cameras", least=0)
-    samples: int = flag(64, "most rays per pixel, where it is noisy", least=1, most=1 << 24)
+    seed: int = flag(0, "seed of the cameras", least=0)
+    samples: int = flag(64, "maximum rays per pixel, used where it is noisy", least=1, most=1 << 24)
     no_denoise: bool = flag(False, "leave the noise in")
     device: str = flag("cpu", "device that Cycles computes on", choices=DEVICES, group="Blender")
     workers: int | None = flag(
@@ -217,7 +217,7 @@ def check(chosen: ObjectRender, given: Collection[str]) -> None:
     """Check flags against each other; `given` has the names of those that were given.
 
     Raises:
-        InputError: the source is missing or given twice, there are no views, or the list's name is no name.
+        InputError: the source is missing or given twice, there are no views, or the list's name is not a file name.
     """
     check_one_of(given, "input", "uids", "a folder of GLB files, or objects of Objaverse")
     check_list_name(chosen.name)

@@ -47,7 +47,7 @@ _interrupted: Event | None = None
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """What is rendered, and how: flags, letter for letter."""
+    """Flags: what to render, and how."""
 
     kind: str = flag(..., "kind of scenes", choices=KINDS, group="scenes")
     count: int = flag(1, "number of scenes", least=1, most=MOST_SCENES)
@@ -55,7 +55,7 @@ class Export:
     indices: tuple[int, ...] | None = flag(
         None, "these scenes, instead of --count and --first_index", least=0, unset="--count of them from --first_index on"
     )
-    seed: int = flag(0, "below 1000000 for training, above for examples and tests", least=0)
+    seed: int = flag(0, "below 1000000 for training, from there on for examples and tests", least=0)
     output: Path = flag(..., "folder for the scenes and the list of them")
     name: str | None = flag(None, "NAME in NAME_data_path.json", unset="the kind")
     num_views: int = flag(32, "views per scene", least=1, most=MOST_VIEWS, group="views")

@@ -30,7 +30,7 @@ from data_preprocess.command import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class Captures:
-    """What is converted, and where it goes: flags, letter for letter."""
+    """Flags: what to convert, and where it goes."""
 
     input: tuple[Path, ...] = flag(..., "captures: folders, or files transforms*.json", group="captures")
     output: Path = flag(..., "folder for the scenes")

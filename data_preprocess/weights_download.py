@@ -26,7 +26,7 @@ from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
 @dataclass(frozen=True)
 class WeightsDownload:
-    """Which checkpoints to download, and how: flags, letter for letter."""
+    """Flags: which checkpoints to download, and how."""
 
     names: tuple[str, ...] | None = flag(
         None, "such as obj_res256", group="checkpoints", positional=True, metavar="NAME", unset="all"
@@ -45,7 +45,7 @@ def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:
     rows = {Path(file).stem: row for file, row in published_weights().items()}
     for name in names:
         if name.removesuffix(".pt") not in rows:
-            raise InputError(name, "is no published checkpoint", f"one of the table: {did_you_mean(name, list(rows))}")
+            raise InputError(name, "is not a published checkpoint", f"one of the table: {did_you_mean(name, list(rows))}")
     return [rows[name] for name in dict.fromkeys(name.removesuffix(".pt") for name in names)] or list(rows.values())
 
 

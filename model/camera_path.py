@@ -100,7 +100,7 @@ def smooth_path(
     if order not in ("given", "nearest"):
         raise ValueError(f"smooth_path, order: is {order!r}; wanted given or nearest")
     if not 0 <= smoothing < math.inf:
-        raise ValueError(f"smooth_path, smoothing: is {smoothing}; wanted a number from 0")
+        raise ValueError(f"smooth_path, smoothing: is {smoothing}; wanted a number of at least 0")
     position = c2w[:, :3, 3].double().cpu()
     size = ((position.amax(0) - position.amin(0)) / 2).norm().item()
     if size <= 8 * torch.finfo(c2w.dtype).eps * position.abs().max().item():
@@ -171,7 +171,7 @@ def _rotations(quaternion: Tensor) -> Tensor:
 
 
 def _distances(keys: Tensor) -> Tensor:
-    """Return how far (v, v) every key is from every other, by position and by angle."""
+    """Return the distances (v, v) between all keys, by position and by angle."""
     position, quaternion = keys[:, _POSITION], keys[:, _QUATERNION]
     move = (position[:, None] - position).norm(dim=-1)
     turn = [(quaternion[:, None] - sign * quaternion).norm(dim=-1) for sign in (1, -1)]

@@ -290,7 +290,7 @@ class LaCTLVSM(nn.Module):
             (b, v, 3, h, w) float32 in 0..1.
 
         Raises:
-            ValueError: see `render_stream`.
+            ValueError, InputError: see `render_stream`.
 
         Example:
             >>> import torch
@@ -308,10 +308,11 @@ class LaCTLVSM(nn.Module):
     def render_stream(
         self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
     ) -> Iterator[Tensor]:
-        """Render views like `render`, but yield them in chunks (b, chunk, 3, h, w), so that a long video is never in memory whole.
+        """Render views like `render`, but yield them in chunks (b, chunk, 3, h, w): a long video is never in memory as a whole.
 
         Raises:
-            ValueError: shapes that do not fit each other or the patch, or a state written by other weights.
+            ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
+            InputError: a state written by other weights, or without the focus that this network needs.
         """
         self._check(fxfycxcy, c2w, image_size)
         if state.model != self.fingerprint():

@@ -46,7 +46,8 @@ def ssim(rendered: Tensor, target: Tensor) -> Tensor:
         (...) at most 1, float32 or float64.
 
     Raises:
-        ValueError: unequal shapes, not (..., 3, h, w), or an image smaller than the window.
+        ValueError: unequal shapes or not (..., 3, h, w).
+        InputError: an image smaller than the window.
 
     Source: Wang et al. 2004 as in scikit-image's `structural_similarity(channel_axis=..., data_range=1.0)`.
     Precision: float64 inside, since variances are differences of means of squares.
@@ -117,7 +118,8 @@ class LPIPS(nn.Module):
             (...) from 0 (equal), float32, or float64 with weights in float64.
 
         Raises:
-            ValueError: unequal shapes, not (..., 3, h, w), or an image that the trunk would pool down to nothing.
+            ValueError: unequal shapes or not (..., 3, h, w).
+            InputError: an image that the trunk would pool down to nothing.
         """
         rendered, target = _images(rendered, target, "LPIPS", at_least=2 ** (len(_VGG_GROUPS) - 1))
         levels = zip(self.heads, self._levels(rendered), self._levels(target), strict=True)

@@ -52,7 +52,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the compute dtype for `auto` (bfloat16 where `has_bfloat16`, else float32), `float32` or `bfloat16`.
 
     Raises:
-        InputError: another name.
+        InputError: an unknown name.
     """
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32

@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Return every device that the main path is tested on: what a GPU runs has been run on a CPU to the last line."""
+    """Return each device that the main path is tested on: a CPU runs the same lines as a GPU."""
     return torch.device(request.param)
 
 

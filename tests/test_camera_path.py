@@ -119,7 +119,7 @@ def test_a_path_passes_every_key_in_order() -> None:
     assert (nearest < step).all()
     assert (frame.diff() > 0).all()
     assert torch.equal(frame[[0, -1]], torch.tensor([0, 2999]))
-    # A frame next to a key shows the key's intrinsics: up to 100 px a piece of several hundred frames.
+    # A frame next to a key shows the key's intrinsics: up to 100 px per piece of several hundred frames.
     assert (fxfycxcy[frame] - given).abs().max() < 0.3
 
 

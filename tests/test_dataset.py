@@ -1,3 +1,5 @@
+"""Scene datasets: chosen views as tensors. Letters: h w pixels."""
+
 import json
 import re
 

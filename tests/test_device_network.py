@@ -1,4 +1,4 @@
-"""The network on every device: chunks, compiling, gradients, host syncs, memory. A CPU runs what a GPU runs, to the last line."""
+"""The network on every device: chunks, compiling, gradients, host syncs, memory. A CPU runs the same lines as a GPU."""
 
 import gc
 
@@ -26,7 +26,7 @@ from tests.support.networks import cameras, on, random_views, relative_error, sm
 LACT = ("self_attention", "fast_weight", "mlp")
 ADDRESSED = ("self_attention", "fast_weight by foot", "mlp")
 CPU = torch.device("cpu")
-# Compiling is what is tested, not the compiler: on a CPU the graphs alone.
+# Compilation is tested, not the compiler: on a CPU, the graphs alone.
 BACKEND = {"cpu": "aot_eager", "cuda": "inductor"}
 
 
@@ -112,7 +112,7 @@ def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, opt
     share = share_views(recipe, ContextGroup(0, 1, ""))
 
     def step() -> None:
-        figures, bad_data = train.accumulate(state.model, batches, 2, None, share, recipe, window, torch.float32)
+        figures, bad_data = train.accumulate(state.model, batches, 2, None, share, recipe, window)
         assert bad_data is None
         norm = gradient_norm(state.model.parameters())
         skipped = state.should_skip(figures["loss"], norm, recipe, processes)

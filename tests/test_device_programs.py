@@ -16,7 +16,7 @@ from tests.support.training_run import arguments, assert_same, final, program, r
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "data_example" / "objects_1000003_000060" / "opencv_cameras.json"
-# A run of six steps as test_train has it; nothing is compiled but where that is what is tested.
+# A run of six steps as test_train has it; nothing is compiled unless compilation is tested.
 EXACT = {"precision": "float32", "ema": 0.9}
 
 
@@ -30,8 +30,8 @@ def folder(tmp_path, monkeypatch):
 def assert_near(one: str, other: str, device: torch.device) -> None:
     """Compare two runs' final weights.
 
-    AdamW moves a weight by up to the learning rate, 1e-2, whatever the size of its gradient: where that is rounding alone, two
-    devices may go apart. A run on other samples from the same weights ends 2e-2 away on average.
+    AdamW moves a weight by up to the learning rate, 1e-2, regardless of its gradient's size: where that is rounding alone, two
+    devices may diverge. A run on other samples from the same weights ends 2e-2 away on average.
     """
     weights = [torch.cat([x.flatten() for x in final(name)["model"].values()]) for name in (one, other)]
     distance = (weights[0] - weights[1]).abs()

@@ -278,7 +278,10 @@ def test_a_benchmark_scene_is_refused_by_name_offline_too(hub, tmp_path, capsys,
 @pytest.mark.parametrize(
     ("fault", "wanted"),
     [
-        (lambda hub: hub.fail("", 503), "HTTP 503; wanted a listing: try again later); wanted either: without it, nothing is"),
+        (
+            lambda hub: hub.fail("", 503),
+            "HTTP 503; wanted a listing: try again later); wanted one of the two: without a list, nothing is",
+        ),
         (lambda hub: hub.gate(EVAL, "hf_right", lists=True), "denies access (HTTP 401)"),
         (lambda hub: hub.repos.pop(EVAL), "denies access (HTTP 401)"),
         (

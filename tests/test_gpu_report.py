@@ -19,7 +19,7 @@ from tests.benchmark.gpu_steps import GIB, Bench, Step, largest_batch
 from tests.benchmark.gpu_variants import newton_schulz_by_halves, symmetric_product
 
 ROOT = Path(__file__).parent.parent
-# One thread a process, since one waits while another works; compilers are tested elsewhere, and take minutes on a CPU.
+# One thread per process, since one waits while another works; compilers are tested elsewhere, and take minutes on a CPU.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"}
 
 
@@ -45,11 +45,11 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Rehearsal at tiny sizes" in page
     assert page.count("### ") == len(STEPS)
-    # What comes back from a lent machine: eight files at most.
+    # Eight files at most, as the report promises.
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) <= 8
     content, weights = read_snapshot(tmp_path / "parts"), read_weights(tmp_path / "model.safetensors")
     assert all(torch.equal(x, content["average"][name].bfloat16()) for name, x in weights.items())
-    # The training was started, and stopped by the clock; its parts were carried here, and it goes on from them.
+    # The training was started, and stopped by the clock; its parts were copied here, and it continues from them.
     again = tmp_path / "again"
     again.mkdir()
     command = gpu_report.model_command(Bench(torch.device("cpu"), True, gpu_report.CLOSING_SECONDS + 2, again))
@@ -107,7 +107,7 @@ def test_training_that_was_cut_off_leaves_its_parts(tmp_path):
     found.take_training(output)
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert len(list((tmp_path / "out" / "parts").iterdir())) == 4
-    (output / "parts" / "step_00000001.sha256").write_text("x")  # with the report, one file more than comes back
+    (output / "parts" / "step_00000001.sha256").write_text("x")  # with the report, one file too many
     full = Report(argparse.Namespace(out=tmp_path / "full"))
     full.take_training(output)
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["parts", "report.log"]
@@ -129,7 +129,7 @@ def test_the_best_rate_is_of_the_networks_dtype(tmp_path):
 
 
 def test_largest_batch_by_hand():
-    # 1 GiB of weights, gradients and moments, 2 GiB a scene; 1.5 GiB of the card are not ours.
+    # 1 GiB of weights, gradients and moments, 2 GiB per scene; 1.5 GiB of the card are not ours.
     weights, three_scenes = GIB // 16, 7 * GIB
     assert [largest_batch(three_scenes, 3, weights, gib) for gib in (2.5, 4.4, 4.5, 24)] == [0, 0, 1, 10]
 

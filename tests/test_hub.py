@@ -214,7 +214,7 @@ def test_offline(hub, target, monkeypatch):
 
 def test_a_hub_out_of_reach(hub, target, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
-    refused(FileNotFoundError, r"the hub is out of reach \(ConnectError.*get http://127.0.0.1:9/", REPO, "w.pt", target)
+    refused(FileNotFoundError, r"the hub is unreachable \(ConnectError.*get http://127.0.0.1:9/", REPO, "w.pt", target)
 
 
 def test_an_endpoint_that_is_no_hub(hub, target, monkeypatch):

@@ -1,3 +1,5 @@
+"""Images: decoding upright on white, resizing with their intrinsics. Letters: h w pixels, c channels."""
+
 import io
 import math
 import re

@@ -1,4 +1,4 @@
-"""Imports run one way: up no floor, into no program, in no circle."""
+"""Direction of imports: never to a higher floor, into a program, or in a cycle."""
 
 import ast
 from pathlib import Path

@@ -268,7 +268,7 @@ def test_initial_weights_have_the_documented_spread() -> None:
         ),
         (
             LayerConfig("register_attention", "vl", {"head_dim": 8, "num_registers": 0}),
-            r"num_registers: is 0; wanted a whole number from 1",
+            r"num_registers: is 0; wanted a whole number of at least 1",
         ),
         (LayerConfig("self_attention", "l", {"head_dim": 5}), r"self_attention, head_dim: is 5; wanted a divisor of dim, 48"),
         (LayerConfig("fast_weight", "l", FAST_WEIGHT.params), r"fast_weight, length_dim: is 'l'; wanted vl"),

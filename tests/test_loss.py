@@ -13,7 +13,7 @@ from tests.support.lpips_weights import head_weights, vgg_weights
 
 @pytest.fixture(scope="module")
 def lpips():
-    """LPIPS with random weights: the loss does not care which."""
+    """LPIPS with random weights: any will do."""
     return LPIPS(vgg_weights(), head_weights())
 
 

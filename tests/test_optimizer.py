@@ -1,4 +1,4 @@
-"""AdamW as it is used: decay groups, learning rate, clipping, skipped steps, averaged weights."""
+"""AdamW and Muon as used in training: decay groups, learning rate, clipping, skipped steps, averaged weights."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Processes of a run: how they end together."""
+"""Processes of a run: ending together."""
 
 import sys
 

@@ -158,7 +158,7 @@ def test_picture_shows_targets_from_the_first_to_the_last(tmp_path, monkeypatch,
             assert np.abs(image / 255 - tensors[i].permute(1, 2, 0).numpy()).max() <= 0.5 / 255 + 1e-6
     assert list(drawn["captions"]) == [f"{rows[i]['psnr']:.2f} dB" for i in shown]
     assert drawn["title"].startswith("fox: PSNR ")
-    assert drawn["title"].endswith(f" over {n} target{'s' * (n > 1)}, shown are views {', '.join(str(10 * i) for i in shown)}")
+    assert drawn["title"].endswith(f" over {n} target{'s' * (n > 1)}, showing views {', '.join(str(10 * i) for i in shown)}")
 
 
 def test_scene_without_targets_has_no_picture(tmp_path):

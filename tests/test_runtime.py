@@ -27,7 +27,7 @@ def test_even_chunks_cover_everything_and_differ_by_one(total: int, largest: int
         (8, 1024, 1 << 40, [2, 2, 2, 2]),  # 2048 tokens at a time
         (8, 4096, 1 << 40, [1] * 8),  # at least one view
         (6, 256, 1 << 40, [6]),
-        (8, 1024, 3_000_000, [1] * 8),  # half of 3 MB at 1000 bytes a token: 1500 tokens
+        (8, 1024, 3_000_000, [1] * 8),  # half of 3 MB at 1000 bytes per token: 1500 tokens
         (8, 1024, 0, [1] * 8),
     ],
 )

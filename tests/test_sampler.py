@@ -138,7 +138,7 @@ def test_held_out_views_are_fixed_and_distinct(tmp_path):
 def test_scene_with_too_few_views_is_named(tmp_path):
     found = source(tmp_path, scenes=1, n=4)
     with pytest.raises(
-        InputError, match=r"^sample 2, scene .*scene_0/opencv_cameras.json, views: are 4; wanted 5 \(num_input_views and"
+        InputError, match=r"^sample 2, scene .*scene_0/opencv_cameras.json, views: are 4; wanted 5 or more, for num_input_views and"
     ):
         found.batch([2])
 
@@ -161,7 +161,7 @@ def test_broken_samples_are_replaced_up_to_a_cap(tmp_path, capsys):
     others = [np.stack([view.c2w for view in found.dataset[i].views]).astype(np.float32) for i in (0, 2)]
     assert any(all((pose == poses).all((1, 2)).any() for pose in batch["c2w"][0].numpy()) for poses in others)
     assert found.broken >= 1
-    assert f"left out: sample {broken[0]}, scene {found.dataset.scene_paths[1]}" in capsys.readouterr().err
+    assert f"skipped: sample {broken[0]}, scene {found.dataset.scene_paths[1]}" in capsys.readouterr().err
     with pytest.raises(InputError, match=r"skip_broken allows 2 broken samples, and this is number 3"):
         # One after another: threads would count on while the first error is on its way.
         list(map(found.batch, ([number] for number in broken[1:])))
@@ -253,7 +253,7 @@ def test_endless_synthetic_data_holds_other_scenes_out():
 @pytest.mark.parametrize("name", ["", "cats", "objects:0", "objects:-1", "objects:x"])
 def test_unknown_synthetic_data(name):
     with pytest.raises(
-        InputError, match=r"^synthetic:.*: is no synthetic data; wanted synthetic:objects or synthetic:scenes, with :N behind"
+        InputError, match=r"^synthetic:.*: is not synthetic data; wanted synthetic:objects or synthetic:scenes, with :N at the end"
     ):
         open_source(f"synthetic:{name}", RECIPE, 4, CPU)
 

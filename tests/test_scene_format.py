@@ -1,3 +1,5 @@
+"""Unified format of scenes: reading, writing, validation."""
+
 import json
 import os
 import re

@@ -202,7 +202,7 @@ def test_cut_short_snapshot(tmp_path, share):
 
 def test_other_files_are_no_snapshots(tmp_path):
     torch.save({"model": {}}, tmp_path / "weights.pt")
-    with pytest.raises(InputError, match=r"weights.pt: is no training snapshot; wanted .*--load"):
+    with pytest.raises(InputError, match=r"weights.pt: is not a training snapshot; wanted .*--load"):
         read_snapshot(tmp_path / "weights.pt")
     torch.save(Path("x"), tmp_path / "pickle.pt")
     with pytest.raises(InputError, match=r"pickle.pt: needs .* to unpickle"):
@@ -234,7 +234,7 @@ def test_code_version_is_the_commit_or_unknown(monkeypatch):
 
 
 def test_weights_of_a_snapshot_bring_their_config(tmp_path):
-    # Shapes would not tell the address, and the network would render nonsense without a word.
+    # Shapes do not show the address: the network would silently render nonsense.
     address = {"phases": "foot", "sites": ["qk"], "lowest": 1.0, "highest": 2.0, "frequencies": None}
     layer = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 12, "inter_multi": 2, "base_lr": 0.02}}
     layer["params"] |= {"address": address, "w1_only": True}
@@ -243,7 +243,7 @@ def test_weights_of_a_snapshot_bring_their_config(tmp_path):
     torch.save({"format": FORMAT, **state.content(RECIPE, [rng_state(CPU)], 1)}, tmp_path / "a.pt")
     assert read_config(tmp_path / "a.pt", read_weights(tmp_path / "a.pt")) == described
     assert load_model(tmp_path / "a.pt", device="cpu").config == described
-    # Of bare weights, shapes tell what they can.
+    # From bare weights, the config is inferred from shapes.
     torch.save(state.model.state_dict(), tmp_path / "b.pt")
     told = read_config(tmp_path / "b.pt", read_weights(tmp_path / "b.pt")).block[0].params
     assert told == {"head_dim": 12, "inter_multi": 2, "base_lr": 0.01, "muon_update_steps": 5, "w1_only": True}

@@ -24,7 +24,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def stopped_run(expname: str, **changes) -> Path:
-    """Train one step, stopped by the clock; carry the parts away and delete the rest; return where they lie."""
+    """Train one step, stopped by the clock; copy the parts elsewhere, delete the run, and return the copy's folder."""
     assert train.main(arguments(expname, max_hours=0, **changes)) == 0
     carried = Path("carried") / expname
     shutil.copytree(Path("outputs") / expname / "parts", carried)
@@ -58,7 +58,7 @@ def test_more_than_fits_leaves_the_optimizer_state_behind(capsys):
     one, other = read_snapshot(whole), read_snapshot(parts)
     assert other["optimizer"] is None
     assert one["optimizer"]["state"]
-    # What is refused before training is not less than what the weights and their average take.
+    # Totals refused before training are too small for the weights and their average.
     least = int(re.search(r"wanted (\d+)K", refused_total(capsys))[1])
     assert sum(path.stat().st_size for path in parts.glob("*.part*")) <= least * 1024 < size
     for part in ("model", "average"):
@@ -91,9 +91,9 @@ def test_newer_parts_replace_older_ones_and_tools_of_the_shell_join_them(folder)
     ("fault", "message"),
     [
         (lambda parts, sums: parts[1].unlink(), r"part01: is missing; wanted all 4 parts that step_00000007.sha256 names"),
-        (lambda parts, sums: parts[2].write_bytes(b"other"), r"part02: is not what step_00000007.sha256 says"),
-        (lambda parts, sums: sums.write_text("../x  y\n"), r"step_00000007.sha256: holds something else than sums of parts"),
-        (lambda parts, sums: sums.write_text(""), r"step_00000007.sha256: holds something else than sums of parts"),
+        (lambda parts, sums: parts[2].write_bytes(b"other"), r"part02: does not match step_00000007.sha256"),
+        (lambda parts, sums: sums.write_text("../x  y\n"), r"step_00000007.sha256: holds lines that are not checksums"),
+        (lambda parts, sums: sums.write_text(""), r"step_00000007.sha256: holds lines that are not checksums"),
         (lambda parts, sums: sums.unlink(), r"carried: holds no step_N.sha256"),
     ],
 )

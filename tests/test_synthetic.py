@@ -157,7 +157,7 @@ def test_scenes_are_neither_empty_nor_dark_and_their_walk_is_smooth():
     assert (step.amax(1) < 4 * step.mean(1)).all()
     assert (step.mean(1) > 0.01).all()
     turn = (batch["c2w"][:, 1:, :3, 2] * batch["c2w"][:, :-1, :3, 2]).sum(2)
-    # 300 degrees in 23 steps are 13 a step; with the bends of the track and the sway no step turns by 45.
+    # 300 degrees in 23 steps are 13 per step; with the bends of the track and the sway no step turns by 45.
     assert turn.min() > 0.7
 
 

@@ -40,7 +40,7 @@ def test_run_leaves_everything_behind(folder):
     figures = {"loss", "psnr", "lr", "gradient_norm", "data_wait", "flops_share", "tokens_per_s", "memory_gib", "seconds_left"}
     assert all(figures <= set(found[i]) for i in (0, 2, 3))
     assert all({"val_psnr", "val_ssim"} <= set(found[i]) for i in (1, 4))
-    # Two inputs and three targets of 8 × 12 pixels in patches of 4: 30 tokens a sample.
+    # Two inputs and three targets of 8 × 12 pixels in patches of 4: 30 tokens per sample.
     assert found[0]["tokens_per_s"] == pytest.approx(30 * found[0]["samples_per_s"])
 
 

@@ -35,7 +35,7 @@ FastWeight.newton_schulz_dtype = torch.float32
 torch.set_num_threads(1)
 rank = int(os.environ["RANK"])
 train.matmul_rate = lambda device, dtype: 1e12
-wrap, split, apply_step = train.wrap, train.split, train.apply_step
+prepare, split, apply_step = train.prepare, train.split, train.apply_step
 
 plans, ports = (json.loads(word) for word in sys.argv[1:])
 
@@ -43,9 +43,9 @@ for port, (name, (argv, nan_at, stop_at)) in zip(ports, plans.items()):
     os.environ["MASTER_PORT"] = str(port)
     networks, calls = [], [0, 0]
 
-    def keep(model, processes):
+    def keep(model, *others):
         networks.append(model)
-        return wrap(model, processes)
+        return prepare(model, *others)
 
     def poisoned(batch, *counts):
         inputs, targets = split(batch, *counts)
@@ -60,7 +60,7 @@ for port, (name, (argv, nan_at, stop_at)) in zip(ports, plans.items()):
         if rank == 1 and calls[1] == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    train.wrap, train.split, train.apply_step = keep, poisoned, stopped
+    train.prepare, train.split, train.apply_step = keep, poisoned, stopped
     assert train.main(argv) == 0, name
     torch.save(networks[0].state_dict(), f"{name.strip()}.rank{rank}.pt")
 """

@@ -35,7 +35,7 @@ def refused(capsys, argv: list[str], message: str) -> None:
         ({"resume": "none"}, r"snapshot: holds step_00000006.pt of an earlier run; wanted another --expname"),
         (
             {"resume": "outputs/done/snapshot/step_00000002.pt"},
-            r"snapshot: holds step_00000006.pt, which .*00000002.pt does not lead to; wanted it deleted",
+            r"snapshot: holds step_00000006.pt, which is not part of the history of .*00000002.pt; wanted it deleted",
         ),
         ({"config": "other.yaml"}, r"other settings \(other.yaml: dim 16 → 24\)"),
     ],
@@ -50,7 +50,7 @@ def test_run_that_does_not_fit_its_snapshot_is_refused(capsys, changes, message)
     ("changes", "message"),
     [
         ({"data_path": "nowhere.json"}, "nowhere.json: is not there"),
-        ({"data_path": "synthetic:cats"}, "synthetic:cats: is no synthetic data; wanted synthetic:objects or"),
+        ({"data_path": "synthetic:cats"}, "synthetic:cats: is not synthetic data; wanted synthetic:objects or"),
         ({"config": "network.yml"}, "network.yml: is not there"),
         ({"image_size": [8, 10]}, "--image_size: has the width 10; wanted a multiple of the patch 4"),
         (
@@ -174,14 +174,16 @@ def test_load_beside_a_snapshot_is_reported(capsys):
     assert " scenes per step, from outputs/first/model.safetensors\n" in capsys.readouterr().out
     assert train.main(arguments("second", max_hours=0, load="outputs/first/model.safetensors")) == 0
     told, path = capsys.readouterr().out, "outputs/second/snapshot/step_00000001.pt"
-    assert f", resumed from {path}\n{path}: goes before --load outputs/first/model.safetensors, which has no effect" in told
+    assert (
+        f", resumed from {path}\n{path}: takes precedence over --load outputs/first/model.safetensors, which has no effect" in told
+    )
 
 
 def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
     (folder / "scenes" / "scene_1" / "images" / "00002.png").write_bytes(b"no image")
     refused(capsys, arguments("strict"), r"scene .*scene_1/opencv_cameras.json, .*00002.png: is not an image.*skip_broken allows 0")
     assert train.main(arguments("tolerant", skip_broken=99)) == 0
-    assert "left out: sample" in capsys.readouterr().err
+    assert "skipped: sample" in capsys.readouterr().err
     assert rows("tolerant")[-1]["broken"] > 0
 
 

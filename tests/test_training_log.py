@@ -52,7 +52,7 @@ def test_resumed_log_drops_what_came_after_the_snapshot(tmp_path):
 
 def test_damage_before_the_last_line_is_an_error(tmp_path):
     (tmp_path / "log.jsonl").write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-    with pytest.raises(InputError, match=r"log.jsonl, line 2: is no JSON; wanted a row of a training log"):
+    with pytest.raises(InputError, match=r"log.jsonl, line 2: is not JSON; wanted a row of a training log"):
         log(tmp_path, step=9)
 
 
@@ -169,7 +169,7 @@ def test_wandb_gets_the_same_figures(tmp_path, monkeypatch):
     assert first == {
         "project": "views", "name": "default", "resume": "allow", "dir": tmp_path / "a" / "default", "config": {"lr": 1.0}
     }  # fmt: skip
-    # A resumed run goes on in the same one; runs of one name elsewhere, or begun anew, do not.
+    # A resumed run continues the same W&B run; runs of the same name elsewhere, or started again, do not.
     begun = (tmp_path / "a" / "default" / "wandb_id").read_text()
     assert run(tmp_path / "a" / "default", 10)["id"] == begun
     assert len({begun, run(tmp_path / "b" / "default", 0)["id"], run(tmp_path / "a" / "default", 0)["id"]}) == 3

@@ -1,3 +1,5 @@
+"""View selection: methods, counts, and view index files. Letters: n views."""
+
 import itertools
 import json
 import re
@@ -48,7 +50,7 @@ def test_uniform_takes_the_middles_of_equal_stretches():
     assert targets == [i for i in range(24) if i not in (4, 12, 20)]
     # 6 of 24: 2, 6, 10, 14, 18, 22; of these the middles of 3 pairs, then 2 of the 3 left (2, 10, 18)
     assert select_views(c2w, 6, 3, 2, "uniform") == ([6, 14, 22], [2, 18])
-    # 2.5 views a stretch: middles at 1.25, 3.75, 6.25, 8.75
+    # 2.5 views per stretch: middles at 1.25, 3.75, 6.25, 8.75
     assert select_views(random_c2w(10), None, 4, 0, "uniform") == ([1, 3, 6, 8], [])
 
 

@@ -54,7 +54,7 @@ def open_folder(path: str | os.PathLike) -> None:
     """Create a folder if it does not exist, and check that it is writable.
 
     Raises:
-        OSError: it is not.
+        OSError: it cannot be created or written to.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class SceneReport:
             mean = summarise(self.rows)["mean"]
             scores = f"PSNR {_cell(mean, 'psnr')} dB, SSIM {_cell(mean, 'ssim')} over {_count(mean['views'], 'target')}"
             views, *columns = zip(*self._shown, strict=True)
-            title = f"{self.folder.name}: {scores}, shown are views {', '.join(map(str, views))}"
+            title = f"{self.folder.name}: {scores}, showing views {', '.join(map(str, views))}"
             comparison(self.folder / "comparison.png", self.inputs, *columns, title=title)
         return self.rows
 

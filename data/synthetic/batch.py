@@ -69,6 +69,7 @@ def synthetic_batch(
         seed, indices: b indices, each 0 or more. A scene does not depend on the others of its batch.
         num_views: v.
         image_size: (h, w).
+        device: where the views are rendered and returned.
         samples: rays per pixel, a power of two.
 
     Returns:

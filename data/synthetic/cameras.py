@@ -52,6 +52,9 @@ def object_cameras(
     Returns:
         c2w (v, 4, 4) and fxfycxcy (v, 4), float64. The field of view is 35 to 60 degrees; the radius is 1.7 to 3 at 50 degrees
         and grows for narrow views, so that the object fills about as much of the image.
+
+    Raises:
+        ValueError: an unknown layout.
     """
     if layout not in (None, *LAYOUTS):
         raise ValueError(f"object_cameras: layout is {layout!r}; wanted one of {', '.join(LAYOUTS)}")

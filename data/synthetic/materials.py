@@ -10,7 +10,7 @@ import numpy as np
 
 from data.synthetic.tables import Material, Pattern
 
-# Display colours (sRGB, hexadecimal) of common photo subjects, darkest to brightest within a row.
+# Display colours (sRGB, hexadecimal) of common photo subjects, roughly from dark to bright within a row.
 PALETTES = {
     "wood": "4a3222 6e4a2f 8f6238 b3834f c9a06b e0c496",
     "stone": "4d4b49 6b6864 8a8680 a8a39b c4bfb5 ddd8cf",

@@ -44,7 +44,7 @@ class ScenePool:
         image_size: (h, w).
         device: where images are rendered and kept; cameras stay on the CPU.
         share: (rank, ranks): this process has the scenes rank, rank + ranks, … of the sequence.
-        processes: number that describe scenes (19 ms per room); 0 leaves it to the thread.
+        processes: number of processes that describe scenes (19 ms per room); 0: the thread does it.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class ScenePool:
                     if event is not None:
                         self._ready[group - 1] = event
                     self._changed.notify_all()
-        except Exception as problem:  # of any type: it is raised where the scenes are waited for
+        except Exception as problem:  # of any type: raised again in the thread that waits for the scenes
             with self._changed:
                 self._problem = problem
                 self._changed.notify_all()
@@ -196,7 +196,7 @@ class ScenePool:
         return event
 
     def _described(self, group: int) -> Callable[[], Described]:
-        """Start describing a group, in another process where there are any; return a function that gives the result."""
+        """Start describing a group, in another process if there are any; return a function that returns the result."""
         rank, ranks = self.share
         indices = [(group * self.group + i) * ranks + rank for i in range(self.group)]
         arguments = (self.kind, self.seed, indices, self.num_views, self.image_size)

@@ -1,7 +1,7 @@
 """Solids in their local space: intervals and hits of rays, signed distances, normals.
 
-Every solid is in the cube [-1, 1]³ of its local space; size, stretch and place in the world are an affine map that this
-file never sees. Rays come with a unit direction and a base point, the point nearest to the local origin, so that a distant
+Every solid is in the cube [-1, 1]³ of its local space; size, stretch and place in the world are an affine map applied
+elsewhere. Rays come with a unit direction and a base point, the point nearest to the local origin, so that a distant
 camera costs no float32 precision; distances along the ray are measured from the base point.
 
 Letters: k rays or points. Vectors are (3, k), or three tensors of any one shape; `shape` holds the numbers of a kind, one per row,

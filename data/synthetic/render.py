@@ -105,7 +105,7 @@ def render(
 
 
 def _rays_at_once(device: torch.device) -> int:
-    """Return how many rays to trace at once: on a GPU, those of a quarter of its free memory, since training needs the rest."""
+    """Return how many rays to trace at once: on a GPU, what fits a quarter of its free memory, since training needs the rest."""
     if device.type != "cuda":
         return RAYS_AT_ONCE["cpu"]
     return min(RAYS_AT_ONCE["cuda"], torch.cuda.mem_get_info(device)[0] // (4 * BYTES_A_RAY))

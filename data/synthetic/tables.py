@@ -209,6 +209,7 @@ def pack(scenes: Sequence[Description], dtype: torch.dtype = torch.float32, devi
     Args:
         scenes: at least one, each with at least one solid.
         dtype: of all floating-point tensors; they are computed in float64 first.
+        device: of all tensors.
     """
     per_scene = max(len(scene.solids) for scene in scenes)
     place = np.concatenate([i * per_scene + np.arange(len(scene.solids)) for i, scene in enumerate(scenes)])

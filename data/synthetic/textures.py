@@ -75,7 +75,7 @@ def noise(place: Tensor) -> Tensor:
 
 
 def rough_noise(place: Tensor) -> Tensor:
-    """Return noise (k,) with three octaves, about in -1..1."""
+    """Return noise (k,) with three octaves, roughly in -1..1."""
     total = noise(place)
     for i in (1, 2):
         total = total + noise(place * 2.03**i + 5.7 * i) * 0.55**i

@@ -86,7 +86,8 @@ def extents(solids: Solids, scene: Tensor, view_from_world: Tensor) -> Tensor:
     """Bound every solid of a pencil's scene in the pencil's image plane.
 
     Args:
-        scene: (v,).
+        solids: of the batch.
+        scene: (v,) the scene of each pencil.
         view_from_world: (v, 3, 4) rigid; x and y of the image plane are x/z and y/z.
 
     Returns:
@@ -142,6 +143,8 @@ def blocked(solids: Solids, rays: Rays, active: Tensor) -> Tensor:
     """Return which rays are blocked by a solid that casts shadows between origin and origin + direction.
 
     Args:
+        solids: of the batch.
+        rays: from lamps, with targets at depth 1.
         active: (g, m) rays to test; `rectangle` only has to enclose these, and the result is false for all others.
 
     Returns:

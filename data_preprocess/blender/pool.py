@@ -50,7 +50,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def read_answer(python: str, line: str) -> dict:
-    """Return a message of a process of Blender's Python, a line of JSON.
+    """Parse a line of JSON from a process of Blender's Python.
 
     Raises:
         InputError: it is something else: `python` is another program.

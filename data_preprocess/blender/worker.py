@@ -114,7 +114,11 @@ def new_scene(device: str, threads: int, number: int) -> None:
 
 
 def choose_device(device: str, number: int) -> None:
-    """Select the CPU, or one of the GPUs of a kind known to Cycles, by the worker's number in turn."""
+    """Select the CPU, or one of the GPUs of a kind known to Cycles, by the worker's number in turn.
+
+    Raises:
+        UnusableError: Blender or the machine has no such device.
+    """
     import bpy
 
     if device == "cpu":

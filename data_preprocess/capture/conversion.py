@@ -44,7 +44,7 @@ class Photo:
         name: the file to write, without suffix, relative to the scene's folder, with forward slashes.
         lens: of the photo, at its size or at another scale.
         w2c: (4, 4) float64, camera from world, OpenCV axes.
-        as_published: undistort as `lens.pinhole_camera` says.
+        as_published: see `lens.pinhole_camera`.
     """
 
     source: Path
@@ -137,6 +137,7 @@ def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
 
     Args:
         file_path: relative to the source's folder; a first folder called images, or images_N, is omitted.
+        folder: in the scene's folder.
     """
     path = PurePosixPath(file_path)
     parts = path.parent.parts

@@ -30,7 +30,7 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
 
     Args:
         path: PNG, JPEG or WebP.
-        upright: turn it as its orientation tag says.
+        upright: apply its orientation tag.
 
     Returns:
         (h, w, 3), or (h, w, 4) if it has transparency.
@@ -50,7 +50,7 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
     """Write (h, w, 3) or (h, w, 4) pixels as PNG, completely or not at all.
 
-    *Cost*: OpenCV's own defaults (runs only, one filter) take half the time of zlib's level 1 and give smaller files.
+    Cost: OpenCV's own defaults (runs only, one filter) take half the time of zlib's level 1 and give smaller files.
     """
     _, content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA))
     with replace_when_finished(path) as temporary:

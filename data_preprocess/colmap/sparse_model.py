@@ -82,7 +82,7 @@ def find_model(folder: str | os.PathLike) -> Path:
     """Return the folder of a capture's model: `folder/sparse/0`, `folder/sparse` or `folder`, the first that holds one.
 
     Raises:
-        FileNotFoundError: none does.
+        FileNotFoundError: none of them holds one.
     """
     for candidate in (Path(folder, "sparse", "0"), Path(folder, "sparse"), Path(folder)):
         if _suffix(candidate):

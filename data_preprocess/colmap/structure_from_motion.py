@@ -42,7 +42,7 @@ def require_pycolmap() -> None:
     """Check that pycolmap is installed.
 
     Raises:
-        InputError: it is not.
+        InputError: it is not installed.
     """
     if importlib.util.find_spec("pycolmap") is None:
         raise InputError("--from_images", "needs pycolmap, which is not installed", "pip install pycolmap")

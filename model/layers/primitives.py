@@ -90,4 +90,4 @@ def check_whole(name: str, value: float, least: int) -> None:
         InputError: it is not, or is less than `least`.
     """
     if type(value) is not int or not least <= value < LARGEST:
-        raise InputError(name, f"is {value}", f"a whole number from {least}")
+        raise InputError(name, f"is {value}", f"a whole number of at least {least}")

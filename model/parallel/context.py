@@ -43,7 +43,7 @@ class ContextGroup:
     name: str
 
     def shares(self, b: int, v: int, image_size: tuple[int, int], tokens_per_view: int) -> "Shares":
-        """Exchange the numbers of input views that the processes hold. Collective; goes over the CPU.
+        """Exchange the numbers of input views that the processes hold. Collective, over the CPU.
 
         Raises:
             ValueError: the processes differ in scenes or image size, or none of them has a view; the same error on all.
@@ -71,7 +71,7 @@ class ContextGroup:
         problem = None
         try:
             yield
-        except Exception as error:  # whatever it is, the others must not wait for this process
+        except Exception as error:  # of any type: the others must not wait for this process
             problem = error
         problems = [None] * self.size
         dist.all_gather_object(problems, problem, group=_GROUPS[self.name])
@@ -80,10 +80,10 @@ class ContextGroup:
                 raise found
 
     def in_rank_order(self, items: Iterable[Item]) -> Iterable[Item]:
-        """Return the items of all processes, by rank, on the first one; none on the others. Collective; goes over the CPU.
+        """Return the items of all processes, by rank, on the first one; none on the others. Collective, over the CPU.
 
-        Alone, `items` itself comes back, so that a stream is never held whole. Otherwise each process first makes a list of its
-        own, and an exception that one of them raises meanwhile is raised on all.
+        In a group of one, `items` itself is returned, so that a stream is never held as a whole. Otherwise each process first
+        makes a list of its own, and an exception in one of them is raised on all.
         """
         if self.size == 1:
             return items
@@ -92,7 +92,7 @@ class ContextGroup:
         return [item for part in self.gather(own) or [] for item in part]
 
     def gather(self, value: Any) -> list[Any] | None:
-        """Return the objects of all processes, by rank, on the first one; None on the others. Collective; goes over the CPU."""
+        """Return the objects of all processes, by rank, on the first one; None on the others. Collective, over the CPU."""
         if self.size == 1:
             return [value]
         group = _GROUPS[self.name]
@@ -137,7 +137,7 @@ class Shares:
 def join_context(size: int) -> ContextGroup:
     """Divide the processes of the run into groups of `size` consecutive ranks, and return the group of this process.
 
-    Collective over all processes, unless `size` is 1: then this process is alone in its group, and need not know others.
+    Collective over all processes, unless `size` is 1: then this process is alone in its group, and torch.distributed is not used.
     """
     if size == 1:
         return ContextGroup(0, 1, "")
@@ -150,14 +150,14 @@ def join_context(size: int) -> ContextGroup:
 
 
 def own_inputs(count: int, rank: int, size: int) -> range:
-    """Return which of `count` input views process `rank` of `size` holds; of an uneven split, the first has more."""
+    """Return which of `count` input views process `rank` of `size` holds; in an uneven split, the first process has more."""
     return range(-(-count * rank // size), -(-count * (rank + 1) // size))
 
 
 def own_targets(count: int, rank: int, size: int) -> range:
     """Return which of `count` targets process `rank` of `size` holds.
 
-    Of an uneven split, the last has more, and of `own_inputs` the first: inputs and targets together are as even as possible.
+    In an uneven split the last process has more, in that of `own_inputs` the first: together they are as even as possible.
     """
     return range(count * rank // size, count * (rank + 1) // size)
 
@@ -203,7 +203,7 @@ def _gather_backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
     return total[first : first + ctx.lengths[ctx.rank]].clone(), None, None, None
 
 
-# Custom operators, so that compiled code can call them: a compiler leaves them as they are.
+# Custom operators, so that compiled code can call them: a compiler does not look inside.
 for _name, _arguments, _function, _shape, _backward, _remember in (
     ("context_total", "Tensor x, str group", _total, _total_shape, _total_backward, _remember_total),
     ("context_gather", "Tensor x, int[] lengths, int rank, str group", _gather, _gather_shape, _gather_backward, _remember_gather),

@@ -26,7 +26,7 @@ LONGEST_WAIT = datetime.timedelta(hours=6)
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the run. All methods are collective, and trivial for a single process.
+    """This process among those of the run. All methods are collective, and communicate only where there are several processes.
 
     Attributes:
         rank: number of this process.
@@ -60,7 +60,7 @@ class Processes:
         return self.rank == 0
 
     def highest(self, number: int) -> int:
-        """Return the highest of all processes' numbers. Goes over the CPU: no host sync."""
+        """Return the highest of all processes' numbers. Communicates over the CPU: no host sync."""
         if self.world == 1:
             return number
         value = torch.tensor(number)

@@ -18,8 +18,8 @@ class ViewShare:
         inputs: which of the sample's inputs.
         targets: which of the sample's targets.
         views: positions of both among the n views, or None for all views.
-        weight: factor of this process's loss, a mean over its own targets, in the mean over all processes: with it, that mean is
-            the one over all targets, however unevenly they are shared.
+        weight: factor of this process's loss (a mean over its own targets), so that the mean over processes is the mean over all
+            targets, however unevenly they are split.
     """
 
     inputs: range
@@ -33,7 +33,7 @@ class ViewShare:
 
 
 def share_views(recipe: TrainingRecipe, context: ContextGroup) -> ViewShare:
-    """Return what the process at this place of a context group computes."""
+    """Return the views that the process of this rank in a context group computes."""
     inputs = own_inputs(recipe.num_input_views, context.rank, context.size)
     targets = own_targets(recipe.num_target_views, context.rank, context.size)
     first_target = views_of_sample(recipe) - recipe.num_target_views

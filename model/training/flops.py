@@ -14,14 +14,14 @@ from config import NetworkConfig
 from config.recipe import TrainingRecipe
 from model.lact_lvsm import LaCTLVSM
 
-# Sides of the square products that are timed, and how often each.
+# Sides of the square products that are timed, and repeats of each.
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
 REPEATS = 5
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What one scene of a training step costs, and what the machine can do.
+    """Cost of one scene of a training step, and the machine's matmul rate.
 
     Attributes:
         tokens: of the scene's inputs and targets.
@@ -43,7 +43,7 @@ def workload_of(config: NetworkConfig, recipe: TrainingRecipe, rate: float) -> W
 
 
 def training_flops(config: NetworkConfig, num_input_views: int, num_target_views: int, image_size: tuple[int, int]) -> int:
-    """Count the FLOPs of matrix products and attention in forward and backward of one scene, on tensors without data.
+    """Count the FLOPs of matrix products and attention in forward and backward of one scene, on meta tensors.
 
     Recomputation by activation checkpointing is not counted: these are the FLOPs that the model needs.
     """
@@ -66,7 +66,7 @@ def training_flops(config: NetworkConfig, num_input_views: int, num_target_views
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure FLOP/s of square matrix products on `device` in `dtype`: the best of several sizes and repeats.
 
-    Noise only lowers it: where a share of it matters, take the best of before and after.
+    Noise only lowers it: to report a share of it, measure before and after, and take the larger.
     """
     generator = torch.Generator(device).manual_seed(0)
     best = 0.0

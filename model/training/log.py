@@ -116,7 +116,7 @@ class Window:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was added, and start the clock."""
+        """Discard what was added, and restart the clock."""
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
         self.steps, self.waited_s = 0, 0.0
@@ -186,7 +186,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 rows.append(json.loads(line))
             except json.JSONDecodeError:
                 if i < len(lines) - 1:
-                    raise InputError(f"{path}, line {i + 1}", "is no JSON", "a row of a training log") from None
+                    raise InputError(f"{path}, line {i + 1}", "is not JSON", "a row of a training log") from None
     return rows
 
 
@@ -219,7 +219,7 @@ def finite(value: Any) -> Any:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process held so far on the device; on a CPU, resident."""
+    """Return the peak bytes that this process has allocated on the device; on a CPU, its peak resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -238,7 +238,7 @@ def open_tensorboard(folder: Path, step: int) -> Any:
 def start_wandb(project: str, folder: Path, step: int, settings: dict[str, Any]) -> Any:
     """Start a run in Weights & Biases, or, from a step above 0, continue the one that this folder began.
 
-    Its id is kept in `wandb_id` in the folder: names of folders repeat from one machine and one project to the next.
+    Its id is kept in `wandb_id` in the folder: folder names are not unique across machines and projects.
 
     Raises:
         InputError: wandb is not installed.

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from model.metric import LPIPS, psnr
 
-# Views that LPIPS looks at together: the trunk's first group keeps 128 numbers a pixel.
+# Views per pass of LPIPS: the trunk's first group keeps 128 numbers per pixel.
 LPIPS_VIEWS = 16
 
 
@@ -31,16 +31,16 @@ def render_loss(
         rendered: (b, v, 3, h, w) in 0..1, with gradients.
         target: (b, v, 3, h, w) in 0..1.
         lpips: the perceptual distance, or None.
-        weight: its factor.
+        weight: factor of LPIPS.
         recompute: run the trunk of LPIPS again in the backward pass instead of keeping its activations.
         autocast: run the trunk in bfloat16.
         gradient_weight: factor of the squared error of differences between neighbouring pixels; 0 omits it.
 
     Returns:
-        the loss, a mean over all views, and figures without gradients: its parts `mse`, `gradient` and `lpips`, as far as they
+        the loss, a mean over all views, and figures without gradients: its parts `mse`, `gradient` and `lpips`, where they
         are computed, and `psnr`, the mean over views of each one's PSNR in dB, as in validation.
 
-    Precision: float32; the trunk's features are compared in float32 whatever they were computed in.
+    Precision: float32; the trunk's features are compared in float32, regardless of the dtype they were computed in.
     """
     loss = F.mse_loss(rendered, target.to(rendered.dtype))
     parts = {"mse": loss.detach(), "psnr": psnr(rendered.detach(), target).mean()}
@@ -56,7 +56,7 @@ def render_loss(
 
 
 def _gradient_error(error: Tensor) -> Tensor:
-    """Return the mean square of what an error (…, h, w) changes by from pixel to pixel, down and across, patch borders included."""
+    """Return the mean square of the differences of an error (…, h, w) between neighbouring pixels, patch borders included."""
     down, across = error.diff(dim=-2), error.diff(dim=-1)
     return (down.square().sum() + across.square().sum()) / (down.numel() + across.numel())
 

@@ -15,11 +15,12 @@ class MuonAndAdamW:
     """Muon for the matrices inside the blocks, AdamW for the rest, at one learning rate.
 
     Muon replaces a matrix's averaged gradient by the nearest one with all singular values equal, scaled to AdamW's usual size.
-    The fast weights' initial values, one matrix a head in one tensor, are AdamW's, as are the maps of pixels to tokens and back.
+    AdamW also updates the fast weights' initial values (one matrix per head, in one tensor) and the maps of pixels to tokens and
+    back.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale is of arXiv 2502.16982.
 
-    *Precision*: Muon's iterations are in bfloat16, everything else in float32.
+    Precision: Muon's iterations are in bfloat16, everything else in float32.
     """
 
     def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
@@ -45,7 +46,7 @@ Optimizer = torch.optim.AdamW | MuonAndAdamW
 
 
 def build_optimizer(model: nn.Module, weight_decay: float, kind: str = "adamw") -> Optimizer:
-    """Return the optimizer of a model, weight decay on tensors of two or more dimensions.
+    """Return the optimizer of a model, with weight decay on tensors of two or more dimensions.
 
     The learning rate is set before every step: see `learning_rate`.
 

@@ -16,7 +16,7 @@ from model.training.state import TrainingState
 
 
 class Recorder:
-    """The one place that a run writes to while it trains; a context manager.
+    """Recorder through which a run writes everything while it trains; a context manager.
 
     However the `with` block ends, the snapshot in the making is finished, the log closed, and the curves drawn.
 
@@ -24,7 +24,7 @@ class Recorder:
         folder: of the run.
         recipe: of the run.
         processes: of the run; all of them open a recorder and call `save`.
-        state: as it is at the start: log rows of later steps are dropped.
+        state: at the start of the run; log rows of later steps are dropped.
 
     Raises:
         InputError: the snapshot would not fit its parts, or Weights & Biases is not installed.
@@ -63,7 +63,7 @@ class Recorder:
 
     @property
     def parts(self) -> bool | None:
-        """Whether the parts hold the whole snapshot; None where there are none, or on another process than the first."""
+        """Whether the parts hold the whole snapshot; None where there are none, and on all processes but the first."""
         return self._writer.whole if self._writer else None
 
     def say(self, text: str) -> None:

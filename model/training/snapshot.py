@@ -20,14 +20,14 @@ from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT, load_torch_file
 
 FORMAT = f"{SNAPSHOT_FORMAT} 2"
-# Has another spelling of one key.
+# Spells one key differently.
 OLD_FORMAT = f"{SNAPSHOT_FORMAT} 1"
 NAME = re.compile(r"step_(\d+)\.pt")
 KEYS = ("model", "average", "optimizer", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
 
 
 class SnapshotWriter:
-    """Write snapshots into a folder, one at a time, while training goes on.
+    """Write snapshots into a folder, one at a time, while training continues.
 
     Args:
         folder: destination; leftovers of killed writes are removed from it.
@@ -96,7 +96,7 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
         folder: the run's snapshots.
 
     Raises:
-        InputError: the folder holds snapshots that the run would overtake or mix with.
+        InputError: the folder holds snapshots that the run would overtake or mix with, or `resume` is a folder without parts.
     """
     found = list_snapshots(folder)
     if resume == "auto":
@@ -109,7 +109,9 @@ def find_snapshot(resume: str, folder: Path) -> Path | None:
     name = name_of_parts(path) if path.is_dir() else path.name
     newer = [other.name for _, other in found if other.name > name or path.resolve().parent != folder.resolve()]
     if newer:
-        raise InputError(folder, f"holds {newer[-1]}, which {resume} does not lead to", "it deleted, or another --expname")
+        raise InputError(
+            folder, f"holds {newer[-1]}, which is not part of the history of {resume}", "it deleted, or another --expname"
+        )
     return path
 
 
@@ -127,7 +129,7 @@ def read_snapshot(path: Path) -> dict[str, Any]:
     if isinstance(content, dict) and content.get("format") == OLD_FORMAT and "optimiser" in content:
         content |= {"format": FORMAT, "optimizer": content.pop("optimiser")}
     if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in KEYS):
-        raise InputError(path, "is no training snapshot", "one of outputs/EXPNAME/snapshot, or --load for weights alone")
+        raise InputError(path, "is not a training snapshot", "one of outputs/EXPNAME/snapshot, or --load for weights alone")
     return content
 
 
@@ -152,7 +154,7 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, 
 def rng_state(device: torch.device) -> dict[str, Any]:
     """Return the state of every random number generator of this process: Python, NumPy, torch, and the device's own."""
     state = np.random.get_state(legacy=True)  # noqa: NPY002 (libraries use it)
-    assert isinstance(state, tuple)  # so says legacy
+    assert isinstance(state, tuple)  # a dict without legacy
     name, keys, *rest = state
     return {
         "python": random.getstate(),
@@ -183,7 +185,7 @@ def code_version() -> str:
 
 
 def _copy(value: Any) -> Any:
-    """Return `value` with its tensors copied to the CPU: training goes on to change the originals."""
+    """Return `value` with its tensors copied to the CPU: training changes the originals meanwhile."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

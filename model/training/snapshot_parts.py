@@ -19,7 +19,7 @@ from data.files import replace_when_finished, write_text
 SUMS = re.compile(r"(step_\d+)\.sha256")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (step_\d+\.pt\.part\d+)")
 
-# Bytes of a snapshot besides the contents of its tensors, at most: once, and for each tensor.
+# Upper bounds of the bytes of a snapshot besides its tensors' contents: a fixed part, and one per tensor.
 ROOM, ROOM_A_TENSOR = 1 << 15, 512
 
 
@@ -27,7 +27,7 @@ def check_parts(model: nn.Module, averaged: bool, total_bytes: int) -> None:
     """Refuse parts that cannot even hold the weights and their average.
 
     Raises:
-        InputError: they cannot.
+        InputError: the weights do not fit.
     """
     tensors = model.state_dict().values()
     least = sum(x.numel() * x.element_size() + ROOM_A_TENSOR for x in tensors) * (2 if averaged else 1) + ROOM
@@ -90,7 +90,7 @@ def join_parts(folder: Path) -> io.BytesIO:
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
     matches = [match for match in map(SUM_LINE.fullmatch, lines) if match]
     if not lines or len(matches) < len(lines):
-        raise InputError(sums, "holds something else than sums of parts", "lines as sha256sum writes them")
+        raise InputError(sums, "holds lines that are not checksums of parts", "lines as sha256sum writes them")
     whole = io.BytesIO()
     for match in matches:
         part = folder / match[2]
@@ -98,7 +98,7 @@ def join_parts(folder: Path) -> io.BytesIO:
             raise InputError(part, "is missing", f"all {len(lines)} parts that {sums.name} names")
         content = part.read_bytes()
         if hashlib.sha256(content).hexdigest() != match[1]:
-            raise InputError(part, f"is not what {sums.name} says", "it carried over again")
+            raise InputError(part, f"does not match {sums.name}", "it copied again")
         whole.write(content)
     whole.seek(0)
     return whole

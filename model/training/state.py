@@ -25,7 +25,7 @@ class TrainingState:
         config: the network's.
         recipe: of the run.
         device: where it is trained.
-        dtype: what its layers compute in.
+        dtype: compute dtype of its layers.
 
     Attributes:
         model: the bare network; its weights are random until something is loaded.
@@ -67,7 +67,7 @@ class TrainingState:
         return processes.maximum(bad.float())
 
     def finish_step(self, skipped: Tensor, recipe: TrainingRecipe) -> None:
-        """Count a step, done or skipped, and average the weights that it left. No host sync."""
+        """Count a step, done or skipped, and update the averaged weights. No host sync."""
         if self.average is not None:
             update_average(self.average, self.model, recipe.ema, self.step)
         self.skips = torch.stack([self.skips[0] + skipped, (self.skips[1] + 1) * skipped])
@@ -100,13 +100,13 @@ class TrainingState:
         }
 
     def restore(self, content: Mapping[str, Any], path: Path, rank: int) -> None:
-        """Take over the content of a snapshot, and with it the random number generators of process `rank`.
+        """Load the content of a snapshot, including the random number generators of process `rank`.
 
         A snapshot without an optimizer's state, as parts may hold it, leaves the optimizer as it is: new.
 
         Args:
             content: from `read_snapshot`.
-            path: what error messages call it.
+            path: name in error messages.
             rank: of this process.
 
         Raises:

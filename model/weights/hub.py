@@ -152,7 +152,7 @@ def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
     A failed download is not retried in this process: every later call fails at once with the same message.
 
     Raises:
-        FileNotFoundError: a file is missing and could not be fetched; the message says what to put where.
+        FileNotFoundError: a file is missing and could not be fetched; the message names the file to save and its place.
     """
     trunk, heads = (WEIGHT_DIR / file.name for file in LPIPS_FILES)
     for path, file in zip((trunk, heads), LPIPS_FILES, strict=True):
@@ -302,7 +302,7 @@ def _refusal(error: Exception, destination: Path, repo: str, file: str, by_hand:
         return FileNotFoundError(f"{destination}: cannot be fetched: there is no {repo} (HTTP {status}); wanted a name that exists")
     if status is not None:
         return OSError(f"{destination}: is in {repo}, which answers HTTP {status}; wanted a retry later, or {by_hand}")
-    return _not_there(destination, f"the hub is out of reach ({_brief(error)})", by_hand)
+    return _not_there(destination, f"the hub is unreachable ({_brief(error)})", by_hand)
 
 
 def _brief(error: Exception) -> str:

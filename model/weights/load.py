@@ -92,7 +92,7 @@ def trained_with(weights: str | os.PathLike) -> tuple[tuple[int, int] | None, in
         weights: a file, or a name of `weight/checkpoints.yaml`, which is not downloaded for this.
 
     Raises:
-        FileNotFoundError: neither.
+        FileNotFoundError: there is neither such a file nor such a name.
         InputError: a file that cannot be read, or other values than a size and a number.
     """
     row = known_weights().get(Path(weights).name)

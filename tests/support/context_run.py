@@ -189,7 +189,7 @@ def collectives(context: ContextGroup) -> dict[str, Tensor]:
 
 
 def streams(context: ContextGroup) -> tuple[list[str], str]:
-    """Return the items of all processes, of which each has as many as its rank, and the error of one that is raised on all."""
+    """Return the items of all processes, each of which has as many as its rank, and the error of one, raised on all."""
     items = list(context.in_rank_order(f"{context.rank}.{i}" for i in range(context.rank)))
     try:
         with context.together():

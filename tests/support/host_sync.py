@@ -21,7 +21,7 @@ class _NoRead(TorchDispatchMode):
 
 @contextlib.contextmanager
 def no_host_sync(device: torch.device) -> Iterator[None]:
-    """Raise where the host would wait for `device`. What was given to it before has ended."""
+    """Raise where the host would wait for `device`; work queued before the block is finished first."""
     if device.type == "cpu":
         with _NoRead():
             yield

@@ -98,7 +98,7 @@ class HubServer:
     def gate(self, repo: str, token: str | None = None, lists: bool = False) -> None:
         """Serve files of `repo` only to `token`: 401 without a token, 403 with another one, as on the hub.
 
-        As there, everyone may list the files, unless `lists`.
+        Anyone may list its files, as on the hub, unless `lists` gates the lists too.
         """
         self._tokens[repo] = token
         if lists:

@@ -1,4 +1,4 @@
-"""Programs in several processes that know each other, for tests."""
+"""Programs in several processes of one group, for tests."""
 
 import contextlib
 import os
@@ -27,11 +27,11 @@ def environment(**variables: object) -> dict[str, str]:
 
 
 def run_processes(count: int, words: Sequence[str], folder: Path, status: int = 0, **variables: object) -> list[str]:
-    """Run a program in `count` processes that know each other; all end with `status`.
+    """Run a program in `count` processes of one group; all end with `status`.
 
     Args:
         count: how many processes.
-        words: the command line behind `python`.
+        words: the command line after `python`.
         folder: where they run.
         status: exit code that every one must end with.
         variables: more environment variables.

@@ -57,7 +57,7 @@ def write_random_scene(
         size: (h, w) of the images.
         c2w: (n, 4, 4); random around the origin by default.
         long_lrm: as in `write_scene`.
-        name: a name in that spelling which is not the folder's.
+        name: a name in that spelling that differs from the folder's.
     """
     rng = np.random.default_rng(seed)
     h, w = size

@@ -1,4 +1,4 @@
-"""Training runs of a few milliseconds a step, for tests."""
+"""Training runs of a few milliseconds per step, for tests."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def assert_same(one: dict, other: dict) -> None:
 
 
 def assert_same_state(one: dict, other: dict) -> None:
-    """Compare what two optimizers remember, part by part where they consist of two."""
+    """Compare the states of two optimizers, part by part where they consist of two."""
     assert one.keys() == other.keys()
     if "state" not in one:
         for kind in one:

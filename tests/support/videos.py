@@ -6,7 +6,7 @@ import numpy as np
 
 
 def decode(path: Path) -> tuple[np.ndarray, dict[str, object]]:
-    """Return a video's frames (n, h, w, 3), and what its header says."""
+    """Return a video's frames (n, h, w, 3), and the data of its header."""
     import av  # here, so that tests that read no video run without it
     from av.video.reformatter import Interpolation
 

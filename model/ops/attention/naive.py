@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def attention_naive(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """See `model.ops.attention.attention`; heads before tokens here: (b, n, l, k) of (b, n, l, k), (b, n, s, k) twice."""
+    """See `model.ops.attention.attention`, but heads before tokens: query and result (b, n, l, k), key and value (b, n, s, k)."""
     return (query @ key.mT / math.sqrt(query.shape[-1])).softmax(dim=-1) @ value

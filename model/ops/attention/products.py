@@ -22,7 +22,7 @@ BLOCK_QUERIES = 512
 
 
 def attention_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """See `model.ops.attention.attention`; heads before tokens here: (b, n, l, k) of (b, n, l, k), (b, n, s, k) twice."""
+    """See `model.ops.attention.attention`, but heads before tokens: query and result (b, n, l, k), key and value (b, n, s, k)."""
     b, n, _, k = query.shape
     # A power of two for the usual widths: it multiplies the narrow operand without rounding.
     query, key, value = (x.reshape(b * n, -1, k) for x in (query * (1 / math.sqrt(k)), key, value))

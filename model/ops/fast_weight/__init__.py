@@ -51,7 +51,9 @@ def gradients(
     rates = len(learning_rate)
     if value.shape != key.shape or learning_rate.shape != (rates, b, l, 1) or rates not in (1, 3) or weights[0].shape[:2] != (b, k):
         shapes = [tuple(x.shape) for x in (weights[0], key, value, learning_rate)]
-        raise ValueError(f"fast_weight.gradients: w0, key, value, learning_rate are {shapes}; wanted b k m, b l k, b l k, 3 b l 1")
+        raise ValueError(
+            f"fast_weight.gradients: w0, key, value, learning_rate are {shapes}; wanted b k m, b l k, b l k, 3|1 b l 1"
+        )
     return _choose(gradients_naive, implementation, key)(weights, key, value, learning_rate, turn)
 
 
@@ -73,6 +75,9 @@ def update(
     Returns:
         the updated weights, in the dtype of `weights`.
 
+    Raises:
+        ValueError: unknown implementation.
+
     Precision: sums and norms in the dtype of `weights`, the iteration in `newton_schulz_dtype`.
     Cost: steps · 3 · b · (4 k² m + 2 k³) FLOPs for k ≤ m.
     """
@@ -81,6 +86,9 @@ def update(
 
 def apply(weights: Weights, query: Tensor, implementation: str = "auto", turn: Tensor | None = None) -> Tensor:
     """Return f(query), (b, l, k), in the dtype of `query` and the weights; `turn` as in `gradients`.
+
+    Raises:
+        ValueError: unknown implementation.
 
     Cost: 6 · b · l · k · m FLOPs.
     """

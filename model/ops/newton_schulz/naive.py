@@ -20,7 +20,7 @@ def newton_schulz_naive(x: Tensor, steps: int, dtype: torch.dtype) -> Tensor:
     x = x.to(dtype)
     x = x.mT if tall else x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + EPS)
-    # float32 is for comparison with other code, which autograd matches in its rounding.
+    # float32 serves to compare with other code, whose rounding only autograd reproduces.
     fast = dtype == torch.bfloat16 and x.requires_grad and gradients_are_recorded()
     for _ in range(steps):
         x = Step.apply(x) if fast else _step(x)[0]

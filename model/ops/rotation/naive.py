@@ -22,7 +22,7 @@ def rotate_naive(x: Tensor, turn: Tensor, back: bool, in_place: bool) -> Tensor:
     first, second = (place.to(turn.dtype) for place in places)
     cos, sin = _cos_sin(turn, back)
     turned = (first * sin).addcmul_(second, cos)
-    first.mul_(cos).addcmul_(second, sin, value=-1)  # in float32 the numbers of x themselves
+    first.mul_(cos).addcmul_(second, sin, value=-1)  # in float32, `first` is a view of x
     places[1].copy_(turned)
     if x.dtype != turn.dtype:
         places[0].copy_(first)

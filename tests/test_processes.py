@@ -81,3 +81,15 @@ def test_a_download_that_fails_on_the_first_process_ends_training_on_all(tmp_pat
     )
     assert "train.py: nowhere.pt: is not there" in errors[0]
     assert "train.py" not in errors[1]
+
+
+def test_processes_that_would_start_at_different_steps_are_refused(tmp_path):
+    """Folders that they do not share: the first has a snapshot to resume from, the other has none."""
+    for rank in range(2):
+        furnish(tmp_path / str(rank))
+    go = "import os\nos.chdir(os.environ['RANK'])\n"
+    first = PROGRAM.format(program="train", argv=arguments("apart", grad_accum=2, max_hours=0))
+    run_processes(1, ["-c", f"import os\nos.chdir('0')\ndel os.environ['RANK']\n{first}"], tmp_path)
+    errors = run_processes(2, ["-c", go + PROGRAM.format(program="train", argv=arguments("apart"))], tmp_path, status=2)
+    assert "outputs/apart/snapshot: holds different snapshots for different processes; wanted outputs in a folder" in errors[0]
+    assert errors[1].strip() == ""

@@ -149,6 +149,7 @@ def test_missing_recipe():
         ([*DATA, "--compile=yes"], r"^--compile: cannot be read \(ignored explicit argument 'yes'\); wanted true or false"),
         ([*DATA, "--recipe"], r"^--recipe: cannot be read \(expected one argument\); wanted a path"),
         ([*DATA, "--steps", "0"], r"^--steps: is 0; wanted 1 or more"),
+        ([*DATA, "--grad_clip", "0"], r"^--grad_clip: is 0.0; wanted above 0"),
         ([*DATA, "--lr", "-1"], r"^--lr: is -1.0; wanted 0 or more"),
         ([*DATA, "--num_all_views", "7"], r"^--num_all_views: is 7; wanted 8 or more, as many as inputs or targets"),
         ([*DATA, "--num_input_views", "16"], r"^--num_all_views: is 15; wanted 16 or more, as many as inputs or targets"),

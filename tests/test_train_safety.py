@@ -1,15 +1,19 @@
 """Training on bad input, broken samples and diverging steps; crashes and full disks."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
 import train
+from config.errors import InputError
 from data import sampler
-from model.training.snapshot import read_snapshot
-from tests.support.training_run import NETWORK, arguments, assert_same, rows, work_in
+from model.training.snapshot import SnapshotWriter, read_snapshot
+from tests.support.scenes import write_random_data_path
+from tests.support.training_run import NETWORK, arguments, assert_same, final, rows, work_in
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +170,64 @@ def test_a_snapshot_that_cannot_be_written_is_reported(capsys, monkeypatch, cras
         message = "train.py: [Errno 28] No space left on device: 'step.pt'\n"
     assert capsys.readouterr().err == message
     assert rows("full")
+
+
+def test_a_bad_photo_and_a_full_disk_are_both_reported(folder, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "step.pt")
+
+    monkeypatch.setattr("model.training.snapshot.torch.save", full)
+    accumulate, calls = train.accumulate, [0]
+
+    def broken_at_the_second(*given):
+        calls[0] += 1
+        figures, bad_data = accumulate(*given)
+        return figures, bad_data if calls[0] < 2 else InputError("a.png", "is damaged", "a whole photo")
+
+    monkeypatch.setattr(train, "accumulate", broken_at_the_second)
+    assert train.main(arguments("both")) == 2
+    error = capsys.readouterr().err
+    assert "outputs/both: the last snapshot was not written ([Errno 28]" in error
+    assert "train.py: a.png: is damaged; wanted a whole photo\n" in error
+
+
+@pytest.mark.slow
+def test_a_damaged_scene_for_validation_ends_the_run_where_it_can_be_resumed(folder, capsys):
+    write_random_data_path(folder / "held_out", scenes=2, n=6, size=(10, 15))
+    changes = {"val_data_path": "held_out/test_data_path.json", "val_every": 3, "save_every": 9}
+    photo = folder / "held_out" / "scene_1" / "images" / "00002.png"
+    whole = photo.read_bytes()
+    photo.write_bytes(b"no photo")
+    refused(capsys, arguments("damaged", **changes), "held_out/scene_1/.*00002.png: is not an image")
+    photo.write_bytes(whole)
+    assert train.main(arguments("damaged", **changes)) == 0
+    assert train.main(arguments("straight", **changes)) == 0
+    assert_same(final("damaged"), final("straight"))
+
+
+def test_a_signal_while_the_last_snapshot_is_written_does_not_end_that(monkeypatch):
+    close = SnapshotWriter.close
+
+    def close_after_a_signal(writer):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(writer)
+
+    monkeypatch.setattr(SnapshotWriter, "close", close_after_a_signal)
+    assert train.main(arguments("signal", max_hours=0)) == 0
+    assert Path("outputs/signal/model.safetensors").is_file()
+
+
+def test_validation_takes_nothing_from_the_log():
+    assert train.main(arguments("without")) == 0
+    assert train.main(arguments("with", val_data_path="scenes/test_data_path.json", val_every=3)) == 0
+    rows_with = [row for row in rows("with") if "loss" in row]
+    assert [(row["step"], row["loss"]) for row in rows_with] == [(row["step"], row["loss"]) for row in rows("without")]
+
+
+def test_wrong_flags_are_reported_by_the_first_process_alone(capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert train.main(["--stepz", "3"]) == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_load_beside_a_snapshot_is_reported(capsys):

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 import types
 
 import pytest
@@ -107,6 +108,19 @@ def test_window_means_omit_skipped_steps():
     assert row["memory_gib"] > 0.05  # torch alone is larger
     window.add({"loss": torch.tensor(math.nan)}, torch.tensor(1.0))
     assert window.row(broken=0)["loss"] is None
+
+
+def test_window_restarts_after_a_row_and_stops_while_it_is_paused():
+    window = Window(ALONE, Workload(1, 1, 1.0), scenes=1)
+    window.add({"loss": torch.tensor(4.0)}, torch.tensor(0.0))
+    assert window.row(broken=0)["loss"] == 4
+    window.add({"loss": torch.tensor(2.0)}, torch.tensor(0.0))
+    window.start_s -= 1
+    with window.paused():
+        time.sleep(0.5)
+    row = window.row(broken=0)
+    assert row["loss"] == 2
+    assert 1 <= row["seconds_per_step"] < 1.4
 
 
 def test_window_measures_waiting():

@@ -58,7 +58,7 @@ Metrics = dict[str, Callable[[Tensor, Tensor], Tensor]]
 @dataclass(frozen=True)
 class Network:
     load: str | None = flag(
-        None, "weights: a file, or a published name such as weight/obj_res256.pt, downloaded where it is missing",
+        None, "weights: a file, or a published name such as weight/obj_res256.pt, downloaded if missing",
         group="network", unset="the bundled model",
     )  # fmt: skip
     config: str | None = flag(None, "network config, a YAML file", unset="the one that belongs to the weights")
@@ -85,16 +85,18 @@ class Scenes:
 @dataclass(frozen=True)
 class Views:
     num_all_views: int | None = flag(None, "thin the scene to this many views first", group="views", least=1, unset="all")
-    num_input_views: int | None = flag(None, "inputs", least=1, unset="what the weights were trained with")
-    num_target_views: int | None = flag(None, "targets", least=0, unset="all views that are not inputs")
+    num_input_views: int | None = flag(None, "number of inputs", least=1, unset="what the weights were trained with")
+    num_target_views: int | None = flag(None, "number of targets", least=0, unset="all views that are not inputs")
     view_selection: str | None = flag(
         None, "how inputs are chosen", choices=tuple(PICKERS), unset="spread for objects, uniform for scenes"
     )
     target_every: int | None = flag(None, "targets are views 0, N, 2N, …; inputs are chosen from the others", least=1, metavar="N")
     view_index: str | None = flag(None, "JSON with the inputs and targets of each scene", metavar="FILE")
     seed: int = flag(0, "seed of random and kmeans selection", least=0)
-    pose_reference: str = flag("all", "scenes: views that set frame and scale", choices=("all", "inputs"))
-    scene_scale: float = flag(1.0, "scenes: 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights", above=0)
+    pose_reference: str = flag("all", "scenes: views that define frame and scale", choices=("all", "inputs"))
+    scene_scale: float = flag(
+        1.0, "scenes: cameras fit a cube of half-side 1 / this: 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights", above=0
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Video:
     video_format: str = flag("mp4", "format of the video", group="video", choices=("mp4", "gif", "none"))
     video_frames: int = flag(120, "number of frames", least=1)
     video_fps: int = flag(30, "frames per second", least=1, most=240)
-    path_order: str = flag("given", "scenes: pass the inputs as listed, or on a short tour", choices=("given", "nearest"))
+    path_order: str = flag("given", "scenes: pass the inputs in list order, or on a short tour", choices=("given", "nearest"))
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,10 @@ class Results:
 class Machine:
     device: str = flag("auto", "auto, cpu, cuda or cuda:N", group="machine")
     precision: str = flag(
-        "auto", "precision of the layers; auto is bfloat16 where the hardware has it", choices=("auto", *PRECISIONS)
+        "auto", "precision of the layers; auto is bfloat16 where the hardware supports it", choices=("auto", *PRECISIONS)
     )
     newton_schulz_dtype: str = flag(
-        "bfloat16", "dtype of Newton-Schulz steps; published weights were trained with bfloat16", choices=tuple(PRECISIONS)
+        "bfloat16", "precision of Newton-Schulz; published weights were trained with bfloat16", choices=tuple(PRECISIONS)
     )
     chunk_views: int | None = flag(None, "views computed at a time", least=1, unset="by free memory")
     context_parallel: int = flag(1, "processes that split the views of each scene", least=1, metavar="M")
@@ -130,7 +132,9 @@ class Machine:
     compile_mode: str = flag(
         "default", "mode of torch.compile", choices=tuple(mode for mode in COMPILE_MODES if mode != "reduce-overhead")
     )
-    fast_weight_ops: str = flag("auto", "implementation of fast weights; auto is compiled on CUDA", choices=IMPLEMENTATIONS)
+    fast_weight_ops: str = flag(
+        "auto", "implementation of the fast weights' operations; auto is compiled on CUDA", choices=IMPLEMENTATIONS
+    )
 
 
 SETTINGS = (Network, Scenes, Views, Video, Results, Machine)

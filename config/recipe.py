@@ -30,10 +30,12 @@ class TrainingRecipe:
         None, "NAME_data_path.json, or synthetic:objects or synthetic:scenes, with :N for N scenes only", unset="required"
     )
     load: str | None = flag(None, "weights to start from", free=True)
-    resume: str = flag("auto", "auto (the newest snapshot of the run, if any), none, a snapshot, or its parts' folder", free=True)
+    resume: str = flag(
+        "auto", "auto (the newest snapshot of the run, if any), none, a snapshot, or a folder of its parts", free=True
+    )
     device: str = flag("auto", "auto, cpu, cuda or cuda:N", free=True)
     precision: str = flag(
-        "auto", "precision of the layers; auto is bfloat16 where the hardware has it", choices=("auto", "float32", "bfloat16")
+        "auto", "precision of the layers; auto is bfloat16 where the hardware supports it", choices=("auto", "float32", "bfloat16")
     )
     compile: bool = flag(False, "torch.compile the blocks", free=True)
     compile_mode: str = flag("default", "mode of torch.compile", choices=COMPILE_MODES, free=True)
@@ -48,13 +50,13 @@ class TrainingRecipe:
     num_all_views: int = flag(15, "views drawn per scene: the first are inputs, the last targets", least=1)
     num_input_views: int = flag(8, "inputs among them", least=1)
     min_input_views: int | None = flag(None, "draw the number of inputs of each step from this to num_input_views", least=1)
-    num_target_views: int = flag(8, "targets among them; some are inputs too if num_all_views is less than both together", least=1)
-    frame_window: int | None = flag(None, "draw views from this many consecutive frames (scenes), not from all (objects)", least=1)
-    scene_pose_normalize: bool = flag(False, "transform poses into the frame and scale of their mean camera (scenes)")
+    num_target_views: int = flag(8, "targets among them; some are inputs too if num_all_views is less than their sum", least=1)
+    frame_window: int | None = flag(None, "scenes: draw views from this many consecutive frames instead of all", least=1)
+    scene_pose_normalize: bool = flag(False, "scenes: transform poses into the frame and scale of their mean camera")
     pool: int | None = flag(None, "synthetic scenes kept in the device's memory, each with num_all_views views", least=1)
     pool_reuse: int = flag(16, "samples drawn per scene of the pool, on average, before a new one replaces it", least=1)
     workers: int = flag(4, "threads that decode images, or processes that describe scenes of the pool", least=1, free=True)
-    skip_broken: int = flag(0, "unreadable samples that a process replaces, naming each, before it stops", free=True, least=0)
+    skip_broken: int = flag(0, "unreadable samples that a process may replace, reporting each, before it stops", free=True, least=0)
 
     optimizer: str = flag(
         "adamw",
@@ -65,15 +67,15 @@ class TrainingRecipe:
     lr: float = flag(4e-4, "peak learning rate", least=0)
     warmup: int = flag(4000, "steps of linear warm-up", least=0)
     schedule: str = flag(
-        "cosine", "of the learning rate: a cosine to 0 at the last step, or constant", choices=("cosine", "constant")
+        "cosine", "learning rate after warm-up: cosine to 0 at the last step, or constant", choices=("cosine", "constant")
     )
-    steps: int = flag(80000, "steps in all", least=1)
-    weight_decay: float = flag(0.05, "on tensors of two or more dimensions", least=0)
+    steps: int = flag(80000, "total number of steps", least=1)
+    weight_decay: float = flag(0.05, "weight decay of tensors with two or more dimensions", least=0)
     grad_clip: float = flag(1.0, "clip the gradient to this norm", above=0)
     skip_norm: float = flag(4.0, "skip a step whose gradient norm is above this", least=0)
     skip_norm_start: int = flag(1000, "first step at which skip_norm applies", least=0)
     max_skips: int = flag(100, "stop after this many skipped steps in a row", least=1, free=True)
-    lpips_weight: float = flag(1.0, "weight of LPIPS, next to the mean squared error; 0 is none", least=0)
+    lpips_weight: float = flag(1.0, "weight of LPIPS, added to the mean squared error; 0 is none", least=0)
     lpips_start: int = flag(5000, "first step with LPIPS", least=0)
     gradient_weight: float = flag(0.0, "weight of the squared error of differences between neighbouring pixels; 0 is none", least=0)
     ema: float = flag(0.0, "decay of the averaged weights, which are validated and exported; 0 is none", least=0)
@@ -82,7 +84,7 @@ class TrainingRecipe:
         "float32", "precision of model.safetensors at the end", choices=("float32", "bfloat16"), free=True, group="output"
     )
     save_every: int = flag(1000, "steps between snapshots", least=1, free=True)
-    keep: int = flag(3, "snapshots kept", least=1, free=True)
+    keep: int = flag(3, "number of snapshots kept", least=1, free=True)
     snapshot_parts: str | None = flag(None, "also write the newest snapshot in files of this size, such as 15M", free=True)
     snapshot_total: str = flag(
         "60M", "total size of these files; a larger snapshot is written without the optimizer's state", free=True
@@ -108,7 +110,7 @@ class RecipeFile:
     """Source of the settings that the command line does not give."""
 
     recipe: Path | None = flag(
-        None, "settings by flag name, such as config/train/object_256.yaml; flags win", group="recipe", metavar="YAML"
+        None, "settings by flag name, such as config/train/object_256.yaml; flags override it", group="recipe", metavar="YAML"
     )
 
 

@@ -1,10 +1,12 @@
-"""Check of scenes of the unified format, with two pictures of each: a contact sheet and a plot of its cameras.
+"""Check of scenes in the unified format, with two pictures per scene: a contact sheet and a plot of its cameras.
 
     python data_preprocess/check_scenes.py data_example/objects_data_path.json
 
 Pictures go to outputs/check/LIST/SCENE/ by default. The exit code is 0 if there are no problems, else 2 with one line per problem
-on standard error. Letters: v views, h w pixels.
+on standard error.
 """
+
+# Letters: v views, h w pixels.
 
 import hashlib
 import sys

@@ -60,9 +60,9 @@ class CameraSearch:
     """Flags: how COLMAP finds cameras."""
 
     num_frames: int = flag(120, "frames to draw from a video", least=3, group="with --from_images")
-    camera_model: str = flag("RADIAL", "how lenses distort, in COLMAP's names", choices=CAMERA_MODELS)
-    matching: str = flag("auto", "which photos may show the same; auto is all pairs of up to 150", choices=MATCHING)
-    min_registered: float = flag(0.5, "share of the photos that must be placed", above=0, most=1, metavar="SHARE")
+    camera_model: str = flag("RADIAL", "lens model, by its name in COLMAP", choices=CAMERA_MODELS)
+    matching: str = flag("auto", "pairs of photos to match; auto is all pairs of up to 150 photos", choices=MATCHING)
+    min_registered: float = flag(0.5, "least share of the photos that COLMAP must place", above=0, most=1, metavar="SHARE")
     seed: int = flag(0, "seed of COLMAP's random numbers", least=0, most=2**31 - 1)
     work: Path | None = flag(None, "folder for COLMAP's files", metavar="DIR", unset="OUTPUT_colmap")
 

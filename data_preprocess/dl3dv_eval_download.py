@@ -39,7 +39,7 @@ class BenchmarkDownload:
     """Flags: which scenes to download, and how."""
 
     subset: str = flag(..., "all scenes, or those of --hash", choices=("full", "hash"), group="scenes")
-    hash: tuple[str, ...] | None = flag(None, "scenes, with --subset hash", metavar="HASH")
+    hash: tuple[str, ...] | None = flag(None, "hashes of the scenes, with --subset hash", metavar="HASH")
     only_level4: bool = flag(False, "only the images of 960×540: 100 to 150 GB instead of 2 TB for all scenes")
     odir: Path = flag(ROOT / "data_example" / "dl3dv_benchmark", "folder for the scenes", group="download")
     clean_cache: bool = flag(False, "delete the .cache folders of a scene once it is complete")

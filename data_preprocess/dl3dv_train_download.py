@@ -62,7 +62,7 @@ class TrainingDownload:
 
     subset: tuple[str, ...] | None = flag(
         None,
-        "all scenes of these; or where to look for those of --hash",
+        "subsets to download; with --hash, subsets to search",
         choices=SUBSETS,
         group="scenes",
         unset="none; with --hash, every subset",

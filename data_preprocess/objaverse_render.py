@@ -58,7 +58,7 @@ class ObjectRender:
     )
     uids: tuple[str, ...] | None = flag(
         None,
-        "objects of Objaverse to download; or one FILE with one uid per line",
+        "uids of Objaverse objects to download, or one FILE with a uid per line",
         metavar="UID",
         unset="none; this or --input is required",
     )
@@ -71,12 +71,12 @@ class ObjectRender:
     image_size: tuple[int, int] = flag((512, 512), "height and width", least=1, most=LARGEST_SIDE)
     seed: int = flag(0, "seed of the cameras", least=0)
     samples: int = flag(64, "maximum rays per pixel, used where it is noisy", least=1, most=1 << 24)
-    no_denoise: bool = flag(False, "leave the noise in")
+    no_denoise: bool = flag(False, "do not remove noise")
     device: str = flag("cpu", "device that Cycles computes on", choices=DEVICES, group="Blender")
     workers: int | None = flag(
-        None, "Blender processes; they take several GPUs in turn", least=1, most=MOST_WORKERS, unset="one per core; one on a GPU"
+        None, "Blender processes, assigned to several GPUs in turn", least=1, most=MOST_WORKERS, unset="one per core; one on a GPU"
     )
-    timeout: float = flag(600.0, "seconds after which a process without a new picture is ended", above=0, most=1_000_000)
+    timeout: float = flag(600.0, "seconds without a new picture after which a process is ended", above=0, most=1_000_000)
     blender_python: str | None = flag(
         None, "Python of Blender's environment", unset="$BLENDER_PYTHON, else .blender_env/bin/python"
     )

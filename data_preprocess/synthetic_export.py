@@ -3,8 +3,10 @@
     python data_preprocess/synthetic_export.py --kind objects --count 100 --output output_objects
 
 A scene is named after its kind, seed and index, and rendered on its own: the same command gives the same bytes on the same
-machine. Safe to re-run; finished images are skipped. Letters: v views, h w pixels.
+machine. Safe to re-run; finished images are skipped.
 """
+
+# Letters: v views, h w pixels.
 
 import contextlib
 import multiprocessing
@@ -53,7 +55,7 @@ class Export:
     count: int = flag(1, "number of scenes", least=1, most=MOST_SCENES)
     first_index: int = flag(0, "index of the first one", least=0)
     indices: tuple[int, ...] | None = flag(
-        None, "these scenes, instead of --count and --first_index", least=0, unset="--count of them from --first_index on"
+        None, "indices of the scenes, instead of --count and --first_index", least=0, unset="--count of them from --first_index on"
     )
     seed: int = flag(0, "below 1000000 for training, from there on for examples and tests", least=0)
     output: Path = flag(..., "folder for the scenes and the list of them")
@@ -62,7 +64,7 @@ class Export:
     image_size: tuple[int, int] = flag((256, 256), "height and width", least=1, most=LARGEST_SIDE)
     samples: int = flag(16, "rays per pixel, a power of two", least=1, most=MOST_SAMPLES)
     layout: str | None = flag(None, "arrangement of the cameras of objects", choices=LAYOUTS, unset="drawn for each object")
-    workers: int = flag(0, "processes; 0 renders in this one", least=0, most=MOST_WORKERS, group="machine")
+    workers: int = flag(0, "processes; 0 renders in the main process", least=0, most=MOST_WORKERS, group="machine")
     device: str = flag("cpu", "auto, cpu, cuda or cuda:N")
 
 

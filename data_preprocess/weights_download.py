@@ -29,9 +29,9 @@ class WeightsDownload:
     """Flags: which checkpoints to download, and how."""
 
     names: tuple[str, ...] | None = flag(
-        None, "such as obj_res256", group="checkpoints", positional=True, metavar="NAME", unset="all"
+        None, "names, such as obj_res256", group="checkpoints", positional=True, metavar="NAME", unset="all"
     )
-    list: bool = flag(False, "print names, sizes and what they are; download nothing")
+    list: bool = flag(False, "print names, sizes and descriptions; download nothing")
     output: Path = flag(WEIGHT_DIR, "folder for the files", group="download")
     workers: int = flag(2, "transfers at a time", least=1, most=MOST_WORKERS)
 

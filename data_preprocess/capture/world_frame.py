@@ -25,7 +25,7 @@ class FrameSettings:
 
     frame: str = flag(
         "auto",
-        "object: z up, the point that the cameras look at in the middle, cameras 2.7 away; scene: z up, cameras within a cube of "
+        "object: z up, origin at the point that the cameras look at, cameras 2.7 away; scene: z up, cameras within a cube of "
         "half-side 1; auto: object if they look at one point, else scene; given: leave the cameras as they are",
         choices=FRAMES,
         group="cameras",

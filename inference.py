@@ -43,7 +43,8 @@ from model.weights.load import trained_with
 
 HERE = Path(__file__).parent
 DEFAULT_WEIGHTS = HERE / "weight" / "lact_objects_64.safetensors"  # the bundled model
-DEFAULT_DATA = {False: HERE / "data_example" / "objects_data_path.json", True: HERE / "data_example" / "scene_data_path.json"}
+DEFAULT_OBJECTS = HERE / "data_example" / "objects_data_path.json"
+DEFAULT_SCENES = HERE / "data_example" / "scene_data_path.json"
 # Defaults where neither weight/checkpoints.yaml nor the weight file states these.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 # Number of targets whose photos are in memory at once.
@@ -79,7 +80,7 @@ class Scenes:
 
     @property
     def source(self) -> str:
-        return self.data_path or str(DEFAULT_DATA[self.scene_inference])
+        return self.data_path or str(DEFAULT_SCENES if self.scene_inference else DEFAULT_OBJECTS)
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class Job:
         folder: where results go.
         inputs, targets: v and u positions in `scene.views`.
         input_c2w, target_c2w: (v, 4, 4) and (u, 4, 4) poses in the frame that the network sees.
-        first: number of targets in the parts of earlier processes.
+        targets_before: number of targets in the parts of earlier processes.
     """
 
     scene: Scene
@@ -158,7 +159,7 @@ class Job:
     targets: list[int]
     input_c2w: Tensor
     target_c2w: Tensor
-    first: int = 0
+    targets_before: int = 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,10 @@ class Renderer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the program; return its exit code: 0, or 2 after one line on standard error about an error that the user can fix."""
+    """Run the program; return its exit code.
+
+    0: done; 2: an error that the user can fix, with one line on standard error; 130: interrupted; 143: ended by SIGTERM.
+    """
     try:
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
         check_flags(given)
@@ -268,7 +272,7 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
     """Render all scenes, each on one context of processes; write and print the metrics on the first process."""
     network, scenes, video = settings(Network, given), settings(Scenes, given), settings(Video, given)
     results, machine = settings(Results, given), settings(Machine, given)
-    context = join_context(processes.context)
+    context = join_context(processes.context_size)
     with together(processes):
         dataset, jobs = plan(scenes, settings(Views, given), network.weights, machine.num_workers)
         model = prepare_model(network, machine, processes.device)
@@ -276,7 +280,11 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
         renderer = Renderer(model, context, machine.chunk_views)
         check_image_size(dataset.image_size, model.config.patch_size)
         bundled = resolve_weights(network.weights).resolve() == DEFAULT_WEIGHTS.resolve()
+        # With the bundled model nothing is downloaded.
         metrics, not_computed = choose_metrics(jobs, results.no_lpips, not bundled, processes.device)
+    if processes.highest(len(not_computed)) > len(not_computed):  # all scenes are measured by the same metrics
+        del metrics["lpips"]
+        not_computed = {"lpips": "its weights are missing for another process"}
     rows: list[dict] = []
     with bar(total=len(jobs), desc="scenes", unit="scene") as progress:
         for start in range(0, len(jobs), processes.data_ranks):
@@ -298,7 +306,7 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
 def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings for metrics.json: switches, video format and fast-weight operations always, others if given."""
     always = {**asdict(settings(Scenes, given)), **asdict(settings(Results, given))}
-    always |= {"video_format": Video.video_format, "compile": Machine.compile, "fast_weight_ops": Machine.fast_weight_ops}
+    always |= {"video_format": Video().video_format, "compile": Machine().compile, "fast_weight_ops": Machine().fast_weight_ops}
     return {name: value for name, value in {**always, **given}.items() if value is not None and name != "output_dir"}
 
 
@@ -325,12 +333,19 @@ def choose_views(scene: Scene, folder: Path, num_inputs: int, views: Views, scen
         if index is not None:
             inputs, targets = select_views(c2w, view_index=index)
         else:
-            counts = views.num_all_views, num_inputs, views.num_target_views
-            inputs, targets = select_views(c2w, *counts, method, views.target_every, seed=views.seed)
+            inputs, targets = select_views(
+                c2w,
+                num_all_views=views.num_all_views,
+                num_input_views=num_inputs,
+                num_target_views=views.num_target_views,
+                method=method,
+                target_every=views.target_every,
+                seed=views.seed,
+            )
         poses = torch.from_numpy(c2w[inputs + targets])
         if scene_inference:
-            reference = len(inputs) if views.pose_reference == "inputs" else None
-            poses = normalise_poses(poses[None], reference, views.scene_scale)[0]
+            num_reference = len(inputs) if views.pose_reference == "inputs" else None
+            poses = normalise_poses(poses[None], num_reference, views.scene_scale)[0]
     except InputError as error:
         raise error.within(scene.json_path) from error
     input_c2w, target_c2w = poses.float().split([len(inputs), len(targets)])
@@ -379,17 +394,22 @@ def render_scene(
     with context.together():
         if results.save_state and context.rank == 0:
             state.save(job.folder / "state.safetensors")
-        report = SceneReport(job.folder, photos.pop("image"), len(job.targets), metrics, results.save_images, own.first)
+        # The report keeps bytes; the floats are freed before targets are rendered.
+        inputs = photos.pop("image")
+        report = SceneReport(job.folder, inputs, len(job.targets), metrics, results.save_images, own.targets_before)
+        del inputs
         evaluate(renderer, state, dataset, own, report)
     parts = context.gather(report.content)
+    rows = []
     with context.together():
-        for part in parts[1:] if parts else []:
-            report.take_in(part)
-        rows = report.finish() if parts else []
+        if parts is not None:  # on the first process
+            for part in parts[1:]:
+                report.take_in(part)
+            rows = report.finish()
     if video.video_format != "none":
         with context.together():
             frames = render_video(renderer, state, state.image_size, scene_inference, video)
-        frames = context.in_rank_order(frames)
+        frames = context.in_rank_order(frames)  # renders them
         if context.rank == 0:
             write_video(frames, job.folder, video)
     return rows
@@ -401,7 +421,7 @@ def own_part(job: Job, context: ContextGroup) -> Job:
     t = own_targets(len(job.targets), context.rank, context.size)
     inputs, targets = slice(i.start, i.stop), slice(t.start, t.stop)
     views = job.inputs[inputs], job.targets[targets], job.input_c2w[inputs], job.target_c2w[targets]
-    return Job(job.scene, job.folder, *views, first=t.start)
+    return Job(job.scene, job.folder, *views, targets_before=t.start)
 
 
 def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:

@@ -102,7 +102,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
         keep_freed_memory()  # returning it to the system took up to 40 % of a step
 
     # Data: this process's share of every sample, and the held-out scenes.
-    context = join_context(recipe.context_parallel)
+    context = join_context(processes.context_size)
     share = share_views(recipe, context)
     source, held_out = open_sources(recipe, config.patch_size, share, processes)
 

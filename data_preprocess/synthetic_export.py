@@ -118,8 +118,8 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(interrupted,)) as pool:
         try:
             with _interrupts_held():
-                pool.submit(int)  # starts all processes
-            yield from pool.map(export_scene, [export] * len(indices), indices)
+                paths = pool.map(export_scene, [export] * len(indices), indices)  # starts all processes
+            yield from paths
         except BrokenProcessPool as error:
             found = "has lost a process, which the system ended"
             raise InputError("--workers", found, f"more memory, {_LESS_MEMORY}") from error

@@ -64,7 +64,7 @@ def test_turntable_neither_flickers_nor_stands_still(first_run):
 
 
 def test_bfloat16_renders_agree_with_float32():
-    dataset = SceneDataset(inference.DEFAULT_DATA[False], (64, 64), 8)
+    dataset = SceneDataset(inference.DEFAULT_OBJECTS, (64, 64), 8)
     scene = dataset[0]
     inputs, targets = select_views(np.stack([view.c2w for view in scene.views]), None, 8, 12, "spread")
     given, wanted = ({k: v[None] for k, v in dataset.load(scene, views).items()} for views in (inputs, targets))
@@ -77,7 +77,7 @@ def test_bfloat16_renders_agree_with_float32():
 
 @pytest.mark.slow
 def test_more_inputs_are_better():
-    dataset = SceneDataset(inference.DEFAULT_DATA[False], (64, 64), 8)
+    dataset = SceneDataset(inference.DEFAULT_OBJECTS, (64, 64), 8)
     model = load_model(inference.DEFAULT_WEIGHTS, device="cpu")
     means = []
     for count in (2, 4, 8, 16):

@@ -71,6 +71,34 @@ def test_what_goes_wrong_in_one_process_ends_both_and_is_told_once(bad_place, pl
     assert files(tmp_path) == ["scene_0/comparison.png"]
 
 
+# LPIPS's files are missing for one of the processes.
+HALF_LPIPS = """
+import os, sys, inference
+from model.metric import psnr
+
+def choose(*given):
+    if int(os.environ["RANK"]) == {lacking}:
+        return {{"psnr": psnr, "ssim": psnr}}, {{"lpips": "vgg16.pth: is not there"}}
+    return {{"psnr": psnr, "ssim": psnr, "lpips": psnr}}, {{}}
+
+inference.choose_metrics = choose
+sys.exit(inference.main({argv!r}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("lacking", "reason"), [(0, "vgg16.pth: is not there"), (1, "its weights are missing for another process")]
+)
+def test_all_processes_measure_by_the_same_metrics(place, tmp_path, lacking, reason):
+    argv = command(place, tmp_path / "out", place / "test_data_path.json", "--video_format", "none")[1:]
+    argv.remove("--no_lpips")
+    run_processes(2, ["-c", HALF_LPIPS.format(lacking=lacking, argv=argv)], tmp_path)
+    found = metrics(tmp_path / "out")
+    assert {row["lpips"] for row in found["views"]} == {None}
+    assert found["about"]["not_computed"] == {"lpips": reason}
+
+
 class TwoProcesses:
     """Stands in for `Processes` on one of two processes, where the other has failed."""
 

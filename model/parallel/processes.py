@@ -32,23 +32,23 @@ class Processes:
         rank: number of this process.
         world: number of processes.
         device: of this process.
-        context: number of processes, consecutive ranks, that share the views of each scene.
+        context_size: number of processes, consecutive ranks, that share the views of each scene.
     """
 
     rank: int
     world: int
     device: torch.device
-    context: int = 1
+    context_size: int = 1
 
     @property
     def data_rank(self) -> int:
         """Number of this process's share of the samples; processes of one context have the same."""
-        return self.rank // self.context
+        return self.rank // self.context_size
 
     @property
     def data_ranks(self) -> int:
         """Number of shares of the samples."""
-        return self.world // self.context
+        return self.world // self.context_size
 
     @property
     def data_share(self) -> tuple[int, int]:

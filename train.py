@@ -110,7 +110,6 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     torch.manual_seed(recipe.seed)
     state = TrainingState(config, recipe, device, dtype)
     origin, notes = begin(state, recipe, folder / "snapshot", processes)
-    check_same_step(state, folder / "snapshot", processes)
     first_step = state.step
 
     # Network and loss: compiled, views shared within the context, gradients averaged over processes.
@@ -118,16 +117,13 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     lpips = load_lpips(processes) if recipe.lpips_weight else None
 
     # Log, snapshots, and the stream of batches.
-    scenes_per_step = recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
-    window = Window(processes, workload_of(config, recipe, matmul_rate(device, dtype)), scenes_per_step)
+    window = Window(processes, workload_of(config, recipe, matmul_rate(device, dtype)))
     with processes.first_then_others():
         recorder = Recorder(folder, recipe, processes, state)
     batches = load_ahead(source, sample_numbers(state.step, recipe, processes), device)
     ending, bad_data = Ending.NONE, None
     with recorder, contextlib.closing(source), contextlib.closing(batches):
-        recorder.say(f"{folder}: {describe(state.model, recipe, processes, dtype, scenes_per_step)}, {origin}")
-        for note in notes:
-            recorder.say(note)
+        recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", *notes]))
         while state.step < recipe.steps and ending is Ending.NONE:
             # Gradients of all micro-steps.
             with_lpips = lpips if state.step >= recipe.lpips_start else None
@@ -188,34 +184,38 @@ def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, proc
 
 def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, processes: Processes) -> tuple[str, list[str]]:
     """Start `state` from a snapshot, from the weights of `--load`, or from scratch; return which, and notes for the log."""
-    path = find_snapshot(recipe.resume, snapshots)
-    if path is not None:
-        content = read_snapshot(path)
-        check_same_run(content, path, recipe, state.model.config, processes.data_ranks)
-        state.restore(content, path, processes.rank)
-        notes = []
-        if recipe.load is not None:
-            notes.append(f"{path}: takes precedence over --load {recipe.load}, which has no effect on a resumed run")
-        if content["code_version"] != code_version():
-            notes.append(f"{path}: written by code {content['code_version']}, resumed by {code_version()}")
-        if content["optimizer"] is None:
-            notes.append(f"{path}: holds no optimizer state; it starts again, and the learning rate continues")
-        return f"resumed from {path}", notes
-    if recipe.load is None:
-        return "from scratch", []
+    content, weights = None, None
     with processes.first_then_others():
-        weights = resolve_weights(recipe.load)
-    state.load(read_weights(weights), str(weights))
-    return f"from {recipe.load}", []
+        path = find_snapshot(recipe.resume, snapshots)
+        if path is not None:
+            content = read_snapshot(path)
+            check_same_run(content, path, recipe, state.model.config, processes.data_ranks)
+        elif recipe.load is not None:
+            weights = resolve_weights(recipe.load)
+    check_same_step(0 if content is None else content["step"], snapshots, processes)
+    if weights is not None:
+        state.load(read_weights(weights), str(weights))
+        return f"from {recipe.load}", []
+    if path is None or content is None:
+        return "from scratch", []
+    state.restore(content, path, processes.rank)
+    notes = []
+    if recipe.load is not None:
+        notes.append(f"{path}: takes precedence over --load {recipe.load}, which has no effect on a resumed run")
+    if content["code_version"] != code_version():
+        notes.append(f"{path}: written by code {content['code_version']}, resumed by {code_version()}")
+    if content["optimizer"] is None:
+        notes.append(f"{path}: holds no optimizer state; it starts again, and the learning rate continues")
+    return f"resumed from {path}", notes
 
 
-def check_same_step(state: TrainingState, snapshots: Path, processes: Processes) -> None:
+def check_same_step(step: int, snapshots: Path, processes: Processes) -> None:
     """Refuse a start at different steps, from snapshots on disks that the processes do not share.
 
     Raises:
         InputError: on the first process; the others exit.
     """
-    if processes.highest(state.step) == -processes.highest(-state.step):
+    if processes.highest(step) == -processes.highest(-step):
         return
     if not processes.first:
         raise SystemExit(2)
@@ -399,10 +399,10 @@ def last_words(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> st
     )
 
 
-def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtype: torch.dtype, scenes: int) -> str:
+def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtype: torch.dtype) -> str:
     """Return one line for the log: size of the network, devices, precision, scenes per step."""
     parameters = sum(x.numel() for x in model.parameters()) / 1e6
-    precision = str(dtype).removeprefix("torch.")
+    precision, scenes = str(dtype).removeprefix("torch."), recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
     pool = f" of a pool of {recipe.pool}, each drawn {recipe.pool_reuse} times on average" if recipe.pool else ""
     return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {scenes} scenes per step{pool}"
 

@@ -106,7 +106,7 @@ def test_host_waits_for_nothing_in_a_training_step_between_log_lines(device, opt
     processes = train.Processes(0, 1, device)
     state = TrainingState(small_model(*layers).config, recipe, device, torch.float32)
     state.model.set_fast_weight(torch.float32, "naive")
-    window = Window(processes, Workload(1, 1, 1.0), scenes=4)
+    window = Window(processes, Workload(4, 1, 1, 1.0))
     source = train.open_source(recipe.data_path, recipe, 4, device, data_share=(0, 1))
     batches = train.load_ahead(source, train.sample_numbers(0, recipe, processes), device)
     share = share_views(recipe, ContextGroup(0, 1, ""))

@@ -88,7 +88,7 @@ def test_seconds(seconds, text):
 
 
 def test_window_means_omit_skipped_steps():
-    window = Window(ALONE, Workload(tokens=10, flops=100, rate=900.0), scenes=6)
+    window = Window(ALONE, Workload(scenes=6, tokens=10, flops=100, rate=900.0))
     for loss, skipped in ((0.01, 0.0), (math.nan, 1.0), (0.03, 0.0)):
         window.add({"loss": torch.tensor(loss), "psnr": torch.tensor(100 * loss)}, torch.tensor(skipped))
     with window.waiting():
@@ -111,7 +111,7 @@ def test_window_means_omit_skipped_steps():
 
 
 def test_window_restarts_after_a_row_and_stops_while_it_is_paused():
-    window = Window(ALONE, Workload(1, 1, 1.0), scenes=1)
+    window = Window(ALONE, Workload(1, 1, 1, 1.0))
     window.add({"loss": torch.tensor(4.0)}, torch.tensor(0.0))
     assert window.row(broken=0)["loss"] == 4
     window.add({"loss": torch.tensor(2.0)}, torch.tensor(0.0))
@@ -124,7 +124,7 @@ def test_window_restarts_after_a_row_and_stops_while_it_is_paused():
 
 
 def test_window_measures_waiting():
-    window = Window(ALONE, Workload(1, 1, 1.0), scenes=1)
+    window = Window(ALONE, Workload(1, 1, 1, 1.0))
     with window.waiting():
         torch.randn(300, 300) @ torch.randn(300, 300)
     assert 0 < window.waited_s < 5

@@ -21,14 +21,16 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Workload:
-    """Cost of one scene of a training step, and the machine's matmul rate.
+    """Size of a training step, cost of one scene, and the machine's matmul rate.
 
     Attributes:
-        tokens: of the scene's inputs and targets.
-        flops: of forward and backward.
+        scenes: per step and share of the samples.
+        tokens: of one scene's inputs and targets.
+        flops: of forward and backward for one scene.
         rate: FLOP/s of matrix products of one process.
     """
 
+    scenes: int
     tokens: int
     flops: int
     rate: float
@@ -39,7 +41,7 @@ def workload_of(config: NetworkConfig, recipe: TrainingRecipe, rate: float) -> W
     mean_inputs = (recipe.num_input_views + (recipe.min_input_views or recipe.num_input_views)) // 2
     tokens = (mean_inputs + recipe.num_target_views) * math.prod(recipe.image_size) // config.patch_size**2
     flops = training_flops(config, mean_inputs, recipe.num_target_views, recipe.image_size)
-    return Workload(tokens, flops, rate)
+    return Workload(recipe.bs_per_gpu * recipe.grad_accum, tokens, flops, rate)
 
 
 def training_flops(config: NetworkConfig, num_input_views: int, num_target_views: int, image_size: tuple[int, int]) -> int:

@@ -107,11 +107,10 @@ class Window:
     Args:
         processes: of the run.
         workload: of one scene.
-        scenes: per step, of all processes.
     """
 
-    def __init__(self, processes: Processes, workload: Workload, scenes: int) -> None:
-        self.processes, self.workload, self.scenes = processes, workload, scenes
+    def __init__(self, processes: Processes, workload: Workload) -> None:
+        self.processes, self.workload = processes, workload
         self.device = processes.device
         self.restart()
 
@@ -157,7 +156,7 @@ class Window:
         seconds = time.perf_counter() - self.start_s
         n = len(names)
         row = {name: total[i] / total[n + i] if total[n + i] else None for i, name in enumerate(names)}
-        samples_per_s = self.steps * self.scenes / seconds
+        samples_per_s = self.steps * self.workload.scenes * self.processes.data_ranks / seconds
         row |= {
             "samples_per_s": samples_per_s,
             "tokens_per_s": samples_per_s * self.workload.tokens,

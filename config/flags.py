@@ -24,6 +24,7 @@ from typing import Any, NoReturn, TypeVar
 from config import did_you_mean
 from config.errors import InputError
 
+ROOT = Path(__file__).parent.parent
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 PAIR, MANY = "two whole numbers, height and width", "one or more values"
 
@@ -168,9 +169,11 @@ def refuse_without_effect(given: Collection[str], when: str, flags: Iterable[str
 
 
 def show(value: Any) -> str:
-    """Return a value as it is written on the command line."""
+    """Return a value as it is written on the command line; a path in the repository relative to its root."""
     if isinstance(value, bool):
         return "on" if value else "off"
+    if isinstance(value, Path) and value.is_relative_to(ROOT):
+        return str(value.relative_to(ROOT))
     return " ".join(map(show, value)) if isinstance(value, tuple) else str(value)
 
 

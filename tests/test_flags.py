@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.errors import InputError
-from config.flags import flag, read_command_line, read_mapping, refuse_without_effect, settings
+from config.flags import ROOT, flag, read_command_line, read_mapping, refuse_without_effect, settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class Machine:
     timeout_s: float = flag(9.0, "seconds", above=0)
     most_files: int = flag(5, "files", most=9)
     quiet: bool = flag(False, "print nothing")
+    folder: Path = flag(ROOT / "weight", "a folder of the repository")
 
 
 def read(*argv: str, negatable: bool = False) -> dict:
@@ -103,6 +104,7 @@ def test_help_is_grouped_and_shows_ranges_and_defaults(capsys, monkeypatch):
         "frames per second (1 to 240; default: 30)",
         "height and width (1 or more; default: 8 16)",
         "print nothing (default: off)",
+        "a folder of the repository (default: weight)",
     ):
         assert line in text
 

@@ -4,7 +4,7 @@
 
 --output_dir gets metrics.json, metrics_views.csv, metrics_scenes.csv, and per scene a folder with comparison.png and video.mp4.
 `torchrun --nproc_per_node=N inference.py …` divides the scenes among N processes and writes one table; with `--context_parallel M`
-groups of M processes, called contexts, split the views of one scene, for scenes too long for one GPU.
+groups of M processes, called contexts, split the views of one scene, for scenes with too many views for one GPU.
 
 Letters: v input views, u target views, h w pixels.
 """
@@ -85,7 +85,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Views:
-    num_all_views: int | None = flag(None, "thin the scene to this many views first", group="views", least=1, unset="all")
+    num_all_views: int | None = flag(None, "first subsample the scene to this many views", group="views", least=1, unset="all")
     num_input_views: int | None = flag(None, "number of inputs", least=1, unset="what the weights were trained with")
     num_target_views: int | None = flag(None, "number of targets", least=0, unset="all views that are not inputs")
     view_selection: str | None = flag(
@@ -96,7 +96,9 @@ class Views:
     seed: int = flag(0, "seed of random and kmeans selection", least=0)
     pose_reference: str = flag("all", "scenes: views that define frame and scale", choices=("all", "inputs"))
     scene_scale: float = flag(
-        1.0, "scenes: cameras fit a cube of half-side 1 / this: 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights", above=0
+        1.0,
+        "scenes, S: camera positions are scaled into [-1/S, 1/S]; 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights",
+        above=0,
     )
 
 
@@ -105,7 +107,9 @@ class Video:
     video_format: str = flag("mp4", "format of the video", group="video", choices=("mp4", "gif", "none"))
     video_frames: int = flag(120, "number of frames", least=1)
     video_fps: int = flag(30, "frames per second", least=1, most=240)
-    path_order: str = flag("given", "scenes: pass the inputs in list order, or on a short tour", choices=("given", "nearest"))
+    path_order: str = flag(
+        "given", "scenes: pass the inputs in list order, or in nearest-neighbour order", choices=("given", "nearest")
+    )
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,7 @@ class Job:
         folder: where results go.
         inputs, targets: v and u positions in `scene.views`.
         input_c2w, target_c2w: (v, 4, 4) and (u, 4, 4) poses in the frame that the network sees.
-        targets_before: number of targets in the parts of earlier processes.
+        targets_before: number of targets in the parts of lower-ranked processes.
     """
 
     scene: Scene
@@ -164,7 +168,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Renderer:
-    """A network, the processes that it shares a scene's views with, and the views that it computes at a time (None: by memory)."""
+    """A network, the processes that it shares a scene's views with, and the views computed at a time (None: by free memory)."""
 
     model: LaCTLVSM
     context: ContextGroup
@@ -180,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
         check_flags(given)
     except InputError as error:
-        if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"inference.py: {error}", file=sys.stderr)
         return 2
     machine = settings(Machine, given)
@@ -216,7 +220,7 @@ def check_flags(given: Mapping[str, Any]) -> None:
         ("without --scene_inference", "scene_inference" not in given, ["pose_reference", "scene_scale", "path_order"]),
         ("without --compile", "compile" not in given, ["compile_mode"]),
         ("with --video_format none", no_video, ["load_state", "video_frames", "video_fps", "path_order"]),
-        ("under torchrun: it is one video of one process", world != 1, ["load_state"]),
+        ("under torchrun, where one process renders one video", world != 1, ["load_state"]),
     ):
         if applies:
             refuse_without_effect(given, when, flags)
@@ -236,6 +240,7 @@ def together(processes: Processes) -> Iterator[None]:
         problem = error
     if not processes.highest(int(problem is not None)):
         return
+    # Some subclasses of OSError cannot be sent to another process.
     sent = problem if problem is None or isinstance(problem, InputError) else OSError(str(problem))
     problems = processes.gather(sent)
     if problems is None:
@@ -282,9 +287,9 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
         bundled = resolve_weights(network.weights).resolve() == DEFAULT_WEIGHTS.resolve()
         # With the bundled model nothing is downloaded.
         metrics, not_computed = choose_metrics(jobs, results.no_lpips, not bundled, processes.device)
-    if processes.highest(len(not_computed)) > len(not_computed):  # all scenes are measured by the same metrics
+    if processes.highest(len(not_computed)) > len(not_computed):  # another process lacks LPIPS: none computes it
         del metrics["lpips"]
-        not_computed = {"lpips": "its weights are missing for another process"}
+        not_computed = {"lpips": "its weights are missing on another process"}
     rows: list[dict] = []
     with bar(total=len(jobs), desc="scenes", unit="scene") as progress:
         for start in range(0, len(jobs), processes.data_ranks):
@@ -316,7 +321,7 @@ def plan(scenes: Scenes, views: Views, weights: str, num_workers: int | None) ->
     image_size = scenes.image_size or trained_size or DEFAULT_IMAGE_SIZE
     num_inputs = views.num_input_views or trained_inputs or DEFAULT_INPUT_VIEWS
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
-    dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # no network yet: its patch is checked later
+    dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known when the model is loaded
     found = [dataset[i] for i in range(len(dataset))]
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
@@ -409,7 +414,7 @@ def render_scene(
     if video.video_format != "none":
         with context.together():
             frames = render_video(renderer, state, state.image_size, scene_inference, video)
-        frames = context.in_rank_order(frames)  # renders them
+        frames = context.in_rank_order(frames)  # with several processes, they are rendered here
         if context.rank == 0:
             write_video(frames, job.folder, video)
     return rows
@@ -425,7 +430,7 @@ def own_part(job: Job, context: ContextGroup) -> Job:
 
 
 def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:
-    """Write the input views of all processes of the context into one state, which all of them return. Collective."""
+    """Encode the input views of all processes of the context into one state, which all of them return. Collective."""
     cameras = photos["fxfycxcy"][None], own.input_c2w[None]
     try:
         with full_memory_is_refused(LESS_MEMORY), layer_bar(renderer.model.device) as progress:
@@ -433,7 +438,7 @@ def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> S
     except InputError as error:
         if renderer.context.size == 1:
             raise
-        # The others wait inside the network for this process: only its exit releases them.
+        # The others wait for this process inside the network: its exit is the only way to unblock them.
         print(f"inference.py: {error}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -461,7 +466,7 @@ def render_video(
         a stream of frames (h, w, 3) uint8, rendered as they are taken from it.
     """
     if scene_inference:
-        # Intrinsics of the inputs scaled until they cover the video's frame, and cropped to its centre.
+        # Scale the inputs' intrinsics until they cover the video frame, then crop its centre.
         (h, w), scale = state.image_size, max(new / old for new, old in zip(image_size, state.image_size, strict=True))
         cut = torch.tensor([0, 0, (w * scale - image_size[1]) / 2, (h * scale - image_size[0]) / 2])
         fxfycxcy, c2w = smooth_path(state.c2w[0], state.fxfycxcy[0] * scale - cut, video.video_frames, order=video.path_order)
@@ -483,6 +488,6 @@ def write_video(frames: Iterable[np.ndarray], folder: Path, video: Video) -> Non
 
 
 if __name__ == "__main__":
-    # torchrun, when another process has failed, and schedulers send SIGTERM: exit in order, so that unfinished files are removed.
+    # torchrun, when another process has failed, and schedulers send SIGTERM: exit cleanly, so that unfinished files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

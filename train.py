@@ -3,10 +3,11 @@
     python train.py --recipe config/train/debug.yaml
     torchrun --nproc_per_node=8 --standalone train.py --recipe config/train/object_256.yaml --data_path train_data_path.json
 
-Processes compute different scenes; with `--context_parallel N`, groups of N share the views of the same ones. Everything is
-written to outputs/EXPNAME: snapshots, log, pictures, curves and, at the end, model.safetensors for inference.py.
+Each process trains on scenes of its own; with `--context_parallel N`, each group of N processes trains on the same scenes and
+splits their views. Everything is written to outputs/EXPNAME: snapshots, log, pictures, curves and, at the end, model.safetensors
+for inference.py.
 
-Letters: b scenes, v input views, u target views, h w pixels.
+Letters: b scenes, v input views, u target views.
 """
 
 import contextlib
@@ -52,11 +53,11 @@ LESS_MEMORY = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest)
 
 
 class Ending(enum.IntEnum):
-    """Reason for a run to end. Where processes differ, the highest holds for all."""
+    """Why the run ends. If processes disagree, the highest value wins."""
 
     NONE = 0
-    SIGNAL = 1
-    OUT_OF_TIME = 2
+    OUT_OF_TIME = 1
+    SIGNAL = 2
     BAD_DATA = 3
     BREAKDOWN = 4
 
@@ -72,12 +73,12 @@ class Due(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit status.
 
-    0: finished, or stopped in order; 1: training broke down; 2: an error that the user can fix; 130: interrupted.
+    0: finished, or stopped cleanly; 1: training broke down; 2: an error that the user can fix; 130: interrupted.
     """
     try:
         recipe = read_recipe(argv)
     except (InputError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # all processes have the same flags
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
     try:
@@ -97,14 +98,16 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     """Run the training that `recipe` describes, from the start or from its newest snapshot; return the exit status."""
     deadline = time.monotonic() + (math.inf if recipe.max_hours is None else recipe.max_hours * 3600)
     folder, device = OUTPUT_DIR / recipe.expname, processes.device
-    config, dtype = load_config(recipe.config), pick_dtype(recipe.precision, device)
+    dtype = pick_dtype(recipe.precision, device)
     if device.type == "cpu":
         keep_freed_memory()  # returning it to the system took up to 40 % of a step
 
     # Data: this process's share of every sample, and the held-out scenes.
     context = join_context(processes.context_size)
     share = share_views(recipe, context)
-    source, held_out = open_sources(recipe, config.patch_size, share, processes)
+    with processes.first_then_others():
+        config = load_config(recipe.config)
+        source, held_out = open_sources(recipe, config.patch_size, share, processes)
 
     # State: from the newest snapshot, from --load, or new.
     torch.manual_seed(recipe.seed)
@@ -124,11 +127,14 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     ending, bad_data = Ending.NONE, None
     with recorder, contextlib.closing(source), contextlib.closing(batches):
         recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", *notes]))
+        if held_out and state.step > 0 and recorder.lacks_validation(state.step, recipe):
+            valid, bad_data = validate(state, held_out, recipe, processes, recorder)
+            ending = ending if valid else Ending.BAD_DATA
         while state.step < recipe.steps and ending is Ending.NONE:
             # Gradients of all micro-steps.
-            with_lpips = lpips if state.step >= recipe.lpips_start else None
+            active_lpips = lpips if state.step >= recipe.lpips_start else None
             num_inputs = share.count_inputs(inputs_of_step(state.step, recipe))
-            figures, bad_data = accumulate(network, batches, num_inputs, with_lpips, share, recipe, window)
+            figures, bad_data = accumulate(network, batches, num_inputs, active_lpips, share, recipe, window)
 
             # Update, on all processes or on none.
             norm = gradient_norm(state.model.parameters())
@@ -137,7 +143,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
             apply_step(state.optimizer, norm, skipped, lr, recipe.grad_clip)
             state.optimizer.zero_grad(set_to_none=True)
 
-            # Agreement: a process with bad data must not leave the others waiting. Its step does not count.
+            # Agreement: a process with bad data must not leave the others waiting. Then this step is not counted on any process.
             ending = agree(processes, bad_data, deadline, stop)
             if ending is Ending.BAD_DATA:
                 break
@@ -157,23 +163,21 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
                 recorder.save(state)
             if held_out and due.validation:
                 with window.paused():
-                    picture = folder / "picture" / f"step_{state.step:08d}.png"
-                    row, bad_data = validate(state.result, held_out, recipe, processes, picture)
-                if row is None:
-                    ending = Ending.BAD_DATA
-                    break
-                recorder.write(state.step, row)
-        if ending is Ending.BAD_DATA and state.step > first_step:
-            recorder.save(state)
-            recorder.say(f"{folder}: stopped at step {state.step}; with its data repaired, the same command resumes it")
-        if bad_data:
-            raise bad_data
+                    valid, bad_data = validate(state, held_out, recipe, processes, recorder)
+                ending = ending if valid else Ending.BAD_DATA
+        if ending is Ending.BAD_DATA:
+            if state.step > first_step and state.broke_down_at(recipe) is None:
+                recorder.save(state)
+            recorder.wait()
+            processes.highest(0)  # a process that exits has the others ended, too: all wait for the snapshot
+            if bad_data:  # on the others, `finish` returns the same exit status
+                raise bad_data
     return finish(ending, state, recipe, processes, recorder)
 
 
 def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, processes: Processes) -> tuple[Source, Source | None]:
-    """Return the sources of training samples and of held-out scenes, of which the first is read as a check."""
-    assert recipe.data_path is not None  # read_recipe refuses a recipe without
+    """Open the sources of training samples and of held-out scenes; read the first held-out scene, to fail early."""
+    assert recipe.data_path is not None  # read_recipe requires it
     source = open_source(recipe.data_path, recipe, patch_size, processes.device, share.views, processes.data_share)
     if recipe.val_data_path is None:
         return source, None
@@ -183,7 +187,7 @@ def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, proc
 
 
 def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, processes: Processes) -> tuple[str, list[str]]:
-    """Start `state` from a snapshot, from the weights of `--load`, or from scratch; return which, and notes for the log."""
+    """Start `state` from a snapshot, the weights of `--load`, or from scratch; return which, in words, and notes for the log."""
     content, weights = None, None
     with processes.first_then_others():
         path = find_snapshot(recipe.resume, snapshots)
@@ -205,25 +209,25 @@ def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, process
     if content["code_version"] != code_version():
         notes.append(f"{path}: written by code {content['code_version']}, resumed by {code_version()}")
     if content["optimizer"] is None:
-        notes.append(f"{path}: holds no optimizer state; it starts again, and the learning rate continues")
+        notes.append(f"{path}: holds no optimizer state, which is reset; the learning-rate schedule continues")
     return f"resumed from {path}", notes
 
 
 def check_same_step(step: int, snapshots: Path, processes: Processes) -> None:
-    """Refuse a start at different steps, from snapshots on disks that the processes do not share.
+    """Refuse to start if the processes found snapshots of different steps.
 
     Raises:
         InputError: on the first process; the others exit.
     """
-    if processes.highest(step) == -processes.highest(-step):
+    if processes.highest(step) == -processes.highest(-step):  # largest and smallest
         return
     if not processes.first:
         raise SystemExit(2)
-    raise InputError(snapshots, "holds different snapshots for different processes", "outputs in a folder that all of them share")
+    raise InputError(snapshots, "holds different snapshots for different processes", "outputs/ on a disk that all of them share")
 
 
 def prepare(model: LaCTLVSM, recipe: TrainingRecipe, context: ContextGroup, processes: Processes) -> nn.Module:
-    """Return the network as training calls it; with several processes, gradients are averaged while they are computed."""
+    """Compile the network, give it its context, and return it; wrapped in DDP where there are several processes."""
     if recipe.compile:
         compile_for_training(model, recipe)
     model.context = context
@@ -234,9 +238,10 @@ def prepare(model: LaCTLVSM, recipe: TrainingRecipe, context: ContextGroup, proc
 
 
 def compile_for_training(model: LaCTLVSM, recipe: TrainingRecipe) -> None:
-    """Compile the blocks: one graph for all but the last block and one for the last, for each number of inputs that is drawn."""
+    """Compile two graphs per number of inputs that is drawn: one for the last block, one for the others."""
     counts = recipe.num_input_views - (recipe.min_input_views or recipe.num_input_views) + 1
-    # torch first tries one graph for all numbers, but some of its kernels for CPUs serve only a few of them.
+    # torch first tries one graph for any number of inputs, but some of its kernels for CPUs serve only a few numbers. 8 is torch's
+    # own limit for all other reasons to recompile.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 8 + 4 * counts)
     model.compile_layers(mode=recipe.compile_mode)
 
@@ -249,9 +254,9 @@ def load_lpips(processes: Processes) -> LPIPS:
 
 def sample_numbers(step: int, recipe: TrainingRecipe, processes: Processes) -> Iterator[range]:
     """Yield the sample numbers of this process for every micro-step from `step` on."""
-    for s in range(step, recipe.steps):
+    for current in range(step, recipe.steps):
         for micro_step in range(recipe.grad_accum):
-            yield numbers_of(s, micro_step, processes.data_rank, processes.data_ranks, recipe)
+            yield numbers_of(current, micro_step, processes.data_rank, processes.data_ranks, recipe)
 
 
 def accumulate(
@@ -270,7 +275,7 @@ def accumulate(
     """
     means: dict[str, Tensor] = {}
     bad_data = None
-    averaged = isinstance(network, DistributedDataParallel)
+    is_ddp = isinstance(network, DistributedDataParallel)
     autocast = pick_dtype(recipe.precision, window.device) == torch.bfloat16
     for micro_step in range(recipe.grad_accum):
         with window.waiting():
@@ -279,7 +284,7 @@ def accumulate(
         if recipe.compile_mode == "reduce-overhead":
             torch.compiler.cudagraph_mark_step_begin()  # results of the last pass may be overwritten
         last = micro_step == recipe.grad_accum - 1
-        with network.no_sync() if averaged and not last else contextlib.nullcontext():
+        with network.no_sync() if is_ddp and not last else contextlib.nullcontext():
             loss, parts = render_loss(
                 network(inputs, targets),
                 targets["image"],
@@ -310,42 +315,43 @@ def next_batch(
 
 
 def split(batch: Batch, num_inputs: int, num_targets: int) -> tuple[Batch, Batch]:
-    """Return inputs (b, v, …), the first of a sample's views, and targets (b, u, …), the last; views of the batch's memory."""
+    """Return inputs (b, v, …), the first of a sample's views, and targets (b, u, …), the last; both share the batch's storage."""
     inputs = {key: value[:, :num_inputs] for key, value in batch.items()}
     targets = {key: value[:, -num_targets:] for key, value in batch.items()}
     return inputs, targets
 
 
 def agree(processes: Processes, bad_data: Exception | None, deadline: float, stop: threading.Event) -> Ending:
-    """Return why all processes are to end now, or `Ending.NONE`. Communicates over the CPU: no host sync."""
+    """Return why all processes must stop now, or `Ending.NONE`. Communicates over the CPU: no host sync."""
     own = Ending.NONE
-    if stop.is_set():
-        own = Ending.SIGNAL
     if time.monotonic() > deadline:
         own = Ending.OUT_OF_TIME
+    if stop.is_set():
+        own = Ending.SIGNAL
     if bad_data:
         own = Ending.BAD_DATA
     return Ending(processes.highest(own))
 
 
 def due_after(step: int, ending: Ending, recipe: TrainingRecipe) -> Due:
-    """Return what is due after a step: everything after the last one, except that a signal leaves no time to validate."""
+    """Return what is due after a step: everything after the last one, but no validation after a signal, which leaves no time."""
     last = step == recipe.steps or ending is not Ending.NONE
-    validation = step % recipe.val_every == 0 or step == recipe.steps or ending is Ending.OUT_OF_TIME
+    validation = ending is not Ending.SIGNAL and (last or step % recipe.val_every == 0)
     return Due(last or step % recipe.log_every == 0, last or step % recipe.save_every == 0, validation)
 
 
 @torch.no_grad()
 def validate(
-    model: LaCTLVSM, held_out: Source, recipe: TrainingRecipe, processes: Processes, picture: Path
-) -> tuple[dict[str, float] | None, Exception | None]:
-    """Render the held-out scenes, shared among the processes.
+    state: TrainingState, held_out: Source, recipe: TrainingRecipe, processes: Processes, recorder: Recorder
+) -> tuple[bool, Exception | None]:
+    """Render the held-out scenes, shared among the processes, and record means over scenes of PSNR and SSIM over their views.
 
     Returns:
-        means over scenes of PSNR and SSIM over their views, or None if a process could not read a scene; that process's problem.
+        whether all scenes could be read, else nothing is recorded; this process's read error, or None.
     """
+    model, sums = state.result, torch.zeros(3, dtype=torch.float64)
+    first_scene, bad_data = None, None
     context, model.context = model.context, None  # each process renders scenes of its own
-    sums, bad_data = torch.zeros(3, dtype=torch.float64), None
     for i in range(processes.rank, held_out.count_validation_scenes(), processes.world):
         try:
             batch = {key: value.to(processes.device) for key, value in held_out.validation_batch(i).items()}
@@ -354,15 +360,17 @@ def validate(
             break
         inputs, targets = split(batch, recipe.num_input_views, recipe.num_target_views)
         rendered = model(inputs, targets).clamp(0, 1)
-        if i == 0:
-            draw(picture, inputs, targets, rendered)
+        first_scene = first_scene or (inputs, targets, rendered)
         scores = [psnr(rendered, targets["image"]).mean(), ssim(rendered, targets["image"]).mean(), torch.ones(())]
         sums += torch.stack([score.double().cpu() for score in scores])
     model.context = context
     if processes.highest(int(bad_data is not None)):
-        return None, bad_data
+        return False, bad_data
     total = processes.total(sums)
-    return {"val_psnr": float(total[0] / total[2]), "val_ssim": float(total[1] / total[2])}, None
+    if processes.first and first_scene:
+        draw(recorder.folder / "picture" / f"step_{state.step:08d}.png", *first_scene)
+    recorder.write(state.step, {"val_psnr": float(total[0] / total[2]), "val_ssim": float(total[1] / total[2])})
+    return True, None
 
 
 def draw(path: Path, inputs: Batch, targets: Batch, rendered: Tensor) -> None:
@@ -375,26 +383,30 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
     """Export the weights if the run is finished or out of time, and report how it ended; return the exit status."""
     folder = recorder.folder
     if processes.first and ending is Ending.BREAKDOWN:
-        print(f"train.py: {last_words(state, recipe, folder)}", file=sys.stderr, flush=True)
+        print(f"train.py: {breakdown_message(state, recipe, folder)}", file=sys.stderr, flush=True)
     if processes.first and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
         if state.step == recipe.steps or ending is Ending.OUT_OF_TIME:
             weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
             trained_with = {"image_size": recipe.image_size, "num_input_views": recipe.num_input_views}
             save_weights(folder / "model.safetensors", weights, state.model.config, precision, trained_with)
-        finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}, the same command resumes it"
+        finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}; rerun the same command to continue"
         print(f"{folder}: {finished}", flush=True)
     if recorder.parts is not None and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
-        held = "the whole snapshot" if recorder.parts else "the snapshot without the optimizer's state, which does not fit"
-        print(f"{folder / 'parts'}: {held}; --resume continues from there", flush=True)
+        held = (
+            "the whole snapshot"
+            if recorder.parts
+            else "the snapshot without the optimizer's state, which would exceed snapshot_total"
+        )
+        print(f"{folder / 'parts'}: {held}; --resume {folder / 'parts'} continues from there", flush=True)
     return {Ending.BAD_DATA: 2, Ending.BREAKDOWN: 1}.get(ending, 0)
 
 
-def last_words(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> str:
+def breakdown_message(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> str:
     """Return the message of a run that broke down: the reason, and the last good snapshot."""
     found = list_snapshots(folder / "snapshot")
     good = f"the last good snapshot is {found[-1][1]}" if found else "there is no snapshot yet"
     return (
-        f"step {state.broke_down_at(recipe)}: {recipe.max_skips} steps in a row had a loss or gradient that is not finite, or a "
+        f"step {state.broke_down_at(recipe)}: {recipe.max_skips} steps in a row had a non-finite loss or gradient, or a "
         f"gradient norm above skip_norm, {recipe.skip_norm}; {good}"
     )
 
@@ -403,7 +415,7 @@ def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtyp
     """Return one line for the log: size of the network, devices, precision, scenes per step."""
     parameters = sum(x.numel() for x in model.parameters()) / 1e6
     precision, scenes = str(dtype).removeprefix("torch."), recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
-    pool = f" of a pool of {recipe.pool}, each drawn {recipe.pool_reuse} times on average" if recipe.pool else ""
+    pool = f" of a pool of {recipe.pool}, each scene drawn {recipe.pool_reuse} times on average" if recipe.pool else ""
     return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {scenes} scenes per step{pool}"
 
 

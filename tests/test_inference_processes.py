@@ -87,9 +87,7 @@ sys.exit(inference.main({argv!r}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("lacking", "reason"), [(0, "vgg16.pth: is not there"), (1, "its weights are missing for another process")]
-)
+@pytest.mark.parametrize(("lacking", "reason"), [(0, "vgg16.pth: is not there"), (1, "its weights are missing on another process")])
 def test_all_processes_measure_by_the_same_metrics(place, tmp_path, lacking, reason):
     argv = command(place, tmp_path / "out", place / "test_data_path.json", "--video_format", "none")[1:]
     argv.remove("--no_lpips")

@@ -91,5 +91,5 @@ def test_processes_that_would_start_at_different_steps_are_refused(tmp_path):
     first = PROGRAM.format(program="train", argv=arguments("apart", grad_accum=2, max_hours=0))
     run_processes(1, ["-c", f"import os\nos.chdir('0')\ndel os.environ['RANK']\n{first}"], tmp_path)
     errors = run_processes(2, ["-c", go + PROGRAM.format(program="train", argv=arguments("apart"))], tmp_path, status=2)
-    assert "outputs/apart/snapshot: holds different snapshots for different processes; wanted outputs in a folder" in errors[0]
+    assert "outputs/apart/snapshot: holds different snapshots for different processes; wanted outputs/ on a disk" in errors[0]
     assert errors[1].strip() == ""

@@ -43,7 +43,7 @@ def test_run_goes_on_from_its_parts_bitwise(optimizer, capsys):
     changes = {"optimizer": optimizer, **LARGE}
     assert train.main(arguments("straight", **changes)) == 0
     parts = stopped_run("carried", **changes)
-    assert "carried/parts: the whole snapshot; --resume continues from there" in capsys.readouterr().out
+    assert "carried/parts: the whole snapshot; --resume outputs/carried/parts continues from there" in capsys.readouterr().out
     assert train.main(arguments("carried", resume=str(parts), **changes)) == 0
     assert_same(final("straight"), final("carried"))
 
@@ -64,7 +64,7 @@ def test_more_than_fits_leaves_the_optimizer_state_behind(capsys):
     for part in ("model", "average"):
         assert all(torch.equal(one[part][name], other[part][name]) for name in one[part])
     assert train.main(arguments("reduced", resume=str(parts), **changes)) == 0
-    assert f"{parts}: holds no optimizer state; it starts again, and the learning rate continues" in capsys.readouterr().out
+    assert f"{parts}: holds no optimizer state, which is reset; the learning-rate schedule continues" in capsys.readouterr().out
     assert final("reduced")["step"] == 6
 
 

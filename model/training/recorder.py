@@ -1,8 +1,8 @@
 """Record of a training run: its log and its snapshots, written by the first process; the others record nothing."""
 
-import contextlib
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,20 +46,27 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.ExitStack() as stack:
-            if self._log:
-                stack.callback(self._log.close)
-            if self._writer:
-                stack.callback(self._close_writer, error)
+        closing = [close for close in (self._writer and self._writer.close, self._log and self._log.close) if close]
+        problems = [problem for problem in map(_problem_of, closing) if problem]
+        if problems and error is None:
+            raise problems[0]
+        for problem in problems:
+            self._report(problem)
 
-    def _close_writer(self, error: BaseException | None) -> None:
-        assert self._writer
-        try:
-            self._writer.close()
-        except OSError as problem:
-            if error is None:
-                raise
-            print(f"{self.folder}: the last snapshot was not written ({problem})", file=sys.stderr, flush=True)
+    def wait(self) -> None:
+        """Wait until the last snapshot is on disk; report it if it cannot be written."""
+        problem = _problem_of(self._writer.wait) if self._writer else None
+        if problem:
+            self._report(problem)
+
+    def _report(self, problem: OSError) -> None:
+        print(f"{self.folder}: not all was written ({problem})", file=sys.stderr, flush=True)
+
+    def lacks_validation(self, step: int, recipe: TrainingRecipe) -> bool:
+        """Return whether the validation that was due after a step is missing from the log. Collective."""
+        due = step == recipe.steps or step % recipe.val_every == 0
+        done = self._log is None or any(row["step"] == step and "val_psnr" in row for row in self._log.rows)
+        return bool(self.processes.highest(int(due and not done)))
 
     @property
     def parts(self) -> bool | None:
@@ -90,3 +97,11 @@ class Recorder:
         rng = self.processes.gather(rng_state(self.processes.device))
         if self._writer and rng:
             self._writer.save(state.content(self.recipe, rng, self.processes.data_ranks))
+
+
+def _problem_of(action: Callable[[], None]) -> OSError | None:
+    try:
+        action()
+    except OSError as problem:
+        return problem
+    return None

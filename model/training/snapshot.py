@@ -73,10 +73,10 @@ class SnapshotWriter:
     def _write(self, content: dict[str, Any]) -> None:
         path = self.folder / f"step_{content['step']:08d}.pt"
         with replace_when_finished(path) as temporary:
-            torch.save(content, temporary)
+            _save(content, temporary)
         if self.parts:
             self.whole = write_parts(
-                path, self.folder.parent / "parts", *self.parts, lambda file: torch.save({**content, "optimizer": None}, file)
+                path, self.folder.parent / "parts", *self.parts, lambda file: _save({**content, "optimizer": None}, file)
             )
         for _, old in list_snapshots(self.folder)[: -self.keep]:
             old.unlink()
@@ -182,6 +182,13 @@ def code_version() -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
 
 
 def _copy(value: Any) -> Any:

@@ -134,6 +134,18 @@ def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputEr
     return InputError(where, f"cannot be read ({type(error).__name__}: {reason})", wanted)
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a `.safetensors` file.
+
+    Raises:
+        OSError: it cannot be written, as on a full disk.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written ({error})") from error
+
+
 def save_weights(
     path: str | os.PathLike,
     state_dict: Mapping[str, Tensor],
@@ -164,4 +176,4 @@ def save_weights(
     if trained_with is not None:
         metadata["trained_with"] = json.dumps(trained_with)
     with replace_when_finished(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+        save_tensors(tensors, temporary, metadata)

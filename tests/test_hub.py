@@ -313,7 +313,7 @@ def test_lpips_files_are_tried_once_and_may_be_put_there_by_hand(lpips, hub):
 def test_lpips_files_are_not_fetched_unasked(lpips, hub):
     with pytest.raises(
         FileNotFoundError,
-        match=r"trunk\.pth: is not there, and a run without --load fetches nothing; wanted the file by hand: get http://",
+        match=r"trunk\.pth: is not there, and with the bundled model nothing is downloaded; wanted the file by hand: get http://",
     ):
         resolve_lpips(fetch=False)
     assert hub.requests == []

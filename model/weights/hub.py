@@ -157,7 +157,7 @@ def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
     trunk, heads = (WEIGHT_DIR / file.name for file in LPIPS_FILES)
     for path, file in zip((trunk, heads), LPIPS_FILES, strict=True):
         if not path.is_file() and not fetch:
-            raise _not_there(path, "a run without --load fetches nothing", _by_hand(file.url, path))
+            raise _not_there(path, "with the bundled model nothing is downloaded", _by_hand(file.url, path))
         if not path.is_file() and file.name not in _lpips_failures:
             try:
                 download_url(file.url, path, file.size, file.sha256)

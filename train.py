@@ -29,11 +29,9 @@ from torch.nn.parallel import DistributedDataParallel
 from config import load_config
 from config.errors import InputError
 from config.recipe import TrainingRecipe, read_recipe
-from data.output.picture import comparison
-from data.output.video import to_uint8
-from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source
+from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
-from model.metric import LPIPS, psnr, ssim
+from model.metric import LPIPS
 from model.parallel.context import ContextGroup, join_context
 from model.parallel.processes import Processes, end_processes, start_processes
 from model.parallel.share import ViewShare, share_views
@@ -45,6 +43,7 @@ from model.training.optimizer import apply_step, gradient_norm, learning_rate
 from model.training.recorder import Recorder
 from model.training.snapshot import check_same_run, code_version, find_snapshot, list_snapshots, read_snapshot
 from model.training.state import TrainingState
+from model.training.validation import validate
 from model.weights.file import read_weights, save_weights
 from model.weights.hub import resolve_lpips, resolve_weights
 
@@ -314,13 +313,6 @@ def next_batch(
     return empty_batch(recipe.bs_per_gpu, len(share.inputs) + len(share.targets), recipe.image_size, device), bad_data
 
 
-def split(batch: Batch, num_inputs: int, num_targets: int) -> tuple[Batch, Batch]:
-    """Return inputs (b, v, …), the first of a sample's views, and targets (b, u, …), the last; both share the batch's storage."""
-    inputs = {key: value[:, :num_inputs] for key, value in batch.items()}
-    targets = {key: value[:, -num_targets:] for key, value in batch.items()}
-    return inputs, targets
-
-
 def agree(processes: Processes, bad_data: Exception | None, deadline: float, stop: threading.Event) -> Ending:
     """Return why all processes must stop now, or `Ending.NONE`. Communicates over the CPU: no host sync."""
     own = Ending.NONE
@@ -338,45 +330,6 @@ def due_after(step: int, ending: Ending, recipe: TrainingRecipe) -> Due:
     last = step == recipe.steps or ending is not Ending.NONE
     validation = ending is not Ending.SIGNAL and (last or step % recipe.val_every == 0)
     return Due(last or step % recipe.log_every == 0, last or step % recipe.save_every == 0, validation)
-
-
-@torch.no_grad()
-def validate(
-    state: TrainingState, held_out: Source, recipe: TrainingRecipe, processes: Processes, recorder: Recorder
-) -> tuple[bool, Exception | None]:
-    """Render the held-out scenes, shared among the processes, and record means over scenes of PSNR and SSIM over their views.
-
-    Returns:
-        whether all scenes could be read, else nothing is recorded; this process's read error, or None.
-    """
-    model, sums = state.result, torch.zeros(3, dtype=torch.float64)
-    first_scene, bad_data = None, None
-    context, model.context = model.context, None  # each process renders scenes of its own
-    for i in range(processes.rank, held_out.count_validation_scenes(), processes.world):
-        try:
-            batch = {key: value.to(processes.device) for key, value in held_out.validation_batch(i).items()}
-        except (InputError, OSError) as error:
-            bad_data = error
-            break
-        inputs, targets = split(batch, recipe.num_input_views, recipe.num_target_views)
-        rendered = model(inputs, targets).clamp(0, 1)
-        first_scene = first_scene or (inputs, targets, rendered)
-        scores = [psnr(rendered, targets["image"]).mean(), ssim(rendered, targets["image"]).mean(), torch.ones(())]
-        sums += torch.stack([score.double().cpu() for score in scores])
-    model.context = context
-    if processes.highest(int(bad_data is not None)):
-        return False, bad_data
-    total = processes.total(sums)
-    if processes.first and first_scene:
-        draw(recorder.folder / "picture" / f"step_{state.step:08d}.png", *first_scene)
-    recorder.write(state.step, {"val_psnr": float(total[0] / total[2]), "val_ssim": float(total[1] / total[2])})
-    return True, None
-
-
-def draw(path: Path, inputs: Batch, targets: Batch, rendered: Tensor) -> None:
-    """Write a picture of the first scene of a batch: inputs, and targets next to renderings."""
-    views = (inputs["image"][0], targets["image"][0], rendered[0])
-    comparison(path, *(list(to_uint8(images)) for images in views), title=path.stem.replace("_", " "))
 
 
 def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, processes: Processes, recorder: Recorder) -> int:

@@ -135,6 +135,13 @@ def empty_batch(scenes: int, views: int, image_size: tuple[int, int], device: to
     }
 
 
+def split(batch: Batch, num_inputs: int, num_targets: int) -> tuple[Batch, Batch]:
+    """Return inputs (b, v, …), the first of a sample's views, and targets (b, u, …), the last; both share the batch's storage."""
+    inputs = {key: value[:, :num_inputs] for key, value in batch.items()}
+    targets = {key: value[:, -num_targets:] for key, value in batch.items()}
+    return inputs, targets
+
+
 class FolderSource:
     """Posed photos on disk, see `data.scene_format`."""
 

@@ -126,8 +126,9 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     ending, bad_data = Ending.NONE, None
     with recorder, contextlib.closing(source), contextlib.closing(batches):
         recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", *notes]))
-        if held_out and state.step > 0 and recorder.lacks_validation(state.step, recipe):
-            valid, bad_data = validate(state, held_out, recipe, processes, recorder)
+        if held_out and state.step > 0 and recorder.lacks_validation(state.step, recipe):  # the run ended before it
+            with window.paused():
+                valid, bad_data = validate(state, held_out, recipe, processes, recorder)
             ending = ending if valid else Ending.BAD_DATA
         while state.step < recipe.steps and ending is Ending.NONE:
             # Gradients of all micro-steps.

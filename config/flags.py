@@ -276,15 +276,18 @@ def _exact(field: dataclasses.Field, declared: Any, value: Any, where: str) -> A
     kind, many = _base(declared)
     if value is None and field.default is None:
         return None
+    choices = field.metadata["choices"]
     if many:
-        if isinstance(value, (list, tuple)) and all(type(item) is kind for item in value) and (many == 1 or len(value) == 2):
-            return tuple(value)
+        items = value if isinstance(value, (list, tuple)) else ()
+        known = all(type(item) is kind and (not choices or item in choices) for item in items)
+        if items and known and (many == 1 or len(items) == 2):
+            return tuple(items)
         raise InputError(where, f"is {value!r}", _wanted(field, declared))
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind:
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
         raise InputError(where, f"is {value!r}", WORDS[kind] + hint)
-    if field.metadata["choices"] and value not in field.metadata["choices"]:
+    if choices and value not in choices:
         raise InputError(where, f"is {value!r}", _wanted(field, declared))
     return value

@@ -204,8 +204,8 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
     if recipe.val_data_path is None and named.get("val_every") == "--val_every":
         raise InputError("--val_every", "has no effect without val_data_path", "both or neither")
     both = recipe.num_input_views + recipe.num_target_views
-    learned_by_heart = re.fullmatch("synthetic:[^:]*:[^:]*", recipe.val_data_path or "")
-    if learned_by_heart and recipe.num_all_views < both:
+    memorised = re.fullmatch("synthetic:[^:]*:[^:]*", recipe.val_data_path or "")
+    if memorised and recipe.num_all_views < both:
         found = f"is {recipe.val_data_path} with num_all_views {recipe.num_all_views}, so that targets are inputs too"
         raise InputError(place("val_data_path"), found, f"num_all_views of {both} or more, for inputs and targets")
     endless = recipe.data_path.startswith("synthetic:") and recipe.data_path.count(":") == 1

@@ -11,7 +11,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from config.errors import InputError, missing_file
-from data.files import replace_when_finished
 from model.weights.file import save_tensors
 
 FORMAT = "lact_nvs scene state 1"
@@ -54,8 +53,7 @@ class SceneState:
         if self.focus is not None:
             tensors["focus"] = self.focus
         about = {"format": FORMAT, "model": self.model, "image_size": json.dumps(list(self.image_size))}
-        with replace_when_finished(path) as temporary:
-            save_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, temporary, about)
+        save_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, path, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> "SceneState":

@@ -14,6 +14,7 @@ class Scenes:
     names: tuple[str, ...] = flag((), "scenes", group="scenes", positional=True, metavar="NAME")
     output: Path = flag(..., "folder for the results")
     kind: str = flag("objects", "of scene", choices=("objects", "rooms"))
+    colours: tuple[str, ...] = flag(("red",), "of things", choices=("red", "blue"))
     indices: tuple[int, ...] | None = flag(None, "these alone", least=0, unset="all 100 % of them")
 
 
@@ -114,13 +115,14 @@ def test_mappings_are_read_by_the_same_declaration():
     assert read_mapping(Machine, values, "a.yaml") == {"share": 1.0, "image_size": (3, 4), "workers": None, "quiet": True}
     assert read_mapping(Scenes, {"indices": [3, 1]}, "a.yaml") == {"indices": (3, 1)}
     for values, message in (
+        ({"colours": ["red", "pink"]}, "a.yaml, colours: is ['red', 'pink']; wanted red, blue"),
         ({"fps": 300}, "a.yaml, fps: is 300; wanted 1 to 240"),
         ({"speed": 1}, "a.yaml, speed: is unknown; wanted a known key; known: share"),
         ({"indices": [1, 2.0]}, "a.yaml, indices: is [1, 2.0]; wanted one or more values, each a whole number"),
         ({"image_size": [1, 2, 3]}, "a.yaml, image_size: is [1, 2, 3]; wanted two whole numbers, height and width"),
     ):
         with pytest.raises(InputError) as caught:
-            read_mapping(Machine if "indices" not in values else Scenes, values, "a.yaml")
+            read_mapping(Scenes if values.keys() & {"indices", "colours"} else Machine, values, "a.yaml")
         assert message in str(caught.value)
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import train
 from config.errors import InputError
 from data import sampler
 from model.training.snapshot import SnapshotWriter, read_snapshot
+from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path
-from tests.support.training_run import NETWORK, arguments, assert_same, final, rows, work_in
+from tests.support.training_run import NETWORK, arguments, assert_same, final, program, rows, work_in
 
 
 @pytest.fixture(autouse=True)
@@ -164,12 +166,34 @@ def test_a_snapshot_that_cannot_be_written_is_reported(capsys, monkeypatch, cras
         monkeypatch.setattr(train, "validate", crash)
         with pytest.raises(RuntimeError, match="crash"):
             train.main(arguments("full", val_data_path="scenes/test_data_path.json", val_every=2))
-        message = r"outputs/full: not all was written \(.*/outputs/full/snapshot/.*: cannot be written \(.*unexpected pos .*\)\)\n"
+        unwritten = r"outputs/full/snapshot/step_00000002.pt: cannot be written \(.*unexpected pos .*\)"
+        message = rf"outputs/full: not all was written \({unwritten}\)\n"
     else:
         assert train.main(arguments("full", save_every=6)) == 2
-        message = r"train.py: .*/outputs/full/snapshot/.*: cannot be written \(.*unexpected pos .*\)\n"
+        message = r"train.py: outputs/full/snapshot/step_00000006.pt: cannot be written \(.*unexpected pos .*\)\n"
     assert re.fullmatch(message, capsys.readouterr().err)
     assert rows("full")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes")
+def test_files_that_the_system_refuses_to_extend_are_one_line(folder):
+    """As on a full disk, with the errors that torch and safetensors really raise: files may have 20 kB, a snapshot has more."""
+    lines = "import resource, signal, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+    (error,) = run_processes(1, ["-c", lines + program(arguments("large"))], folder, status=2)
+    assert re.search(r"^train.py: \S*step_00000002.pt: cannot be written \(.+\)$", error, re.MULTILINE)
+    assert "Traceback" not in error
+    assert not list(Path("outputs/large").rglob("*.pt"))
+    save = """
+from pathlib import Path
+import torch
+from model.weights.file import save_tensors
+try:
+    save_tensors({"x": torch.zeros(9000)}, "x.safetensors", {})
+except OSError as error:
+    sys.exit(0 if str(error).startswith("x.safetensors: cannot be written (") and not list(Path().glob(".x*")) else str(error))
+"""
+    run_processes(1, ["-c", lines + save], folder)
 
 
 def test_a_bad_photo_and_a_full_disk_are_both_reported(folder, capsys, monkeypatch):

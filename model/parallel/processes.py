@@ -102,7 +102,7 @@ class Processes:
             raise SystemExit(2)
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever ends this process, an interruption too: the others wait for its turn to end
             self._end_turn(failed=True)
             raise
         if self._end_turn(failed=False):

@@ -72,8 +72,7 @@ class SnapshotWriter:
 
     def _write(self, content: dict[str, Any]) -> None:
         path = self.folder / f"step_{content['step']:08d}.pt"
-        with replace_when_finished(path) as temporary:
-            _save(content, temporary)
+        _save(content, path)
         if self.parts:
             self.whole = write_parts(
                 path, self.folder.parent / "parts", *self.parts, lambda file: _save({**content, "optimizer": None}, file)
@@ -185,10 +184,13 @@ def code_version() -> str:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # what torch makes of a full disk
-        raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
+    with replace_when_finished(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            if "inline_container" not in str(error):  # torch's writer of files, which has no type for a full disk
+                raise
+            raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
 
 
 def _copy(value: Any) -> Any:

@@ -134,16 +134,17 @@ def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputEr
     return InputError(where, f"cannot be read ({type(error).__name__}: {reason})", wanted)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a `.safetensors` file.
+def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str]) -> None:
+    """Write a `.safetensors` file, atomically.
 
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
-    try:
-        save_file(tensors, path, metadata)
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written ({error})") from error
+    with replace_when_finished(path) as temporary:
+        try:
+            save_file(tensors, temporary, metadata)
+        except SafetensorError as error:  # its own type, for the system's errors too
+            raise OSError(f"{path}: cannot be written ({error})") from error
 
 
 def save_weights(
@@ -175,5 +176,4 @@ def save_weights(
     metadata = {"config": json.dumps(config.to_dict())}
     if trained_with is not None:
         metadata["trained_with"] = json.dumps(trained_with)
-    with replace_when_finished(path) as temporary:
-        save_tensors(tensors, temporary, metadata)
+    save_tensors(tensors, path, metadata)

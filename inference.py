@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,11 @@ from model.camera_path import smooth_path, turntable
 from model.metric import LPIPS, psnr, ssim
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
+from model.parallel.launcher import adopt_slurm
 from model.parallel.processes import Processes, end_processes, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
 from model.weights.hub import resolve_lpips, resolve_weights
-from model.weights.load import trained_with
+from model.weights.trained_with import TrainedWith, departure, trained_with
 
 HERE = Path(__file__).parent
 DEFAULT_WEIGHTS = HERE / "weight" / "lact_objects_64.safetensors"  # the bundled model
@@ -76,7 +77,13 @@ class Scenes:
     )
     output_dir: str = flag("output", "folder for the results")
     image_size: tuple[int, int] | None = flag(None, "height and width", least=1, unset="what the weights were trained at")
-    scene_inference: bool = flag(False, "scenes, not objects: normalised poses, video along the input cameras")
+    scene_inference: bool | None = flag(
+        None, "scenes, not objects: normalised poses, video along the input cameras", unset="as the weights were trained"
+    )
+
+    @property
+    def normalised(self) -> bool:
+        return bool(self.scene_inference)
 
     @property
     def source(self) -> str:
@@ -155,6 +162,7 @@ class Job:
         inputs, targets: v and u positions in `scene.views`.
         input_c2w, target_c2w: (v, 4, 4) and (u, 4, 4) poses in the frame that the network sees.
         targets_before: number of targets in the parts of lower-ranked processes.
+        note: how the run departs from what the weights were trained with; empty if it does not.
     """
 
     scene: Scene
@@ -164,6 +172,7 @@ class Job:
     input_c2w: Tensor
     target_c2w: Tensor
     targets_before: int = 0
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,16 +190,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: an error that the user can fix, with one line on standard error; 130: interrupted; 143: ended by SIGTERM.
     """
     try:
+        adopt_slurm()
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
         check_flags(given)
-    except InputError as error:
+        trained = trained_with(settings(Network, given).weights)
+        given.setdefault("scene_inference", bool(trained.scene_pose_normalize))
+        if not given["scene_inference"]:
+            refuse_without_effect(given, "without --scene_inference", ["pose_reference", "scene_scale", "path_order"])
+    except USER_ERRORS as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"inference.py: {error}", file=sys.stderr)
         return 2
     machine = settings(Machine, given)
     try:
         with full_memory_is_refused(LESS_MEMORY):
-            run(given, start_processes(machine.device, machine.context_parallel))
+            run(given, trained, start_processes(machine.device, machine.context_parallel))
     except USER_ERRORS as error:
         print(f"inference.py: {error}", file=sys.stderr)
         return 2
@@ -217,7 +231,6 @@ def check_flags(given: Mapping[str, Any]) -> None:
         ("with --target_every", "target_every" in given, ["num_all_views", "num_target_views"]),
         ("with --num_target_views 0", no_targets, ["save_images", "no_lpips"]),
         ("without --view_selection random or kmeans", not seeded, ["seed"]),
-        ("without --scene_inference", "scene_inference" not in given, ["pose_reference", "scene_scale", "path_order"]),
         ("without --compile", "compile" not in given, ["compile_mode"]),
         ("with --video_format none", no_video, ["load_state", "video_frames", "video_fps", "path_order"]),
         ("under torchrun, where one process renders one video", world != 1, ["load_state"]),
@@ -248,38 +261,56 @@ def together(processes: Processes) -> Iterator[None]:
     raise problem or next(filter(None, problems))
 
 
-def run(given: Mapping[str, Any], processes: Processes) -> None:
-    """Evaluate all scenes, or render the video of a saved reconstruction; `given` holds the flags on the command line."""
+def run(given: Mapping[str, Any], trained: TrainedWith, processes: Processes) -> None:
+    """Evaluate all scenes, or render the video of a saved reconstruction.
+
+    Args:
+        given: the flags on the command line, and `scene_inference`.
+        trained: what the weights were trained with.
+        processes: of the run.
+    """
     scenes, video, load_state = settings(Scenes, given), settings(Video, given), settings(Results, given).load_state
     with together(processes):
         if video.video_format != "none":
             find_encoder(f"video.{video.video_format}")
         open_folder(scenes.output_dir)
     if load_state is None:
-        evaluate_scenes(given, processes)
+        evaluate_scenes(given, trained, processes)
     else:
-        render_saved(load_state, settings(Network, given), scenes, video, settings(Machine, given), processes.device)
+        render_saved(load_state, given, trained, processes.device)
     if processes.first:
         print(f"results in {scenes.output_dir}")
 
 
-def render_saved(load_state: str, network: Network, scenes: Scenes, video: Video, machine: Machine, device: torch.device) -> None:
+def render_saved(load_state: str, given: Mapping[str, Any], trained: TrainedWith, device: torch.device) -> None:
     """Render the video of a scene that an earlier run reconstructed."""
+    network, scenes = settings(Network, given), settings(Scenes, given)
+    video, machine = settings(Video, given), settings(Machine, given)
     state = SceneState.load(load_state)
     model = prepare_model(network, machine, device)
     h, w = scenes.image_size or state.image_size
     check_image_size((h, w), model.config.patch_size)
-    frames = render_video(Renderer(model, join_context(1), machine.chunk_views), state, (h, w), scenes.scene_inference, video)
+    note = departure(network.weights, trained, (h, w), state.c2w.shape[1], scenes.normalised)
+    warn([note] if note else [])
+    frames = render_video(Renderer(model, join_context(1), machine.chunk_views), state, (h, w), scenes.normalised, video)
     write_video(frames, Path(scenes.output_dir), video)
 
 
-def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
+def warn(notes: Iterable[str]) -> None:
+    """Print each note on a line of its own, on standard error."""
+    for note in notes:
+        print(f"inference.py: {note}", file=sys.stderr)
+
+
+def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: Processes) -> None:
     """Render all scenes, each on one context of processes; write and print the metrics on the first process."""
     network, scenes, video = settings(Network, given), settings(Scenes, given), settings(Video, given)
     results, machine = settings(Results, given), settings(Machine, given)
     context = join_context(processes.context_size)
     with together(processes):
-        dataset, jobs = plan(scenes, settings(Views, given), network.weights, machine.num_workers)
+        dataset, jobs = plan(scenes, settings(Views, given), trained, machine.num_workers)
+        departing = [departure(network.weights, trained, dataset.image_size, len(job.inputs), scenes.normalised) for job in jobs]
+        jobs = [replace(job, note=note) for job, note in zip(jobs, departing, strict=True)]
         model = prepare_model(network, machine, processes.device)
         model.context = context
         renderer = Renderer(model, context, machine.chunk_views)
@@ -290,6 +321,9 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
     if processes.highest(len(not_computed)) > len(not_computed):  # another process lacks LPIPS: none computes it
         del metrics["lpips"]
         not_computed = {"lpips": "its weights are missing on another process"}
+    notes = list(dict.fromkeys(job.note for job in jobs if job.note))
+    if processes.first:
+        warn(notes)
     rows: list[dict] = []
     with bar(total=len(jobs), desc="scenes", unit="scene") as progress:
         for start in range(0, len(jobs), processes.data_ranks):
@@ -297,13 +331,14 @@ def evaluate_scenes(given: Mapping[str, Any], processes: Processes) -> None:
             with together(processes):
                 if processes.data_rank < len(turn):
                     job = turn[processes.data_rank]
-                    mine = render_scene(job, dataset, renderer, metrics, scenes.scene_inference, video, results)
+                    mine = render_scene(job, dataset, renderer, metrics, scenes.normalised, video, results)
             rows += [row for part in processes.gather(mine) or [] for row in part]
             progress.update(len(turn))
     if processes.first and rows:
         about = {**settings_of(given), "load": str(DEFAULT_WEIGHTS) if bundled else network.weights, "data_path": scenes.source}
         about |= {"image_size": dataset.image_size, "device": str(processes.device), "precision": str(model.compute_dtype)}
         about |= {"not_computed": not_computed, "input_views": {job.folder.name: job.inputs for job in jobs}}
+        about |= {"trained_with": trained.to_dict(), "warnings": notes}
         write_report(scenes.output_dir, rows, about)
         print(table(rows, not_computed))
 
@@ -315,17 +350,16 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**always, **given}.items() if value is not None and name != "output_dir"}
 
 
-def plan(scenes: Scenes, views: Views, weights: str, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
+def plan(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
     """Read the scenes' cameras and choose the views of each; no image is read yet."""
-    trained_size, trained_inputs = trained_with(weights)
-    image_size = scenes.image_size or trained_size or DEFAULT_IMAGE_SIZE
-    num_inputs = views.num_input_views or trained_inputs or DEFAULT_INPUT_VIEWS
+    image_size = scenes.image_size or trained.image_size or DEFAULT_IMAGE_SIZE
+    num_inputs = views.num_input_views or trained.num_input_views or DEFAULT_INPUT_VIEWS
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known when the model is loaded
     found = [dataset[i] for i in range(len(dataset))]
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
-        jobs.append(choose_views(scene, Path(scenes.output_dir) / name, num_inputs, views, scenes.scene_inference))
+        jobs.append(choose_views(scene, Path(scenes.output_dir) / name, num_inputs, views, scenes.normalised))
     return dataset, jobs
 
 
@@ -410,7 +444,7 @@ def render_scene(
         if parts is not None:  # on the first process
             for part in parts[1:]:
                 report.take_in(part)
-            rows = report.finish()
+            rows = report.finish(job.note)
     if video.video_format != "none":
         with context.together():
             frames = render_video(renderer, state, state.image_size, scene_inference, video)
@@ -426,7 +460,7 @@ def own_part(job: Job, context: ContextGroup) -> Job:
     t = own_targets(len(job.targets), context.rank, context.size)
     inputs, targets = slice(i.start, i.stop), slice(t.start, t.stop)
     views = job.inputs[inputs], job.targets[targets], job.input_c2w[inputs], job.target_c2w[targets]
-    return Job(job.scene, job.folder, *views, targets_before=t.start)
+    return Job(job.scene, job.folder, *views, targets_before=t.start, note=job.note)
 
 
 def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:

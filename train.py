@@ -26,13 +26,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from config import load_config
 from config.errors import InputError
 from config.recipe import TrainingRecipe, read_recipe
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
 from model.metric import LPIPS
 from model.parallel.context import ContextGroup, join_context
+from model.parallel.launcher import adopt_slurm
 from model.parallel.processes import Processes, end_processes, start_processes
 from model.parallel.share import ViewShare, share_views
 from model.runtime import PRECISIONS, full_memory_is_refused, keep_freed_memory, pick_dtype
@@ -46,6 +46,8 @@ from model.training.state import TrainingState
 from model.training.validation import validate
 from model.weights.file import read_weights, save_weights
 from model.weights.hub import resolve_lpips, resolve_weights
+from model.weights.load import read_network_config
+from model.weights.trained_with import defaults_of, departure, of_run, trained_with
 
 OUTPUT_DIR = Path("outputs")
 LESS_MEMORY = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
@@ -75,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: finished, or stopped cleanly; 1: training broke down; 2: an error that the user can fix; 130: interrupted.
     """
     try:
-        recipe = read_recipe(argv)
+        adopt_slurm()
+        recipe = read_recipe(argv, defaults_of)
     except (InputError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"train.py: {error}", file=sys.stderr, flush=True)
@@ -105,7 +108,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     context = join_context(processes.context_size)
     share = share_views(recipe, context)
     with processes.first_then_others():
-        config = load_config(recipe.config)
+        config = read_network_config(recipe.config, recipe.load)
         source, held_out = open_sources(recipe, config.patch_size, share, processes)
 
     # State: from the newest snapshot, from --load, or new.
@@ -199,7 +202,9 @@ def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, process
     check_same_step(0 if content is None else content["step"], snapshots, processes)
     if weights is not None:
         state.load(read_weights(weights), str(weights))
-        return f"from {recipe.load}", []
+        run = recipe.image_size, recipe.num_input_views, recipe.scene_pose_normalize
+        note = departure(str(recipe.load), trained_with(weights), *run)
+        return f"from {recipe.load}", [note] if note else []
     if path is None or content is None:
         return "from scratch", []
     state.restore(content, path, processes.rank)
@@ -341,8 +346,8 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
     if processes.first and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
         if state.step == recipe.steps or ending is Ending.OUT_OF_TIME:
             weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
-            trained_with = {"image_size": recipe.image_size, "num_input_views": recipe.num_input_views}
-            save_weights(folder / "model.safetensors", weights, state.model.config, precision, trained_with)
+            settings = of_run(recipe, state.step).to_dict()
+            save_weights(folder / "model.safetensors", weights, state.model.config, precision, settings)
         finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}; rerun the same command to continue"
         print(f"{folder}: {finished}", flush=True)
     if recorder.parts is not None and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):

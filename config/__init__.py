@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from config.errors import InputError, missing_file
+from config.paths import find_path
 
 CONFIG_DIR = Path(__file__).parent
 
@@ -91,13 +92,16 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def read_yaml(path: str | os.PathLike) -> dict:
     """Read a YAML file that holds one mapping.
 
+    Args:
+        path: absolute, or relative to the working folder or to the project's.
+
     Raises:
         FileNotFoundError: there is no such file; the message lists the YAML files of config/.
         InputError: the file is not YAML, or not a mapping.
     """
     path, wanted = Path(path), "a YAML file with a mapping of settings"
     try:
-        content = path.read_bytes()
+        content = find_path(path).read_bytes()
     except FileNotFoundError:
         known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
         raise missing_file(path, f"a YAML file; {did_you_mean(str(path), known)}") from None

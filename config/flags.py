@@ -8,9 +8,9 @@
     given = read_command_line("inference.py", __doc__, (Video,), argv)  # {"video_frames": 60}: what was given, and nothing else
     video = settings(Video, given)                                     # Video(video_format="mp4", video_frames=60)
 
-A field's annotation says how its flag is read: `bool` is a switch, `tuple[int, int]` takes two numbers (height and width),
-`tuple[X, ...]` one or more values, everything else one. A field whose default is `...` is required; in a dataclass with
-`kw_only=True` it may follow fields with defaults.
+A field's annotation says how its flag is read: `bool` is a switch, `bool | None` one that `--no-NAME` turns off,
+`tuple[int, int]` takes two numbers (height and width), `tuple[X, ...]` one or more values, everything else one. A field whose
+default is `...` is required; in a dataclass with `kw_only=True` it may follow fields with defaults.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from typing import Any, NoReturn, TypeVar
 
 from config import did_you_mean
 from config.errors import InputError
+from config.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 PAIR, MANY = "two whole numbers, height and width", "one or more values"
 
@@ -199,7 +199,7 @@ def _parser(program: str, description: str, fields: Mapping[str, tuple[dataclass
         choices, metavar = field.metadata["choices"] or None, field.metadata["metavar"]
         options: dict[str, Any] = {"help": _help(field)}
         if kind is bool:
-            options["action"] = argparse.BooleanOptionalAction if negatable else "store_true"
+            options["action"] = argparse.BooleanOptionalAction if negatable or field.default is None else "store_true"
         elif many == 2:
             options |= {"nargs": 2, "type": kind, "metavar": metavar or ("H", "W")}
         elif many:

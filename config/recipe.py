@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,11 @@ from typing import Any
 from config import read_yaml
 from config.errors import InputError
 from config.flags import flag, read_command_line, read_mapping
+from config.paths import find_path
 
+DEFAULT_CONFIG = "config/lact_l14_d768_ttt2x.yaml"
+# Settings whose value in a YAML is a file.
+PATHS = ("config", "data_path", "val_data_path", "load")
 MAXIMUM_SEED = 2**31 - 1
 # reduce-overhead replays CUDA graphs, for networks so small that launching kernels takes longer than running them.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
@@ -24,12 +28,16 @@ class TrainingRecipe:
     Names are the flags and the YAML keys. Defaults are those of the published trainer and its command.
     """
 
-    config: str = flag("config/lact_l14_d768_ttt2x.yaml", "network config, a YAML file", group="run")
+    config: str | None = flag(
+        None, "network config, a YAML file", group="run", unset=f"that of the weights to start from, else {DEFAULT_CONFIG}"
+    )
     expname: str = flag("default", "name of the run, which writes to outputs/EXPNAME", free=True)
     data_path: str | None = flag(
         None, "NAME_data_path.json, or synthetic:objects or synthetic:scenes, with :N for N scenes only", unset="required"
     )
-    load: str | None = flag(None, "weights to start from", free=True)
+    load: str | None = flag(
+        None, "weights to start from; their config, image_size, num_input_views and scene_pose_normalize are defaults", free=True
+    )
     resume: str = flag(
         "auto", "auto (the newest snapshot of the run, if any), none, a snapshot, or a folder of its parts", free=True
     )
@@ -114,11 +122,14 @@ class RecipeFile:
     )
 
 
-def read_recipe(argv: Sequence[str] | None = None) -> TrainingRecipe:
+def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Mapping[str, Any]] | None = None) -> TrainingRecipe:
     """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
+
+    A file that the YAML names is looked for in the working folder, next to the YAML, and in the project's folder.
 
     Args:
         argv: command-line arguments; None takes the program's.
+        defaults: returns the settings that the weights of `--load` are the default of; over these the YAML.
 
     Raises:
         FileNotFoundError: there is no such YAML.
@@ -126,8 +137,13 @@ def read_recipe(argv: Sequence[str] | None = None) -> TrainingRecipe:
     """
     given = read_command_line("train.py", "Train a LaCT network.", (RecipeFile, TrainingRecipe), argv, negatable=True)
     path = given.pop("recipe", None)
-    values = {} if path is None else read_mapping(TrainingRecipe, read_yaml(path), str(path))
-    recipe = TrainingRecipe(**{**values, **given})
+    values = {} if path is None else _found_from(find_path(path).parent, read_mapping(TrainingRecipe, read_yaml(path), str(path)))
+    chosen = {**values, **given}
+    if defaults is not None and chosen.get("load") is not None:
+        chosen = {**defaults(chosen["load"]), **chosen}
+    elif chosen.get("config") is None:
+        chosen["config"] = DEFAULT_CONFIG
+    recipe = TrainingRecipe(**chosen)
     named = {**{name: f"{path}, {name}" for name in values}, **{name: f"--{name}" for name in given}}
     _check_together(recipe, named)
     return recipe
@@ -169,6 +185,13 @@ def parse_size(text: str, where: str) -> int:
     if match is None or int(match[1]) == 0:
         raise InputError(where, f"is {text!r}", "a whole number and K, M or G, such as 15M")
     return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]
+
+
+def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a YAML in `folder`, with paths that are there and nowhere else found from the working folder."""
+    beside = {name: folder / values[name] for name in PATHS if values.get(name) is not None}
+    moved = {name: str(path) for name, path in beside.items() if not find_path(values[name]).exists() and path.exists()}
+    return {**values, **moved}
 
 
 def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError, missing_file
+from config.paths import find_path
 from data.files import write_json
 
 # File name of a scene's JSON.
@@ -149,7 +150,8 @@ def read_data_path(json_path: str | os.PathLike) -> list[Path]:
     """Return the scene files that a data path file lists.
 
     Args:
-        json_path: a JSON list of paths relative to the file, or a single scene's JSON, which counts as a list of itself.
+        json_path: a JSON list of paths relative to the file, or a single scene's JSON, which counts as a list of itself; relative
+            to the working folder or to the project's.
 
     Returns:
         absolute paths of existing files, in the order of the list.
@@ -158,6 +160,7 @@ def read_data_path(json_path: str | os.PathLike) -> list[Path]:
         FileNotFoundError: the file, or one that it lists, does not exist.
         InputError: it is not a list of paths, or is empty.
     """
+    json_path = find_path(json_path)
     content = read_json(json_path)
     json_path = Path(os.path.abspath(json_path))
     if isinstance(content, dict) and "frames" in content:

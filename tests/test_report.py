@@ -144,12 +144,13 @@ def test_scene_report_scores_every_view_and_saves_the_renderings(tmp_path):
 def test_picture_shows_targets_from_the_first_to_the_last(tmp_path, monkeypatch, n, shown):
     drawn = {}
 
-    def draw(path, inputs, targets, rendered, captions, title):
-        drawn.update(path=path, inputs=inputs, targets=targets, rendered=rendered, captions=captions, title=title)
+    def draw(path, inputs, targets, rendered, captions, title, note):
+        drawn.update(path=path, inputs=inputs, targets=targets, rendered=rendered, captions=captions, title=title, note=note)
 
     monkeypatch.setattr(report, "comparison", draw)
     scene, targets, rendered = scene_report(tmp_path / "fox", n)
-    rows = scene.finish()
+    rows = scene.finish("trained on less")
+    assert drawn["note"] == "trained on less"
     assert drawn["path"] == tmp_path / "fox" / "comparison.png"
     assert len(drawn["inputs"]) == 3
     for name, tensors in (("targets", targets), ("rendered", rendered)):

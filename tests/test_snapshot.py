@@ -16,7 +16,7 @@ import torch
 
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError
-from config.recipe import TrainingRecipe
+from config.recipe import DEFAULT_CONFIG, TrainingRecipe
 from model import LaCTLVSM, load_model
 from model.training.snapshot import (
     FORMAT,
@@ -218,7 +218,7 @@ def test_differences_are_all_named(tmp_path):
     with pytest.raises(InputError, match=re.escape(message)):
         check_same_run(found, path, changed, config(), 2)
     with pytest.raises(InputError, match=r"ttt2x.yaml: dim 8 → 12\); wanted"):
-        check_same_run(found, path, RECIPE, config(dim=12), 1)
+        check_same_run(found, path, dataclasses.replace(RECIPE, config=DEFAULT_CONFIG), config(dim=12), 1)
 
 
 def test_restoring_another_network_is_refused(tmp_path):

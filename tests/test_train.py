@@ -16,7 +16,8 @@ from model.lact_lvsm import LaCTLVSM
 from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
 from model.weights.file import read_weights
-from model.weights.load import config_for, load_weights, trained_with
+from model.weights.load import config_for, load_weights
+from model.weights.trained_with import TrainedWith, trained_with
 from tests.support.training_run import arguments, assert_same, final, rows, run_straight_and_resumed, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent
@@ -51,7 +52,24 @@ def test_exported_weights_are_the_average_and_load(folder):
     assert all(torch.equal(weights[name], content["average"][name]) for name in weights)
     assert any(not torch.equal(weights[name], content["model"][name]) for name in weights)
     load_weights(LaCTLVSM(config_for(path, weights)), weights, "export")
-    assert trained_with(path) == trained_with(next((folder / "outputs" / "export" / "snapshot").iterdir())) == ((8, 12), 2)
+    snapshot = sorted((folder / "outputs" / "export" / "snapshot").iterdir())[-1]
+    assert trained_with(path) == trained_with(snapshot) == TrainedWith((8, 12), 2, "object", False, 6)
+
+
+def test_weights_to_start_from_bring_their_config_and_settings(folder, capfd):
+    """A file says what network it is of and what it was trained with; a run that differs says so."""
+    assert train.main(arguments("first", scene_pose_normalize=True)) == 0
+    load = "outputs/first/model.safetensors"
+    own = {"config": None, "image_size": None, "num_input_views": None, "load": load}
+    assert train.main(arguments("second", **own)) == 0
+    assert "trained at" not in capfd.readouterr().out
+    first, second = final("first"), final("second")
+    assert second["config"] == first["config"]
+    names = ("image_size", "num_input_views", "scene_pose_normalize")
+    assert [second["recipe"][name] for name in names] == [first["recipe"][name] for name in names] == [(8, 12), 2, True]
+    assert train.main(arguments("third", load=load, image_size=[12, 8], scene_pose_normalize=False)) == 0
+    said = capfd.readouterr().out
+    assert f"{load}: trained at 8×12, here 12×8 (h×w); on scenes, poses normalised, here objects, poses as given; pictures" in said
 
 
 def test_exported_weights_render_as_they_were_trained(folder):

@@ -10,10 +10,9 @@ from torch import nn
 from config import LayerConfig, load_config
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
-from model.training.snapshot import FORMAT
 from model.weights.file import save_weights
 from model.weights.infer import infer_config
-from model.weights.load import config_for, load_weights, read_config, trained_with
+from model.weights.load import config_for, load_weights, read_config
 from tests.support.weights import equal, fails, small_weights
 
 ROOT = Path(__file__).parent.parent
@@ -42,26 +41,6 @@ def test_metadata_that_is_no_recipe(tmp_path):
     ]:
         save_file(weights, path, metadata={"config": text})
         fails(InputError, rf"w\.safetensors, {match}", read_config, path, weights)
-
-
-def test_what_weights_were_trained_with(tmp_path):
-    weights, path = small_weights(), tmp_path / "w.safetensors"
-    save_weights(path, weights, infer_config(weights), trained_with={"image_size": (16, 24), "num_input_views": 5})
-    assert trained_with(path) == ((16, 24), 5)
-    save_file(weights, tmp_path / "bare.safetensors")
-    assert trained_with(tmp_path / "bare.safetensors") == (None, None)
-    torch.save(weights, tmp_path / "w.pt")
-    assert trained_with(tmp_path / "w.pt") == (None, None)
-    torch.save({"format": FORMAT, "recipe": {"image_size": (8, 12), "num_input_views": 2}}, tmp_path / "step.pt")
-    assert trained_with(tmp_path / "step.pt") == ((8, 12), 2)
-    assert trained_with("weight/obj_res512.pt") == ((512, 512), 8)  # by its name: nothing is downloaded
-    for text, match in [
-        ("[]", r"metadata trained_with: is '\[\]'; wanted settings of training in JSON"),
-        ('{"image_size": [8], "num_input_views": 2}', r"trained_with: is \[8\] and 2; wanted image_size and num_input_views"),
-        ('{"image_size": [8, 8]}', r"trained_with: is \[8, 8\] and None; wanted image_size and num_input_views"),
-    ]:
-        save_file(weights, path, metadata={"trained_with": text})
-        fails(InputError, rf"w\.safetensors, {match}", trained_with, path)
 
 
 class Small(nn.Module):

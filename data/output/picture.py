@@ -17,7 +17,7 @@ _LIMIT, _MARGIN, _GAP = 2000, 32, 10
 _WIDEST = _LIMIT - 2 * _MARGIN
 _CAPTION, _CAPTION_SIZE = 24, 16
 _PAPER, _INK, _FAINT = (247, 247, 245), (38, 38, 42), (112, 112, 118)
-_CAMERA_COLOUR = (29, 98, 176)
+_CAMERA_COLOUR, _WARNING = (29, 98, 176), (176, 48, 24)
 # Most inputs and targets in a comparison, and the error at which its colours saturate.
 _MOST_INPUTS, MOST_TARGETS, _ERROR_SCALE = 16, 6, 0.2
 # Smaller images are enlarged, by whole factors, so that their pixels are visible.
@@ -33,6 +33,7 @@ def comparison(
     rendered: Sequence[np.ndarray],
     captions: Sequence[str] | None = None,
     title: str = "",
+    note: str = "",
 ) -> None:
     """Draw a scene: its input photos, then every target next to its rendering and the error between the two.
 
@@ -42,6 +43,7 @@ def comparison(
         targets, rendered: the same number of images, at least one, all of one size; if more than `MOST_TARGETS`, likewise.
         captions: one per target, under its rendering; by default its PSNR in dB.
         title: first line.
+        note: second line, in the colour of warnings.
 
     The error is the mean over channels of the absolute difference in 0..1; its colours saturate at 0.2.
 
@@ -54,7 +56,7 @@ def comparison(
     _check_images(path, "input", inputs)
     _check_images(path, "target", targets, targets[0].shape)
     _check_images(path, "rendering", rendered, targets[0].shape)
-    parts = [_text(title, 30)]
+    parts = [_text(title, 30), _text(note, 20, _WARNING)]
     if len(inputs):
         photos = [inputs[view] for view in _evenly(len(inputs), _MOST_INPUTS)]
         parts += [_text(_count(len(photos), len(inputs), "input"), 20), _photo_grid(photos)]

@@ -116,14 +116,14 @@ class SceneReport:
         for mine, more in zip(self.content, content, strict=True):
             mine.extend(more)
 
-    def finish(self) -> list[dict]:
-        """Write the picture, unless there are no targets; return the rows."""
+    def finish(self, note: str = "") -> list[dict]:
+        """Write the picture, unless there are no targets, with a note below its title; return the rows."""
         if self._shown:
             mean = summarise(self.rows)["mean"]
             scores = f"PSNR {_cell(mean, 'psnr')} dB, SSIM {_cell(mean, 'ssim')} over {_count(mean['views'], 'target')}"
             views, *columns = zip(*self._shown, strict=True)
             title = f"{self.folder.name}: {scores}, showing views {', '.join(map(str, views))}"
-            comparison(self.folder / "comparison.png", self.inputs, *columns, title=title)
+            comparison(self.folder / "comparison.png", self.inputs, *columns, title=title, note=note)
         return self.rows
 
 

@@ -142,7 +142,7 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, 
     if content["config"] != config.to_dict():
         new = config.to_dict()
         changed = [key for key in new if content["config"].get(key) != new[key]]
-        found += [f"{recipe.config}: {key} {content['config'].get(key)!r} → {new[key]!r}" for key in changed]
+        found += [f"{recipe.config or recipe.load}: {key} {content['config'].get(key)!r} → {new[key]!r}" for key in changed]
     old = recipe_from_dict(content["recipe"], str(path))
     found += differences(old, dataclasses.replace(recipe, config=old.config), (content["data_ranks"], data_ranks))
     if found:

@@ -161,7 +161,7 @@ def save_weights(
         state_dict: of the network, unwrapped.
         config: stored in the metadata under `config`, as JSON.
         dtype: convert floating tensors to it; None keeps their dtypes.
-        trained_with: `image_size` and `num_input_views` of their training, stored likewise: what inference.py then uses by default.
+        trained_with: settings of their training, stored likewise; see `model.weights.trained_with`.
 
     Raises:
         InputError: `path` has another suffix.

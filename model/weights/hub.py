@@ -30,6 +30,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
 
 from config import did_you_mean
 from config.errors import missing_file
+from config.paths import find_path
 from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
 
 # A compressed response has no length and no ranges in bytes of the file.
@@ -125,16 +126,17 @@ def resolve_weights(path: str | os.PathLike) -> Path:
     """Return the weight file that `path` names, downloading it where it is missing and its name is in the table.
 
     Args:
-        path: a file; or a file that the table knows and that is downloaded to this place. A bare name is looked up in the working
-            directory, then in weight/, and downloaded into weight/.
+        path: a file, relative to the working folder or to the project's; or a file that the table knows and that is downloaded to
+            this place. A bare name, and one in a folder weight/ that the working folder does not have, is looked up in the working
+            folder, then in the project's weight/, and downloaded into that.
 
     Raises:
         FileNotFoundError: the file is missing and cannot be downloaded; the message lists the known names.
         OSError: the file is in the table and its download failed: see `download`.
     """
     path = Path(path)
-    bare = path == Path(path.name)
-    for place in (path, WEIGHT_DIR / path.name) if bare else (path,):
+    bare = path == Path(path.name) or (path == Path("weight", path.name) and not Path("weight").exists())
+    for place in (path, WEIGHT_DIR / path.name) if bare else (path, find_path(path)):
         if place.is_file():
             return place
     known = known_weights()

@@ -85,38 +85,19 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Netwo
     return infer_config(weights, where=str(path))
 
 
-def trained_with(weights: str | os.PathLike) -> tuple[tuple[int, int] | None, int | None]:
-    """Return the image size (height, width) and the number of inputs that weights were trained with; None where it is unknown.
-
-    Args:
-        weights: a file, or a name of `weight/checkpoints.yaml`, which is not downloaded for this.
-
-    Raises:
-        FileNotFoundError: there is neither such a file nor such a name.
-        InputError: a file that cannot be read, or other values than a size and a number.
-    """
-    row = known_weights().get(Path(weights).name)
-    if row is not None:
-        return row.resolution, row.num_input_views
-    path, trained = resolve_weights(weights), None
-    if path.suffix == ".safetensors":
-        trained = read_metadata(path, "trained_with", "settings of training in JSON")
-    elif is_zip(path):
-        content = load_torch_file(path, path, WANTED)
-        if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
-            trained = content.get("recipe")
-    if trained is None:
-        return None, None
-    size, inputs = trained.get("image_size"), trained.get("num_input_views")
-    if not (isinstance(size, (list, tuple)) and [type(side) for side in size] == [int, int] and type(inputs) is int):
-        raise InputError(f"{path}, trained_with", f"is {size!r} and {inputs!r:.40}", "image_size and num_input_views")
-    return (size[0], size[1]), inputs
-
-
 def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> NetworkConfig:
     """Return the network config of a weight file: its YAML if weight/checkpoints.yaml lists its name, else `read_config`."""
     row = known_weights().get(Path(path).name)
     return read_config(path, weights) if row is None else load_config(ROOT / row.config)
+
+
+def read_network_config(config: str | None, weights: str | None) -> NetworkConfig:
+    """Return the network config in a YAML; without one, that of weights, which are downloaded if missing."""
+    if config is not None:
+        return load_config(config)
+    assert weights is not None, "neither a config nor weights"
+    path = resolve_weights(weights)
+    return config_for(path, read_weights(path))
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

@@ -2,11 +2,10 @@
 
 import functools
 from dataclasses import dataclass
-from pathlib import Path
 
 from config import read_yaml
+from config.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 WEIGHT_DIR = ROOT / "weight"
 
 

@@ -1,0 +1,138 @@
+"""What weights were trained with: read from their file, used as defaults, and compared with what a run asks for."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config.errors import InputError
+from config.recipe import TrainingRecipe, recipe_from_dict
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_zip, load_torch_file, read_metadata
+from model.weights.hub import resolve_weights
+from model.weights.table import known_weights
+
+# The published scene weights, of 32 inputs, are shown with up to 128; the bundled model is as good with 56 inputs as with 16.
+FAR_MORE_INPUTS = 4
+KINDS = ("object", "scene")
+
+
+@dataclass(frozen=True)
+class TrainedWith:
+    """Settings of the training of some weights; None where they are unknown. Names are the recipe's.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        num_input_views: the most inputs of a sample.
+        kind: `object` or `scene`, what the samples showed.
+        scene_pose_normalize: whether poses were moved into the frame and scale of their mean camera.
+        steps: of the run that wrote the weights.
+    """
+
+    image_size: tuple[int, int] | None = None
+    num_input_views: int | None = None
+    kind: str | None = None
+    scene_pose_normalize: bool | None = None
+    steps: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is known, in plain values."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if value is not None}
+
+
+def of_run(recipe: TrainingRecipe, steps: int) -> TrainedWith:
+    """Return what a run of `recipe` trains with, after `steps` steps."""
+    data_path = str(recipe.data_path)
+    is_scene = recipe.scene_pose_normalize or recipe.frame_window is not None or data_path.startswith("synthetic:scenes")
+    return TrainedWith(recipe.image_size, recipe.num_input_views, KINDS[is_scene], recipe.scene_pose_normalize, steps)
+
+
+def trained_with(weights: str | os.PathLike) -> TrainedWith:
+    """Return what weights were trained with, as far as their file or weight/checkpoints.yaml says.
+
+    Args:
+        weights: a file, or a name of the table, which is not downloaded for this.
+
+    Raises:
+        FileNotFoundError: there is neither such a file nor such a name.
+        InputError: a file that cannot be read, or that states something else than these settings.
+    """
+    row = known_weights().get(Path(weights).name)
+    if row is not None:
+        return TrainedWith(row.resolution, row.num_input_views, row.kind, row.kind == "scene")
+    path = resolve_weights(weights)
+    if path.suffix == ".safetensors":
+        stated = read_metadata(path, "trained_with", "settings of training in JSON")
+        return _checked(stated or {}, f"{path}, trained_with")
+    content = load_torch_file(path, path, WANTED) if is_zip(path) else None
+    if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
+        return _of_snapshot(content, str(path))
+    return TrainedWith()
+
+
+def defaults_of(weights: str) -> dict[str, Any]:
+    """Return the settings of a training recipe that weights to start from are the default of.
+
+    None where the file is missing: a resumed run does not need it, and any other is refused when it loads them.
+    """
+    try:
+        known = trained_with(weights).to_dict()
+    except FileNotFoundError:
+        return {}
+    return {name: known[name] for name in ("image_size", "num_input_views", "scene_pose_normalize") if name in known}
+
+
+def departure(weights: str, trained: TrainedWith, image_size: tuple[int, int], num_inputs: int, normalised: bool) -> str:
+    """Return one line that says how a run departs from what its weights were trained with; empty if it does not.
+
+    Args:
+        weights: their name.
+        trained: of the weights.
+        image_size: (height, width) of the run.
+        num_inputs: the most inputs of its scenes.
+        normalised: whether poses are normalised, as for scenes.
+    """
+    found = []
+    if trained.image_size not in (None, image_size):
+        found.append(f"at {_size(trained.image_size)}, here {_size(image_size)} (h×w)")
+    if trained.num_input_views is not None and num_inputs > FAR_MORE_INPUTS * trained.num_input_views:
+        found.append(f"with {trained.num_input_views} input{'s' * (trained.num_input_views != 1)}, here {num_inputs}")
+    if trained.scene_pose_normalize not in (None, normalised):
+        words = ("objects, poses as given", "scenes, poses normalised")
+        found.append(f"on {words[not normalised]}, here {words[normalised]}")
+    return f"{weights}: trained {'; '.join(found)}; pictures may be worse than the weights allow" if found else ""
+
+
+def _size(size: tuple[int, int] | None) -> str:
+    return "×".join(map(str, size or ()))
+
+
+def _of_snapshot(content: Mapping[str, Any], where: str) -> TrainedWith:
+    recipe, steps = content.get("recipe"), content.get("step")
+    if not isinstance(recipe, dict) or not isinstance(steps, int) or not _is_count(steps):
+        raise InputError(where, "holds no recipe, or no number of steps", "a training snapshot")
+    # Snapshots of any version have these; the others may have been renamed since.
+    names = ("data_path", "image_size", "num_input_views", "frame_window", "scene_pose_normalize")
+    run = recipe_from_dict({name: recipe[name] for name in names if name in recipe}, f"{where}, recipe")
+    return of_run(run, steps)
+
+
+def _checked(stated: Mapping[str, Any], where: str) -> TrainedWith:
+    """Return settings read from a file; those that are unknown here, of a later version, are left out."""
+    size, kind, normalised = stated.get("image_size"), stated.get("kind"), stated.get("scene_pose_normalize")
+    if size is not None and not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_count, size))):
+        raise InputError(f"{where}, image_size", f"is {size!r:.40}", "two whole numbers, height and width")
+    for key in ("num_input_views", "steps"):
+        if stated.get(key) is not None and not _is_count(stated[key]):
+            raise InputError(f"{where}, {key}", f"is {stated[key]!r:.40}", "a whole number above 0")
+    if kind is not None and kind not in KINDS:
+        raise InputError(f"{where}, kind", f"is {kind!r:.40}", " or ".join(KINDS))
+    if normalised is not None and type(normalised) is not bool:
+        raise InputError(f"{where}, scene_pose_normalize", f"is {normalised!r:.40}", "true or false")
+    inputs, steps = stated.get("num_input_views"), stated.get("steps")
+    return TrainedWith(None if size is None else (size[0], size[1]), inputs, kind, normalised, steps)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0

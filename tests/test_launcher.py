@@ -1,0 +1,91 @@
+"""Environment that srun gives its tasks, in torchrun's variables."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from config.errors import InputError
+from model.parallel.launcher import adopt_slurm
+
+ROOT = Path(__file__).parent.parent
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+STEP = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "3(x2),1",
+    "SLURM_STEP_NODELIST": "gpu[03-05,9]",
+    "SLURM_PROCID": "6",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({}, ("6", "7", "0", "1", "gpu03")),
+        ({"SLURM_PROCID": "4", "SLURM_LOCALID": "1", "SLURM_NODEID": "1"}, ("4", "7", "1", "3", "gpu03")),
+        ({"SLURM_STEP_NODELIST": "login1,gpu[1-2]"}, ("6", "7", "0", "1", "login1")),
+        ({"SLURM_STEP_NODELIST": "rack1-[2-3]-ib.local"}, ("6", "7", "0", "1", "rack1-2-ib.local")),
+        ({"SLURM_GPUS_PER_TASK": "1", "CUDA_VISIBLE_DEVICES": "3", "SLURM_LOCALID": "3"}, ("6", "7", "0", "1", "gpu03")),
+        ({"MASTER_ADDR": "10.0.0.1"}, ("6", "7", "0", "1", "10.0.0.1")),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("1", "2", None, None, None)),  # torchrun in a step of srun
+        ({"SLURM_STEP_NUM_TASKS": "1"}, (None,) * 5),
+    ],
+)
+def test_variables(changes, wanted):
+    environment = {**STEP, **changes}
+    adopt_slurm(environment)
+    assert tuple(environment.get(name) for name in NAMES) == wanted
+    assert ("MASTER_PORT" in environment) == (wanted[2] is not None)
+
+
+def test_a_batch_script_outside_of_srun_is_one_process():
+    environment = {"SLURM_JOB_ID": "4711", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    before = dict(environment)
+    adopt_slurm(environment)
+    assert environment == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "match"),
+    [
+        ({**STEP, "SLURM_PROCID": ""}, "environment, SLURM_PROCID: is ''; wanted a number"),
+        ({**STEP, "SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST: is ''; wanted the names of the nodes"),
+        ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "many"}, "SLURM_STEP_TASKS_PER_NODE: is 'many'; wanted numbers of tasks"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE: is 4: mpirun started several processes.*wanted torchrun"),
+    ],
+)
+def test_environment_that_is_refused(environment, match):
+    with pytest.raises(InputError, match=match):
+        adopt_slurm(environment)
+
+
+@pytest.mark.slow
+def test_tasks_of_a_step_divide_the_scenes(tmp_path):
+    flags = ["--num_input_views", "2", "--num_target_views", "1", "--video_format", "none", "--no_lpips", "--output_dir"]
+    common = {
+        **os.environ,
+        **STEP,
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+    }
+    common |= {"SLURM_NODEID": "0", "SLURM_JOB_ID": str(os.getpid()), "OMP_NUM_THREADS": "1"}
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / "inference.py"), *flags, str(tmp_path)],
+            env={**common, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [task.communicate(timeout=240)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0]
+    assert "mean of 3 scenes" in said[0]
+    assert said[1] == ""

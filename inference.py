@@ -290,7 +290,7 @@ def render_saved(load_state: str, given: Mapping[str, Any], trained: TrainedWith
     model = prepare_model(network, machine, device)
     h, w = scenes.image_size or state.image_size
     check_image_size((h, w), model.config.patch_size)
-    note = departure(network.weights, trained, (h, w), state.c2w.shape[1], scenes.normalised)
+    note = departure(Path(network.weights).name, trained, (h, w), state.c2w.shape[1], scenes.normalised)
     warn([note] if note else [])
     frames = render_video(Renderer(model, join_context(1), machine.chunk_views), state, (h, w), scenes.normalised, video)
     write_video(frames, Path(scenes.output_dir), video)
@@ -309,7 +309,9 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: P
     context = join_context(processes.context_size)
     with together(processes):
         dataset, jobs = plan(scenes, settings(Views, given), trained, machine.num_workers)
-        departing = [departure(network.weights, trained, dataset.image_size, len(job.inputs), scenes.normalised) for job in jobs]
+        departing = [
+            departure(Path(network.weights).name, trained, dataset.image_size, len(job.inputs), scenes.normalised) for job in jobs
+        ]
         jobs = [replace(job, note=note) for job, note in zip(jobs, departing, strict=True)]
         model = prepare_model(network, machine, processes.device)
         model.context = context

@@ -131,8 +131,8 @@ def test_inference_says_where_it_leaves_what_the_weights_were_trained_with(infer
     assert "trained at" not in capsys.readouterr().err
     left = infer(f"{common} --no-scene_inference --num_input_views 5 --image_size 12 16", "left")
     wanted = (
-        "known.safetensors: trained at 20×28, here 12×16 (h×w); with 1 input, here 5; on scenes, poses normalised, here objects, poses as "
-        "given; pictures may be worse than the weights allow"
+        "known.safetensors: trained at 20×28, here 12×16 (h×w); with 1 input, here 5; on scenes, poses normalised, here objects, "
+        "poses as given; pictures may be worse than the weights allow"
     )
     assert capsys.readouterr().err.count(wanted) == 1
     assert metrics(left)["about"]["warnings"] == [wanted]

@@ -125,15 +125,29 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: b
         ValueError: there are no views.
     """
     absolute = Path(os.path.abspath(json_path))
-    folder = absolute.parent
-    entries = [_entry(view, folder) for view in views]
+    entries = check_views(absolute, views)
     if not entries:
         raise ValueError(f"{absolute}: no views to write")
+    write_json(absolute, {"scene_name": absolute.parent.name, "frames": entries} if long_lrm else entries)
+
+
+def check_views(json_path: str | os.PathLike, views: Sequence[View]) -> list[dict]:
+    """Return views as a scene's JSON holds them, once it is certain that `read_scene` would not reject them.
+
+    Args:
+        json_path: the scene's file, which need not exist.
+        views: of the scene.
+
+    Raises:
+        InputError: a view breaks the format, or the folder's name cannot be a scene's.
+    """
+    absolute = Path(os.path.abspath(json_path))
+    entries = [_entry(view, absolute.parent) for view in views]
     real = _resolver()
     for i, entry in enumerate(entries):
         _view(absolute, i, entry, real)
-    _check_name(absolute, folder.name)
-    write_json(absolute, {"scene_name": folder.name, "frames": entries} if long_lrm else entries)
+    _check_name(absolute, absolute.parent.name)
+    return entries
 
 
 def same_views(found: Sequence[View], wanted: Sequence[View]) -> bool:

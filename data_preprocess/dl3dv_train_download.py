@@ -48,6 +48,7 @@ from data_preprocess.hub.transfers import (
     is_inside,
     list_files,
 )
+from data_preprocess.scene_folder import refuse_linked_folders
 
 REPO = "DL3DV/DL3DV-ALL-960P"
 SUBSETS = tuple(f"{thousands}K" for thousands in range(1, 12))
@@ -131,6 +132,7 @@ def fetch_scene(odir: Path, scene: str, entry: RepoFile) -> None:
             return
         archive = fetch_file(REPO, entry.path, place / f"{scene}.zip", "dataset")
         shutil.rmtree(place / scene, ignore_errors=True)
+        refuse_linked_folders(odir, [place / scene / "nerfstudio" / "transforms.json"])
         try:
             unpack(archive, scene, place / scene / "nerfstudio")
             (place / scene).rename(odir / scene)

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,8 +322,13 @@ def _is_path(text: str) -> bool:
         return False
 
 
+def is_plain(text: str) -> bool:
+    """Return whether a text is free of control characters, which garble messages, and of halves of surrogate pairs."""
+    return not {"Cc", "Cs"} & set(map(unicodedata.category, text))
+
+
 def _check_name(json_path: Path, name: object) -> None:
-    if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+    if not isinstance(name, str) or name in ("", ".", "..") or not is_plain(name) or set(name) & set("/\\"):
         raise InputError(f"{json_path}, scene_name", f"is {_show(name)}", "a valid folder name")
 
 

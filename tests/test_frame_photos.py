@@ -133,6 +133,12 @@ def test_photos_keep_names_that_differ(tmp_path, names, written, terms):
     assert sorted(found) == sorted(written if terms else copied)
 
 
+def test_narrow_spaces_and_other_characters_in_the_name_of_a_capture(tmp_path):
+    name = "Desk 3.14\u202fPM \u200f\U0001f98a"
+    capture(tmp_path / name, "images/0.png")
+    assert run(tmp_path, name) == [["images/0.png"]]
+
+
 def test_links_are_followed_wherever_they_lead(tmp_path, capsys):
     capture(tmp_path / "disk" / "toy", "images/0.png", "images/1.png", "images/2.png")
     blobs, toy = tmp_path / "blobs", tmp_path / "toy"

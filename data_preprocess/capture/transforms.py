@@ -11,14 +11,13 @@ Ignored: `applied_transform` and `applied_scale` (the poses already include them
 import math
 import os
 import re
-import unicodedata
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import LARGEST_NUMBER, read_json
+from data.scene_format import LARGEST_NUMBER, is_plain, read_json
 from data_preprocess.capture.lens import Lens
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
@@ -162,8 +161,7 @@ def _frame(where: str, top: dict, entry: object) -> Frame:
     if not isinstance(entry, dict):
         raise InputError(where, f"is {entry!r:.60}", "an object with file_path and transform_matrix")
     file_path, matrix = entry.get("file_path"), entry.get("transform_matrix")
-    # Control characters would garble messages; halves of surrogate pairs are no characters.
-    if not isinstance(file_path, str) or not file_path or {"Cc", "Cs"} & set(map(unicodedata.category, file_path)):
+    if not isinstance(file_path, str) or not file_path or not is_plain(file_path):
         raise InputError(f"{where}, file_path", f"is {file_path!r:.60}", "a path relative to the JSON")
     path = PurePosixPath(file_path.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or re.match("[a-zA-Z]:", file_path):

@@ -55,9 +55,6 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
 
     Returns:
         one line for each problem.
-
-    Raises:
-        InputError: `pictures` is a link.
     """
     problems = camera_problems(scene)
     shown = {int(i) for i in np.linspace(0, len(scene.views) - 1, min(len(scene.views), MOST_PHOTOS)).round()}
@@ -76,7 +73,10 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
                     thumbnails[i] = thumbnail
             progress.update()
     if pictures is not None:
-        refuse_linked_folders(pictures.parent, [pictures / "contact_sheet.png"])
+        try:
+            refuse_linked_folders(pictures.parent, [pictures / "contact_sheet.png"])
+        except InputError as error:
+            return [*problems, str(error)]
         _draw(scene, thumbnails, pictures)
     return problems
 

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+# Bytes of a file's name that its temporary file's name begins with.
+_LONGEST_STEM = 100
+
 
 @contextlib.contextmanager
 def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
@@ -20,7 +23,9 @@ def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+    # File systems take 255 bytes, which the name itself may have.
+    stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
+    handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

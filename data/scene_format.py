@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,15 +127,29 @@ def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: b
         ValueError: there are no views.
     """
     absolute = Path(os.path.abspath(json_path))
-    folder = absolute.parent
-    entries = [_entry(view, folder) for view in views]
+    entries = check_views(absolute, views)
     if not entries:
         raise ValueError(f"{absolute}: no views to write")
+    write_json(absolute, {"scene_name": absolute.parent.name, "frames": entries} if long_lrm else entries)
+
+
+def check_views(json_path: str | os.PathLike, views: Sequence[View]) -> list[dict]:
+    """Return views as a scene's JSON holds them, once it is certain that `read_scene` would not reject them.
+
+    Args:
+        json_path: the scene's file, which need not exist.
+        views: of the scene.
+
+    Raises:
+        InputError: a view breaks the format, or the folder's name cannot be a scene's.
+    """
+    absolute = Path(os.path.abspath(json_path))
+    entries = [_entry(view, absolute.parent) for view in views]
     real = _resolver()
     for i, entry in enumerate(entries):
         _view(absolute, i, entry, real)
-    _check_name(absolute, folder.name)
-    write_json(absolute, {"scene_name": folder.name, "frames": entries} if long_lrm else entries)
+    _check_name(absolute, absolute.parent.name)
+    return entries
 
 
 def same_views(found: Sequence[View], wanted: Sequence[View]) -> bool:
@@ -310,8 +325,13 @@ def _is_path(text: str) -> bool:
         return False
 
 
+def is_plain(text: str) -> bool:
+    """Return whether a text is free of control characters, which garble messages, and of halves of surrogate pairs."""
+    return not {"Cc", "Cs"} & set(map(unicodedata.category, text))
+
+
 def _check_name(json_path: Path, name: object) -> None:
-    if not isinstance(name, str) or name in ("", ".", "..") or not name.isprintable() or set(name) & set("/\\"):
+    if not isinstance(name, str) or name in ("", ".", "..") or not is_plain(name) or set(name) & set("/\\"):
         raise InputError(f"{json_path}, scene_name", f"is {_show(name)}", "a valid folder name")
 
 

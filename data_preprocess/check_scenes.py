@@ -28,6 +28,7 @@ from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
 from data_preprocess.command import MOST_WORKERS, cores, run_script
+from data_preprocess.scene_folder import refuse_linked_folders
 from data_preprocess.scene_problems import camera_problems, describe
 
 # Photos on a contact sheet, and their longer side in pixels until it is drawn.
@@ -72,6 +73,10 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
                     thumbnails[i] = thumbnail
             progress.update()
     if pictures is not None:
+        try:
+            refuse_linked_folders(pictures.parent, [pictures / "contact_sheet.png"])
+        except InputError as error:
+            return [*problems, str(error)]
         _draw(scene, thumbnails, pictures)
     return problems
 

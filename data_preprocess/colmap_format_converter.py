@@ -10,32 +10,30 @@ scaled as `inference.py` expects. Safe to re-run; finished scenes are skipped.
 """
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
-from data_preprocess.capture.conversion import ConversionSettings, Photo, convert, photo_name
+from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.command import check_one_of, cores, run_script
+from data_preprocess.command import check_one_of, cores, run_script, say, some
+from data_preprocess.scene_folder import refuse_linked_folders
 
-# Names of photos in a message.
-MOST_NAMES = 20
 # A turn by 90° clockwise (EXIF orientation 6) or counterclockwise (8), of camera axes.
 _TURNS = {6: np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), 8: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])}
 
@@ -75,7 +73,7 @@ def scene_name(path: Path) -> str:
     path = path.absolute()
     if path.is_file():
         return path.stem
-    parts = [part for part in path.parts[1:] if part not in ("sparse", "images", "nerfstudio") and not part.startswith("images_")]
+    parts = [part for part in path.parts[1:] if part not in ("sparse", "nerfstudio") and not SIZE_FOLDER.fullmatch(part)]
     if path.parent.name == "sparse" and path.name.isdecimal():
         parts.pop()
     return parts[-1] if parts else path.name
@@ -98,11 +96,11 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     folder = _image_folder(capture, model, found) if images is None else images
     missing = [image.name for image in found if not (folder / image.name).is_file()]
     if missing:
-        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model} ({_some(missing)})"
+        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model} ({some(missing)})"
         raise FileNotFoundError(f"{folder}: {lacks}; wanted all of them")
     registered = {image.name for image in found}
     if rest := [name for name in list_photos(folder) if name not in registered]:
-        _say(f"{scene_name(capture)}: {len(rest)} of {len(rest) + len(found)} photos are not in the model: {_some(rest)}")
+        say(f"{scene_name(capture)}: {len(rest)} of {len(rest) + len(found)} photos are not in the model: {some(rest)}")
     return photos_of(found, folder, frame, where=model)
 
 
@@ -117,8 +115,11 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
         search: how cameras are found.
 
     Raises:
-        FileNotFoundError, InputError: as in `structure_from_motion.find_cameras`; there are no photos, or no such video.
+        FileNotFoundError, InputError: as in `structure_from_motion.find_cameras`; there are no photos, or no such video; or there
+            is a link in `work`.
     """
+    # COLMAP writes into existing files, and old frames are deleted.
+    refuse_linked_folders(work.parent, [place / "file" for place in (work, *work.glob("*"))])
     if source.is_dir():
         folder, names = source, list_photos(source)
         if not names:
@@ -131,26 +132,20 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     registered = {image.name for image in found}
     name = scene_name(source)
     lenses = len({image.camera for image in found})
-    _say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}")
+    say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}")
     for group in others:
-        _say(f"{name}: {len(group)} photos fit only each other and are skipped: {_some(group)}")
+        say(f"{name}: {len(group)} photos fit only each other and are skipped: {some(group)}")
     alone = [name for name in names if name not in registered.union(*others)]
     if alone:
-        _say(f"{name}: {len(alone)} photos could not be placed and are skipped: {_some(alone)}")
+        say(f"{name}: {len(alone)} photos could not be placed and are skipped: {some(alone)}")
     return photos_of(found, folder, frame, where=source)
 
 
 def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) -> list[Photo]:
-    """Return registered images in a folder as photos to write, in natural order of their names, upright and oriented.
-
-    Names that differ only in their suffix get it appended.
-    """
+    """Return registered images in a folder as photos to write, in natural order of their names, upright and oriented."""
     images = sorted(images, key=lambda image: natural_key(image.name))
-    times = Counter(photo_name(image.name) for image in images)
-    names, lenses, poses = [], [], []
+    lenses, poses = [], []
     for image in images:
-        name = photo_name(image.name)
-        names.append(name if times[name] == 1 else f"{name}_{Path(image.name).suffix[1:]}")
         try:
             lens = lens_of(image.camera)
         except InputError as error:
@@ -163,6 +158,7 @@ def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) ->
     except InputError as error:
         raise error.within(where) from error
     sources = [folder / image.name for image in images]
+    names = photo_names([image.name for image in images])
     return [Photo(*photo) for photo in zip(sources, names, lenses, poses, strict=True)]
 
 
@@ -208,15 +204,6 @@ def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
             return folder
     lacks = f"lacks the photos of {model}, such as {images[0].name}"
     raise FileNotFoundError(f"{capture}: {lacks}; wanted them in {candidates[0]} or in --images")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
-
-
-def _say(line: str) -> None:
-    # Above the progress bars.
-    tqdm.write(line)
 
 
 def check(captures: Captures, given: Collection[str]) -> None:

@@ -10,7 +10,7 @@ conversion continues and finished scenes are skipped.
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -21,13 +21,18 @@ if __package__ in (None, ""):
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
-from data_preprocess.capture.conversion import ConversionSettings, Photo, convert, photo_name
+from data.scene_format import CAMERAS
+from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
+from data_preprocess.capture.frame_photos import match_photos
+from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names, without_size_folder
 from data_preprocess.capture.stored_image import read_header
-from data_preprocess.capture.transforms import Frame, find_image, read_transforms
-from data_preprocess.command import run_script
+from data_preprocess.capture.transforms import Frame, read_transforms
+from data_preprocess.command import run_script, say
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"
+# Folders of a scene in the benchmark's repository; only nerfstudio has a transforms.json.
+PARTS = ("nerfstudio", "gaussian_splat")
 # The world of the published conversion: x and y are swapped, and z is reversed.
 WORLD = np.array([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0], [0, 0, 0, 1]])
 
@@ -46,6 +51,8 @@ class Folders:
 def find_scenes(folder: Path) -> dict[str, Path]:
     """Return the transforms.json of each scene below a folder, by its hash, sorted by path.
 
+    A folder with images and without cameras counts as a scene whose file does not exist, by its path.
+
     Raises:
         FileNotFoundError: the folder does not exist or has no scenes.
         InputError: two scenes have the same name.
@@ -53,13 +60,9 @@ def find_scenes(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise missing_file(folder, "a folder with DL3DV scenes")
     scenes: dict[str, Path] = {}
-    for at, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))  # downloads in progress
-        if "transforms.json" not in files:
-            continue
-        folders.clear()
-        found = Path(os.path.abspath(at))
-        name = found.parent.name if found.name == "nerfstudio" else found.name
+    complete, incomplete = _scene_folders(folder)
+    for scene, found in sorted((incomplete | complete).items()):
+        name = scene.name if scene in complete else str(found)
         if name in scenes:
             raise InputError(found, f"is the same scene as {scenes[name].parent}", "each scene once")
         scenes[name] = found / "transforms.json"
@@ -68,16 +71,54 @@ def find_scenes(folder: Path) -> dict[str, Path]:
     return scenes
 
 
-def read_photos(json_path: Path) -> list[Photo]:
-    """Return the photos of one scene, in the order of its transforms.json.
+def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
+    """Return the folders with a transforms.json, and those with only images, each by the folder of the scene."""
+    complete: dict[Path, Path] = {}
+    incomplete: dict[Path, Path] = {}
+    for at, folders, files in os.walk(folder, onerror=_say_unreadable, followlinks=True):
+        found = Path(os.path.abspath(at))
+        scene = found.parent if found.name in PARTS else found
+        images = [name for name in folders if SIZE_FOLDER.fullmatch(name)]
+        if "transforms.json" in files:
+            complete[scene] = found
+            folders.clear()
+        elif images and CAMERAS not in files:  # not a converted scene
+            incomplete.setdefault(scene, found)
+        # Hidden ones are downloads in progress.
+        kept = (name for name in folders if not (name.startswith(".") or name in images or _leads_back(found / name)))
+        folders[:] = sorted(kept)
+    return complete, incomplete
+
+
+def _leads_back(path: Path) -> bool:
+    """Return whether a path is a link to a folder that it is in: following it would not end."""
+    return path.is_symlink() and path.resolve() in {folder.resolve() for folder in path.parents}
+
+
+def _say_unreadable(error: OSError) -> None:
+    say(f"{error.filename}: cannot be read ({error.strerror}) and is skipped")
+
+
+def read_photos(name: str, json_path: Path) -> list[Photo]:
+    """Return the photos of one scene, in the order of its transforms.json; print frames and photos that are left out.
 
     Raises:
-        FileNotFoundError: there is no `images_4`, or an image is missing.
+        FileNotFoundError: there is no transforms.json, no `images_4`, or no image.
         InputError: the file breaks its format, or an image is unusable.
     """
-    if not (json_path.parent / STORED).is_dir():
-        raise missing_file(json_path.parent / STORED, "the images at a quarter of full size")
-    return [_photo(json_path.parent, frame) for frame in read_transforms(json_path)]
+    folder = json_path.parent
+    if not json_path.is_file():
+        images = sorted(path.name for path in folder.iterdir() if SIZE_FOLDER.fullmatch(path.name))
+        raise FileNotFoundError(f"{folder}: has {', '.join(images)} and no transforms.json; wanted it beside them")
+    if not (folder / STORED).is_dir():
+        raise missing_file(folder / STORED, "the images at a quarter of full size")
+    frames = [
+        replace(frame, file_path=PurePosixPath(STORED, without_size_folder(frame.file_path)))
+        for frame in read_transforms(json_path)
+    ]
+    matched = match_photos(name, json_path, frames)
+    names = photo_names([photo.relative_to(folder) for _, photo in matched], WRITTEN)
+    return [_photo(frame, source, written) for (frame, source), written in zip(matched, names, strict=True)]
 
 
 def published_w2c(frame: Frame) -> np.ndarray:
@@ -85,12 +126,10 @@ def published_w2c(frame: Frame) -> np.ndarray:
     return np.linalg.inv(WORLD @ frame.c2w @ np.diag([1.0, -1.0, -1.0, 1.0]))
 
 
-def _photo(folder: Path, frame: Frame) -> Photo:
+def _photo(frame: Frame, source: Path, name: str) -> Photo:
     frame.opencv_c2w()
-    parts = frame.file_path.parts
-    source = find_image(folder, frame, PurePosixPath(STORED, *(parts[1:] if parts[0].startswith("images") else parts)))
     lens = frame.lens(read_header(source)[0])
-    return Photo(source, photo_name(source.relative_to(folder), WRITTEN), lens, published_w2c(frame), not lens.fisheye)
+    return Photo(source, name, lens, published_w2c(frame), not lens.fisheye)
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
@@ -101,7 +140,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
         folders.output / "dl3dv_data_path.json" if folders.output else EXAMPLES / "dl3dv_sample_data_path.json"
     )
     scenes: dict[str, Callable[[], list[Photo]]] = {
-        name: partial(read_photos, json_path)
+        name: partial(read_photos, name, json_path)
         for name, json_path in find_scenes(folders.input or EXAMPLES / "dl3dv_benchmark").items()
     }
     output = folders.output or EXAMPLES / "dl3dv_processed"

@@ -48,12 +48,15 @@ from data_preprocess.hub.transfers import (
     is_inside,
     list_files,
 )
+from data_preprocess.scene_folder import refuse_linked_folders
 
 REPO = "DL3DV/DL3DV-ALL-960P"
 SUBSETS = tuple(f"{thousands}K" for thousands in range(1, 12))
 ARCHIVE = re.compile(rf"(?:{'|'.join(SUBSETS)})/([0-9a-f]{{64}})\.zip")
 BENCHMARK_SIZE = 140
 WORK = ".download"
+# Bytes of one file in a zip; images of 960×540 have 1 MB. A small zip can hold any number of zeros.
+LARGEST_MEMBER = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,7 @@ def fetch_scene(odir: Path, scene: str, entry: RepoFile) -> None:
             return
         archive = fetch_file(REPO, entry.path, place / f"{scene}.zip", "dataset")
         shutil.rmtree(place / scene, ignore_errors=True)
+        refuse_linked_folders(odir, [place / scene / "nerfstudio" / "transforms.json"])
         try:
             unpack(archive, scene, place / scene / "nerfstudio")
             (place / scene).rename(odir / scene)
@@ -219,7 +223,11 @@ def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dic
     members = {name: info for name, info in inside.items() if IMAGE.fullmatch(name)}
     if not members:
         raise InputError(archive.name, "has no images next to transforms.json", "some")
-    return {**members, "transforms.json": inside["transforms.json"]}
+    wanted = {**members, "transforms.json": inside["transforms.json"]}
+    for name, info in wanted.items():
+        if info.file_size > LARGEST_MEMBER:
+            raise InputError(archive.name, f"has {name} of {bytes_text(info.file_size)}", f"{bytes_text(LARGEST_MEMBER)} at most")
+    return wanted
 
 
 def chosen_archives(

@@ -1,16 +1,17 @@
-"""Output folder of a scene: which files exist, and continuation of an unfinished one.
+"""Output folder of a scene: which files exist, continuation of an unfinished one; protection of what links lead to.
 
 Letters: v views, h w pixels.
 """
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import InputError
 from data.files import write_text
-from data.scene_format import CAMERAS, View, read_json, read_scene, same_views, write_scene
+from data.scene_format import CAMERAS, View, check_views, read_json, read_scene, same_views, write_scene
 
 
 def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> list[View]:
@@ -26,6 +27,24 @@ def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_si
     h, w = image_size
     cameras = enumerate(zip(fxfycxcy, w2c, strict=True))
     return [View(folder / "images" / f"{i:05d}.png", w, h, *camera.tolist(), pose) for i, (camera, pose) in cameras]
+
+
+def refuse_linked_folders(output: Path, files: Iterable[Path]) -> None:
+    """Check that no folder between an output folder and files to write below it is a link: they would be written elsewhere.
+
+    A link in the place of a file is harmless: a new file is renamed over it.
+
+    Args:
+        output: named by the user, who may have made a link of it.
+        files: below `output`, which need not exist.
+
+    Raises:
+        InputError: a folder is a link.
+    """
+    for folder in sorted({folder for file in files for folder in file.parents if output in folder.parents}):
+        if folder.is_symlink():
+            found = f"is a link to {os.readlink(folder)}"
+            raise InputError(folder, found, "a folder: what is written there would go elsewhere")
 
 
 class SceneFolder:
@@ -57,21 +76,40 @@ class SceneFolder:
             made_from: distinguishes the images of one scene from those of another with the same cameras.
 
         Raises:
-            InputError: the folder holds a scene with other cameras, or images that belong to no scene and no mark.
+            InputError: the folder holds a scene with other cameras, or images that belong to no scene and no mark; it, or one in
+                it, is a link; or a view breaks the format. Nothing has been written then.
         """
-        if not self._has_json() and not (self._mark.exists() and self._mark.read_bytes() == made_from.encode()):
-            for view in self.views:
-                if view.file_path.exists() and not self._mark.exists():
-                    raise InputError(view.file_path, "is an image of no finished scene", "another --output or the folder deleted")
-                view.file_path.unlink(missing_ok=True)
-            write_text(self._mark, made_from)
+        has_json = self._has_json()
+        if not has_json or self._missing():
+            self._check()
+        if not has_json:
+            self._start(made_from)
         return self._missing()
 
     def finish(self, long_lrm: bool = False) -> None:
         """Write the JSON, unless it exists in this spelling, and remove the mark."""
         if not self.json_path.exists() or isinstance(read_json(self.json_path), dict) != long_lrm:
+            self._check()
             write_scene(self.json_path, self.views, long_lrm=long_lrm)
         self._mark.unlink(missing_ok=True)
+
+    def _start(self, made_from: str) -> None:
+        """Mark the folder; keep images with the same mark, but no links, since no script makes them."""
+        marked = self._mark.exists()
+        same = marked and self._mark.read_bytes() == made_from.encode()
+        for view in self.views:
+            if not marked and view.file_path.exists() and not view.file_path.is_symlink():
+                raise InputError(view.file_path, "is an image of no finished scene", "another --output or the folder deleted")
+        for view in self.views:
+            if not same or view.file_path.is_symlink():
+                view.file_path.unlink(missing_ok=True)
+        if not same:
+            write_text(self._mark, made_from)
+
+    def _check(self) -> None:
+        files = [self.json_path, *(view.file_path for view in self.views)]
+        refuse_linked_folders(self.json_path.parent.parent, files)
+        check_views(self.json_path, self.views)
 
     def _has_json(self) -> bool:
         if not self.json_path.exists():

@@ -21,11 +21,14 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
-from data_preprocess.capture.conversion import ConversionSettings, Photo, convert, photo_name
-from data_preprocess.capture.stored_image import read_header
-from data_preprocess.capture.transforms import find_image, natural_key, read_transforms
+from data.scene_format import CAMERAS
+from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
+from data_preprocess.capture.frame_photos import match_photos
+from data_preprocess.capture.photo_names import photo_names
+from data_preprocess.capture.stored_image import SUFFIXES, read_header
+from data_preprocess.capture.transforms import natural_key, read_transforms
 from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.command import run_script
+from data_preprocess.command import run_script, say, some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,28 +65,56 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
 def _json_paths(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    if (path / "transforms.json").is_file():
-        return [path / "transforms.json"]
-    below = sorted(path.glob("*/transforms.json"))
+    own, below = path / "transforms.json", sorted(path.glob("*/transforms.json"))
+    if own.is_file():
+        if below:
+            say(f"{path}: is a capture; {len(below)} in its subfolders are left out: {some([str(file) for file in below])}")
+        return [own]
     if not below:
-        others = " ".join(str(file) for file in sorted(path.glob("*.json")))
-        wanted = "one" + (f", or the file itself, if it is one of {others}" if others else "")
-        raise FileNotFoundError(f"{path}: has no transforms.json in it or in its subfolders; wanted {wanted}")
-    return below
+        raise FileNotFoundError(f"{path}: has no transforms.json in it or in its subfolders; wanted {_or_another(path)}")
+    others = [folder for folder in path.iterdir() if folder / "transforms.json" not in below and _holds_photos(folder)]
+    return sorted([*below, *(folder / "transforms.json" for folder in others)])
 
 
-def read_photos(json_path: Path, frame: str) -> list[Photo]:
-    """Return the photos of one capture, sorted by name, with cameras moved by `world_frame.orient`."""
+def _or_another(folder: Path) -> str:
+    others = " ".join(str(file) for file in sorted(folder.glob("*.json")))
+    return "one" + (f", or the file itself, if it is one of {others}" if others else "")
+
+
+def _holds_photos(folder: Path) -> bool:
+    """Return whether a folder is not hidden and has photos at any depth; converted scenes do not count."""
+    if folder.name.startswith(".") or not folder.is_dir():
+        return False
+    for _, folders, files in os.walk(folder):
+        if CAMERAS in files:
+            folders.clear()
+        elif any(Path(file).suffix.lower() in SUFFIXES for file in files):
+            return True
+    return False
+
+
+def read_photos(scene: str, json_path: Path, frame: str) -> list[Photo]:
+    """Return the photos of one capture, sorted by name, with cameras moved by `world_frame.orient`.
+
+    Prints frames and photos that are left out.
+
+    Raises:
+        FileNotFoundError: there is no transforms.json, or no photo.
+        InputError: the file breaks its format, a photo is unusable, or the frame is impossible.
+    """
     folder = json_path.parent
+    if not json_path.is_file():
+        raise FileNotFoundError(f"{folder}: has photos and no transforms.json; wanted {_or_another(folder)}")
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
-    sources = [find_image(folder, entry) for entry in frames]
-    lenses = [entry.lens(read_header(source)[0]) for entry, source in zip(frames, sources, strict=True)]
-    w2c = np.linalg.inv(np.stack([entry.opencv_c2w() for entry in frames]))
+    matched = match_photos(scene, json_path, frames)
+    lenses = [entry.lens(read_header(source)[0]) for entry, source in matched]
+    w2c = np.linalg.inv(np.stack([entry.opencv_c2w() for entry, _ in matched]))
     try:
         w2c = orient(w2c, frame)
     except InputError as error:
         raise error.within(json_path) from error
-    names = [photo_name(source.relative_to(folder)) for source in sources]
+    sources = [source for _, source in matched]
+    names = photo_names([source.relative_to(folder) for source in sources])
     return [Photo(*photo) for photo in zip(sources, names, lenses, w2c, strict=True)]
 
 
@@ -93,7 +124,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     captures, conversion = settings(Captures, given), settings(ConversionSettings, given)
     frame = settings(FrameSettings, given).frame
     scenes: dict[str, Callable[[], list[Photo]]] = {
-        name: partial(read_photos, json_path, frame) for name, json_path in find_captures(captures.input).items()
+        name: partial(read_photos, name, json_path, frame) for name, json_path in find_captures(captures.input).items()
     }
     data_path_json = captures.data_path_json or captures.output / "transforms_data_path.json"
     return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm)

@@ -58,6 +58,18 @@ def test_pictures_go_to_outputs_by_default_or_nowhere(tmp_path, capsys, monkeypa
     assert (tmp_path / "outputs" / "check" / "test_data_path" / "scene_0" / "cameras.png").exists()
 
 
+def test_no_picture_is_drawn_through_a_link(tmp_path, capsys):
+    data_path = write_random_data_path(tmp_path / "data", scenes=2)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "scene_0").symlink_to(tmp_path / "data")
+    code, _, problems = check(capsys, data_path, "--output", tmp_path / "pictures")
+    (problem,) = problems
+    assert code == 2
+    assert f"scene_0: is a link to {tmp_path / 'data'}; wanted a folder" in problem
+    assert not list((tmp_path / "data").glob("*.png"))
+    assert (tmp_path / "pictures" / "scene_1" / "cameras.png").exists()
+
+
 def remove(folder, views):
     (folder / "images" / "00001.png").unlink()
 

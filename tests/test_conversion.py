@@ -10,7 +10,7 @@ from PIL import Image
 import data_preprocess.capture.conversion as conversion
 from config.errors import InputError
 from data.scene_format import read_data_path, read_scene
-from data_preprocess.capture.conversion import Photo, convert, photo_name
+from data_preprocess.capture.conversion import Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
 from tests.support.scenes import contents, random_c2w
@@ -138,6 +138,10 @@ def test_the_folder_s_own_content_is_not_touched(tmp_path):
         return problem
 
     assert "wanted an --output separate from the input" in says(found, name="in", output=tmp_path)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "images").symlink_to(tmp_path / "in")
+    linked = [Photo(tmp_path / "linked" / "images" / photo.source.name, photo.name, BENT, photo.w2c) for photo in found]
+    assert "wanted an --output separate from the input" in says(linked, name="linked", output=tmp_path)
     mine = tmp_path / "out" / "toy" / "images" / "3.png"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"mine")
@@ -163,19 +167,6 @@ def test_cameras_at_one_place_are_reported(tmp_path):
     problems = run(tmp_path, found)
     assert "view 1: has the pose of view 0" in problems[0]
     assert "has all 2 cameras in one place" in problems[1]
-
-
-@pytest.mark.parametrize(
-    ("file_path", "name"),
-    [
-        ("images/a.png", "images/a"),
-        ("images_4/b/c.d.png", "images/b/c.d"),
-        ("./train/r_0.png", "images/train/r_0"),
-        ("x.JPG", "images/x"),
-    ],
-)
-def test_names_to_write(file_path, name):
-    assert photo_name(file_path) == name
 
 
 def test_images_are_read_as_they_are_stored(tmp_path):

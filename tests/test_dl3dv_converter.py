@@ -137,10 +137,44 @@ def test_long_lrm_s_spelling_and_a_chosen_list(tmp_path):
     assert json.loads((tmp_path / "out" / "fox" / "opencv_cameras.json").read_text())["scene_name"] == "fox"
 
 
+def test_frames_without_their_image_and_images_without_a_frame_are_listed(tmp_path, capsys):
+    images = fox(tmp_path / "in" / "fox").parent / "images_4"
+    (images / "frame_00002.png").rename(images / "frame_00009.png")
+    assert [view.file_path.name for view in convert(tmp_path)] == ["frame_00001.png", "frame_00003.png"]
+    out = capsys.readouterr().out
+    assert "fox: 1 of 3 frames are without their photo: images_4/frame_00002.png\n" in out
+    assert "fox: 1 of 3 photos have no frame in transforms.json: images_4/frame_00009.png\n" in out
+
+
+@pytest.mark.parametrize("part", ["nerfstudio", "gaussian_splat", "."])
+def test_scenes_without_cameras_are_listed(tmp_path, capsys, part):
+    fox(tmp_path / "in" / "1K" / "good")
+    # What is beside the nerfstudio of a whole scene is not a scene.
+    (tmp_path / "in" / "1K" / "good" / "gaussian_splat" / "images_4").mkdir(parents=True)
+    bad = tmp_path / "in" / "2K" / "good" / part
+    for name in ("images_8", "images", "images_4"):
+        (bad / name).mkdir(parents=True)
+    flags = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "in" / "out")]
+    for _ in range(2):
+        assert main(flags) == 2
+        said = capsys.readouterr()
+        assert f"{bad}: has images, images_4, images_8 and no transforms.json; wanted it beside them\n" in said.err
+        assert "1 of 2 scenes in" in said.out
+
+
+def test_links_that_lead_back_are_not_followed(tmp_path):
+    fox(tmp_path / "disk" / "a")
+    (tmp_path / "in" / "b" / "c").mkdir(parents=True)
+    (tmp_path / "in" / "a").symlink_to(tmp_path / "disk" / "a")
+    (tmp_path / "in" / "b" / "up").symlink_to("..")
+    (tmp_path / "in" / "b" / "c" / "self").symlink_to(".")
+    assert len(convert(tmp_path)) == 3
+
+
 ERRORS = {
-    "image gone": (
-        lambda folder: (folder / "images_4" / "frame_00002.png").unlink(),
-        "frame 1, file_path: is .*00002.png, which is not there; wanted it",
+    "all images gone": (
+        lambda folder: [image.unlink() for image in (folder / "images_4").iterdir()],
+        "frame 0, file_path: is .*images_4/frame_00001.png, which is not there; wanted it",
     ),
     "no small images": (lambda folder: (folder / "images_4").rename(folder / "images_8"), "images_4: is not there; wanted the"),
     "no JSON": (lambda folder: (folder / "transforms.json").write_text("{"), "transforms.json: is not JSON"),

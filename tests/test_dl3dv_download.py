@@ -462,6 +462,14 @@ def test_whatever_unpacking_raises_is_of_the_zip_and_a_fault_of_the_program_is_n
     assert type(caught.value) is ValueError
 
 
+def test_a_zip_that_holds_a_huge_file_is_not_unpacked(hub, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "LARGEST_MEMBER", 100_000)
+    hub.repos[TRAIN][f"1K/{FOX}.zip"] = archive({**GOOD, "images_4/zeros.png": bytes(100_001)})
+    assert train(tmp_path, "--subset", "1K") == 0
+    assert f"unusable: {FOX}.zip: has images_4/zeros.png of 100kB; wanted 100kB at most" in capsys.readouterr().err
+    assert not (tmp_path / FOX).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", USELESS)
 def test_an_unusable_zip_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):

@@ -461,6 +461,17 @@ def test_the_hub_is_quiet_meanwhile_and_not_afterwards(tmp_path):
     assert not are_progress_bars_disabled()
 
 
+@pytest.mark.parametrize("linked", ["scene", "scene/images_4", "scene/images_4/.cache"])
+def test_nothing_is_downloaded_through_a_linked_folder(tmp_path, linked):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "real" / linked).parent.mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    (tmp_path / "out" / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=rf"out/{linked}: is a link to {tmp_path}/elsewhere; wanted a folder"):
+        Transfer([item(tmp_path / "out" / "scene" / "images_4", "a", None)], 1, tmp_path / "out")
+    Transfer([item(tmp_path / "out" / "other", "a", None)], 1, tmp_path / "out")
+
+
 def test_room_is_counted_without_what_is_there(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(bytes(10))
     items = [item(tmp_path, "a", None), item(tmp_path, "b", None)]

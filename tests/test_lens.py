@@ -134,3 +134,17 @@ def test_a_photo_too_large_for_opencv_is_refused():
         with pytest.raises(InputError, match=r"lens: distorts a photo of 2×32767 \(w×h\); wanted a side of 32766 pixels at most"):
             pinhole_camera(Lens(2, size + 1, 30000.0, 30000.0, 1.0, size / 2, (0.001,)), as_published)
     assert pinhole_camera(Lens(2, size + 1, 30.0, 31.0, 1.0, 2.0)) == (30.0, 31.0, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(("name", "as_published"), [("remap", False), ("initUndistortRectifyMap", False), ("projectPoints", False),
+                                                    ("getOptimalNewCameraMatrix", True)])  # fmt: skip
+def test_whatever_opencv_raises_is_of_the_lens(monkeypatch, name, as_published):
+    def fail(*_, **__):
+        raise cv2.error("a reason")
+
+    lens = Lens(W, H, *CAMERA, (0.0123,))
+    undistortion.cache_clear()
+    pinhole_camera.cache_clear()
+    monkeypatch.setattr(cv2, name, fail)
+    with pytest.raises(InputError, match=r"lens: has the distortion .*, with which OpenCV fails \(a reason\); wanted a lens"):
+        undistort(np.zeros((H, W, 3), np.uint8), lens, as_published)

@@ -93,3 +93,54 @@ def test_the_json_is_written_again_only_for_another_spelling(tmp_path):
     assert folder.json_path.stat().st_mtime_ns == before
     folder.finish(long_lrm=True)
     assert list(json.loads(folder.json_path.read_text())) == ["scene_name", "frames"]
+
+
+def tree(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("linked", ["toy", "toy/images"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_nothing_is_written_through_a_linked_folder(tmp_path, linked, broken):
+    if not broken:
+        (tmp_path / "elsewhere" / "images").mkdir(parents=True)
+    (tmp_path / "out" / linked).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "out" / linked).symlink_to(tmp_path / "elsewhere")
+    before = tree(tmp_path)
+    with pytest.raises(InputError, match=rf"{linked}: is a link to {tmp_path}/elsewhere; wanted a folder"):
+        scene(tmp_path / "out").begin("a")
+    assert tree(tmp_path) == before
+
+
+def test_the_output_may_be_a_link_and_links_that_are_files_are_replaced(tmp_path):
+    (tmp_path / "real" / "toy" / "images").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "real")
+    (tmp_path / "mine.json").write_text("mine")
+    folder = scene(tmp_path / "out")
+    folder.json_path.symlink_to(tmp_path / "none.json")
+    (tmp_path / "real" / "toy" / ".unfinished").symlink_to(tmp_path / "mine.json")
+    for mark in ("a", "a", "b"):
+        (folder.views[0].file_path.parent / "mine.png").write_text("mine")
+        folder.views[0].file_path.symlink_to("mine.png")
+        assert folder.begin(mark) == [0, 1, 2]
+    write(folder, 0, 1, 2)
+    folder.finish()
+    assert (tmp_path / "mine.json").read_text() == (folder.views[0].file_path.parent / "mine.png").read_text() == "mine"
+    assert not (tmp_path / "none.json").exists()
+    assert folder.finished()
+    # A finished scene is only read, wherever it is.
+    (tmp_path / "real" / "toy").rename(tmp_path / "moved")
+    (tmp_path / "real" / "toy").symlink_to(tmp_path / "moved")
+    assert scene(tmp_path / "out").begin("a") == []
+    folder.finish()
+    with pytest.raises(InputError, match="toy: is a link to"):
+        folder.finish(long_lrm=True)
+
+
+def test_views_that_could_not_be_read_back_are_refused_before_anything_is_written(tmp_path):
+    c2w = random_c2w(2, 0)
+    c2w[1, 0, 3] = 1e13
+    views = rendered_views(tmp_path / "toy", c2w, np.tile([31.0, 32, 13, 11], (2, 1)), SIZE)
+    with pytest.raises(InputError, match=r"opencv_cameras.json, view 1, w2c: is .*; wanted a number between"):
+        SceneFolder(tmp_path / "toy", views).begin("a")
+    assert not (tmp_path / "toy").exists()

@@ -17,7 +17,7 @@ from data.output.video import VideoWriter
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.colmap import structure_from_motion
 from data_preprocess.colmap.structure_from_motion import find_cameras
-from data_preprocess.colmap_format_converter import main
+from data_preprocess.colmap_format_converter import CameraSearch, main, search_cameras
 from tests.support.scenes import look_at
 
 with_pycolmap = pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="pycolmap is not installed")
@@ -320,3 +320,14 @@ def test_without_pycolmap_one_line_says_what_to_install(tmp_path):
         "colmap_format_converter.py: --from_images: needs pycolmap, which is not installed; wanted pip install pycolmap\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("linked", ["toy", "toy/frames", "toy/database.db"])
+def test_no_file_is_deleted_or_written_through_a_link_in_the_work_folder(tmp_path, linked):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "0.png").write_text("mine")
+    (tmp_path / "work" / linked).parent.mkdir(parents=True)
+    (tmp_path / "work" / linked).symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match=rf"work/{linked}: is a link to {tmp_path}/mine; wanted a folder"):
+        search_cameras(tmp_path / "toy.mp4", tmp_path / "work" / "toy", 1, "auto", CameraSearch())
+    assert (tmp_path / "mine" / "0.png").read_text() == "mine"

@@ -149,10 +149,40 @@ def test_intrinsics_in_every_spelling(tmp_path, top, expected):
     assert (view.fx, view.fy, view.cx, view.cy) == pytest.approx(expected)
 
 
-def test_a_frame_s_intrinsics_count_before_the_file_s(tmp_path):
-    simple(tmp_path / "toy", top={"fl_x": 30, "cx": 13.0}, each=[{}, {"fl_x": 40}, {"cx": 15}])
-    views = convert(tmp_path / "toy", tmp_path / "out")
-    assert [(view.fx, view.cx) for view in views] == [(30, 13), (40, 13), (30, 15)]
+RIGHT = np.pi / 2
+OWN = {
+    "nothing": ({"fl_x": 30, "fl_y": 32, "cx": 13, "cy": 9}, {}, (30, 32, 13, 9)),
+    "focal length in x": ({"fl_x": 30, "fl_y": 32}, {"fl_x": 40}, (40, 40, 14, 10)),
+    "focal length in y": ({"fl_x": 30, "fl_y": 32}, {"fl_y": 40}, (40, 40, 14, 10)),
+    "angle in x": ({"fl_x": 30, "fl_y": 32}, {"camera_angle_x": RIGHT}, (14, 14, 14, 10)),
+    "angle in y": ({"fl_x": 30, "fl_y": 32, "x_fov": 80}, {"camera_angle_y": RIGHT}, (10, 10, 14, 10)),
+    "degrees": ({"fl_x": 30, "camera_angle_x": 1.0}, {"x_fov": 90, "y_fov": 90}, (14, 10, 14, 10)),
+    "two spellings": ({"camera_angle_x": 1.0, "y_fov": 60}, {"fl_x": 12, "camera_angle_y": RIGHT}, (12, 10, 14, 10)),
+    "focal length over an angle": ({"camera_angle_x": 1.0, "camera_angle_y": 1.0}, {"fl_x": 40}, (40, 40, 14, 10)),
+    "null": ({"fl_x": 30, "fl_y": 32, "cx": 13, "w": 28, "h": 20}, dict.fromkeys(["fl_x", "fl_y", "cx", "w"]), (30, 32, 13, 10)),
+    "one null": ({"fl_x": 30, "fl_y": 32}, {"fl_x": 40, "fl_y": None}, (40, 40, 14, 10)),
+    "middle": ({"fl_x": 30, "cx": 13, "cy": 9}, {"cx": 15}, (30, 30, 15, 9)),
+    "size": ({"fl_x": 30, "w": 28, "h": 20}, {"w": 56, "h": 40, "fl_x": 60}, (30, 30, 14, 10)),
+    "size with the file's angle": ({"x_fov": 90, "w": 28, "h": 20}, {"w": 56, "h": 40}, (14, 14, 14, 10)),
+}
+
+
+@pytest.mark.parametrize("case", OWN)
+def test_a_frame_s_intrinsics_count_before_the_file_s(tmp_path, case):
+    top, own, expected = OWN[case]
+    simple(tmp_path / "toy", top=top, each=[{}, own, {}])
+    view = convert(tmp_path / "toy", tmp_path / "out")[1]
+    assert (view.fx, view.fy, view.cx, view.cy) == pytest.approx(expected)
+
+
+def test_a_frame_s_distortion_and_camera_model_replace_the_file_s(tmp_path):
+    top = {"fl_x": 30, "camera_model": "OPENCV", "k1": 0.1, "k2": 0.02}
+    each = [{}, {"k1": 0.05}, {"k1": None, "is_fisheye": True}, {"camera_model": "OPENCV_FISHEYE", "k4": 0.01}, {"k1": 0}]
+    json_path = simple(tmp_path / "toy", v=5, top=top, each=each)
+    lenses = [frame.lens((20, 28)) for frame in read_transforms(json_path)]
+    assert [lens.distortion for lens in lenses] == [
+        (0.1, 0.02, 0, 0, 0), (0.05, 0, 0, 0, 0), (0.1, 0.02, 0, 0), (0, 0, 0, 0.01), (0,) * 5]  # fmt: skip
+    assert [lens.fisheye for lens in lenses] == [False, False, True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -238,11 +268,8 @@ ERRORS = {
     "path leaves": ({}, {"file_path": "../x.png"}, "frame 1, file_path: is '../x.png'; wanted a file in the folder"),
     "absolute": ({}, {"file_path": "/etc/x.png"}, "frame 1, file_path: is '/etc/x.png'; wanted a file in the folder"),
     "drive": ({}, {"file_path": "C:\\x.png"}, "frame 1, file_path: is 'C:.*'; wanted a file in the folder"),
-    "no image": (
-        {},
-        {"file_path": "images/nine"},
-        "frame 1, file_path: is .*images/nine, which is not there; wanted it there, with or without .png",
-    ),
+    "control character": ({}, {"file_path": "a\nb.png"}, "frame 1, file_path: is 'a.*nb.png'; wanted a path relative"),
+    "half a surrogate pair": ({}, {"file_path": "a\ud800.png"}, "frame 1, file_path: is 'a.*ud800.png'; wanted a path relative"),
     "no matrix": ({}, {"transform_matrix": None}, "frame 1, transform_matrix: is None; wanted 4 rows of 4 numbers"),
     "short matrix": ({}, {"transform_matrix": MATRIX[:2]}, "frame 1, transform_matrix: is .*; wanted 4 rows of 4 numbers"),
     "no numbers": ({}, {"transform_matrix": [["a"] * 4] * 4}, "frame 1, transform_matrix: holds 'a'; wanted finite"),
@@ -260,7 +287,23 @@ ERRORS = {
         {"transform_matrix": [[10**400] * 4] * 4},
         "transform_matrix: holds 10.*; wanted finite",
     ),
-    "matrix as large as can be": ({}, {"transform_matrix": [[1.7e308] * 4] * 4}, "transform_matrix: has scale, shear or a mirror"),
+    "matrix as large as can be": ({}, {"transform_matrix": [[1.7e308] * 4] * 4}, "transform_matrix: holds 1.7e.308; wanted finite"),
+    "matrix of large numbers": ({}, {"transform_matrix": [[1e12] * 4] * 4}, "transform_matrix: has scale, shear or a mirror"),
+    "least angle there is": (
+        {"fl_x": None, "camera_angle_x": 5e-324},
+        None,
+        "field of view of 2.8.*e-322 degrees in x; wanted 0.0001 or more",
+    ),
+    "frame without an angle": (
+        {},
+        {"camera_angle_y": 0},
+        "frame 1: has a field of view of 0 degrees in y; wanted 0.0001 or more, less",
+    ),
+    "frame without a focal length": ({}, {"fl_y": 0}, "frame 1, lens: has the focal lengths 0.0 and 0.0"),
+    "not a number": ({}, {"cx": float("nan")}, "frame 1, cx: is nan; wanted a finite number"),
+    "photo as wide as can be": ({"w": 10**308, "h": 1}, None, "frame 0, w: is 10000.*; wanted a finite number"),
+    "strong distortion": ({"k1": 1e12}, None, "0.png, lens: has the distortion"),
+    "terms in a list": ({"distortion_params": [0.1, 0, 0, 0, 0, 0]}, None, "distortion_params: is .0.1.*; wanted terms by name"),
     "size": ({"w": 28, "h": 19.5}, None, "frame 0, h: is 19.5; wanted a whole number of pixels"),
     "other shape": ({"w": 28, "h": 28}, None, "0.png: is an image of 28×20 .*; wanted the 28×28 of its camera"),
     "model": ({"camera_model": "THIN_PRISM_FISHEYE"}, None, "camera_model: is 'THIN_PRISM_FISHEYE'; wanted one of PINHOLE"),
@@ -268,7 +311,11 @@ ERRORS = {
     "fourth radial term": ({"k4": 0.01}, None, "k4: is 0.01; wanted 0: this model has k1, k2, p1, p2, k3"),
     "tangential fisheye": ({"camera_model": "OPENCV_FISHEYE", "p1": 0.1}, None, "p1: is 0.1; wanted 0: OPENCV_FISHEYE has"),
     "folded": ({"k1": -60.0}, None, "0.png, lens: has the distortion"),
-    "one file twice": ({}, {"file_path": "images/0.png"}, "0.png: would be written to the same file as .*0.png"),
+    "one photo with two cameras": (
+        {},
+        {"file_path": "images/0.png"},
+        "frame 1, file_path: is images/0.png, which has another camera in .*frame 0; wanted each photo once",
+    ),
 }
 
 
@@ -307,9 +354,12 @@ def test_captures_that_are_not_there_or_have_one_name(tmp_path, capsys):
     assert "has no transforms.json" in says("--input", str(tmp_path / "c"))
     assert "--workers: is 0; wanted 1 to 1024" in says("--input", str(toy), "--workers", "0")
     assert "--input: is missing; wanted captures" in says()
-    (toy / "images" / "1.png").unlink()
-    (toy / "images" / "1.png").symlink_to(SCRIPT)
-    assert "images/1.png; wanted a file in the folder of the JSON" in says("--input", str(toy))
+
+
+def test_a_byte_order_mark_is_read(tmp_path):
+    json_path = simple(tmp_path / "toy")
+    json_path.write_bytes(b"\xef\xbb\xbf" + json_path.read_bytes())
+    assert len(convert(tmp_path / "toy", tmp_path / "out")) == 3
 
 
 def test_cameras_that_look_nowhere_are_no_object(tmp_path, capsys):

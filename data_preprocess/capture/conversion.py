@@ -132,20 +132,6 @@ def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecuto
     return read_scene(scene.json_path)
 
 
-def photo_name(file_path: str | os.PathLike, folder: str = "images") -> str:
-    """Return a `Photo.name` for a file of the source: below `folder`, with its own subfolders, without suffix.
-
-    Args:
-        file_path: relative to the source's folder; a first folder called images, or images_N, is omitted.
-        folder: in the scene's folder.
-    """
-    path = PurePosixPath(file_path)
-    parts = path.parent.parts
-    if parts and (parts[0] == "images" or parts[0].startswith("images_")):
-        parts = parts[1:]
-    return PurePosixPath(folder, *parts, path.stem).as_posix()
-
-
 def _plan(photo: Photo, folder: Path) -> Task:
     """Fit the lens to the stored image; only its header is read.
 
@@ -159,8 +145,8 @@ def _plan(photo: Photo, folder: Path) -> Task:
     if not _fits(lens, h, w):
         wanted = f"the {lens.w}×{lens.h} of its camera or the same shape at another scale"
         raise InputError(photo.source, f"is an image of {w}×{h} (w×h)", wanted)
-    lens = lens.scaled(w, h)
     try:
+        lens = lens.scaled(w, h)
         camera = pinhole_camera(lens, photo.as_published)
     except InputError as error:
         raise error.within(photo.source) from error
@@ -182,15 +168,21 @@ def _write(task: Task) -> None:
     if task.copied:
         with replace_when_finished(task.view.file_path) as temporary:
             temporary.write_bytes(task.photo.source.read_bytes())
-    else:
-        write_png(task.view.file_path, undistort(pixels, task.lens, task.photo.as_published))
+        return
+    try:
+        pixels = undistort(pixels, task.lens, task.photo.as_published)
+    except InputError as error:
+        raise error.within(task.photo.source) from error
+    write_png(task.view.file_path, pixels)
 
 
 def _check_place(photo: Photo, folder: Path) -> None:
     name = PurePosixPath(photo.name)
     if name.is_absolute() or ".." in name.parts or not name.name:
         raise InputError(photo.source, f"would be written as {photo.name!r}", "a name in the scene's folder")
-    if folder.resolve() in photo.source.resolve().parents:
+    # As written and as it is on disk: the input's folders and photos may be links.
+    inside = folder.absolute() in photo.source.absolute().parents or folder.resolve() in photo.source.resolve().parents
+    if inside:
         raise InputError(folder, f"holds {photo.source}", "an --output separate from the input")
 
 

@@ -4,14 +4,17 @@ Letters: h w pixels, c colours. The centre of the first pixel is at (0.5, 0.5), 
 format; OpenCV puts it at (0, 0), and this file converts between the two.
 """
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from config.errors import InputError
+from data.scene_format import LARGEST_NUMBER, LEAST_FOCAL
 
 # A fisheye sees 180 degrees and more; a pinhole camera shows at most this much each way from the middle.
 WIDEST_DEG = 60.0
@@ -33,7 +36,8 @@ class Lens:
         fisheye: OpenCV's (and COLMAP's) equidistant fisheye instead of its rational polynomial.
 
     Raises:
-        InputError: a number is not finite, a size or focal length is not positive, or there are too many terms.
+        InputError: a number is not finite or is beyond the scene format's limits, a size is not positive, or there are too many
+            terms.
     """
 
     w: int
@@ -49,10 +53,10 @@ class Lens:
         if not (self.w >= 1 and self.h >= 1):
             raise InputError("lens", f"has a photo of {self.w}×{self.h} (w×h)", "1 or more pixels each")
         numbers = (self.fx, self.fy, self.cx, self.cy, *self.distortion)
-        if not all(math.isfinite(number) for number in numbers):
-            raise InputError("lens", f"has the numbers {numbers}", "finite ones")
-        if not (self.fx > 0 and self.fy > 0):
-            raise InputError("lens", f"has the focal lengths {self.fx} and {self.fy}", "numbers above 0")
+        if not all(abs(number) <= LARGEST_NUMBER for number in numbers):
+            raise InputError("lens", f"has the numbers {numbers}", f"finite ones, {LARGEST_NUMBER:g} at most")
+        if not (self.fx >= LEAST_FOCAL and self.fy >= LEAST_FOCAL):
+            raise InputError("lens", f"has the focal lengths {self.fx} and {self.fy}", f"numbers above 0, {LEAST_FOCAL:g} at least")
         if len(self.distortion) > _TERMS[self.fisheye]:
             raise InputError("lens", f"has {len(self.distortion)} terms of distortion", f"{_TERMS[self.fisheye]} at most")
 
@@ -73,17 +77,21 @@ def undistort(image: np.ndarray, lens: Lens, as_published: bool = False) -> np.n
     Args:
         image: (h, w, c) uint8 of the lens's size, or (h, w, 4) with alpha last, by which colours are weighted.
         lens, as_published: as in `undistortion`.
+
+    Raises:
+        InputError: as `undistortion`.
     """
     maps, _ = undistortion(lens, as_published)
     if maps is None:
         return image
-    if as_published:
-        return cv2.remap(image, *maps, cv2.INTER_LINEAR)
-    if image.shape[2] != 4:
-        return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    weighted = image.astype(np.float32)
-    weighted[..., :3] *= weighted[..., 3:] / 255
-    weighted = cv2.remap(weighted, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    with _opencv(lens):
+        if as_published:
+            return cv2.remap(image, *maps, cv2.INTER_LINEAR)
+        if image.shape[2] != 4:
+            return cv2.remap(image, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+        weighted = image.astype(np.float32)
+        weighted[..., :3] *= weighted[..., 3:] / 255
+        weighted = cv2.remap(weighted, *maps, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     weighted[..., :3] *= 255 / np.maximum(weighted[..., 3:], 1)
     return np.rint(weighted.clip(0, 255)).astype(np.uint8)
 
@@ -112,7 +120,8 @@ def undistortion(
     shift = 0.0 if as_published else 0.5
     old, new = _matrix((lens.fx, lens.fy, lens.cx, lens.cy), shift), _matrix(camera, shift)
     build = cv2.fisheye.initUndistortRectifyMap if lens.fisheye else cv2.initUndistortRectifyMap
-    return build(old, _terms(lens), np.eye(3), new, (lens.w, lens.h), cv2.CV_16SC2), camera
+    with _opencv(lens):
+        return build(old, _terms(lens), np.eye(3), new, (lens.w, lens.h), cv2.CV_16SC2), camera
 
 
 @functools.lru_cache(maxsize=4096)
@@ -142,7 +151,8 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
     if as_published:
         assert not lens.fisheye, "no fisheye was published"
         size = (lens.w, lens.h)
-        matrix, _ = cv2.getOptimalNewCameraMatrix(_matrix(own, 0.0), _terms(lens), size, 0, size)
+        with _opencv(lens):
+            matrix, _ = cv2.getOptimalNewCameraMatrix(_matrix(own, 0.0), _terms(lens), size, 0, size)
         return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
     border = _border(lens)
     low = max(_LEAST_ZOOM, float(np.abs(border).max()) / math.tan(math.radians(WIDEST_DEG)))
@@ -182,10 +192,23 @@ def _sees_only_photo(lens: Lens, border: np.ndarray) -> bool:
 def _project(lens: Lens, directions: np.ndarray) -> np.ndarray:
     """Return the pixels (n, 2) of directions (n, 2), x/z and y/z, through the lens."""
     own = _matrix((lens.fx, lens.fy, lens.cx, lens.cy), 0.0)
-    if lens.fisheye:
-        return cv2.fisheye.distortPoints(directions[:, None], own, _terms(lens))[:, 0]
     points = np.concatenate([directions, np.ones((len(directions), 1))], axis=1)
-    return cv2.projectPoints(points, np.zeros(3), np.zeros(3), own, _terms(lens))[0][:, 0]
+    with _opencv(lens):
+        if lens.fisheye:
+            return cv2.fisheye.distortPoints(directions[:, None], own, _terms(lens))[:, 0]
+        return cv2.projectPoints(points, np.zeros(3), np.zeros(3), own, _terms(lens))[0][:, 0]
+
+
+@contextlib.contextmanager
+def _opencv(lens: Lens) -> Iterator[None]:
+    """Turn what OpenCV raises, which is no ValueError, into an InputError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        found = f"has the distortion {lens.distortion}, with which OpenCV fails ({error})"
+        raise InputError("lens", found, "a lens that it can undistort") from error
 
 
 def _matrix(camera: tuple[float, float, float, float], shift: float) -> np.ndarray:

@@ -1,29 +1,38 @@
 """Reader of transforms.json, the cameras of nerfstudio, instant-ngp, Blender's synthetic NeRF scenes and DL3DV.
 
-Intrinsics may be at the top level, in a frame, or both; the frame's take precedence. All are in pixels, and the first pixel's
-centre is at (0.5, 0.5). Ignored: `applied_transform` and `applied_scale` (the poses already include them), `ply_file_path`,
-`aabb_scale`, `scale` and `offset` (placement of the scene in a tool's own volume), masks and depth.
+Intrinsics may be at the top level, in a frame, or both. A frame's own value takes precedence over the file's; its own focal length,
+in any spelling, over the file's in every spelling, and its own distortion over all of the file's: what it leaves out of these is
+square pixels and no distortion. A null is no value. All are in pixels, and the first pixel's centre is at (0.5, 0.5).
+
+Ignored: `applied_transform` and `applied_scale` (the poses already include them), `ply_file_path`, `aabb_scale`, `scale` and
+`offset` (placement of the scene in a tool's own volume), masks and depth.
 """
 
 import math
 import os
 import re
-import sys
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import read_json
+from data.scene_format import LARGEST_NUMBER, is_plain, read_json
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.stored_image import SUFFIXES
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 _TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
+# Keys that state one thing together. A frame that has one of them hides all of the file's: half of each would be neither's lens.
+_TOGETHER = (
+    ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
+    _TERMS,
+    ("camera_model", "is_fisheye"),
+)
 # Poses that were rounded, or multiplied in float32, are made rigid again; larger deviations are not rotations.
 _BENT = 1e-2
+# Fields of view below are damaged numbers, whose tangent may be 0.
+_LEAST_DEG = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +42,7 @@ class Frame:
     Args:
         where: file and number of the frame, for errors.
         file_path: relative to the folder of the file, with forward slashes.
-        values: the top level's values, overridden by the entry's.
+        values: the entry's and the top level's that it does not override; none is None.
         c2w: (4, 4) float64 as in the file: OpenGL axes (x right, y up, z backward), not necessarily rigid.
     """
 
@@ -87,8 +96,11 @@ class Frame:
         for key in ("equirectangular", "latlong", "ftheta_p0", "lens_mode"):
             if self.values.get(key):
                 raise InputError(f"{self.where}, {key}", "stands for a camera that is not a lens", f"one of {known}")
+        params = self.values.get("distortion_params")
+        if params and not (isinstance(params, list) and not any(params)):
+            raise InputError(f"{self.where}, distortion_params", f"is {params!r:.60}", f"terms by name: {', '.join(_TERMS)}")
         terms = {key: self._number(key, 0.0) for key in _TERMS}
-        fisheye = model in FISHEYE or (model is None and self.values.get("is_fisheye") is True)
+        fisheye = model in FISHEYE or (model is None and bool(self.values.get("is_fisheye")))
         used = ("k1", "k2", "k3", "k4") if fisheye else _TERMS if model == "FULL_OPENCV" else _TERMS[:5]
         for key in _TERMS:
             if terms[key] and key not in used:
@@ -105,10 +117,9 @@ class Frame:
         if angle is None and degrees is None:
             return None
         angle = math.radians(degrees) if angle is None else angle
-        if not 0 < angle < math.pi:
-            raise InputError(
-                self.where, f"has a field of view of {math.degrees(angle):g} degrees in {axis}", "more than 0, less than 180"
-            )
+        if not math.radians(_LEAST_DEG) <= angle < math.pi:
+            found = f"has a field of view of {math.degrees(angle):g} degrees in {axis}"
+            raise InputError(self.where, found, f"{_LEAST_DEG:g} or more, less than 180")
         return 0.5 * side / math.tan(0.5 * angle)
 
     def _size(self, key: str) -> int:
@@ -121,8 +132,8 @@ class Frame:
         value = self.values.get(key)
         if value is None:
             return default
-        if not _is_finite(value):
-            raise InputError(f"{self.where}, {key}", f"is {value!r:.60}", "a finite number")
+        if not _is_usable(value):
+            raise InputError(f"{self.where}, {key}", f"is {value!r:.60}", f"a finite number, {LARGEST_NUMBER:g} at most")
         return float(value)
 
 
@@ -141,30 +152,6 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
     return [_frame(f"{json_path}, frame {i}", top, entry) for i, entry in enumerate(frames)]
 
 
-def find_image(folder: Path, frame: Frame, file_path: PurePosixPath | None = None) -> Path:
-    """Return a frame's image; a name without a suffix gets that of the existing file.
-
-    Args:
-        folder: of the transforms.json.
-        frame: whose image it is.
-        file_path: relative to the folder, instead of the frame's own.
-
-    Raises:
-        FileNotFoundError: there is none.
-        InputError: it is outside of the folder.
-    """
-    file_path = file_path or frame.file_path
-    path = folder / file_path
-    suffixes = [*SUFFIXES, *map(str.upper, SUFFIXES)]
-    found = next((file for file in [path, *(Path(f"{path}{suffix}") for suffix in suffixes)] if file.is_file()), None)
-    if found is None:
-        wanted = f"it there, with or without {', '.join(SUFFIXES)}"
-        raise FileNotFoundError(f"{frame.where}, file_path: is {path}, which is not there; wanted {wanted}")
-    if Path(os.path.realpath(folder)) not in Path(os.path.realpath(found)).parents:
-        raise InputError(f"{frame.where}, file_path", f"leads to {found}", "a file in the folder of the JSON")
-    return found
-
-
 def natural_key(text: str) -> list[tuple[int, int | str]]:
     """Return a sort key that puts frame_2 before frame_10."""
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
@@ -174,7 +161,7 @@ def _frame(where: str, top: dict, entry: object) -> Frame:
     if not isinstance(entry, dict):
         raise InputError(where, f"is {entry!r:.60}", "an object with file_path and transform_matrix")
     file_path, matrix = entry.get("file_path"), entry.get("transform_matrix")
-    if not isinstance(file_path, str) or not file_path or "\0" in file_path:
+    if not isinstance(file_path, str) or not file_path or not is_plain(file_path):
         raise InputError(f"{where}, file_path", f"is {file_path!r:.60}", "a path relative to the JSON")
     path = PurePosixPath(file_path.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or re.match("[a-zA-Z]:", file_path):
@@ -184,13 +171,20 @@ def _frame(where: str, top: dict, entry: object) -> Frame:
     if len(rows) not in (3, 4) or len(numbers) != 4 * len(rows):
         raise InputError(f"{where}, transform_matrix", f"is {matrix!r:.60}", "4 rows of 4 numbers")
     for number in numbers:
-        if not _is_finite(number):
-            raise InputError(f"{where}, transform_matrix", f"holds {number!r:.60}", "finite numbers")
+        if not _is_usable(number):
+            raise InputError(f"{where}, transform_matrix", f"holds {number!r:.60}", f"finite numbers, {LARGEST_NUMBER:g} at most")
     c2w = np.eye(4)
     c2w[: len(rows)] = np.array(numbers, dtype=np.float64).reshape(-1, 4)
-    return Frame(where, path, top | entry, c2w)
+    return Frame(where, path, _merge(top, entry), c2w)
 
 
-def _is_finite(value: object) -> bool:
+def _merge(top: dict, entry: dict) -> dict:
+    """Return the values of a frame: its own, and those of the file that it does not override."""
+    own = {key: value for key, value in entry.items() if value is not None}
+    hidden = {key for keys in _TOGETHER if own.keys() & set(keys) for key in keys}
+    return {key: value for key, value in top.items() if key not in hidden and value is not None} | own
+
+
+def _is_usable(value: object) -> bool:
     # Compared, not converted: JSON may have integers too large for a float.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_NUMBER

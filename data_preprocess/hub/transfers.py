@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from data_preprocess.command import one_line
+from data_preprocess.scene_folder import refuse_linked_folders
 from model.weights.hub import download
 
 PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
@@ -60,13 +61,14 @@ class Transfer:
     Args:
         items: all items that `fetch` will be called with.
         workers: transfers at a time.
-        folder: their destination, for the check of free disk.
+        folder: above all destinations, and named by the user.
         extra: bytes needed there beyond the items' sizes.
 
     Attributes:
         failures: one line for each item that failed.
 
     Raises:
+        InputError: a folder below `folder` is a link, through which items would be written elsewhere.
         OSError: there is not enough room.
     """
 
@@ -76,6 +78,9 @@ class Transfer:
         self._begun_with = {item: _received(item) for item in items}
         have = sum(self._begun_with.values())
         size = sum(item.size for item in items)
+        destinations = [item.destination for item in items]
+        partial = [file.parent / ".cache" / file.name for file in destinations]
+        refuse_linked_folders(folder, [*destinations, *partial])
         check_disk(folder, size - have + extra)
         self._in_a_row = 0
         self._count = have

@@ -18,6 +18,8 @@ from PIL import ExifTags, Image
 from config.errors import InputError, check_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+# Pixels of a scaled image before it is cropped: as many as Pillow decodes at most.
+MOST_SCALED_PIXELS = 2 * 89_478_485
 
 # EXIF: the start of a block, and its types of whole numbers: of 8, 16 and 32 bits.
 _EXIF, _WHOLE = b"Exif\0\0", {1: "B", 3: "H", 4: "I"}
@@ -132,10 +134,16 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
 
     Returns:
         (H, W, 3) of the same dtype, and its intrinsics (4,) float64.
+
+    Raises:
+        InputError: the image is so much longer than (H, W) that the scaled one would fill the memory.
     """
     h, w = image.shape[:2]
     scale = max(size[1] / w, size[0] / h)
     scaled = round(h * scale), round(w * scale)
+    if scaled[0] * scaled[1] > MOST_SCALED_PIXELS:
+        found = f"is {w}×{h} (w×h), which covers {size[1]}×{size[0]} when scaled to {scaled[1]}×{scaled[0]}"
+        raise InputError("image", found, "an image of a shape nearer to --image_size")
     if scaled != (h, w):
         image = _lanczos(image, scaled)
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2

@@ -481,6 +481,13 @@ def test_image_of_another_shape(real):
         rescale_intrinsics(np.ones(4), (36, 64), real, "a.png")
 
 
+def test_image_too_long_to_be_scaled():
+    message = "image: is 60000×1 (w×h), which covers 256×256 when scaled to 15360000×256; wanted an image of a shape nearer to"
+    with pytest.raises(InputError, match=re.escape(message)):
+        resize_and_crop(np.zeros((1, 60_000, 3), np.uint8), np.ones(4), (256, 256))
+    assert resize_and_crop(np.zeros((2, 600, 3), np.uint8), np.ones(4), (256, 256))[0].shape == (256, 256, 3)
+
+
 def test_image_too_large_to_be_one(tmp_path):
     header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))

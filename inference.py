@@ -26,10 +26,11 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
-from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder, table, write_report
+from data.output.report import SceneReport, bar, check_rendered, folder_names, layer_bar, open_folder, table, write_report
 from data.output.video import VideoWriter, find_encoder, to_uint8
 from data.poses import normalise_poses
 from data.scene_format import Scene
+from data.scene_problems import CameraWarnings
 from data.view_selection import PICKERS, read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
@@ -292,7 +293,8 @@ def render_saved(load_state: str, given: Mapping[str, Any], trained: TrainedWith
     check_image_size((h, w), model.config.patch_size)
     note = departure(Path(network.weights).name, trained, (h, w), state.c2w.shape[1], scenes.normalised)
     warn([note] if note else [])
-    frames = render_video(Renderer(model, join_context(1), machine.chunk_views), state, (h, w), scenes.normalised, video)
+    renderer = Renderer(model, join_context(1), machine.chunk_views)
+    frames = render_video(renderer, state, (h, w), scenes.normalised, video, name=load_state)
     write_video(frames, Path(scenes.output_dir), video)
 
 
@@ -362,6 +364,9 @@ def plan(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | 
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
         jobs.append(choose_views(scene, Path(scenes.output_dir) / name, num_inputs, views, scenes.normalised))
+    warnings = CameraWarnings(normalised=scenes.normalised)
+    for scene in found:
+        warnings.check(scene)
     return dataset, jobs
 
 
@@ -449,7 +454,7 @@ def render_scene(
             rows = report.finish(job.note)
     if video.video_format != "none":
         with context.together():
-            frames = render_video(renderer, state, state.image_size, scene_inference, video)
+            frames = render_video(renderer, state, state.image_size, scene_inference, video, job.folder.name)
         frames = context.in_rank_order(frames)  # with several processes, they are rendered here
         if context.rank == 0:
             write_video(frames, job.folder, video)
@@ -494,12 +499,13 @@ def evaluate(renderer: Renderer, state: SceneState, dataset: SceneDataset, own: 
 
 
 def render_video(
-    renderer: Renderer, state: SceneState, image_size: tuple[int, int], scene_inference: bool, video: Video
+    renderer: Renderer, state: SceneState, image_size: tuple[int, int], scene_inference: bool, video: Video, name: str
 ) -> Iterable[np.ndarray]:
     """Render this process's part of a turntable (objects) or of a flight past the input cameras (scenes).
 
     Returns:
-        a stream of frames (h, w, 3) uint8, rendered as they are taken from it.
+        a stream of frames (h, w, 3) uint8, rendered as they are taken from it. It raises InputError, which names `name`, where
+        they are NaN.
     """
     if scene_inference:
         # Scale the inputs' intrinsics until they cover the video frame, then crop its centre.
@@ -511,7 +517,7 @@ def render_video(
     own = own_targets(video.video_frames, renderer.context.rank, renderer.context.size)
     cameras = fxfycxcy[None, own.start : own.stop], c2w[None, own.start : own.stop]
     stream = renderer.model.render_stream(state, *cameras, image_size, renderer.chunk_views)
-    return (frame for chunk in stream for frame in to_uint8(chunk[0]))
+    return (frame for chunk in stream for frame in to_uint8(check_rendered(chunk[0], f"{name}, video")))
 
 
 def write_video(frames: Iterable[np.ndarray], folder: Path, video: Video) -> None:

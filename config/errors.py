@@ -5,6 +5,8 @@ shows its traceback.
 """
 
 import os
+import stat
+from pathlib import Path
 
 
 class InputError(ValueError):
@@ -33,6 +35,42 @@ class InputError(ValueError):
         return InputError(f"{os.fspath(outer)}, {self.where}", self.found, self.wanted)
 
 
-def missing_file(path: str | os.PathLike, wanted: str) -> FileNotFoundError:
-    """Return the error for a missing file, in the same dialect; the programs also report every `OSError` in one line."""
-    return FileNotFoundError(f"{os.fspath(path)}: is not there; wanted {wanted}")
+def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None) -> FileNotFoundError:
+    """Return the error for a missing file, in the same dialect; the programs also report every `OSError` in one line.
+
+    Args:
+        path: the file; where a link in it leads nowhere, the message names the link and its target.
+        wanted: as for `InputError`.
+        within: an outer place, to stand in front of the path.
+    """
+    where = os.fspath(path) if within is None else f"{within}, {os.fspath(path)}"
+    return FileNotFoundError(f"{where}: {_found_instead(Path(path))}; wanted {wanted}")
+
+
+def check_file(path: str | os.PathLike, wanted: str) -> None:
+    """Check that a path leads, through links or not, to a regular file: reading a FIFO or a device might never end.
+
+    Args:
+        path: the file.
+        wanted: what it should be, as for `InputError`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it is a folder, FIFO, socket or device.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        raise missing_file(path, wanted) from None
+    if stat.S_ISDIR(mode):
+        raise InputError(path, "is a folder", wanted)
+    if not stat.S_ISREG(mode):
+        raise InputError(path, "is no regular file", wanted)
+
+
+def _found_instead(path: Path) -> str:
+    link = next((place for place in (*reversed(path.parents), path) if place.is_symlink() and not place.exists()), None)
+    if link is None:
+        return "is not there"
+    target = " ".join(os.readlink(link).splitlines())
+    return f"is a link to {target}, which is not there" if link == path else f"is not there: {link} is a link to {target}"

@@ -5,7 +5,9 @@ for 16. Intrinsics are float64 (fx, fy, cx, cy) in pixels.
 """
 
 import contextlib
+import io
 import os
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,17 @@ import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from config.errors import InputError, missing_file
+from config.errors import InputError, check_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+# Pixels of a scaled image before it is cropped: as many as Pillow decodes at most.
+MOST_SCALED_PIXELS = 2 * 89_478_485
+
+# EXIF: the start of a block, and its types of whole numbers: of 8, 16 and 32 bits.
+_EXIF, _WHOLE = b"Exif\0\0", {1: "B", 3: "H", 4: "I"}
+# Markers of JPEG: segments of metadata are those for applications, but for JFIF (0) and Adobe (14), which
+# tell how colours are stored.
+_START_OF_SCAN, _METADATA = b"\xda", {*range(0xE1, 0xEE), 0xEF}
 
 # EXIF orientation: (swap rows and columns, then flip rows, then flip columns) makes the image upright.
 UPRIGHT = {
@@ -44,18 +54,15 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is not an image, or is damaged.
+        InputError: it is no regular file, not an image, or damaged.
     """
+    check_file(path, "an image")
     wanted = ", ".join(FORMATS)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with _open(path) as image:
             yield image
     except Image.UnidentifiedImageError:
         raise InputError(path, "is not an image, or is damaged", wanted) from None
-    except IsADirectoryError:
-        raise InputError(path, "is a folder", "an image") from None
-    except FileNotFoundError:
-        raise missing_file(path, "an image") from None
     except (MemoryError, InputError):
         raise
     except Exception as error:  # decoders may raise anything
@@ -77,10 +84,41 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
         InputError: it is not an image, or is damaged.
     """
     with open_image(path) as image:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = read_orientation(image)
         deep = image.format == "PNG" and _bit_depth(path) == 16
         pixels = _deep_on_white(path, image) if deep else _on_white(image)
-    return _upright(pixels, orientation)
+    return turn_upright(pixels, orientation)
+
+
+def read_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8, of an image that `open_image` has opened; 1 where it has none that is valid.
+
+    Only EXIF that stands before the pixels counts (for WebP: anywhere in the file), and only a whole number in its tag. XMP,
+    text chunks and EXIF after a PNG's pixels do not: structure from motion, and the programs that state a photo's camera,
+    ignore them. Pillow's `getexif` does not, and decodes a whole PNG to look for them.
+
+    Args:
+        image: its pixels not decoded yet: decoding adds the tags after them.
+    """
+    block = image.info.get("exif")
+    # A PNG's text chunk named "exif" has the same key, without this start.
+    if not isinstance(block, bytes) or (image.format == "PNG" and not block.startswith(_EXIF)):
+        return 1
+    try:
+        orientation = _orientation_in(block)
+    except struct.error:  # it is cut short
+        return 1
+    return orientation if orientation in UPRIGHT else 1
+
+
+def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn stored pixels (h, w, c) by an EXIF orientation: (h, w, c), or (w, h, c) for 5 to 8."""
+    if orientation not in UPRIGHT:
+        return pixels
+    swap, flip_rows, flip_columns = UPRIGHT[orientation]
+    if swap:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
 
 
 def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -96,10 +134,16 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
 
     Returns:
         (H, W, 3) of the same dtype, and its intrinsics (4,) float64.
+
+    Raises:
+        InputError: the image is so much longer than (H, W) that the scaled one would fill the memory.
     """
     h, w = image.shape[:2]
     scale = max(size[1] / w, size[0] / h)
     scaled = round(h * scale), round(w * scale)
+    if scaled[0] * scaled[1] > MOST_SCALED_PIXELS:
+        found = f"is {w}×{h} (w×h), which covers {size[1]}×{size[0]} when scaled to {scaled[1]}×{scaled[0]}"
+        raise InputError("image", found, "an image of a shape nearer to --image_size")
     if scaled != (h, w):
         image = _lanczos(image, scaled)
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
@@ -136,6 +180,53 @@ def rescale_intrinsics(
     return np.asarray(intrinsics, dtype=np.float64) * (scale_x, scale_y, scale_x, scale_y)
 
 
+def _open(path: str | os.PathLike) -> Image.Image:
+    """Open an image; a JPEG whose metadata Pillow cannot read (it looks for the resolution in EXIF), without its metadata."""
+    try:
+        return Image.open(path, formats=FORMATS)
+    except Exception:
+        bare, exif = _without_metadata(Path(path).read_bytes())
+        if bare is None:
+            raise
+        image = Image.open(io.BytesIO(bare), formats=FORMATS)
+        image.info["exif"] = exif
+        return image
+
+
+def _without_metadata(content: bytes) -> tuple[bytes | None, bytes]:
+    """Return a JPEG without segments that say nothing about its pixels, and its EXIF; None if it is no JPEG."""
+    if not content.startswith(b"\xff\xd8"):
+        return None, b""
+    kept, exif, at = [content[:2]], b"", 2
+    while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", _START_OF_SCAN):
+        end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
+        if content[at + 1] not in _METADATA:
+            kept.append(content[at:end])
+        elif not exif and content[at + 4 : end].startswith(_EXIF):
+            exif = content[at + 4 : end]
+        at = end
+    return b"".join([*kept, content[at:]]), exif
+
+
+def _orientation_in(block: bytes) -> int | None:
+    """Return the orientation in the first directory of an EXIF block; None where there is none, or no single whole number.
+
+    Pillow's parser raises all kinds of errors, warns, and takes the first of several numbers.
+    """
+    while block.startswith(_EXIF):
+        block = block.removeprefix(_EXIF)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
+        return None
+    (start,) = struct.unpack_from(f"{order}I", block, 4)
+    (count,) = struct.unpack_from(f"{order}H", block, start)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, numbers = struct.unpack_from(f"{order}HHI", block, at)
+        if tag == ExifTags.Base.Orientation:
+            return struct.unpack_from(order + _WHOLE[kind], block, at + 8)[0] if kind in _WHOLE and numbers == 1 else None
+    return None
+
+
 def _on_white(image: Image.Image) -> np.ndarray:
     if not image.has_transparency_data:
         return np.asarray(image.convert("RGB"))
@@ -165,15 +256,6 @@ def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
         colours = pixels[..., 2::-1]
     colours = colours.astype(np.float32) / 65535
     return colours if alpha is None else colours * alpha + (1 - alpha)
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation not in UPRIGHT:
-        return pixels
-    swap, flip_rows, flip_columns = UPRIGHT[orientation]
-    if swap:
-        pixels = pixels.swapaxes(0, 1)
-    return np.ascontiguousarray(pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
 
 
 def _lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

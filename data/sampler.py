@@ -26,6 +26,7 @@ from config.recipe import TrainingRecipe
 from data.dataset import SceneDataset, check_image_size
 from data.poses import normalise_poses
 from data.scene_format import Scene
+from data.scene_problems import CameraWarnings
 from data.view_selection import select_views
 
 Batch = dict[str, Tensor]
@@ -153,6 +154,7 @@ class FolderSource:
         self.pool = ThreadPoolExecutor(recipe.workers, thread_name_prefix="decode")
         self.broken = 0
         self._lock = threading.Lock()
+        self._warnings = CameraWarnings(normalised=recipe.scene_pose_normalize)
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """See `Source`.
@@ -213,6 +215,7 @@ class FolderSource:
     def _load(self, scene: Scene, views: Sequence[int]) -> Batch:
         own = range(len(views)) if self.views is None else self.views
         sample = self.dataset.load(scene, [views[i] for i in own])
+        self._warnings.check(scene)
         if self.recipe.scene_pose_normalize:
             c2w = np.stack([scene.views[view].c2w for view in views]).astype(np.float32)
             sample["c2w"] = normalise_poses(torch.from_numpy(c2w)[None])[0, list(own)]

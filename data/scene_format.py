@@ -6,20 +6,20 @@ A data path file is a JSON list of paths to such files. Cameras have OpenCV axes
 are in pixels, `file_path` is relative to the JSON. The page data_example/README.md documents every field.
 """
 
-import functools
 import json
 import math
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from config.errors import InputError, missing_file
+from config.errors import InputError, check_file, missing_file
 from config.paths import find_path
 from data.files import write_json
+from data.pinhole import check_intrinsics
 
 # File name of a scene's JSON.
 CAMERAS = "opencv_cameras.json"
@@ -70,14 +70,10 @@ def read_json(path: str | os.PathLike) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is a folder, or not JSON.
+        InputError: it is no regular file, or not JSON.
     """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise missing_file(path, "a JSON file") from None
-    except IsADirectoryError:
-        raise InputError(path, "is a folder", "a JSON file") from None
+    check_file(path, "a JSON file")
+    content = Path(path).read_bytes()
     try:
         return json.loads(content)
     except MemoryError:
@@ -110,8 +106,7 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     if not entries:
         raise InputError(json_path, "holds no views", "at least one")
     _check_name(json_path, name)
-    real = _resolver()
-    return Scene(name, json_path, tuple(_view(json_path, i, entry, real) for i, entry in enumerate(entries)))
+    return Scene(name, json_path, tuple(_view(json_path, i, entry) for i, entry in enumerate(entries)))
 
 
 def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: bool = False) -> None:
@@ -145,9 +140,8 @@ def check_views(json_path: str | os.PathLike, views: Sequence[View]) -> list[dic
     """
     absolute = Path(os.path.abspath(json_path))
     entries = [_entry(view, absolute.parent) for view in views]
-    real = _resolver()
     for i, entry in enumerate(entries):
-        _view(absolute, i, entry, real)
+        _view(absolute, i, entry)
     _check_name(absolute, absolute.parent.name)
     return entries
 
@@ -221,7 +215,7 @@ def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
     if path.is_dir():
         raise InputError(f"{where}, {path}", "is a folder", "the JSON in it")
     if not path.exists():
-        raise missing_file(f"{where}, {path}", "a path relative to the list")
+        raise missing_file(path, "a path relative to the list", within=where)
     return path
 
 
@@ -232,15 +226,16 @@ def _entry(view: View, folder: Path) -> dict:
     return {**numbers, "w2c": np.asarray(view.w2c, dtype=np.float64).tolist(), "file_path": file_path}
 
 
-def _view(json_path: Path, i: int, entry: object, real: Callable[[str], str]) -> View:
+def _view(json_path: Path, i: int, entry: object) -> View:
     where = f"{json_path}, view {i}"
     if not isinstance(entry, dict):
         raise InputError(where, f"is {_show(entry)}", "an object with w, h, fx, fy, cx, cy, w2c, file_path")
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
+    check_intrinsics(where, w, h, fx, fy, cx, cy)
     w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
-    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"), real)
+    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
 
 
@@ -294,27 +289,19 @@ def _rigid(where: str, value: object) -> np.ndarray:
     return w2c
 
 
-def _inside(where: str, folder: Path, value: object, real: Callable[[str], str]) -> Path:
-    """Return the path of a file in a folder; `real` is a `_resolver`."""
+def _inside(where: str, folder: Path, value: object) -> Path:
+    """Return the path of a file in a folder.
+
+    The path as written must stay in it. Links on disk may lead anywhere: caches of downloads and data on other disks are made of
+    them, and whoever makes them decides what they show. `..` behind a link would leave the folder that it stands in.
+    """
     if not isinstance(value, str) or not value or not _is_path(value):
         raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")
-    relative, path = Path(value), folder / value
-    target = os.path.join(real(str(path.parent)), path.name)
-    target = os.path.realpath(target) if os.path.islink(target) else target
-    inside = target.startswith(os.path.join(real(str(folder)), ""))
-    if relative.is_absolute() or ".." in relative.parts or not inside:
+    relative = Path(value)
+    # An anchor is a slash at the start; on Windows also a drive.
+    if relative.anchor or ".." in relative.parts or not relative.parts:
         raise InputError(where, f"is {_show(value)}", "a file in the folder of the JSON")
-    return path
-
-
-def _resolver() -> Callable[[str], str]:
-    """Return a cached `os.path.realpath`: each call looks up every parent folder on disk."""
-
-    @functools.cache
-    def real(path: str) -> str:
-        return os.path.realpath(path)
-
-    return real
+    return folder / value
 
 
 def _is_path(text: str) -> bool:

@@ -27,9 +27,9 @@ from config.flags import flag, read_command_line, refuse_without_effect, setting
 from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
+from data.scene_problems import camera_problems, describe
 from data_preprocess.command import MOST_WORKERS, cores, run_script
 from data_preprocess.scene_folder import refuse_linked_folders
-from data_preprocess.scene_problems import camera_problems, describe
 
 # Photos on a contact sheet, and their longer side in pixels until it is drawn.
 MOST_PHOTOS, THUMBNAIL = 48, 480

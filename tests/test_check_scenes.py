@@ -14,8 +14,8 @@ from PIL import Image
 
 import data_preprocess.check_scenes as check_scenes
 from data.scene_format import read_scene
+from data.scene_problems import camera_problems, describe
 from data_preprocess.check_scenes import check_scene, main
-from data_preprocess.scene_problems import camera_problems, describe
 from tests.support.scenes import write_random_data_path, write_random_scene
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "check_scenes.py"

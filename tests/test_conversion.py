@@ -1,5 +1,6 @@
 """Conversion: finished scenes are skipped, unfinished ones completed, nothing else is touched. Letters: h w pixels."""
 
+import dataclasses
 import json
 import threading
 
@@ -9,6 +10,7 @@ from PIL import Image
 
 import data_preprocess.capture.conversion as conversion
 from config.errors import InputError
+from data.images import read_pixels
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.capture.conversion import Photo, convert
 from data_preprocess.capture.lens import Lens
@@ -44,6 +46,28 @@ def test_a_finished_scene_is_not_done_again(tmp_path, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "toy").rglob("*")} == first
     assert contents(tmp_path / "in") == before
     assert sorted(path.name for path in (tmp_path / "out" / "toy").iterdir()) == ["images", "opencv_cameras.json"]
+
+
+def test_cameras_that_no_photo_has_are_refused_before_anything_is_written(tmp_path):
+    shares = Lens(28, 20, 0.8, 0.8, 0.5, 0.5)
+    (problem,) = run(tmp_path, photos(tmp_path / "in", lens=shares))
+    start = f"{tmp_path}/in/0.png: has a field of view of 173.5×170.9 degrees (w×h); wanted 170 at most: focal lengths in pixels"
+    assert problem.startswith(start)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_copied_photo_reads_as_its_camera_was_fitted(tmp_path):
+    found = photos(tmp_path / "in", lens=CLEAR, suffix=".webp") + photos(tmp_path / "in2", lens=CLEAR, suffix=".jpg", seed=1)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for photo in found:
+        with Image.open(photo.source) as image:
+            Image.fromarray(np.asarray(image)).save(photo.source, xmp=xmp, exif=b"Exif\0\0MM\0*\0\0", lossless=True)
+    found = [dataclasses.replace(photo, name=f"images/{i}") for i, photo in enumerate(found)]
+    assert run(tmp_path, found) == []
+    (json_path,) = read_data_path(tmp_path / "out" / "list.json")
+    for photo, view in zip(found, read_scene(json_path).views, strict=True):
+        assert view.file_path.read_bytes() == photo.source.read_bytes()
+        assert np.array_equal(read_pixels(view.file_path), read_stored(photo.source))
 
 
 def test_a_half_done_scene_is_completed(tmp_path, monkeypatch):

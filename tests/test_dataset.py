@@ -64,6 +64,13 @@ def test_image_of_another_shape_names_file_and_sizes(scene):
         load_views(scene, [0, 1], (16, 16))
 
 
+def test_image_too_long_to_be_scaled_is_named(tmp_path):
+    scene = read_scene(write_random_scene(tmp_path / "strip", n=1, size=(1, 20_000)))
+    message = "images/00000.png, image: is 20000×1 (w×h), which covers 128×128 when scaled to 2560000×128; wanted an image of"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load_views(scene, [0], (128, 128), patch_size=4)
+
+
 def test_16_bit_image_is_scaled_once(scene):
     view = scene.views[0]
     Image.fromarray(pixels_of(view)[..., 0].astype(np.uint16) * 257).save(view.file_path)

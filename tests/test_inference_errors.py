@@ -160,6 +160,25 @@ def test_error_in_the_middle_of_a_video_leaves_the_old_one(infer, place, tmp_pat
     assert (folder / "scene_0" / f"video.{extension}").read_bytes() == old
 
 
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ("--num_target_views 2 --video_format none", "scene_0, view [0-6]"),
+        ("--num_target_views 0 --video_frames 3", "scene_0, video"),
+    ],
+)
+def test_renderings_of_nan_are_told_in_one_line(place, tmp_path, monkeypatch, capsys, flags, what):
+    decode = LaCTLVSM.decode
+    monkeypatch.setattr(LaCTLVSM, "decode", lambda *arguments: decode(*arguments) * torch.nan)
+    data = str(place / "scene_0" / "opencv_cameras.json")
+    words = ["--load", str(place / "tiny.safetensors"), "--data_path", data, "--output_dir", str(tmp_path / "out")]
+    words += ["--image_size", "20", "28", "--num_input_views", "2", *flags.split()]
+    assert inference.main([*words, *([] if "video_frames" in flags else ["--no_lpips"])]) == 2
+    line = told(capsys.readouterr().err)[-1]
+    assert re.fullmatch(f"inference.py: {what}: is rendered as NaN, which is no picture; wanted finite weights, and .*", line)
+    assert files(tmp_path / "out") == []
+
+
 def no_room_for_a_tensor():
     torch.empty(1 << 60, dtype=torch.uint8)
 

@@ -357,6 +357,7 @@ def test_whatever_a_decoder_raises_is_of_the_picture(tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise KeyError("tRNS")
 
+    (tmp_path / "a.png").write_bytes(b"")
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(InputError, match=r"a.png: cannot be decoded \('tRNS'\); wanted a whole PNG, JPEG, WEBP"):
         check_image(tmp_path / "a.png", SIZE)

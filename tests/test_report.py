@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from config.errors import InputError
 from data.output import report
 from data.output.report import (
     SceneReport,
@@ -160,6 +161,16 @@ def test_picture_shows_targets_from_the_first_to_the_last(tmp_path, monkeypatch,
     assert list(drawn["captions"]) == [f"{rows[i]['psnr']:.2f} dB" for i in shown]
     assert drawn["title"].startswith("fox: PSNR ")
     assert drawn["title"].endswith(f" over {n} target{'s' * (n > 1)}, showing views {', '.join(str(10 * i) for i in shown)}")
+
+
+def test_rendering_of_nan_is_refused(tmp_path):
+    scene = SceneReport(tmp_path / "fox", images(3, 9, 14, 0), 2, {"psnr": lambda one, other: (one - other).mean()}, True)
+    target, rendered = images(2, 9, 14, 1)
+    scene.add(0, target, rendered)
+    rendered[1, 4, 5] = torch.nan
+    with pytest.raises(InputError, match="fox, view 7: is rendered as NaN, which is no picture; wanted finite weights, and"):
+        scene.add(7, target, rendered)
+    assert [path.name for path in (tmp_path / "fox" / "images").iterdir()] == ["00000.png"]
 
 
 def test_scene_without_targets_has_no_picture(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import threading
 
 import numpy as np
@@ -165,6 +166,18 @@ def test_broken_samples_are_replaced_up_to_a_cap(tmp_path, capsys):
     with pytest.raises(InputError, match=r"skip_broken allows 2 broken samples, and this is number 3"):
         # One after another: threads would count on while the first error is on its way.
         list(map(found.batch, ([number] for number in broken[1:])))
+
+
+def test_suspicious_cameras_are_warned_of_once(tmp_path, capsys):
+    found = source(tmp_path, scenes=2)
+    for json_path in found.dataset.scene_paths[:1]:
+        views = json.loads(json_path.read_text())
+        json_path.write_text(json.dumps([{**view, "fy": 3 * view["fx"]} for view in views]))
+    found.batch(range(12))
+    found.validation_batch(0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {json_path}, view 0: has focal lengths ")
+    assert line.endswith("; wanted nearly square pixels (and 8 more, which check_scenes.py lists)")
 
 
 def test_a_fault_of_the_program_is_no_broken_sample(tmp_path, monkeypatch):

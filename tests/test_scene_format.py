@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from config.errors import InputError
-from data.scene_format import View, read_data_path, read_scene, same_views, write_data_path, write_scene
+from data.images import read_pixels
+from data.scene_format import View, read_data_path, read_json, read_scene, same_views, write_data_path, write_scene
 from tests.support.scenes import random_c2w, write_random_data_path, write_random_scene
 
 
@@ -34,7 +35,9 @@ def refuses(json_path, message):
 @pytest.mark.parametrize("long_lrm", [False, True])
 def test_scene_survives_a_round_trip(tmp_path, long_lrm):
     c2w = random_c2w(3, seed=4)
-    views = [View(tmp_path / "s" / f"a/{i}.png", 28 + i, 20, 31.25, 1 / 3, -0.5, 9.0 + i, np.linalg.inv(c2w[i])) for i in range(3)]
+    views = [
+        View(tmp_path / "s" / f"a/{i}.png", 28 + i, 20, 31.25, 100 / 3, -0.5, 9.0 + i, np.linalg.inv(c2w[i])) for i in range(3)
+    ]
     write_scene(tmp_path / "s" / "cams.json", views, long_lrm=long_lrm)
     scene = read_scene(tmp_path / "s" / "cams.json")
     assert (scene.name, scene.json_path) == ("s", tmp_path / "s" / "cams.json")
@@ -180,6 +183,47 @@ def test_focal_length_that_is_none(scene_json, key, value):
     refuses(scene_json, f"view 0, {key}: is {value}; wanted a focal length above 0")
 
 
+NO_PHOTO = [
+    # 2 atan(14 / 0.8) and 2 atan(10 / 0.8) of 28×20 pixels
+    ({"fx": 0.8, "fy": 0.8, "cx": 0.5, "cy": 0.5}, "a field of view of 173.5×170.9 degrees (w×h); wanted 170 at most: focal "
+     "lengths in pixels of 28×20 (w×h), no shares of it"),
+    ({"fy": 0.8}, "degrees (w×h); wanted 170 at most: focal lengths in pixels of 28×20 (w×h)"),
+    # a field of view below 170 degrees, but shares all the same
+    ({"fx": 1.5, "fy": 2.1, "cx": 0.5, "cy": 0.5}, "the focal lengths 1.5 and 2.1 and the principal point (0.5, 0.5); wanted "
+     "principal point and focal lengths in pixels of 28×20 (w×h), no shares of it"),
+    ({"fx": 9.0, "fy": 9.0, "cx": 0, "cy": 0}, "the focal lengths 9 and 9 and the principal point (0, 0); wanted"),
+    ({"w": 2800, "h": 2000, "fx": 4.2, "fy": 4.2}, "a field of view of 179.7×179.5 degrees"),
+    # atan(1000 / 28)
+    ({"fx": 28.0, "cx": 1000.0, "cy": 10.0}, "the principal point (1000, 10) so far outside that it looks 88.4 degrees aside; "
+     "wanted 85 at most"),
+    ({"fy": 28.0, "cy": -1e12}, "so far outside that it looks 90 degrees aside"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "message"), NO_PHOTO)
+def test_intrinsics_that_no_photo_has(scene_json, changes, message):
+    for key, value in changes.items():
+        change(scene_json, 1, key, value)
+    refuses(scene_json, "view 1: has ")
+    refuses(scene_json, message)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fx": 8.1, "fy": 8.1},  # 120 degrees
+        {"fx": 320.0, "fy": 320.0},  # 5 degrees
+        {"fx": 14.0, "fy": 14.0, "cx": -20.0, "cy": 30.0},  # a crop beside the centre
+        {"fx": 28.0, "fy": 28.0, "cx": 0.5, "cy": 0.5},  # only suspicious
+        {"w": 4, "h": 3, "fx": 4.0, "fy": 4.0, "cx": 1.0, "cy": 1.0},
+    ],
+)
+def test_intrinsics_that_a_photo_can_have(scene_json, changes):
+    for key, value in changes.items():
+        change(scene_json, 1, key, value)
+    assert read_scene(scene_json).views[1].fx == changes["fx"]
+
+
 @pytest.mark.parametrize("value", [3, [], [[1, 0, 0, 0]] * 3, [[1, 0, 0]] * 4, np.arange(16).tolist(), [[[1]] * 3] * 4, "eye"])
 def test_w2c_of_another_shape(scene_json, value):
     change(scene_json, 1, "w2c", value)
@@ -243,23 +287,71 @@ def test_absolute_image_path_is_refused_even_within_the_folder(scene_json):
     refuses(scene_json, "wanted a file in the folder of the JSON")
 
 
-def test_image_behind_a_link_out_of_the_folder(scene_json, tmp_path):
-    (tmp_path / "elsewhere").mkdir()
-    (scene_json.parent / "out").symlink_to(tmp_path / "elsewhere")
-    (scene_json.parent / "within").symlink_to("images")
-    change(scene_json, 1, "file_path", "within/00001.png")
-    assert read_scene(scene_json).views[1].file_path == scene_json.parent / "within/00001.png"
-    change(scene_json, 1, "file_path", "out/a.png")
-    refuses(scene_json, "view 1, file_path: is 'out/a.png'; wanted a file in the folder of the JSON")
-
-
-def test_image_that_is_a_link_itself(scene_json, tmp_path):
-    (scene_json.parent / "a.png").symlink_to("images/00001.png")
+def test_links_may_lead_anywhere(scene_json, tmp_path):
+    folder = scene_json.parent
+    (folder / "images").rename(tmp_path / "disk")
+    (folder / "images").symlink_to(tmp_path / "disk")
+    (folder / "a.png").symlink_to("../disk/00001.png")
     change(scene_json, 1, "file_path", "a.png")
-    assert read_scene(scene_json).views[1].file_path == scene_json.parent / "a.png"
-    (scene_json.parent / "b.png").symlink_to(tmp_path / "elsewhere.png")
-    change(scene_json, 1, "file_path", "b.png")
-    refuses(scene_json, "view 1, file_path: is 'b.png'; wanted a file in the folder of the JSON")
+    views = read_scene(scene_json).views
+    assert [view.file_path for view in views] == [folder / name for name in ("images/00000.png", "a.png", "images/00002.png")]
+    assert read_pixels(views[0].file_path).shape == read_pixels(views[1].file_path).shape == (20, 28, 3)
+
+
+def test_a_scene_of_links_into_a_store(scene_json, tmp_path):
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "chair"
+    (snapshot / "images").mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate([scene_json, *sorted((scene_json.parent / "images").iterdir())]):
+        path.rename(blobs / str(i))
+        link = snapshot / path.relative_to(scene_json.parent)
+        link.symlink_to(os.path.relpath(blobs / str(i), link.parent))
+    scene = read_scene(snapshot / scene_json.name)
+    assert (scene.name, scene.views[2].file_path) == ("chair", snapshot / "images" / "00002.png")
+    assert read_pixels(scene.views[2].file_path).shape == (20, 28, 3)
+
+
+@pytest.mark.parametrize("value", ["link/../a.png", "link/../../a.png", "images/./../a.png", "./", "//a.png", "/"])
+def test_a_path_is_judged_as_it_is_written(scene_json, value):
+    (scene_json.parent / "link").symlink_to("images")
+    change(scene_json, 1, "file_path", value)
+    refuses(scene_json, f"view 1, file_path: is '{value}'; wanted a file in the folder of the JSON")
+
+
+def test_links_that_lead_nowhere_are_named(scene_json, tmp_path):
+    path = read_scene(scene_json).views[1].file_path
+    path.unlink()
+    path.symlink_to("../gone/a.png")
+    with pytest.raises(FileNotFoundError) as caught:
+        read_pixels(path)
+    assert str(caught.value) == f"{path}: is a link to ../gone/a.png, which is not there; wanted an image"
+    (tmp_path / "far").symlink_to("/no/disk")
+    (tmp_path / "l.json").write_text('["far/chair/opencv_cameras.json"]')
+    with pytest.raises(FileNotFoundError) as caught:
+        read_data_path(tmp_path / "l.json")
+    found = f"{tmp_path}/far/chair/opencv_cameras.json: is not there: {tmp_path}/far is a link to /no/disk"
+    assert str(caught.value) == f"{tmp_path}/l.json, entry 0, {found}; wanted a path relative to the list"
+    (tmp_path / "x.json").symlink_to("y.json")
+    with pytest.raises(FileNotFoundError, match=r"x\.json: is a link to y\.json, which is not there; wanted a JSON file"):
+        read_scene(tmp_path / "x.json")
+
+
+def test_writing_replaces_a_link_and_leaves_its_target(scene_json, tmp_path):
+    views, content = read_scene(scene_json).views, scene_json.read_bytes()
+    scene_json.rename(tmp_path / "kept")
+    scene_json.symlink_to(tmp_path / "kept")
+    write_scene(scene_json, views[:2])
+    assert not scene_json.is_symlink()
+    assert len(read_scene(scene_json).views) == 2
+    assert (tmp_path / "kept").read_bytes() == content
+
+
+@pytest.mark.parametrize("read", [read_json, read_scene, read_data_path])
+def test_a_fifo_is_no_file(tmp_path, read):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "x.json").symlink_to("fifo")
+    with pytest.raises(InputError, match=r"x\.json: is no regular file; wanted a JSON file"):
+        read(tmp_path / "x.json")
 
 
 def test_scene_in_a_linked_folder(scene_json, tmp_path):

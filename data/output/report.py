@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from config.errors import InputError
 from data.files import replace_when_finished, write_json
 from data.output.picture import MOST_TARGETS, comparison
 from data.output.video import to_uint8
@@ -68,6 +69,17 @@ def folder_names(names: Sequence[str]) -> list[str]:
     return list(names) if len(set(names)) == len(names) else [f"{i:03d}_{name}" for i, name in enumerate(names)]
 
 
+def check_rendered(images: Tensor, what: str) -> Tensor:
+    """Check that rendered images, of any shape, are numbers, and return them. Syncs with the host.
+
+    Raises:
+        InputError: a pixel is NaN; the message names `what`.
+    """
+    if images.isnan().any():
+        raise InputError(what, "is rendered as NaN, which is no picture", "finite weights, and cameras of a usual scale")
+    return images
+
+
 class SceneReport:
     """Comparison of a scene's renderings with its photos, view by view: metrics of all, and a picture of some.
 
@@ -96,9 +108,15 @@ class SceneReport:
         self._shown: list[tuple] = []
 
     def add(self, view: int, target: Tensor, rendered: Tensor) -> None:
-        """Add the view at a position in the scene: its photo and its rendering, (3, h, w) each."""
+        """Add the view at a position in the scene: its photo and its rendering, (3, h, w) each.
+
+        Raises:
+            InputError: the rendering is NaN.
+        """
         target = target.to(rendered)
         scores = {name: self.metrics[name](rendered, target).item() if name in self.metrics else None for name in METRICS}
+        if any(math.isnan(score) for score in scores.values() if score is not None):
+            check_rendered(rendered, f"{self.folder.name}, view {view}")
         if self.first + len(self.rows) in self._picked:
             self._shown.append((view, to_uint8(target), to_uint8(rendered), f"{scores['psnr']:.2f} dB"))
         self.rows.append({"scene": self.folder.name, "view": view, **scores})

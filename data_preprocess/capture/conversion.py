@@ -19,12 +19,13 @@ from config.errors import InputError
 from config.flags import flag
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
+from data.pinhole import check_intrinsics
 from data.scene_format import Scene, View, read_scene, write_data_path
+from data.scene_problems import camera_problems, describe
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
 from data_preprocess.command import MOST_WORKERS, cores
 from data_preprocess.scene_folder import SceneFolder
-from data_preprocess.scene_problems import camera_problems, describe
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _plan(photo: Photo, folder: Path) -> Task:
         camera = pinhole_camera(lens, photo.as_published)
     except InputError as error:
         raise error.within(photo.source) from error
+    check_intrinsics(os.fspath(photo.source), w, h, *camera)
     copied = lens.is_pinhole and not photo.as_published and turned == 1
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
     return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))

@@ -4,10 +4,9 @@ import os
 
 import cv2
 import numpy as np
-from PIL import ExifTags, ImageOps
 
 from data.files import replace_when_finished
-from data.images import open_image
+from data.images import open_image, read_orientation, turn_upright
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -19,10 +18,7 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, int], int]:
         FileNotFoundError, InputError: there is no such file, or it is not an image.
     """
     with open_image(path) as image:
-        # getexif() would decode an entire PNG to look for a tag after its pixels.
-        exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-        turned = exif.get(ExifTags.Base.Orientation, 1)
-        return (image.height, image.width), turned if turned in range(1, 9) else 1
+        return (image.height, image.width), read_orientation(image)
 
 
 def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
@@ -30,7 +26,7 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
 
     Args:
         path: PNG, JPEG or WebP.
-        upright: apply its orientation tag.
+        upright: apply its EXIF orientation.
 
     Returns:
         (h, w, 3), or (h, w, 4) if it has transparency.
@@ -39,12 +35,14 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
         FileNotFoundError, InputError: there is no such file, or it is not an image or is damaged.
     """
     with open_image(path) as image:
+        orientation = read_orientation(image) if upright else 1
         image.load()
-        image = ImageOps.exif_transpose(image) if upright else image
         if image.mode.startswith("I"):
             grey = (np.asarray(image, np.uint32) // 257).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+            pixels = np.repeat(grey[..., None], 3, axis=2)
+        else:
+            pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    return turn_upright(pixels, orientation)
 
 
 def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:

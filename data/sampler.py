@@ -217,8 +217,8 @@ class FolderSource:
         sample = self.dataset.load(scene, [views[i] for i in own])
         self._warnings.check(scene)
         if self.recipe.scene_pose_normalize:
-            c2w = np.stack([scene.views[view].c2w for view in views]).astype(np.float32)
-            sample["c2w"] = normalise_poses(torch.from_numpy(c2w)[None])[0, list(own)]
+            c2w = torch.from_numpy(np.stack([scene.views[view].c2w for view in views]))
+            sample["c2w"] = normalise_poses(c2w[None])[0, list(own)].float()
         return sample
 
     def _tolerate(self, sample: str, problem: InputError | OSError) -> None:

@@ -124,6 +124,21 @@ def test_poses_are_normalised_over_inputs_and_targets(tmp_path):
     assert normalised["c2w"][..., :3, 3].abs().amax((1, 2)).tolist() == pytest.approx([1, 1])
 
 
+def test_georeferenced_poses_keep_their_digits(tmp_path):
+    """Metres of a map are beyond float32 to the centimetre: poses are normalised before they are rounded."""
+    near = source(tmp_path / "near", scenes=1, scene_pose_normalize=True).batch([3, 4])
+    source(tmp_path / "far", scenes=1)
+    path = tmp_path / "far" / "scene_0" / "opencv_cameras.json"
+    views = json.loads(path.read_text())
+    for view in views:
+        w2c = np.array(view["w2c"])
+        w2c[:3, 3] -= w2c[:3, :3] @ (691_300.0, 5_335_900.0, 520.0)  # east, north and height of a place in Munich
+        view["w2c"] = w2c.tolist()
+    path.write_text(json.dumps(views))
+    far = source(tmp_path / "far", scenes=1, scene_pose_normalize=True).batch([3, 4])
+    torch.testing.assert_close(far["c2w"], near["c2w"], rtol=0, atol=1e-6)
+
+
 def test_held_out_views_are_fixed_and_distinct(tmp_path):
     found = source(tmp_path, frame_window=6)
     assert found.count_validation_scenes() == 3

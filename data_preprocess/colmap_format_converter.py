@@ -102,8 +102,8 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     folder = _image_folder(capture, model.path, model.images) if images is None else images
     spellings = find_spellings([image.name for image in model.images], folder)
     if spellings:
-        pairs = [f"{image} is {spelled}" for image, spelled in spellings.items()]
-        _say(f"{name}: {len(pairs)} photos of the model have another spelling on disk: {some(pairs)}")
+        pairs = [f"{image} is {spelled}" for image, spelled in sorted(spellings.items())]
+        _say(f"{name}: {len(pairs)} photos of the model have another spelling on disk (case or accents): {some(pairs)}")
     found = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
     missing = [image.name for image in found if not (folder / image.name).is_file()]
     if missing:

@@ -46,7 +46,7 @@ MADE = {
     "darker": lambda file: curve(photo(), 1.4).save(file.with_suffix(".jpg")),
     "brighter": lambda file: curve(photo(), 0.7).save(file.with_suffix(".jpg")),
     "grey": lambda file: photo().convert("L").save(file.with_suffix(".png")),
-    "16 bits": lambda file: Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257).save(file.with_suffix(".png")),
+    "16 bits": lambda file: Image.fromarray(np.asarray(photo().convert("L")) * np.uint16(257)).save(file.with_suffix(".png")),
 }  # fmt: skip
 
 

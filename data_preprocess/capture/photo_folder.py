@@ -8,6 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from config.errors import InputError
 from data_preprocess.capture.copies import Reduced, find_copies, read_reduced
 from data_preprocess.capture.stored_image import SUFFIXES
@@ -30,6 +32,7 @@ VIDEOS = {
 }  # fmt: skip
 # Names of photos in a message.
 MOST_NAMES = 20
+_BROKEN = "links to nothing"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,9 @@ def choose_photos(folder: Path, workers: int) -> PhotoFolder:
             return error.strerror or str(error)
 
     with ThreadPoolExecutor(workers) as pool:
-        results = list(pool.map(read, listed.names))
+        results = list(
+            tqdm(pool.map(read, listed.names), "photos", len(listed.names), leave=False, unit="photo", dynamic_ncols=True)
+        )
     damaged = [f"{name} ({found})" for name, found in zip(listed.names, results, strict=True) if isinstance(found, str)]
     whole = [(name, found) for name, found in zip(listed.names, results, strict=True) if not isinstance(found, str)]
     names = [name for name, _ in whole]
@@ -135,9 +140,6 @@ def some(names: Sequence[str]) -> str:
     """Return the first names in one line, and the number of the others."""
     line = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
     return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in line)
-
-
-_BROKEN = "links to nothing"
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:

@@ -97,11 +97,14 @@ def _are_keypoints(line: str) -> bool:
 
 
 def _is_image(line: str, cameras: Collection[int]) -> bool:
-    """Return whether keypoints could as well be an image, whose name has only digits and spaces."""
+    """Return whether keypoints could as well be an image, whose name has only digits and spaces.
+
+    Keypoints look like a rotation only within two pixels of the corner of the photo.
+    """
     words = line.split()
     if len(words) < 10 or not words[0].isdecimal() or not words[8].isdecimal() or int(words[8]) not in cameras:
         return False
-    return abs(math.hypot(*map(float, words[1:5])) - 1) < 0.01
+    return 0.5 < math.hypot(*map(float, words[1:5])) < 2
 
 
 def _numbers(where: str, words: list[str]) -> list[float]:

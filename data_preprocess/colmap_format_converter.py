@@ -4,9 +4,10 @@
     python data_preprocess/colmap_format_converter.py --from_images photos/desk walk.mp4 --output data_example/captures
 
 A capture (--input) is a folder with a sparse model, binary or text, in `sparse/0`, in `sparse` or in the folder itself, and with
-photos in `images`. --from_images takes folders of photos, and videos, and finds the cameras with COLMAP (pip install pycolmap);
-its files stay in OUTPUT_colmap, so that an interrupted run continues. Photos are undistorted, cameras turned upright, centred and
-scaled as `inference.py` expects. Safe to re-run; finished scenes are skipped.
+photos in `images`; of several models, the one with the most photos is used. --from_images takes folders of photos, and videos,
+and finds the cameras with COLMAP (pip install pycolmap); its files stay in OUTPUT_colmap, so that an interrupted run continues.
+Thumbnails, copies of other photos and unreadable files are left out and listed. Photos are undistorted, cameras turned upright,
+centred and scaled as `inference.py` expects. Safe to re-run; finished scenes are skipped.
 """
 
 import sys
@@ -24,16 +25,19 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, list_photos
 from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.colmap.sparse_model import Image, find_model, lens_of, read_model
+from data_preprocess.colmap.sparse_model import Image, Model, find_models, lens_of
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import check_one_of, cores, run_script, say, some
 from data_preprocess.scene_folder import refuse_linked_folders
 
+# Folders of models, which do not give a scene its name.
+SPARSE = ("sparse", "colmap_sparse")
 # A turn by 90° clockwise (EXIF orientation 6) or counterclockwise (8), of camera axes.
 _TURNS = {6: np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), 8: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])}
 
@@ -73,8 +77,8 @@ def scene_name(path: Path) -> str:
     path = path.absolute()
     if path.is_file():
         return path.stem
-    parts = [part for part in path.parts[1:] if part not in ("sparse", "nerfstudio") and not SIZE_FOLDER.fullmatch(part)]
-    if path.parent.name == "sparse" and path.name.isdecimal():
+    parts = [part for part in path.parts[1:] if part not in (*SPARSE, "nerfstudio") and not SIZE_FOLDER.fullmatch(part)]
+    if path.parent.name in SPARSE and path.name.isdecimal():
         parts.pop()
     return parts[-1] if parts else path.name
 
@@ -91,21 +95,26 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
         FileNotFoundError: there is no model, or its photos are missing.
         InputError: the model breaks its format, a camera cannot be undistorted, or the frame is impossible.
     """
-    model = find_model(capture)
-    found = read_model(model)
-    folder = _image_folder(capture, model, found) if images is None else images
+    model, *others = find_models(capture)
+    name = scene_name(capture)
+    if others:
+        say(f"{name}: {model.path} with {len(model.images)} photos is used, not {some([_described(other) for other in others])}")
+    folder = _image_folder(capture, model.path, model.images) if images is None else images
+    spellings = find_spellings([image.name for image in model.images], folder)
+    if spellings:
+        pairs = [f"{image} is {spelled}" for image, spelled in sorted(spellings.items())]
+        say(f"{name}: {len(pairs)} photos of the model have another spelling on disk (case or accents): {some(pairs)}")
+    found = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
     missing = [image.name for image in found if not (folder / image.name).is_file()]
     if missing:
-        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model} ({some(missing)})"
+        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model.path} ({some(missing)})"
         raise FileNotFoundError(f"{folder}: {lacks}; wanted all of them")
-    registered = {image.name for image in found}
-    if rest := [name for name in list_photos(folder) if name not in registered]:
-        say(f"{scene_name(capture)}: {len(rest)} of {len(rest) + len(found)} photos are not in the model: {some(rest)}")
-    return photos_of(found, folder, frame, where=model)
+    _say_not_registered(name, list_photos(folder), {image.name for image in found})
+    return photos_of(found, folder, frame, where=model.path)
 
 
 def search_cameras(source: Path, work: Path, workers: int, frame: str, search: CameraSearch) -> list[Photo]:
-    """Return photos, or frames of a video, with the cameras that COLMAP finds; print those it could not place.
+    """Return photos, or frames of a video, with the cameras that COLMAP finds; print those that are left out.
 
     Args:
         source: folder of photos, or a video.
@@ -120,19 +129,24 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     """
     # COLMAP writes into existing files, and old frames are deleted.
     refuse_linked_folders(work.parent, [place / "file" for place in (work, *work.glob("*"))])
+    name = scene_name(source)
     if source.is_dir():
-        folder, names = source, list_photos(source)
-        if not names:
-            raise InputError(source, "holds no photos", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
+        folder, photos = source, choose_photos(source, workers)
+        for line in photos.lines():
+            say(f"{name}: {line}")
+        if not photos.names:
+            others = f" ({photos.counts()})" if photos.left_out else ""
+            raise InputError(source, f"holds no photos{others}", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
     else:
         folder = work / "frames"
-        names = [file.name for file in draw_frames(source, folder, search.num_frames)]
+        photos = PhotoFolder([file.name for file in draw_frames(source, folder, search.num_frames)])
+    names = photos.names
     options = search.camera_model, search.matching, search.min_registered, search.seed
     found, others = find_cameras(folder, names, work, workers, *options)
     registered = {image.name for image in found}
-    name = scene_name(source)
     lenses = len({image.camera for image in found})
-    say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}")
+    left_out = f"; left out: {photos.counts()}" if photos.left_out else ""
+    say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}{left_out}")
     for group in others:
         say(f"{name}: {len(group)} photos fit only each other and are skipped: {some(group)}")
     alone = [name for name in names if name not in registered.union(*others)]
@@ -189,21 +203,38 @@ def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientati
     return turned, turn @ w2c
 
 
-def list_photos(folder: Path) -> list[str]:
-    """Return the photos in a folder and its subfolders, relative to it, in natural order; hidden ones are skipped."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    names = [path.as_posix() for path in files if not any(part.startswith(".") for part in path.parts)]
-    return sorted(names, key=natural_key)
-
-
 def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
-    above = [capture, *(folder for folder in model.absolute().parents if folder.name not in ("sparse", "distorted"))][:2]
-    candidates = [folder for parent in above for folder in (parent / "images", parent)]
+    """Return the folder of a model's photos, the nearest to the model: an undistorted model in `dense` has its own."""
+    outer = [folder for folder in model.absolute().parents if folder.name not in (*SPARSE, "distorted")]
+    top = capture.absolute()
+    parents = [*outer[: outer.index(top)], capture] if top in outer else [capture, *outer[:1]]
+    candidates = [folder for parent in parents for folder in (parent / "images", parent)]
+    names = [image.name for image in images]
     for folder in candidates:
-        if any((folder / image.name).is_file() for image in images):
+        if any((folder / name).is_file() for name in names):
             return folder
-    lacks = f"lacks the photos of {model}, such as {images[0].name}"
+    for folder in candidates:
+        # Not in a folder above the capture, which may hold anything.
+        if (folder.name == "images" or folder == capture) and find_spellings(names, folder):
+            return folder
+    lacks = f"lacks the photos of {model}, such as {names[0]}"
     raise FileNotFoundError(f"{capture}: {lacks}; wanted them in {candidates[0]} or in --images")
+
+
+def _described(model: Model) -> str:
+    return (
+        f"{model.path} with {len(model.images)}"
+        if model.problem is None
+        else f"{model.path}, which cannot be read ({model.problem})"
+    )
+
+
+def _say_not_registered(name: str, photos: PhotoFolder, registered: Collection[str]) -> None:
+    others = {kind: [file for file in files if file not in registered] for kind, files in photos.left_out.items()}
+    for line in PhotoFolder([], {kind: files for kind, files in others.items() if files}).lines():
+        say(f"{name}: {line}")
+    if rest := [photo for photo in photos.names if photo not in registered]:
+        say(f"{name}: {len(rest)} of {len(rest) + len(registered)} photos are not in the model: {some(rest)}")
 
 
 def check(captures: Captures, given: Collection[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from tqdm import tqdm
 
 from config.errors import InputError
+from data.scene_format import is_plain
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
 MOST_WORKERS = 1024
@@ -72,8 +73,9 @@ def cores() -> int:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return names in one line: the first `MOST_NAMES`, and the number of the others."""
-    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    """Return names in one line: the first `MOST_NAMES`, and the number of the others; control characters as escapes."""
+    line = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in line)
 
 
 def say(line: str) -> None:

@@ -167,6 +167,59 @@ def test_a_model_is_found_and_photos_missing_from_it_are_listed(tmp_path, capsys
     assert dot_errors(views, dots() + MIDDLE).max() < 0.12
 
 
+def test_the_larger_of_two_models_is_converted_and_the_other_is_named(tmp_path, capsys):
+    folder = tmp_path / "garden"
+    capture(folder, ["PINHOLE"], ["a.png", "b.png", "c.png"], sparse="sparse/0")
+    capture(folder, ["PINHOLE"], ["d.png", "e.png", "f.png", "g.png"], "text", sparse="sparse/1")
+    shutil.copytree(folder / "sparse" / "0", folder / "sparse" / "2")
+    (folder / "sparse" / "2" / "cameras.bin").write_bytes(b"\1")
+    views = convert(tmp_path / "a", "--input", folder)
+    assert [view.file_path.stem for view in views] == ["d", "e", "f", "g"]
+    output = capsys.readouterr().out
+    assert re.search(
+        r"garden: \S+sparse/1 with 4 photos is used, not \S+sparse/0 with 3, \S+sparse/2, which cannot be read", output
+    )
+    assert "garden: 3 of 7 photos are not in the model: a.png, b.png, c.png\n" in output
+    assert len(convert(tmp_path / "b", "--input", folder / "sparse" / "0")) == 3
+
+
+def test_an_undistorted_model_goes_with_its_own_photos(tmp_path):
+    folder = tmp_path / "garden"
+    capture(folder / "dense", ["PINHOLE"], ["a.png", "b.png", "c.png"], sparse="sparse")
+    shutil.copytree(folder / "dense" / "images", folder / "images")
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (9, 9)).save(folder / "images" / name)
+    assert {(view.h, view.w) for view in convert(tmp_path / "out", "--input", folder)} == {SIZE}
+
+
+def test_photos_are_found_under_another_spelling_and_behind_links(tmp_path, capsys):
+    folder = tmp_path / "garden"
+    names = ["caf\u00e9.png", "IMG_1.JPG", "shot 4\u202fPM.png", "sub/d.png"]
+    capture(folder, ["PINHOLE"], names)
+    images = folder / "images"
+    (images / names[0]).rename(images / "cafe\u0301.png")
+    (images / names[1]).rename(images / "IMG_1.jpg")
+    (images / "sub").rename(tmp_path / "elsewhere")
+    (images / "sub").symlink_to(tmp_path / "elsewhere")
+    views = convert(tmp_path / "out", "--input", folder)
+    assert [view.file_path.stem for view in views] == ["IMG_1", "cafe\u0301", "shot 4\u202fPM", "d"]
+    line = "garden: 2 photos of the model have another spelling on disk (case or accents): IMG_1.JPG is IMG_1.jpg, "
+    assert f"{line}caf\u00e9.png is cafe\u0301.png\n" in capsys.readouterr().out
+
+
+def test_files_beside_the_photos_are_listed(tmp_path, capsys):
+    folder = tmp_path / "garden"
+    capture(folder, ["PINHOLE"], ["a.png", "thumbs/b.png", "c.png"])
+    for name in ("thumbs/d.png", "IMG_1.HEIC", "IMG_1.MOV"):
+        (folder / "images" / name).touch()
+    assert len(convert(tmp_path / "out", "--input", folder)) == 3
+    output = capsys.readouterr().out
+    assert "garden: left out, files in folders thumbs (1): thumbs/d.png\n" in output
+    assert "garden: left out, files in formats that are not read (1): IMG_1.HEIC\n" in output
+    assert "garden: left out, videos (1): IMG_1.MOV\n" in output
+    assert "not in the model" not in output
+
+
 def test_a_second_run_does_nothing_again_and_the_command_works_from_anywhere(tmp_path):
     capture(tmp_path / "box", ["OPENCV"], ["a.png", "b.png", "c.png"])
     before = {path: path.read_bytes() for path in (tmp_path / "box").rglob("*") if path.is_file()}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from config.errors import InputError
-from data_preprocess.colmap.sparse_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_model, lens_of, read_model
+from data_preprocess.colmap.sparse_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_model, find_models, lens_of, read_model
 from tests.support.colmap_files import MODELS, WRITERS, rotated, write_binary, write_text
 
 PINHOLE = ("PINHOLE", 64, 48, (50.0, 51.0, 32.5, 23.0))
@@ -77,6 +77,56 @@ def test_binary_goes_before_text_and_the_deepest_folder_first(tmp_path):
             reader(tmp_path / "none")
 
 
+def test_the_model_with_the_most_images_is_found_and_the_others_are_counted(tmp_path):
+    counts = {"sparse/0": 2, "sparse/1": 4, "sparse/2": 4, "sparse/10": 1, "colmap_sparse/0": 3, "dense/sparse": 4, ".": 3}
+    for i, (folder, count) in enumerate(counts.items()):
+        writer = write_text if i % 2 else write_binary
+        writer(tmp_path / folder, {1: PINHOLE}, [(k, UPRIGHT, (0, 0, 0), 1, f"{k}.png") for k in range(count)])
+    (tmp_path / "sparse/3").mkdir()
+    write_binary(tmp_path / "sparse/4", {1: PINHOLE}, [(1, UPRIGHT, (0, 0, 0), 1, "a.png")])
+    (tmp_path / "sparse/4/images.bin").write_bytes(b"\0")
+    found = [(model.path.relative_to(tmp_path).as_posix(), len(model.images)) for model in find_models(tmp_path)]
+    assert found == [
+        ("sparse/1", 4), ("sparse/2", 4), ("dense/sparse", 4), ("colmap_sparse/0", 3), (".", 3), ("sparse/0", 2), ("sparse/10", 1),
+        ("sparse/4", 0),
+    ]  # fmt: skip
+    assert "ends after 1 bytes" in str(find_models(tmp_path)[-1].problem)
+    assert find_model(tmp_path) == tmp_path / "sparse/1"
+    # A folder that the user names is taken, though there are larger ones beside it; `sparse` stands for those in it.
+    assert find_model(tmp_path / "sparse/0") == tmp_path / "sparse/0"
+    assert find_model(tmp_path / "sparse") == tmp_path / "sparse/1"
+    with pytest.raises(InputError, match=r"sparse/4/images.bin: ends after 1 bytes"):
+        find_models(tmp_path / "sparse/4")
+
+
+def lines_of(*lines: str, newline: str = "\n") -> bytes:
+    return newline.join(lines).encode()
+
+
+POSE = "1 0 0 0 0 0 0 1"
+GOOD = {
+    "no empty line at the end": (lines_of(f"1 {POSE} a.png", "3.5 4 -1", f"2 {POSE} b.png"), ["a.png", "b.png"]),
+    "comments and blank lines between": (
+        lines_of(f"1 {POSE} a.png", "# points", "", "", "", "# image", f"2 {POSE} b.png", ""), ["a.png", "b.png"]),
+    "Windows": (lines_of(f"1 {POSE} a.png", "", f"2 {POSE} b c.png", "1 2 3", newline="\r\n"), ["a.png", "b c.png"]),
+    "a mark at the start": (b"\xef\xbb\xbf" + lines_of(f"1 {POSE} a.png", ""), ["a.png"]),
+    "numbers for names": (lines_of(f"1 {POSE} 12.5", "", f"2 {POSE} 1 2 3", "", f"3 {POSE} 7", "1.5 2 -1"), ["1 2 3", "12.5", "7"]),
+    "spaces other than ASCII's": (
+        lines_of(f"1 {POSE} 4.42\u202fPM.png", "", f"2 {POSE} a\u3000b\u00a0c.png", "", f"3 {POSE} 👩\u200d🚀.png", ""),
+        ["4.42\u202fPM.png", "a\u3000b\u00a0c.png", "👩\u200d🚀.png"]),
+    "more than the header says": (lines_of("# Number of images: 1", f"1 {POSE} a.png", "", f"2 {POSE} b.png"), ["a.png", "b.png"]),
+    "no number in the header": (lines_of("# Number of images: {}", f"1 {POSE} a.png"), ["a.png"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_images_in_text_are_read_whole(tmp_path, case):
+    content, names = GOOD[case]
+    write_text(tmp_path, {1: PINHOLE}, [image()])
+    (tmp_path / "images.txt").write_bytes(content)
+    assert [found.name for found in read_model(tmp_path)] == names
+
+
 # In OpenCV's order: k1 k2 p1 p2 k3 k4 k5 k6, for a fisheye k1 k2 k3 k4.
 LENSES = {
     "SIMPLE_PINHOLE": ((9, 30, 20), (9, 9, 30, 20), ()),
@@ -121,6 +171,18 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, name):
             read_model(tmp_path)
     (tmp_path / name).write_bytes(content + b"\0\0")
     with pytest.raises(InputError, match=rf"{name}: has 2 bytes after the last of 2 .*s; wanted a file that ends there"):
+        read_model(tmp_path)
+
+
+def test_ids_in_binary_files_are_unique_and_names_printable(tmp_path):
+    write_binary(tmp_path, {1: PINHOLE}, [(1, UPRIGHT, (0, 0, 0), 1, "a.png"), (1, UPRIGHT, (0, 0, 0), 1, "b.png")])
+    with pytest.raises(InputError, match=r"images.bin, image 1: has the id 1 of an image above it; wanted an id of its own"):
+        read_model(tmp_path)
+    write_binary(tmp_path, {1: PINHOLE}, [(1, UPRIGHT, (0, 0, 0), 1, "4.42\u202fPM.png")])
+    assert read_model(tmp_path)[0].name == "4.42\u202fPM.png"
+    content = (tmp_path / "images.bin").read_bytes()
+    (tmp_path / "images.bin").write_bytes(content.replace("\u202f".encode(), b"\xe9\xe9\xe9"))
+    with pytest.raises(InputError, match=r"image 0: has the name '4.42.*; wanted a printable path"):
         read_model(tmp_path)
 
 
@@ -171,6 +233,17 @@ def test_an_unknown_number_of_a_camera_model_is_refused(tmp_path):
         ("images", "1 1 0 0 x 0 0 0 1 a.png", "line 1: holds 'x'; wanted a finite number"),
         # Without the line of keypoints, empty or not, half of the images would be lost.
         ("images", "1 1 0 0 0 0 0 0 1 a.png\n2 1 0 0 0 0 0 0 1 b.png", "line 2: is '2 1 0 .*; wanted the keypoints of"),
+        # Names of three words: as many words as keypoints have. And of numbers only, so that both readings are possible.
+        ("images", f"1 {POSE} blue shed 1.png\n2 {POSE} blue shed 2.png", "line 2: is '2 1 0 .*; wanted the keypoints of"),
+        ("images", f"1 {POSE} 10 20 30\n2 {POSE} 10 20 31\n\n", "line 2: is '2 1 0 .*; wanted the keypoints of"),
+        ("images", f"1 {POSE} a.png\n\n2 {POSE} b c d.png\n3 {POSE} e f g.png\n", "line 4: is '3 1 0 .*; wanted the keypoints"),
+        ("images", f"1 {POSE} a.png\n1.5 2.5 0.5\n", "line 2: is '1.5 2.5 0.5'; wanted the keypoints of"),
+        ("images", f"1 {POSE} a.png\n1.5 nan 1\n", "line 2: is '1.5 nan 1'; wanted the keypoints of"),
+        ("images", f"# Number of images: 4\n1 {POSE} a.png\n\n", "images.txt: holds 1 of the 4 images of its header; wanted all"),
+        ("images", f"1 {POSE} a.png\n\n1 {POSE} b.png\n", "line 3: has the id 1 of an image above it; wanted an id of its own"),
+        ("images", f"1.5 {POSE} a.png\n", "line 1: has the id 1.5; wanted a whole number"),
+        ("images", f"1 {POSE} bell\7.png\n", r"line 1: has the name 'bell\\x07.png'; wanted a printable path"),
+        ("cameras", "1 PINHOLE 64 48 50 50 32 24 \n1 PINHOLE 64 48 50 50 32 24", "line 2: has the id 1 of a camera above it"),
     ],
 )  # fmt: skip
 def test_lines_that_are_none_are_refused(tmp_path, name, line, message):

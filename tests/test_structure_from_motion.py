@@ -239,6 +239,56 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     assert runs.read_text() == "3\n3\n"
 
 
+def test_thumbnails_copies_and_unreadable_files_are_left_out_and_counted(tmp_path, capsys, stand_in):
+    desk = tmp_path / "desk"
+    photos = corner_of_a_room(6)[0]
+    for i, photo in enumerate(photos):
+        for name, size in ((f"{i}.png", (320, 240)), (f"@eaDir/{i}.png/XL.jpg", (80, 60)), (f"images_2/{i}.jpg", (160, 120))):
+            (desk / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(photo).resize(size, Image.Resampling.BOX).save(desk / name)
+    (desk / "6.jpg").write_bytes(b"")
+    (desk / "7.HEIC").write_bytes(b"heic")
+    stand_in("good")
+    assert main(["--from_images", str(desk), "--output", str(tmp_path / "out")]) == 0
+    output = capsys.readouterr().out
+    assert "desk: left out, files in folders @eaDir (6): @eaDir/0.png/XL.jpg, " in output
+    assert "desk: left out, files in formats that are not read (1): 7.HEIC\n" in output
+    assert "desk: left out, photos that cannot be read (1): 6.jpg (is not an image, or is damaged)\n" in output
+    assert "desk: left out, copies of other photos (6): images_2/0.jpg (of 0.png), " in output
+    counts = (
+        "files in folders @eaDir (6), files in formats that are not read (1), photos that cannot be read (1), "
+        "copies of other photos (6)"
+    )
+    assert f"desk: 4 of 6 photos placed, 1 lens; left out: {counts}\n" in output
+
+
+def test_photos_of_one_name_in_two_folders_get_a_file_each(tmp_path, stand_in):
+    stand_in("good")
+    for i in range(3):
+        for place in ("", "images"):
+            (tmp_path / "desk" / place).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 6), (i, len(place), 0)).save(tmp_path / "desk" / place / f"{i}.png")
+    assert main(["--from_images", str(tmp_path / "desk"), "--output", str(tmp_path / "out")]) == 0
+    views = read_scene(tmp_path / "out" / "desk" / "opencv_cameras.json").views
+    assert len({view.file_path for view in views}) == len(views) == 4
+
+
+def test_colmap_gets_photos_by_their_real_format(tmp_path, stand_in):
+    stand_in("good")
+    desk = tmp_path / "desk"
+    write_photos(desk, 4)
+    Image.new("RGB", (8, 6)).save(desk / "photo 1.png", "WEBP")
+    Image.new("RGB", (8, 6)).save(desk / "photo 2.png", "JPEG")
+    Image.new("RGB", (8, 6)).save(tmp_path / "blob", "WEBP")
+    (desk / "linked.webp").symlink_to(tmp_path / "blob")
+    find_cameras(desk, [*(f"photo {i}.png" for i in range(4)), "linked.webp"], tmp_path / "work", 1)
+    given = sorted((tmp_path / "work" / "photos").iterdir())
+    assert [path.name for path in given] == ["000000.png", "000001.png", "000002.jpg", "000003.png", "000004.png"]
+    for path in given:
+        with Image.open(path) as image:
+            assert image.format == {".png": "PNG", ".jpg": "JPEG"}[path.suffix]
+
+
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
@@ -273,7 +323,9 @@ def test_frames_of_a_video_are_photos_too(tmp_path, capsys, stand_in):
             video.write(np.full((6, 8, 3), 10 * i, np.uint8))
     stand_in("good")
     assert main(["--from_images", str(tmp_path / "walk.mp4"), "--output", str(tmp_path / "out"), "--num_frames", "5"]) == 0
-    assert "walk: 4 of 5 photos placed" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "walk: 5 of 20 frames drawn, the sharpest of each segment; the others are left out\n" in output
+    assert "walk: 4 of 5 photos placed" in output
     (json_path,) = read_data_path(tmp_path / "out" / "colmap_data_path.json")
     assert len(read_scene(json_path).views) == 4
 
@@ -295,6 +347,10 @@ def test_pairs_of_a_sequence_reach_far_with_few(tmp_path, stand_in):
     [
         (lambda folder: write_photos(folder, 2), "desk: has 2 photos; wanted 3 or more to find cameras"),
         (lambda folder: folder.mkdir(), "desk: holds no photos; wanted .png, .jpg"),
+        (
+            lambda folder: folder.mkdir() or [(folder / f"{i}.HEIC").touch() for i in range(3)],
+            r"desk: holds no photos \(files in formats that are not read \(3\)\); wanted .png, .jpg",
+        ),
         (lambda folder: None, "desk: is not there; wanted a video or a folder of photos"),
         (lambda folder: folder.write_text("no"), "desk: cannot be decoded .*; wanted a video"),
     ],

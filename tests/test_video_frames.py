@@ -41,11 +41,12 @@ def test_the_sharpest_of_each_segment_is_drawn_in_its_colours(tmp_path):
     assert sorted(path.name for path in (tmp_path / "frames").iterdir()) == [*(file.name for file in files), "frames.json"]
 
 
-def test_frames_are_drawn_once(tmp_path):
+def test_frames_are_drawn_once(tmp_path, capsys):
     write_video(tmp_path / "walk.mp4")
     files = draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 3)
     times = [file.stat().st_mtime_ns for file in files]
     assert draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 3) == files
+    assert capsys.readouterr().out.count("walk: 3 of 30 frames drawn, the sharpest of each segment; the others are left out\n") == 2
     assert [file.stat().st_mtime_ns for file in files] == times
     files[1].unlink()
     assert draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 3) == files

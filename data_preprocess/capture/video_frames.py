@@ -26,7 +26,7 @@ _UNTAGGED = 2
 
 
 def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int) -> list[Path]:
-    """Divide a video into equal segments and write the sharpest frame of each as an upright PNG.
+    """Divide a video into equal segments and write the sharpest frame of each as an upright PNG; print how many are left out.
 
     Args:
         video: any file that FFmpeg decodes.
@@ -48,20 +48,27 @@ def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int)
     done = folder / _DONE
     if done.exists():
         content = read_json(done)
-        files = [folder / name for name in content.pop("frames")]
-        if content == made_from and all(file.exists() for file in files):
+        files, total = [folder / name for name in content.pop("frames")], content.pop("of", None)
+        if content == made_from and total is not None and all(file.exists() for file in files):
+            _say(video, len(files), total)
             return files
         done.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.png"):
         file.unlink()
-    files = _draw(video, folder, count)
-    write_json(done, {**made_from, "frames": [file.name for file in files]})
+    total = _count(video)
+    files = _draw(video, folder, count, total)
+    write_json(done, {**made_from, "frames": [file.name for file in files], "of": total})
+    _say(video, len(files), total)
     return files
 
 
-def _draw(video: Path, folder: Path, count: int) -> list[Path]:
-    total = _count(video)
+def _say(video: Path, drawn: int, total: int) -> None:
+    if drawn < total:
+        tqdm.write(f"{video.stem}: {drawn} of {total} frames drawn, the sharpest of each segment; the others are left out")
+
+
+def _draw(video: Path, folder: Path, count: int, total: int) -> list[Path]:
     files: list[Path] = []
     segment, best, sharpest = 0, None, -1.0
     frames = tqdm(_decode(video), total=total, desc="frames", unit="frame", leave=False, dynamic_ncols=True)

@@ -7,15 +7,18 @@ even where several cameras form one rig. Keypoints are skipped. Source: COLMAP's
 
 import math
 import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from config.errors import InputError
+from data.scene_format import is_plain
 from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.transforms import natural_key
+from data_preprocess.colmap.binary_file import BinaryFile
+from data_preprocess.colmap.text_model import CameraEntry, ImageEntry, text_cameras, text_images
 
 # Number in binary files: name, parameters.
 CAMERA_MODELS = {
@@ -45,6 +48,8 @@ OPENCV_MODELS = (
 )  # fmt: skip
 PARAMETERS = {name: tuple(parameters.split()) for name, parameters in CAMERA_MODELS.values()}
 _LARGEST_SIDE = 1 << 20
+# Folders of models below a capture, those that COLMAP and other programs write.
+MODEL_FOLDERS = ("sparse", "colmap_sparse", "colmap/sparse", "dense/sparse", "dense/*/sparse", ".")
 
 
 @dataclass(frozen=True)
@@ -78,17 +83,47 @@ class Image:
     w2c: np.ndarray
 
 
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A sparse model that was found.
+
+    Args:
+        path: its folder.
+        images: the registered ones, none if it cannot be read.
+        problem: why it cannot be read.
+    """
+
+    path: Path
+    images: list[Image]
+    problem: InputError | OSError | None = None
+
+
 def find_model(folder: str | os.PathLike) -> Path:
-    """Return the folder of a capture's model: `folder/sparse/0`, `folder/sparse` or `folder`, the first that holds one.
+    """Return the folder of a capture's largest model, the first of `find_models`."""
+    return find_models(folder)[0].path
+
+
+def find_models(folder: str | os.PathLike) -> list[Model]:
+    """Find the models of a capture in its `sparse` and its numbered subfolders, in other usual places, and in the folder itself.
+
+    Returns:
+        at least one that can be read, the one with the most images first; of equal ones the one with the lowest number, the
+            deepest. Then those that cannot be read.
 
     Raises:
-        FileNotFoundError: none of them holds one.
+        FileNotFoundError: there is none.
+        InputError, OSError: none can be read.
     """
-    for candidate in (Path(folder, "sparse", "0"), Path(folder, "sparse"), Path(folder)):
-        if _suffix(candidate):
-            return candidate
-    found = "has no cameras.bin and images.bin (or .txt), nor have sparse and sparse/0 in it"
-    raise FileNotFoundError(f"{folder}: {found}; wanted a COLMAP sparse model")
+    folder = Path(folder)
+    parents = [path for place in MODEL_FOLDERS for path in ([folder] if place == "." else sorted(folder.glob(place)))]
+    paths = [path for parent in parents for path in (*_numbered(parent), parent) if _suffix(path)]
+    models = sorted((_read(path) for path in paths), key=lambda model: -len(model.images))
+    if not models:
+        found = "has no cameras.bin and images.bin (or .txt), nor have sparse and sparse/0 in it"
+        raise FileNotFoundError(f"{folder}: {found}; wanted a COLMAP sparse model")
+    if models[0].problem is not None:
+        raise models[0].problem
+    return models
 
 
 def read_model(folder: str | os.PathLike) -> list[Image]:
@@ -107,17 +142,10 @@ def read_model(folder: str | os.PathLike) -> list[Image]:
         raise FileNotFoundError(f"{folder}: has no cameras.bin and images.bin (or .txt); wanted a COLMAP sparse model")
     cameras_path, images_path = folder / f"cameras{suffix}", folder / f"images{suffix}"
     if suffix == ".bin":
-        images = _binary_images(images_path, _binary_cameras(cameras_path))
-    else:
-        images = _text_images(images_path, _text_cameras(cameras_path))
-    if not images:
-        raise InputError(images_path, "holds no images", "the registered ones of a reconstruction")
-    names = set()
-    for image in images:
-        if image.name in names:
-            raise InputError(images_path, f"holds the image {image.name!r} twice", "each once")
-        names.add(image.name)
-    return sorted(images, key=lambda image: image.name)
+        cameras = _cameras(_binary_cameras(cameras_path))
+        return _images(images_path, _binary_images(images_path), cameras)
+    cameras = _cameras(text_cameras(cameras_path))
+    return _images(images_path, text_images(images_path, cameras), cameras)
 
 
 def lens_of(camera: Camera) -> Lens:
@@ -138,6 +166,17 @@ def lens_of(camera: Camera) -> Lens:
     return Lens(camera.w, camera.h, fx, fy, parameters["cx"], parameters["cy"], distortion, fisheye)
 
 
+def _read(path: Path) -> Model:
+    try:
+        return Model(path, read_model(path))
+    except (InputError, OSError) as error:
+        return Model(path, [], error)
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: natural_key(path.name))
+
+
 def _suffix(folder: Path) -> str | None:
     for suffix in (".bin", ".txt"):
         if all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
@@ -145,114 +184,52 @@ def _suffix(folder: Path) -> str | None:
     return None
 
 
-class _Bytes:
-    """A file's numbers and names, little-endian, read in sequence."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.content, self.position, self.entry = path, path.read_bytes(), 0, "the count"
-
-    def take(self, form: str) -> tuple:
-        form = f"<{form}"
-        self.skip(struct.calcsize(form))
-        return struct.unpack_from(form, self.content, self.position - struct.calcsize(form))
-
-    def skip(self, size: int) -> None:
-        if size > len(self.content) - self.position:
-            raise self.too_short()
-        self.position += size
-
-    def name(self) -> str:
-        end = self.content.find(b"\0", self.position)
-        if end < 0:
-            raise self.too_short()
-        start, self.position = self.position, end + 1
-        return self.content[start:end].decode("utf-8", "surrogateescape")
-
-    def too_short(self) -> InputError:
-        return InputError(self.path, f"ends after {len(self.content)} bytes in {self.entry}", "a complete model")
-
-    def entries(self, what: str) -> Iterator[str]:
-        (count,) = self.take("Q")
-        for i in range(count):
-            self.entry = f"{what} {i} of {count}"
-            yield f"{self.path}, {what} {i}"
-        if self.position < len(self.content):
-            found = f"has {len(self.content) - self.position} bytes after the last of {count} {what}s"
-            raise InputError(self.path, found, "a file that ends there")
-
-
-def _binary_cameras(path: Path) -> dict[int, Camera]:
-    file, cameras = _Bytes(path), {}
+def _binary_cameras(path: Path) -> Iterator[CameraEntry]:
+    file = BinaryFile(path)
     for where in file.entries("camera"):
         camera_id, number, w, h = file.take("IiQQ")
         if number not in CAMERA_MODELS:
             raise InputError(where, f"is of camera model {number}", f"0 to {max(CAMERA_MODELS)}")
         model = CAMERA_MODELS[number][0]
-        cameras[camera_id] = _camera(where, model, (w, h), file.take(f"{len(PARAMETERS[model])}d"))
-    return cameras
+        yield CameraEntry(where, camera_id, model, [w, h, *file.take(f"{len(PARAMETERS[model])}d")])
 
 
-def _binary_images(path: Path, cameras: dict[int, Camera]) -> list[Image]:
-    file, images = _Bytes(path), []
+def _binary_images(path: Path) -> Iterator[ImageEntry]:
+    file = BinaryFile(path)
     for where in file.entries("image"):
-        _, *pose, camera_id = file.take("I7dI")
+        image_id, *pose, camera_id = file.take("I7dI")
         name = file.name()
         file.skip(24 * file.take("Q")[0])
-        images.append(_image(where, name, camera_id, pose, cameras))
-    return images
+        yield ImageEntry(where, image_id, pose, camera_id, name)
 
 
-def _text_cameras(path: Path) -> dict[int, Camera]:
+def _cameras(entries: Iterable[CameraEntry]) -> dict[int, Camera]:
     cameras = {}
-    for where, line in _lines(path):
-        words = line.split()
-        model = words[1] if len(words) > 1 else ""
+    for where, camera_id, model, numbers in entries:
         if model not in PARAMETERS:
             raise InputError(where, f"has the camera model {model!r:.60}", f"one of {', '.join(PARAMETERS)}")
-        numbers = _numbers(where, words[:1] + words[2:])
-        if len(numbers) != 3 + len(PARAMETERS[model]):
+        if len(numbers) != 2 + len(PARAMETERS[model]):
             wanted = f"CAMERA_ID MODEL WIDTH HEIGHT and {len(PARAMETERS[model])} of {model}: {' '.join(PARAMETERS[model])}"
-            raise InputError(where, f"has {max(0, len(numbers) - 3)} parameters", wanted)
-        cameras[int(numbers[0])] = _camera(where, model, numbers[1:3], numbers[3:])
+            raise InputError(where, f"has {max(0, len(numbers) - 2)} parameters", wanted)
+        if camera_id in cameras:
+            raise InputError(where, f"has the id {camera_id} of a camera above it", "an id of its own")
+        cameras[camera_id] = _camera(where, model, numbers[:2], numbers[2:])
     return cameras
 
 
-def _text_images(path: Path, cameras: dict[int, Camera]) -> list[Image]:
-    images, lines = [], _lines(path, blank=True)
-    for where, line in lines:
-        if not line.strip():
-            continue
-        words = line.split(maxsplit=9)
-        if len(words) < 10:
-            raise InputError(where, f"has {len(words)} words", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
-        _, *pose, camera_id = _numbers(where, words[:9])
-        images.append(_image(where, words[9].strip(), int(camera_id), pose, cameras))
-        where, keypoints = next(lines, (where, ""))
-        if len(keypoints.split()) % 3:
-            raise InputError(where, f"is {keypoints[:40]!r}", "the keypoints of the image above or an empty line")
-    return images
-
-
-def _lines(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
-    """Yield (where, line) for all lines except comments and, unless `blank`, blank ones."""
-    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.lstrip().startswith("#") and (blank or line.strip()):
-            yield f"{path}, line {number}", line
-
-
-def _numbers(where: str, words: list[str]) -> list[float]:
-    wrong = next(filter(_no_number, words), None)
-    if wrong is not None:
-        raise InputError(where, f"holds {wrong[:40]!r}", "a finite number")
-    return [float(word) for word in words]
-
-
-def _no_number(word: str) -> bool:
-    try:
-        return not math.isfinite(float(word))
-    except ValueError:
-        return True
+def _images(path: Path, entries: Iterable[ImageEntry], cameras: dict[int, Camera]) -> list[Image]:
+    images, ids = {}, set()
+    for where, image_id, pose, camera_id, name in entries:
+        image = _image(where, name, camera_id, pose, cameras)
+        if image.name in images:
+            raise InputError(path, f"holds the image {image.name!r} twice", "each once")
+        if image_id in ids:
+            raise InputError(where, f"has the id {image_id} of an image above it", "an id of its own")
+        images[image.name] = image
+        ids.add(image_id)
+    if not images:
+        raise InputError(path, "holds no images", "the registered ones of a reconstruction")
+    return [images[name] for name in sorted(images)]
 
 
 def _finite(where: str, numbers: Sequence[float]) -> tuple[float, ...]:
@@ -274,7 +251,7 @@ def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras
     if camera_id not in cameras:
         raise InputError(f"{where}, {name}", f"is of camera {camera_id}", f"one of {_some(sorted(cameras))}")
     path = PurePosixPath(name.replace("\\", "/"))
-    if not path.name or path.is_absolute() or ".." in path.parts or not name.isprintable():
+    if not path.name or path.is_absolute() or ".." in path.parts or not is_plain(name):
         raise InputError(where, f"has the name {name!r}", "a printable path inside the folder of images")
     w, x, y, z, *translation = _finite(f"{where}, {name}", pose)
     norm = math.sqrt(w * w + x * x + y * y + z * z)

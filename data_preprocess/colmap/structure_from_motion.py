@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from data.files import write_json
+from data.images import open_image
 from data.scene_format import read_json
 from data_preprocess.capture.stored_image import read_stored, write_png
 from data_preprocess.colmap.sparse_model import Image, read_model
@@ -85,7 +86,7 @@ def find_cameras(
     job = {
         "made_from": [[name, state.st_size, state.st_mtime_ns] for name, state in zip(names, states, strict=True)],
         "folder": str(folder.resolve()),
-        "photos": [f"{i:06d}{_suffix(name)}" for i, name in enumerate(names)],
+        "photos": [f"{i:06d}{_suffix(folder / name)}" for i, name in enumerate(names)],
         "pairs": _pairs(len(names), matching),
         "camera_model": camera_model,
         "seed": seed,
@@ -114,10 +115,14 @@ def _pairs(count: int, matching: str) -> list[list[int]]:
     return [[i, i + step] for i in range(count) for step in steps if i + step < count]
 
 
-def _suffix(name: str) -> str:
-    """Return the suffix of the file given to COLMAP, which does not read WebP."""
-    suffix = Path(name).suffix.lower()
-    return ".png" if suffix == ".webp" else suffix
+def _suffix(path: Path) -> str:
+    """Return the suffix of the file given to COLMAP, by the photo's real format; COLMAP does not read WebP."""
+    return ".png" if _format(path) in ("PNG", "WEBP") else ".jpg"
+
+
+def _format(path: Path) -> str | None:
+    with open_image(path) as image:
+        return image.format
 
 
 def _prepare(folder: Path, names: Sequence[str], work: Path, job: dict) -> None:
@@ -136,7 +141,7 @@ def _prepare(folder: Path, names: Sequence[str], work: Path, job: dict) -> None:
     photos.mkdir(parents=True)
     for name, link in zip(names, job["photos"], strict=True):
         source = (folder / name).resolve()
-        if source.suffix.lower() == ".webp":
+        if _format(source) == "WEBP":
             write_png(photos / link, read_stored(source))
             continue
         try:

@@ -4,6 +4,8 @@ import os
 import sys
 from collections.abc import Callable, Collection, Sequence
 
+from tqdm import tqdm
+
 from config.errors import InputError
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
@@ -12,6 +14,8 @@ MOST_WORKERS = 1024
 MOST_VIEWS, LARGEST_SIDE = 100_000, 8192
 # File systems take 255 bytes; `_data_path.json` and the suffix of a temporary file follow.
 _LONGEST_NAME = 200
+# Names in a message.
+MOST_NAMES = 20
 
 
 def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:
@@ -65,6 +69,16 @@ def check_list_name(name: str) -> None:
 def cores() -> int:
     """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def some(names: Sequence[str]) -> str:
+    """Return names in one line: the first `MOST_NAMES`, and the number of the others."""
+    return ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+
+
+def say(line: str) -> None:
+    """Print a line above the progress bars."""
+    tqdm.write(" ".join(line.splitlines()))
 
 
 def one_line(error: Exception) -> str:

@@ -45,12 +45,11 @@ def load_object(glb: Path) -> None:
     """
     imported = import_objects(glb)
     surfaces = find_surfaces(imported)
-    for mesh in {surface.mesh for surface in surfaces}:
+    for mesh in dict.fromkeys(surface.mesh for surface in surfaces):
         check_textures(mesh, glb.parent)
     scale, centre = frame(surfaces)
     place(surfaces, scale, centre)
-    for item in imported:
-        bpy.data.objects.remove(item)
+    bpy.data.batch_remove(imported)
 
 
 def import_objects(glb: Path) -> list[bpy.types.Object]:
@@ -219,8 +218,8 @@ def check_textures(mesh: bpy.types.Mesh, folder: Path) -> None:
         for node in material.node_tree.nodes if material is not None else ():
             if node.type == "TEX_IMAGE" and not is_whole(node.image):
                 name = "no image that Blender knows" if node.image is None else texture_name(node.image, folder)
-                found = f"has a {node.label.lower()} texture that cannot be read ({name})"
-                raise UnusableError(found, "a whole PNG, JPEG or WebP file for each texture")
+                found = f"has a texture that cannot be read: {node.label.lower()} ({name})"
+                raise UnusableError(found, "a whole PNG, JPEG or WebP image for each")
 
 
 def is_whole(image: bpy.types.Image | None) -> bool:

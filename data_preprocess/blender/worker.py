@@ -69,10 +69,10 @@ def answer(answers: TextIO, **message: object) -> None:
 
 
 def explain(error: Exception) -> str:
-    # The text of a RuntimeError from a Blender operator is an entire traceback; its last line is the message.
-    lines = str(error).strip().splitlines()
+    """Return an error's message; that of an operator of Blender is an entire traceback, followed by its place in Blender."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Location: ")]
     if isinstance(error, RuntimeError) and lines:
-        return lines[-1]
+        return lines[-1].removeprefix("Error: ")
     return ": ".join([type(error).__name__, *lines[-1:]])
 
 

@@ -176,11 +176,16 @@ def placed() -> dict[str, tuple[bytes, list[np.ndarray]]]:
         cube.tree["meshes"].append({"primitives": [{**cube.primitive, "attributes": plain_mesh}]})
         cube.tree["skins"] = [{"joints": [1]}]
         cube.tree["nodes"] = [
-            {"mesh": 0, "skin": 0, "translation": [1000, 0, 0]}, {"translation": [far + 3, 1, 0], "scale": [0.5] * 3},
+            {"mesh": 0, "skin": 0, "translation": [1000, 0, 0]},
+            {"translation": [far + 3, 1, 0], "scale": [0.5] * 3, "children": [3]},
             {"mesh": 1, "translation": [far, 0, 0]},
+            {"mesh": 1, "translation": [0, 5, 2], "rotation": [0.6, 0, 0, 0.8]},
         ]  # fmt: skip
         cube.tree["scenes"][0]["nodes"] = [0, 1, 2]
-        found[name] = cube, [translation_matrix((far, 0, 0)), translation_matrix((far + 3, 1, 0)) @ scale_matrix(0.5)]
+        joint = translation_matrix((far + 3, 1, 0)) @ scale_matrix(0.5)
+        # The third one hangs from the joint, turned by 73.7 degrees about x.
+        child = compose_matrix(translate=(0, 5, 2), angles=(2 * np.arctan2(0.6, 0.8), 0, 0))
+        found[name] = cube, [translation_matrix((far, 0, 0)), joint, joint @ child]
 
     cube = Cube(RED)
     cube.primitive["targets"] = [{"POSITION": cube.add(np.float32(np.where(UNIT[:, :1] > 0, (4, 0, 0), (0, 0, 0))))}]

@@ -79,6 +79,12 @@ def with_images() -> dict[str, bytes]:
     cubes["unused_images"].tree["images"].append({"uri": "none.png"})
     cubes["unused_images"].tree["textures"].append({"source": 1})
     cubes["unused_images"].tree["materials"].append({"normalTexture": {"index": 1}})
+    # The image of the visible cube is also the normal map of one inside it.
+    shared = cubes["shared_with_data"] = Cube(image=PNG)
+    shared.tree["materials"].append({"normalTexture": {"index": 0}})
+    shared.tree["meshes"].append({"primitives": [{**shared.primitive, "material": 1}]})
+    shared.tree["nodes"].append({"mesh": 1, "scale": [0.5] * 3})
+    shared.tree["scenes"][0]["nodes"] = [0, 1]
     cubes["without_uv"] = Cube(image=PNG)
     del cubes["without_uv"].primitive["attributes"]["TEXCOORD_0"]
     return {name: cube.glb() for name, cube in cubes.items()}

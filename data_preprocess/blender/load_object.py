@@ -22,6 +22,8 @@ from data_preprocess.blender.unusable import UnusableError
 # Largest extent of a centred object along an axis, and from the origin: as large as in the published renders of GSO, and
 # entirely visible in views of 50 degrees from a radius of 2.01 on.
 HALF_EXTENT, RADIUS = 0.75, 0.85
+# The importer's labels of textures that are colours.
+COLOUR_LABELS = ("BASE COLOR", "DIFFUSE", "EMISSIVE", "SPECULAR COLOR", "SHEEN COLOR")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def load_object(glb: Path) -> None:
     surfaces = find_surfaces(imported)
     for mesh in dict.fromkeys(surface.mesh for surface in surfaces):
         check_textures(mesh, glb.parent)
+        separate_colours(mesh)
     scale, centre = frame(surfaces)
     place(surfaces, scale, centre)
     bpy.data.batch_remove(imported)
@@ -201,8 +204,16 @@ def place(surfaces: list[Surface], scale: float, centre: np.ndarray) -> None:
         item.parent, item.matrix_parent_inverse = root, Matrix(matrix)
 
 
+def texture_nodes(mesh: bpy.types.Mesh) -> list[bpy.types.ShaderNodeTexImage]:
+    """Return the nodes with a texture in the materials on a mesh's faces."""
+    used = np.empty(len(mesh.polygons), np.int32)
+    mesh.polygons.foreach_get("material_index", used)
+    materials = [mesh.materials[i] for i in np.unique(used) if i < len(mesh.materials)]
+    return [node for material in materials if material for node in material.node_tree.nodes if node.type == "TEX_IMAGE"]
+
+
 def check_textures(mesh: bpy.types.Mesh, folder: Path) -> None:
-    """Check that Blender has read all textures of the materials on a mesh's faces: it renders others in magenta.
+    """Check that Blender has read all textures on a mesh's faces: it renders others in magenta.
 
     Args:
         mesh: a mesh.
@@ -211,15 +222,22 @@ def check_textures(mesh: bpy.types.Mesh, folder: Path) -> None:
     Raises:
         UnusableError: it has not.
     """
-    used = np.empty(len(mesh.polygons), np.int32)
-    mesh.polygons.foreach_get("material_index", used)
-    for i in np.unique(used):
-        material = mesh.materials[i] if i < len(mesh.materials) else None
-        for node in material.node_tree.nodes if material is not None else ():
-            if node.type == "TEX_IMAGE" and not is_whole(node.image):
-                name = "no image that Blender knows" if node.image is None else texture_name(node.image, folder)
-                found = f"has a texture that cannot be read: {node.label.lower()} ({name})"
-                raise UnusableError(found, "a whole PNG, JPEG or WebP image for each")
+    for node in texture_nodes(mesh):
+        if not is_whole(node.image):
+            name = "no image that Blender knows" if node.image is None else texture_name(node.image, folder)
+            found = f"has a texture that cannot be read: {node.label.lower()} ({name})"
+            raise UnusableError(found, "a whole PNG, JPEG or WebP image for each")
+
+
+def separate_colours(mesh: bpy.types.Mesh) -> None:
+    """Give colour textures on a mesh's faces an image of their own, where it is also one of data, such as normals.
+
+    The importer has one image for both and reads it as linear, so that the colours would be too bright.
+    """
+    for node in texture_nodes(mesh):
+        if node.label in COLOUR_LABELS and node.image.colorspace_settings.is_data:
+            node.image = node.image.copy()
+            node.image.colorspace_settings.name = "sRGB"
 
 
 def is_whole(image: bpy.types.Image | None) -> bool:

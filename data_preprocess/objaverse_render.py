@@ -41,6 +41,8 @@ from data_preprocess.command import (
     check_one_of,
     cores,
     run_script,
+    say,
+    some,
 )
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
@@ -82,8 +84,11 @@ class ObjectRender:
     )
 
 
-def find_glbs(folder: Path) -> dict[str, Path]:
-    """Return the GLB files at any depth below a folder, sorted, by name: the path without suffix, `_` between its parts.
+def find_glbs(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Find the GLB files at any depth below a folder.
+
+    Returns:
+        the files, sorted, by name: the path without suffix, `_` between its parts; the other files, relative to the folder.
 
     Raises:
         FileNotFoundError: the folder does not exist or has no GLB file.
@@ -92,16 +97,21 @@ def find_glbs(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise missing_file(folder, "a folder with GLB files")
     glbs: dict[str, Path] = {}
+    others: list[str] = []
     for path in sorted(folder.rglob("*")):
+        if path.is_dir():
+            continue
         if path.suffix.lower() != ".glb" or not path.is_file():
+            others.append(str(path.relative_to(folder)))
             continue
         name = "_".join(path.relative_to(folder).with_suffix("").parts)
         if name in glbs:
             raise InputError(path, f"would be named {name} like {glbs[name]}", "a different name for each")
         glbs[name] = path
     if not glbs:
-        raise FileNotFoundError(f"{folder}: has no GLB file below it; wanted at least one")
-    return glbs
+        found = f", only {some(others)}" if others else ""
+        raise FileNotFoundError(f"{folder}: has no GLB file below it{found}; wanted at least one")
+    return glbs, others
 
 
 def read_uids(given: Sequence[str]) -> list[str]:
@@ -232,9 +242,12 @@ def work(argv: Sequence[str] | None) -> list[str]:
     check(chosen, given)
     quality = chosen.samples, not chosen.no_denoise
     render = Render(chosen.num_views, chosen.rings, chosen.image_size, chosen.seed, *quality, chosen.output)
-    glbs = {} if chosen.input is None else find_glbs(chosen.input)
+    glbs, others = ({}, []) if chosen.input is None else find_glbs(chosen.input)
+    if others:
+        say(f"{chosen.input}: {len(others)} files are no GLB and are left out: {some(others)}")
     names = list(glbs) if chosen.uids is None else read_uids(chosen.uids)
     assets, left = open_assets(render, names)
+    earlier = len(assets) - len(left)
     failed: dict[str, str] = {}
     if left:
         python = find_python(chosen.blender_python)
@@ -245,20 +258,33 @@ def work(argv: Sequence[str] | None) -> list[str]:
         workers = min(chosen.workers or (cores() if chosen.device == "cpu" else 1), len(left))
         with BlenderPool(python, workers, max(1, cores() // workers), chosen.device, chosen.timeout) as pool:
             failed |= render_all(left, glbs, pool, workers)
-    return report(chosen, assets, failed)
+    return report(chosen, assets, failed, earlier)
 
 
-def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, str]) -> list[str]:
-    """Write the lists of finished and of failed objects; return the problems."""
+def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, str], earlier: int) -> list[str]:
+    """Write the lists of finished and of failed objects, and say how many there are; return the problems.
+
+    Args:
+        chosen: the flags.
+        assets: all objects.
+        failed: the problems by name.
+        earlier: number of objects that earlier runs have finished.
+    """
     finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
     data_path, failed_path = (chosen.output / f"{chosen.name}_{what}.json" for what in ("data_path", "failed"))
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
     else:
         failed_path.unlink(missing_ok=True)
+    line = f"{len(finished)} of {len(assets)} objects"
     if finished:
         write_data_path(data_path, finished)
-        print(f"{len(finished)} of {len(assets)} objects in {data_path}")
+        line += f" in {data_path}"
+    if earlier:
+        line += f"; {earlier} from earlier runs"
+    if failed:
+        line += f"; {len(failed)} failed, see {failed_path}"
+    print(line)
     return list(failed.values())
 
 

@@ -1,7 +1,12 @@
-"""Fixtures of several test files: devices, golden files, and the scenes that inference.py is run on."""
+"""Fixtures of several test files: devices, golden files, the scenes that inference.py is run on, and Blender."""
 
 import json
+import os
 import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,11 +17,14 @@ import inference
 from config import config_from_dict
 from data.dataset import load_views
 from data.scene_format import read_scene
+from data_preprocess.blender.pool import REQUIREMENT
 from model import load_model
 from model.weights.file import save_weights
 from tests.support.inference_run import EXACT, SIZE
 from tests.support.networks import GOLDEN, small_model
 from tests.support.scenes import write_random_data_path
+
+WITHOUT_NETWORK = ("No matching distribution", "ConnectionError", "Connection broken", "ReadTimeout", "Network is unreachable")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -98,3 +106,27 @@ def bad_place(tmp_path_factory, place) -> Path:
         views = load_views(read_scene(place / "scene_0" / "opencv_cameras.json"), [0, 1], SIZE, patch_size=4)
         model.reconstruct(*(views[key][None] for key in ("image", "fxfycxcy", "c2w"))).save(folder / f"{name}.state")
     return folder
+
+
+@pytest.fixture(scope="session")
+def blender_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Return the Python of an environment with Blender: of $BLENDER_PYTHON, or a temporary one, created as documented.
+
+    The latter needs Python 3.11 and a gigabyte of disk.
+    """
+    if "BLENDER_PYTHON" in os.environ:
+        yield Path(os.environ["BLENDER_PYTHON"])
+        return
+    python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
+    if python is None:
+        pytest.skip("Blender's package wants Python 3.11, and there is none")
+    folder = tmp_path_factory.mktemp("blender")
+    try:
+        subprocess.run([python, "-m", "venv", folder], check=True)
+        pip = subprocess.run([folder / "bin" / "pip", "install", "-q", "-r", REQUIREMENT], capture_output=True, text=True)
+        if pip.returncode and any(text in pip.stderr for text in WITHOUT_NETWORK):
+            pytest.skip(f"Blender's package is unavailable: {pip.stderr.strip().splitlines()[-1]}")
+        assert pip.returncode == 0, pip.stderr
+        yield folder / "bin" / "python"
+    finally:
+        shutil.rmtree(folder)

@@ -1,17 +1,10 @@
-"""Blender renders of GLB files written here. Letters: k points, h w pixels.
-
-Needs Python 3.11 and a gigabyte of disk: the tests make an environment with Blender, unless BLENDER_PYTHON names one.
-"""
+"""Blender renders of GLB files written here. Letters: k points, h w pixels."""
 
 import gzip
 import json
-import os
 import shutil
 import struct
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,8 +15,9 @@ from PIL import Image
 from trimesh.transformations import compose_matrix
 
 from data.scene_format import Scene, View, read_data_path, read_scene
-from data_preprocess.blender.pool import REQUIREMENT, BlenderPool
+from data_preprocess.blender.pool import BlenderPool
 from data_preprocess.objaverse_render import main
+from tests.support.glb import material, rewrite, unlit
 
 pytestmark = pytest.mark.slow
 
@@ -32,28 +26,6 @@ SIZE = (150, 204)
 Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255], [0, 255, 255]], np.uint8)
 TEXTURE = np.array([[[230, 60, 50], [40, 200, 90]], [[60, 90, 220], [240, 220, 120]]], np.uint8)
-WITHOUT_NETWORK = ("No matching distribution", "ConnectionError", "Connection broken", "ReadTimeout", "Network is unreachable")
-
-
-@pytest.fixture(scope="session")
-def blender_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return the Python of a temporary environment with Blender, created as documented."""
-    if "BLENDER_PYTHON" in os.environ:
-        yield Path(os.environ["BLENDER_PYTHON"])
-        return
-    python = sys.executable if sys.version_info[:2] == (3, 11) else shutil.which("python3.11")
-    if python is None:
-        pytest.skip("Blender's package wants Python 3.11, and there is none")
-    folder = tmp_path_factory.mktemp("blender")
-    try:
-        subprocess.run([python, "-m", "venv", folder], check=True)
-        pip = subprocess.run([folder / "bin" / "pip", "install", "-q", "-r", REQUIREMENT], capture_output=True, text=True)
-        if pip.returncode and any(text in pip.stderr for text in WITHOUT_NETWORK):
-            pytest.skip(f"Blender's package is unavailable: {pip.stderr.strip().splitlines()[-1]}")
-        assert pip.returncode == 0, pip.stderr
-        yield folder / "bin" / "python"
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -73,31 +45,6 @@ def rendered(blender_python: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     scenes = [read_scene(path) for path in read_data_path(folder / "out" / "objaverse_data_path.json")]
     failed = json.loads((folder / "out" / "objaverse_failed.json").read_text())
     return {"code": code, "folder": folder, "scenes": {scene.name: scene for scene in scenes}, "failed": failed, "markers": markers}
-
-
-def rewrite(glb: bytes, edit: Callable[[dict, int], None], extra: bytes = b"") -> bytes:
-    """Return a GLB with its JSON edited, and bytes appended to its buffer at the offset passed to `edit`."""
-    length = struct.unpack_from("<I", glb, 12)[0]
-    tree, binary = json.loads(glb[20 : 20 + length]), glb[28 + length :]
-    edit(tree, len(binary))
-    binary += extra
-    tree["buffers"][0]["byteLength"] = len(binary)
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text + struct.pack("<II", len(binary), 0x004E4942) + binary
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks
-
-
-def unlit(tree: dict, materials: range | None = None) -> None:
-    tree["extensionsUsed"] = [*tree.get("extensionsUsed", []), "KHR_materials_unlit"]
-    for i in materials or range(len(tree["materials"])):
-        tree["materials"][i]["extensions"] = {"KHR_materials_unlit": {}}
-
-
-def material(**what: object) -> trimesh.visual.TextureVisuals:
-    uv = what.pop("uv", None)
-    what = {"metallicFactor": 0.0, "roughnessFactor": 1.0, **what}
-    return trimesh.visual.TextureVisuals(uv, material=trimesh.visual.material.PBRMaterial(**what))
 
 
 def marker_glb() -> tuple[bytes, dict]:

@@ -217,6 +217,26 @@ def test_a_worker_is_replaced_after_some_objects(tmp_path, monkeypatch):
     assert len((python.parent / "processes").read_text().split()) == 3
 
 
+def test_what_is_left_out_and_what_exists_is_counted(tmp_path, capsys):
+    python = stand_in(tmp_path / "blender")
+    write_glbs(tmp_path / "in", a="fine", b="broken", d__e="fine")
+    for i in range(22):
+        (tmp_path / "in" / f"{i:02}.obj").touch()
+    (tmp_path / "in" / "d" / "f.gltf").touch()
+    (tmp_path / "in" / "gone.glb").symlink_to("nowhere")
+    output = tmp_path / "out"
+    shown = ", ".join(f"{i:02}.obj" for i in range(20))
+    for earlier in ("", "; 2 from earlier runs"):
+        assert main(flags(tmp_path, python)) == 2
+        assert capsys.readouterr().out.splitlines() == [
+            f"{tmp_path / 'in'}: 24 files are no GLB and are left out: {shown} and 4 more",
+            f"2 of 3 objects in {output / 'objaverse_data_path.json'}{earlier}; 1 failed, see {output / 'objaverse_failed.json'}",
+        ]
+    write_glbs(tmp_path / "bad", b="broken")
+    assert main(["--input", str(tmp_path / "bad"), *flags(tmp_path, python)[2:]]) == 2
+    assert capsys.readouterr().out == f"0 of 1 objects; 1 failed, see {output / 'objaverse_failed.json'}\n"
+
+
 @pytest.mark.slow
 def test_a_terminated_call_ends_its_workers(tmp_path):
     python = stand_in(tmp_path / "blender")
@@ -278,7 +298,8 @@ def test_a_download_that_ends_too_early_is_reported(tmp_path, monkeypatch):
         (["--device", "abacus"], "--device: cannot be read (invalid choice: 'abacus'"),
         (["--uids", UIDS[0]], "--input, --uids: are both given; wanted one of them"),
         (["--input", "nowhere"], "nowhere: is not there; wanted a folder with GLB files"),
-        (["--input", "blender"], "blender: has no GLB file below it; wanted at least one"),
+        (["--input", "empty"], "empty: has no GLB file below it; wanted at least one"),
+        (["--input", "blender"], "blender: has no GLB file below it, only python; wanted at least one"),
         (["--input", "twice"], "b_c.glb: would be named b_c like twice/b/c.glb; wanted a different name for each"),
         (["--blender_python", "nowhere/python"], "is nowhere/python, which is not there; wanted the Python of an environment with "
          "Blender. To create one: python3.11 -m venv"),
@@ -293,6 +314,7 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, more, message):
     stand_in(tmp_path / "silent").write_text(f"#!{sys.executable}\nraise SystemExit(1)\n")
     write_glbs(tmp_path / "in", a="fine")
     write_glbs(tmp_path / "twice", b__c="fine", b_c="fine")
+    (tmp_path / "empty").mkdir()
     assert main([*flags(tmp_path, stand_in(tmp_path / "blender")), *more]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -5,15 +5,13 @@
 `{"glb", "size": [h, w], "samples", "denoise", "views": [{"png", "fxfycxcy", "c2w", "seed"}]}`, is answered by `{"view": PNG}` after
 each picture and `{"done": true}` or `{"error", "wanted"}` at the end. Blender's own output goes to standard error.
 
-The world is Blender's, z up: the importer maps glTF's (x, y, z) to (x, -z, y). Letters: k vertices, h w pixels.
+Letters: h w pixels.
 """
 
 import json
 import math
 import os
-import struct
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -22,29 +20,14 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data.files import replace_when_finished
+from data_preprocess.blender.unusable import UnusableError
 
-# Largest extent of a centred object along an axis, and from the origin: as large as in the published renders of GSO, and
-# entirely visible in views of 50 degrees from a radius of 2.01 on.
-HALF_EXTENT, RADIUS = 0.75, 0.85
 # A uniform sky and three fixed suns around the object: (azimuth, elevation) in degrees, and irradiance in W/m². With the sky's
 # radiance of 0.5, a white wall in full sun reaches 0.95 of pure white.
 SKY = 0.5
 SUNS = (((-60, 50), 1.2), ((50, 20), 0.6), ((180, -30), 0.4))
 SUN_DIAMETER_DEG = 15
 SENSOR_WIDTH_MM = 36.0
-
-
-class UnusableError(Exception):
-    """Unusable object or device. Blender's environment lacks the packages that `config.errors` imports.
-
-    Args:
-        found: the problem.
-        wanted: what would have been right.
-    """
-
-    def __init__(self, found: str, wanted: str) -> None:
-        super().__init__(found, wanted)
-        self.found, self.wanted = found, wanted
 
 
 def main() -> None:
@@ -55,6 +38,8 @@ def main() -> None:
     device, threads, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     try:
         import bpy
+
+        from data_preprocess.blender.load_object import load_object
 
         new_scene(device, threads, number)
     except ImportError as error:
@@ -68,21 +53,27 @@ def main() -> None:
         job = json.loads(line)
         try:
             new_scene(device, threads, number)
-            load_object(job["glb"])
+            load_object(Path(job["glb"]))
             for png in render_views(job):
                 answer(answers, view=png)
         except UnusableError as error:
             answer(answers, error=error.found, wanted=error.wanted)
-        except (RuntimeError, OSError, MemoryError) as error:
-            # The text of a RuntimeError from a Blender operator is an entire traceback; its last line is the message.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            answer(answers, error=f"cannot be rendered ({lines[-1]})", wanted="a GLB that Blender imports")
+        except Exception as error:  # Blender and its importer may raise anything at a damaged file
+            answer(answers, error=f"cannot be rendered ({explain(error)})", wanted="a GLB that Blender imports")
         else:
             answer(answers, done=True)
 
 
 def answer(answers: TextIO, **message: object) -> None:
     answers.write(json.dumps(message) + "\n")
+
+
+def explain(error: Exception) -> str:
+    """Return an error's message; that of an operator of Blender is an entire traceback, followed by its place in Blender."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Location: ")]
+    if isinstance(error, RuntimeError) and lines:
+        return lines[-1].removeprefix("Error: ")
+    return ": ".join([type(error).__name__, *lines[-1:]])
 
 
 def new_scene(device: str, threads: int, number: int) -> None:
@@ -157,112 +148,6 @@ def light() -> None:
         # Without rotation, a sun shines down from the zenith.
         lamp.rotation_euler = Euler((0, math.radians(90 - elevation), math.radians(azimuth)))
         scene.collection.objects.link(lamp)
-
-
-def load_object(glb: str) -> None:
-    """Import a GLB at rest, without its cameras and lights; centre its bounding box and scale it by `HALF_EXTENT` and `RADIUS`.
-
-    Raises:
-        RuntimeError: it cannot be imported.
-        UnusableError: it has no visible surface, or one that is not finite or has no size.
-    """
-    import bpy
-    import numpy as np
-    from mathutils import Matrix
-
-    before = set(bpy.data.objects)
-    with tempfile.TemporaryDirectory() as folder:
-        path = without_animations(Path(glb), Path(folder))
-        bpy.ops.import_scene.gltf(filepath=str(path), disable_bone_shape=True, import_webp_texture=True)
-    # The node of a camera or lamp may have meshes below it: hiding it, instead of removing it, keeps them in place.
-    imported = [item for item in bpy.data.objects if item not in before]
-    for item in imported:
-        if item.type in ("CAMERA", "LIGHT"):
-            item.hide_render = True
-    low, high, _ = bounds(np.zeros(3))
-    centre = (low + high) / 2
-    half_extent = (high - low).max() / 2
-    radius = bounds(centre)[2]
-    if not radius > 0:
-        raise UnusableError("is a single point", "an object with a size")
-    scale = min(HALF_EXTENT / half_extent, RADIUS / radius)
-    frame = bpy.data.objects.new("frame", None)
-    bpy.context.scene.collection.objects.link(frame)
-    frame.matrix_world = Matrix.Diagonal((scale, scale, scale, 1)) @ Matrix.Translation(-centre)
-    for item in imported:
-        if item.parent is None:
-            item.parent = frame
-            item.matrix_parent_inverse = Matrix.Identity(4)
-    low, high, _ = bounds(np.zeros(3))
-    assert np.abs(low + high).max() < 1e-3, f"after centring, the object reaches from {low} to {high}"
-
-
-def without_animations(glb: Path, folder: Path) -> Path:
-    """Return a GLB without animations: the given one, or if that is animated a copy in `folder`.
-
-    Blender shows an animated object at the first moment of its animation and discards its rest pose.
-    """
-    content = glb.read_bytes()
-    if len(content) < 20 or content[:4] != b"glTF":
-        return glb
-    version, _, length, kind = struct.unpack_from("<4I", content, 4)
-    try:
-        tree = json.loads(content[20 : 20 + length])
-    except Exception:  # the importer reports what is wrong
-        return glb
-    if not isinstance(tree, dict) or "animations" not in tree:
-        return glb
-    del tree["animations"]
-    text = json.dumps(tree).encode()
-    text += b" " * (-len(text) % 4)
-    binary = content[20 + length :]
-    header = struct.pack("<4s4I", b"glTF", version, 20 + len(text) + len(binary), len(text), kind)
-    copy = folder / "at_rest.glb"
-    copy.write_bytes(header + text + binary)
-    return copy
-
-
-def bounds(centre):
-    """Measure all rendered surfaces, with modifiers, in all their instances.
-
-    Args:
-        centre: (3,) in the world.
-
-    Returns:
-        low, high: (3,) corners of the bounding box; the largest distance of a vertex from the centre.
-
-    Raises:
-        UnusableError: there is no surface, or it is not finite.
-    """
-    import bpy
-    import numpy as np
-
-    bpy.context.view_layer.update()
-    graph = bpy.context.evaluated_depsgraph_get()
-    low, high, radius = np.full(3, np.inf), np.full(3, -np.inf), 0.0
-    for instance in graph.object_instances:
-        item = instance.object
-        if item.type != "MESH" or item.hide_render or not instance.show_self:
-            continue
-        mesh = item.to_mesh()
-        position = np.empty(3 * len(mesh.vertices), np.float32)
-        mesh.vertices.foreach_get("co", position)
-        corner = np.empty(len(mesh.loops), np.int32)
-        mesh.loops.foreach_get("vertex_index", corner)
-        item.to_mesh_clear()
-        if not len(corner):
-            continue
-        # Only corners of faces: loose vertices and edges are not rendered.
-        k = np.unique(corner)
-        matrix = np.array(instance.matrix_world)
-        world = position.reshape(-1, 3)[k].astype(np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
-        if not np.isfinite(world).all():
-            raise UnusableError("has vertices that are not finite", "a mesh")
-        low, high = np.minimum(low, world.min(0)), np.maximum(high, world.max(0))
-        radius = max(radius, float(np.linalg.norm(world - centre, axis=1).max()))
-    if not np.isfinite(low).all():
-        raise UnusableError("shows no surface", "a mesh with faces")
-    return low, high, radius
 
 
 def render_views(job: dict) -> Iterator[str]:

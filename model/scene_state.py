@@ -65,8 +65,8 @@ class SceneState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            InputError: it is not a safetensors file, is damaged, or holds something else or numbers that are not finite. Whether its
-                layers are those of a network is checked where it is rendered.
+            InputError: it is not a safetensors file, is damaged, or holds something else, or numbers that are not finite. Whether
+                its layers are those of a network is checked where it is rendered.
         """
         if not Path(path).is_file():
             raise missing_file(path, WANTED)

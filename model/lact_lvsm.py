@@ -87,14 +87,6 @@ def _size_of(image: Tensor) -> tuple[int, int]:
     return h, w
 
 
-def _difference(found: list[dict[str, tuple[int, ...]]], wanted: list[dict[str, tuple[int, ...]]]) -> tuple[str, str]:
-    """Return what differs between the shapes of two states, and what was wanted, in words."""
-    if len(found) != len(wanted):
-        return f"holds {len(found)} layers", f"{len(wanted)}, as this network writes"
-    i = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
-    return f"holds {found[i]} for layer {i}", f"{wanted[i]}, as this network writes"
-
-
 class LaCTLVSM(nn.Module):
     """Novel view synthesis by large-chunk test-time training on an LVSM-style transformer.
 
@@ -419,9 +411,7 @@ class LaCTLVSM(nn.Module):
         key = b, views * math.prod(state.image_size) // self.config.patch_size**2
         if key not in self._state_shapes:
             self._state_shapes[key] = state_shapes(self.config.block, self.config.dim, *key) * self.config.layers
-        found = [{name: tuple(tensor.shape) for name, tensor in layer.items()} for layer in state.layers]
-        if found != self._state_shapes[key]:
-            raise InputError("scene state", *_difference(found, self._state_shapes[key]))
+        state.check_layers(self._state_shapes[key])
 
     def _shares(self, x: Tensor, image_size: tuple[int, int]) -> Shares | None:
         """Return how views and tokens are split over the processes of the context; `x` (b, v, …): input views of this one."""

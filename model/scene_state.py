@@ -50,6 +50,22 @@ class SceneState:
         layers = [{name: tensor.to(device, dtype) for name, tensor in layer.items()} for layer in self.layers]
         return dataclasses.replace(self, layers=layers)
 
+    def check_layers(self, wanted: list[dict[str, tuple[int, ...]]]) -> None:
+        """Refuse layers with other tensors than a network writes.
+
+        Args:
+            wanted: per layer, the shapes of its tensors.
+
+        Raises:
+            InputError: another number of layers, or a layer with other names or shapes.
+        """
+        if len(self.layers) != len(wanted):
+            raise InputError("scene state", f"holds {len(self.layers)} layers", f"{len(wanted)}, as this network writes")
+        for i, (layer, shapes) in enumerate(zip(self.layers, wanted, strict=True)):
+            found = {name: tuple(tensor.shape) for name, tensor in layer.items()}
+            if found != shapes:
+                raise InputError("scene state", f"holds {found} for layer {i}", f"{shapes}, as this network writes")
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the state as safetensors, atomically."""
         tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
@@ -117,8 +133,7 @@ def _image_size(about: dict[str, str], path: str | os.PathLike) -> tuple[int, in
         size = json.loads(about.get("image_size", ""))
     except (ValueError, RecursionError):
         size = None
-    whole = isinstance(size, list) and [type(side) for side in size] == [int, int]
-    if not (whole and all(0 < side <= MOST_PIXELS for side in size)):
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int] or not 0 < min(size) <= max(size) <= MOST_PIXELS:
         found = f"is {about['image_size']!r:.40}" if "image_size" in about else "is missing"
         raise InputError(f"{path}, image_size", found, f"[height, width], {MOST_PIXELS} pixels at most each")
     return size[0], size[1]

@@ -71,7 +71,7 @@ def build_optimizer(model: nn.Module, weight_decay: float, kind: str = "adamw") 
     return MuonAndAdamW(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"), adamw)
 
 
-def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], where: str, steps_done: int) -> None:
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, steps_done: int) -> None:
     """Load what `state_dict` returned, and check that every tensor fits its parameter.
 
     Args:

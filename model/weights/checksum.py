@@ -25,7 +25,7 @@ def checksum_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> s
     about = [sorted(metadata.items()), [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in names]]
     digest = hashlib.blake2b(json.dumps(about).encode(), digest_size=16)
     for name in names:
-        digest.update(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensors[name].detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -57,5 +57,8 @@ def check_members(source: Path | IO[bytes]) -> bool:
 
 def sha256_of(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -159,7 +159,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
             if due.log:
                 row = window.row(source.broken) | {"lr": lr, "skips": int(state.skips[0])}
                 recorder.write(state.step, row | {"seconds_left": row["seconds_per_step"] * (recipe.steps - state.step)})
-            if (due.log or due.snapshot) and state.broke_down_at(recipe) is not None:
+            if (due.log and state.broke_down_at(recipe) is not None) or (due.snapshot and state.fault(recipe)):
                 ending = Ending.BREAKDOWN
                 break
             if due.snapshot:
@@ -169,7 +169,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
                     valid, bad_data = validate(state, held_out, recipe, processes, recorder)
                 ending = ending if valid else Ending.BAD_DATA
         if ending is Ending.BAD_DATA:
-            if state.step > first_step and state.broke_down_at(recipe) is None:
+            if state.step > first_step and not state.fault(recipe):
                 recorder.save(state)
             recorder.wait()
             processes.highest(0)  # a process that exits has the others ended, too: all wait for the snapshot
@@ -340,16 +340,22 @@ def due_after(step: int, ending: Ending, recipe: TrainingRecipe) -> Due:
 
 def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, processes: Processes, recorder: Recorder) -> int:
     """Export the weights if the run is finished or out of time, and report how it ended; return the exit status."""
-    folder = recorder.folder
+    folder, finished = recorder.folder, state.step == recipe.steps
+    exporting = ending is Ending.OUT_OF_TIME or (finished and ending in (Ending.NONE, Ending.SIGNAL))
+    fault = state.fault_of_result(PRECISIONS[recipe.export]) if exporting else None
+    if processes.first and fault:
+        print(f"train.py: {fault}; nothing is exported", file=sys.stderr, flush=True)
     if processes.first and ending is Ending.BREAKDOWN:
         print(f"train.py: {breakdown_message(state, recipe, folder)}", file=sys.stderr, flush=True)
     if processes.first and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
-        if state.step == recipe.steps or ending is Ending.OUT_OF_TIME:
+        if exporting and not fault:
             weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
             settings = of_run(recipe, state.step).to_dict()
             save_weights(folder / "model.safetensors", weights, state.model.config, precision, settings)
-        finished = "finished" if state.step == recipe.steps else f"stopped at step {state.step}; rerun the same command to continue"
-        print(f"{folder}: {finished}", flush=True)
+        if not finished:
+            print(f"{folder}: stopped at step {state.step}; rerun the same command to continue", flush=True)
+        elif not fault:
+            print(f"{folder}: finished", flush=True)
     if recorder.parts is not None and ending in (Ending.NONE, Ending.SIGNAL, Ending.OUT_OF_TIME):
         held = (
             "the whole snapshot"
@@ -357,17 +363,14 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
             else "the snapshot without the optimizer's state, which would exceed snapshot_total"
         )
         print(f"{folder / 'parts'}: {held}; --resume {folder / 'parts'} continues from there", flush=True)
-    return {Ending.BAD_DATA: 2, Ending.BREAKDOWN: 1}.get(ending, 0)
+    return {Ending.BAD_DATA: 2, Ending.BREAKDOWN: 1}.get(ending, 1 if finished and fault else 0)
 
 
 def breakdown_message(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> str:
     """Return the message of a run that broke down: the reason, and the last good snapshot."""
     found = list_snapshots(folder / "snapshot")
     good = f"the last good snapshot is {found[-1][1]}" if found else "there is no snapshot yet"
-    return (
-        f"step {state.broke_down_at(recipe)}: {recipe.max_skips} steps in a row had a non-finite loss or gradient, or a "
-        f"gradient norm above skip_norm, {recipe.skip_norm}; {good}"
-    )
+    return f"{state.fault(recipe)}; {good}"
 
 
 def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtype: torch.dtype) -> str:

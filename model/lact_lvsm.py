@@ -20,6 +20,7 @@ from config.errors import InputError
 from model.camera import rays
 from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
 from model.layers.address import Address, focus_of, places_of
+from model.layers.block import state_shapes
 from model.layers.primitives import LayerNorm, Linear
 from model.ops.gradient_mode import gradients_are_recorded
 from model.parallel.context import ContextGroup, Shares
@@ -116,6 +117,7 @@ class LaCTLVSM(nn.Module):
         self.context: ContextGroup | None = None
         self._run, self._write, self._read, self._train = _run, _write, _read, _train
         self._fingerprint: tuple[object, str] | None = None
+        self._state_shapes: dict[tuple[int, int], list[dict[str, tuple[int, ...]]]] = {}
         self._initialise()
 
     def _initialise(self) -> None:
@@ -312,17 +314,15 @@ class LaCTLVSM(nn.Module):
 
         Raises:
             ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
-            InputError: a state written by other weights, or without the focus that this network needs.
+            InputError: a state written by other weights, with other tensors than this network's layers write, of another number of
+                scenes, or without the focus that this network needs.
         """
         self._check(fxfycxcy, c2w, image_size)
-        if state.model != self.fingerprint():
-            raise InputError("scene state", f"was written by weights {state.model}", f"{self.fingerprint()}, the ones loaded")
         b, v = fxfycxcy.shape[:2]
+        self._check_state(state, b)
         bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=False)
         # It may come from another machine, in another precision.
         state = state.to(self.device, self.compute_dtype)
-        if self._needs_focus and state.focus is None:
-            raise InputError("scene state", "holds no focus, which this network's config needs", "a state written by this network")
         return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
 
     @torch.no_grad()
@@ -399,6 +399,19 @@ class LaCTLVSM(nn.Module):
         p = self.config.patch_size
         if image_size[0] % p or image_size[1] % p or min(image_size) < p:
             raise ValueError(f"image size {image_size[0]} {image_size[1]}: height and width must be multiples of the patch, {p}")
+
+    def _check_state(self, state: SceneState, b: int) -> None:
+        if state.model != self.fingerprint():
+            raise InputError("scene state", f"was written by weights {state.model:.80}", f"{self.fingerprint()}, the ones loaded")
+        scenes, views = state.fxfycxcy.shape[:2]
+        if scenes != b:
+            raise InputError("scene state", f"holds {scenes} scenes", f"{b}, as many as the cameras are of")
+        if self._needs_focus and state.focus is None:
+            raise InputError("scene state", "holds no focus, which this network's config needs", "a state written by this network")
+        key = b, views * math.prod(state.image_size) // self.config.patch_size**2
+        if key not in self._state_shapes:
+            self._state_shapes[key] = state_shapes(self.config.block, self.config.dim, *key) * self.config.layers
+        state.check_layers(self._state_shapes[key])
 
     def _shares(self, x: Tensor, image_size: tuple[int, int]) -> Shares | None:
         """Return how views and tokens are split over the processes of the context; `x` (b, v, …): input views of this one."""

@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from config.errors import InputError, missing_file
-from model.weights.file import save_tensors
+from model.weights.file import read_tensors, save_tensors
+from model.weights.values import check_values
 
 FORMAT = "lact_nvs scene state 1"
+WANTED = "a scene state written by --save_state"
+NAME = re.compile(r"layers\.(0|[1-9]\d{0,8})\.([^.]+)")
+MOST_PIXELS = 1 << 15
 
 
 @dataclass
@@ -46,6 +50,22 @@ class SceneState:
         layers = [{name: tensor.to(device, dtype) for name, tensor in layer.items()} for layer in self.layers]
         return dataclasses.replace(self, layers=layers)
 
+    def check_layers(self, wanted: list[dict[str, tuple[int, ...]]]) -> None:
+        """Refuse layers with other tensors than a network writes.
+
+        Args:
+            wanted: per layer, the shapes of its tensors.
+
+        Raises:
+            InputError: another number of layers, or a layer with other names or shapes.
+        """
+        if len(self.layers) != len(wanted):
+            raise InputError("scene state", f"holds {len(self.layers)} layers", f"{len(wanted)}, as this network writes")
+        for i, (layer, shapes) in enumerate(zip(self.layers, wanted, strict=True)):
+            found = {name: tuple(tensor.shape) for name, tensor in layer.items()}
+            if found != shapes:
+                raise InputError("scene state", f"holds {found} for layer {i}", f"{shapes}, as this network writes")
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the state as safetensors, atomically."""
         tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
@@ -61,27 +81,59 @@ class SceneState:
 
         Raises:
             FileNotFoundError: there is no such file.
-            InputError: it is not a safetensors file, or holds something else.
+            InputError: it is not a safetensors file, is damaged, or holds something else, or numbers that are not finite. Whether
+                its layers are those of a network is checked where it is rendered.
         """
-        wanted = "a scene state written by --save_state"
         if not Path(path).is_file():
-            raise missing_file(path, wanted)
-        try:
-            with safe_open(path, framework="pt", device=str(device)) as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        except SafetensorError as error:
-            raise InputError(path, f"is not a safetensors file ({error})", wanted) from error
+            raise missing_file(path, WANTED)
+        tensors, about = read_tensors(path, WANTED, "is not a safetensors file")
         if about.get("format") != FORMAT:
-            raise InputError(f"{path}, format", f"is {about.get('format')!r}", repr(FORMAT))
-        try:
-            fxfycxcy, c2w, focus = tensors.pop("fxfycxcy"), tensors.pop("c2w"), tensors.pop("focus", None)
-            layers: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in tensors.items():
-                _, index, part = name.split(".")
-                layers.setdefault(int(index), {})[part] = tensor
-            ordered = [layers[i] for i in range(len(layers))]
-            h, w = json.loads(about["image_size"])
-            return cls(ordered, fxfycxcy, c2w, (h, w), about["model"], focus)
-        except (KeyError, ValueError, TypeError) as error:  # a key that is missing or does not parse
-            raise InputError(path, f"is damaged ({error})", wanted) from error
+            raise InputError(f"{path}, format", f"is {about.get('format')!r:.80}", repr(FORMAT))
+        for name, tensor in tensors.items():
+            check_values(tensor, f"{path}, {name}")
+        b = _count_scenes(tensors, path)
+        fxfycxcy, c2w, focus = tensors.pop("fxfycxcy"), tensors.pop("c2w"), tensors.pop("focus", None)
+        if focus is not None and focus.shape != (b, 3):
+            raise InputError(f"{path}, focus", f"is {tuple(focus.shape)}", f"{(b, 3)}, for {b} scenes")
+        if "model" not in about:
+            raise InputError(f"{path}, model", "is missing", "the fingerprint of the weights that wrote it")
+        layers = [{name: x.to(device) for name, x in layer.items()} for layer in _layers(tensors, path)]
+        return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus)
+
+
+def _count_scenes(tensors: dict[str, Tensor], path: str | os.PathLike) -> int:
+    """Return b, once intrinsics and poses of b scenes are there and fit each other."""
+    for name in ("fxfycxcy", "c2w"):
+        if name not in tensors:
+            raise InputError(f"{path}, {name}", "is missing", WANTED)
+    shape, poses = tuple(tensors["fxfycxcy"].shape), tuple(tensors["c2w"].shape)
+    if len(shape) != 3 or 0 in shape or shape[2] != 4 or poses != (*shape[:2], 4, 4):
+        raise InputError(f"{path}, fxfycxcy and c2w", f"are {shape} and {poses}", "(b, v, 4) and (b, v, 4, 4)")
+    if not (tensors["fxfycxcy"][..., :2] > 0).all():
+        raise InputError(f"{path}, fxfycxcy", "holds a focal length that is not above 0", WANTED)
+    return shape[0]
+
+
+def _layers(tensors: dict[str, Tensor], path: str | os.PathLike) -> list[dict[str, Tensor]]:
+    """Return the tensors of layers, named `layers.I.NAME`, layer by layer."""
+    layers: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise InputError(f"{path}, {name}", "is unknown", "fxfycxcy, c2w, focus and layers.I.NAME")
+        layers.setdefault(int(match[1]), {})[match[2]] = tensor
+    for i in range(len(layers)):
+        if i not in layers:
+            raise InputError(f"{path}, layers.{i}", "is missing", f"{len(layers)} layers, numbered from 0")
+    return [layers[i] for i in range(len(layers))]
+
+
+def _image_size(about: dict[str, str], path: str | os.PathLike) -> tuple[int, int]:
+    try:
+        size = json.loads(about.get("image_size", ""))
+    except (ValueError, RecursionError):
+        size = None
+    if not isinstance(size, list) or [type(side) for side in size] != [int, int] or not 0 < min(size) <= max(size) <= MOST_PIXELS:
+        found = f"is {about['image_size']!r:.40}" if "image_size" in about else "is missing"
+        raise InputError(f"{path}, image_size", found, f"[height, width], {MOST_PIXELS} pixels at most each")
+    return size[0], size[1]

@@ -1,5 +1,6 @@
 """PSNR by hand, SSIM against scikit-image, LPIPS against plain NumPy on the published layer table."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from config.errors import InputError
 from model.metric import LPIPS, psnr, ssim
+from model.weights.checksum import sha256_of
+from model.weights.table import LPIPS_FILES
 from tests.support.lpips_weights import LAST_OF_GROUP, VGG16, head_weights, vgg_weights
 
 
@@ -192,6 +195,28 @@ def test_lpips_names_the_file_and_what_is_wrong_with_it(tmp_path: Path) -> None:
     torch.save([torch.ones(2)], vgg)
     with pytest.raises(InputError, match=r"vgg16.pth: holds a list; wanted a state dict"):
         LPIPS.from_files(vgg, heads)
+
+
+def test_lpips_files_of_known_names_have_their_known_content(lpips: LPIPS, tmp_path: Path, monkeypatch) -> None:
+    trunk, heads = (tmp_path / file.name for file in LPIPS_FILES)
+    torch.save(vgg_weights(), trunk)
+    torch.save(head_weights(), heads)
+    with pytest.raises(InputError, match=r"vgg16-397923af.pth: is damaged \(.*397923af…\); wanted .*: delete it and run again"):
+        LPIPS.from_files(trunk, heads)
+    known = [dataclasses.replace(file, sha256=sha256_of(tmp_path / file.name)) for file in LPIPS_FILES]
+    monkeypatch.setattr("model.metric.LPIPS_FILES", known)
+    LPIPS.from_files(trunk, heads)
+    with heads.open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"lpips_vgg.pth: is damaged"):
+        LPIPS.from_files(trunk, heads)
+
+
+def test_lpips_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    torch.save(vgg_weights() | {"features.0.bias": torch.full((64,), torch.nan)}, tmp_path / "vgg.pth")
+    with pytest.raises(InputError, match=r"vgg.pth, features.0.bias: holds 64 numbers that are not finite"):
+        LPIPS.from_files(tmp_path / "vgg.pth", tmp_path / "heads.pth")
 
 
 def test_lpips_reads_nothing_but_weights(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training state and its snapshots: written atomically, the newest few kept, everything restored."""
 
 import dataclasses
+import gc
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from model.training.snapshot import (
     SnapshotWriter,
     check_same_run,
     code_version,
+    copied,
     list_snapshots,
     read_snapshot,
     rng_state,
@@ -31,6 +33,7 @@ from model.training.snapshot import (
 from model.training.state import TrainingState
 from model.weights.file import read_weights
 from model.weights.load import read_config
+from tests.support.training_run import assert_same_state
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
@@ -207,6 +210,79 @@ def test_other_files_are_no_snapshots(tmp_path):
     torch.save(Path("x"), tmp_path / "pickle.pt")
     with pytest.raises(InputError, match=r"pickle.pt: needs .* to unpickle"):
         read_snapshot(tmp_path / "pickle.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": "7"}, "step: is a str; wanted a int"),
+        ({"step": -1}, "step: is -1; wanted 0 or more"),
+        ({"skips": None}, "skips: is a NoneType"),
+        ({"data_ranks": True}, "data_ranks: is a bool"),
+        ({"recipe": []}, "recipe: is a list; wanted a dict"),
+        ({"config": 3}, "config: is a int"),
+        ({"rng": {}}, "rng: is a dict; wanted a list"),
+        ({"model": {"x": 3}}, "model, 'x': is a int; wanted tensors by their names"),
+        ({"model": {3: torch.zeros(1)}}, "model, 3: is a Tensor"),
+        ({"average": [1]}, "average: is a list; wanted a dict or nothing"),
+        ({"optimizer": 0.5}, "optimizer: is a float; wanted a dict or nothing"),
+    ],
+)
+def test_parts_of_other_types_are_refused(tmp_path, changes, message):
+    torch.save({"format": FORMAT, **content(7), **changes}, tmp_path / "step_00000007.pt")
+    with pytest.raises(InputError, match=rf"step_00000007.pt, {message}"):
+        read_snapshot(tmp_path / "step_00000007.pt")
+
+
+def first_moments(saved: dict) -> dict:
+    return saved["optimizer"]["state"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x: x["model"]["input_linear.weight"].fill_(torch.nan),
+            "input_linear.weight: holds 384 numbers that are not finite",
+        ),
+        (lambda x: x["average"]["input_linear.weight"].fill_(torch.nan), "average, input_linear.weight: holds 384 numbers that"),
+        (lambda x: x.update(average=None), "average: is missing; wanted averaged weights"),
+        (lambda x: first_moments(x)["exp_avg"].fill_(torch.inf), "optimizer, exp_avg: holds 384 numbers that are not finite"),
+        (lambda x: first_moments(x).update(exp_avg=torch.zeros(3)), r"optimizer, exp_avg: is \(3,\); wanted \(8, 48\)"),
+        (lambda x: first_moments(x).update(exp_avg=None), "optimizer, exp_avg: is a NoneType; wanted"),
+        (lambda x: first_moments(x).pop("exp_avg_sq"), r"optimizer: holds \['step', 'exp_avg'\]; wanted exp_avg, exp_avg_sq, step"),
+        (lambda x: x["optimizer"].update(state={}), "optimizer: is empty after 4 steps"),
+        (lambda x: x["optimizer"].update(state={99: {"step": 1}}), "optimizer: holds"),
+        (lambda x: x["optimizer"]["param_groups"].pop(), r"optimizer: cannot be restored \(ValueError"),
+        (lambda x: x["optimizer"]["param_groups"][0].update(eps="x"), "optimizer, eps: is 'x'; wanted a float"),
+        (lambda x: x.update(optimizer={}), r"optimizer: cannot be restored \(KeyError"),
+        (lambda x: x.update(rng=[{}]), r"rng: cannot be restored \(KeyError"),
+        (lambda x: x["rng"][0].update(torch=torch.zeros(5)), r"rng: cannot be restored"),
+        (lambda x: x["rng"][0].update(python=3), r"rng: cannot be restored"),
+    ],
+)
+def test_parts_that_do_not_fit_the_run_are_refused(tmp_path, change, message):
+    recipe = dataclasses.replace(RECIPE, ema=0.9)
+    saved = trained(seed=1, step=7, recipe=recipe).content(recipe, [rng_state(CPU)], 1)
+    change(saved)
+    torch.save({"format": FORMAT, **saved}, tmp_path / "step_00000007.pt")
+    before = torch.get_rng_state(), random.getstate()
+    with pytest.raises(InputError, match=rf"step_00000007.pt, {message}"):
+        trained(2, 0, recipe).restore(read_snapshot(tmp_path / "step_00000007.pt"), tmp_path / "step_00000007.pt", 0)
+    torch.set_rng_state(before[0]), random.setstate(before[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="lists mapped files by /proc")
+def test_a_restored_run_does_not_keep_the_file_mapped(tmp_path):
+    (path,) = written(tmp_path, 1)
+    state = trained(seed=2)
+    state.restore(read_snapshot(path), path, rank=0)
+    gc.collect()
+    assert path.name not in Path("/proc/self/maps").read_text()
+    before = copied(state.optimizer.state_dict())
+    with path.open("r+b") as file:
+        file.truncate(0)
+    assert_same_state(before, state.optimizer.state_dict())
 
 
 def test_differences_are_all_named(tmp_path):

@@ -13,6 +13,8 @@ import train
 from config.errors import InputError
 from data import sampler
 from model.training.snapshot import SnapshotWriter, read_snapshot
+from model.training.state import TrainingState
+from model.weights.file import read_tensors, save_tensors
 from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path
 from tests.support.training_run import NETWORK, arguments, assert_same, final, program, rows, work_in
@@ -133,6 +135,73 @@ def test_too_many_skipped_steps_in_a_row_stop_the_run(capsys, monkeypatch, nan, 
     assert error.rstrip().endswith("the last good snapshot is outputs/lost/snapshot/step_00000004.pt")
     assert not Path("outputs/lost/model.safetensors").exists()
     assert rows("lost")[-1]["skips"] == len(nan | {5})
+
+
+def test_a_run_that_skipped_every_step_is_not_finished(capsys, monkeypatch):
+    plant_nan(monkeypatch, set(range(9)))
+    assert train.main(arguments("skipped", ema=0.9)) == 1
+    out, error = capsys.readouterr()
+    assert error == (
+        "train.py: all 6 steps were skipped: their loss or gradient was not finite, or the gradient norm above skip_norm; "
+        "nothing is exported\n"
+    )
+    assert "finished" not in out
+    assert not Path("outputs/skipped/model.safetensors").exists()
+    saved = final("skipped")  # unchanged
+    assert all(x.isfinite().all() for part in ("model", "average") for x in saved[part].values())
+    assert train.main(arguments("skipped", ema=0.9)) == 1  # again
+
+
+@pytest.mark.parametrize("part", ["model", "average", "moments"])
+def test_a_run_whose_weights_come_apart_keeps_its_good_snapshots(capsys, monkeypatch, part):
+    finish_step, steps = TrainingState.finish_step, [0]
+
+    def come_apart(state, *args):
+        finish_step(state, *args)
+        steps[0] += 1
+        if steps[0] == 5:
+            if part == "moments":
+                next(iter(state.optimizer.state.values()))["exp_avg"].fill_(torch.nan)
+            else:
+                getattr(state, part).input_linear.weight.data.fill_(torch.nan)
+
+    monkeypatch.setattr(TrainingState, "finish_step", come_apart)
+    assert train.main(arguments("apart", ema=0.9, keep=1)) == 1
+    out, error = capsys.readouterr()
+    assert re.search(r"^train.py: step 6: weights, their average or the optimizer's state are not finite; the last good", error)
+    assert error.endswith("the last good snapshot is outputs/apart/snapshot/step_00000004.pt\n")
+    assert "finished" not in out
+    assert [path.name for path in Path("outputs/apart/snapshot").iterdir()] == ["step_00000004.pt"]
+    assert not Path("outputs/apart/model.safetensors").exists()
+
+
+def test_weights_that_overflow_in_the_export_are_not_exported(capsys, monkeypatch):
+    monkeypatch.setattr(train, "apply_step", lambda optimizer, *_: optimizer.param_groups[1]["params"][0].data.fill_(3.4e38))
+    assert train.main(arguments("large", steps=1, warmup=0, export="bfloat16")) == 1
+    assert capsys.readouterr().err == "train.py: the weights are not finite, or overflow in bfloat16; nothing is exported\n"
+    assert not Path("outputs/large/model.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_refused_before_training(capsys):
+    assert train.main(arguments("first", max_hours=0)) == 0
+    weights, metadata = read_tensors("outputs/first/model.safetensors", "weights")
+    weights["input_linear.weight"][0, 0] = torch.nan
+    save_tensors(weights, "nan.safetensors", metadata)
+    refused(
+        capsys,
+        arguments("second", load="nan.safetensors"),
+        "nan.safetensors, input_linear.weight: holds 1 number that is not finite",
+    )
+    assert not Path("outputs/second").exists()
+
+
+def test_a_damaged_snapshot_is_not_resumed(capsys):
+    assert train.main(arguments("damaged", max_hours=0)) == 0
+    path = Path("outputs/damaged/snapshot/step_00000001.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    refused(capsys, arguments("damaged"), r"step_00000001.pt: is damaged \(.*\); wanted a whole snapshot: delete it to resume from")
 
 
 def test_a_breakdown_is_not_saved(monkeypatch):

@@ -6,6 +6,7 @@ Letters: b scenes, v input views, u target views, t tokens of a view, d token wi
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from config import LayerConfig
@@ -72,6 +73,22 @@ def layer_of(config: LayerConfig, dim: int) -> Layer:
     """Build the layer that a network config describes, with its norm and residual sum."""
     f = build_layer(config, dim)
     return MixingLayer(cast(AnyMixing, f), dim) if f.mixes_views else LocalLayer(cast(Local, f), dim)
+
+
+@torch.no_grad()
+def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int) -> list[dict[str, tuple[int, ...]]]:
+    """Return the shapes of what `finish` returns, for every mixing layer of a block, without computing it.
+
+    Args:
+        layers: of the block.
+        dim: token width.
+        b: scenes.
+        tokens: of all input views of a scene.
+    """
+    with torch.device("meta"):
+        block, x = Block(layers, dim), torch.empty(b, 1, tokens, dim)
+        states = [layer.finish(layer.write(x, None)) for layer in block.layers if isinstance(layer, MixingLayer)]
+    return [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in states]
 
 
 class Block(nn.Module):

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from config.errors import InputError
+from model.weights.values import check_values
+
 BETAS = (0.9, 0.95)
 
 
@@ -66,6 +69,58 @@ def build_optimizer(model: nn.Module, weight_decay: float, kind: str = "adamw") 
     if kind == "adamw":
         return adamw
     return MuonAndAdamW(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"), adamw)
+
+
+def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, steps_done: int) -> None:
+    """Load what `state_dict` returned, and check that every tensor fits its parameter.
+
+    Args:
+        optimizer: of the same model, new.
+        saved: not used by anything else: its tensors may become the optimizer's.
+        where: name in error messages.
+        steps_done: number of steps that were not skipped.
+
+    Raises:
+        InputError: it is of another optimizer or model, is incomplete, or holds numbers that are not finite.
+    """
+    wanted = "the state of this run's optimizer"
+    settings = [_kinds(group) for group in optimizer.param_groups]
+    try:
+        optimizer.load_state_dict(saved)
+    except Exception as error:  # torch checks little, and raises anything from KeyError to AttributeError
+        raise InputError(where, f"cannot be restored ({type(error).__name__}: {error})", wanted) from error
+    for before, group in zip(settings, optimizer.param_groups, strict=True):
+        changed = [name for name, kind in before.items() if _kinds(group).get(name) is not kind]
+        if changed:
+            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", f"a {before[changed[0]].__name__}")
+    parts = (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonAndAdamW) else (optimizer,)
+    for part in parts:
+        if steps_done > 0 and not part.state:
+            raise InputError(where, f"is empty after {steps_done} steps", wanted)
+        names = {"momentum_buffer"} if isinstance(part, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
+        for parameter, state in part.state.items():
+            _check_moments(parameter, state, names, where, wanted)
+
+
+def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
+    """Return the tensors of an optimizer's state."""
+    parts = (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonAndAdamW) else (optimizer,)
+    return [x for part in parts for state in part.state.values() for x in state.values()]
+
+
+def _check_moments(parameter: Any, state: Any, names: set[str], where: str, wanted: str) -> None:
+    if not isinstance(parameter, Tensor) or not isinstance(state, dict) or set(state) != names:
+        raise InputError(where, f"holds {list(state)!r:.80}", f"{', '.join(sorted(names))} for every parameter")
+    for name, value in state.items():
+        shape = () if name == "step" else tuple(parameter.shape)
+        if not isinstance(value, Tensor) or tuple(value.shape) != shape:
+            found = f"is {tuple(value.shape)}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
+            raise InputError(f"{where}, {name}", found, f"{shape}, in {wanted}")
+        check_values(value, f"{where}, {name}")
+
+
+def _kinds(group: Mapping[str, Any]) -> dict[str, type]:
+    return {name: type(value) for name, value in group.items() if name != "params"}
 
 
 def learning_rate(step: int, peak: float, warmup: int, steps: int, schedule: str = "cosine") -> float:

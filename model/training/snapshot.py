@@ -17,13 +17,27 @@ from config.errors import InputError, missing_file
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import replace_when_finished
 from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
-from model.weights.file import SNAPSHOT_FORMAT, load_torch_file
+from model.weights.file import SNAPSHOT_FORMAT
+from model.weights.torch_file import load_torch_file
 
 FORMAT = f"{SNAPSHOT_FORMAT} 2"
 # Spells one key differently.
 OLD_FORMAT = f"{SNAPSHOT_FORMAT} 1"
 NAME = re.compile(r"step_(\d+)\.pt")
-KEYS = ("model", "average", "optimizer", "step", "skips", "rng", "recipe", "config", "data_ranks", "code_version")
+# The parts of a snapshot and their types.
+PARTS: dict[str, tuple[type, ...]] = {
+    "model": (dict,),
+    "average": (dict, type(None)),
+    "optimizer": (dict, type(None)),
+    "step": (int,),
+    "skips": (int,),
+    "rng": (list, tuple),
+    "recipe": (dict,),
+    "config": (dict,),
+    "data_ranks": (int,),
+    "code_version": (str,),
+}
+WHOLE = "a whole snapshot: delete it to resume from the one before"
 
 
 class SnapshotWriter:
@@ -53,7 +67,7 @@ class SnapshotWriter:
             OSError: the previous one could not be written.
         """
         self.wait()
-        self._pending = self._thread.submit(self._write, {"format": FORMAT, **_copy(content)})
+        self._pending = self._thread.submit(self._write, {"format": FORMAT, **copied(content)})
 
     def wait(self) -> None:
         """Wait until everything is on disk.
@@ -119,17 +133,33 @@ def read_snapshot(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it cannot be read, or is something else.
+        InputError: it cannot be read, is damaged, or is something else.
     """
     if not path.exists():
         raise missing_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
     source = join_parts(path) if path.is_dir() else path
-    content = load_torch_file(source, path, "a whole snapshot: delete it to resume from the one before")
+    content = load_torch_file(source, path, WHOLE)
     if isinstance(content, dict) and content.get("format") == OLD_FORMAT and "optimiser" in content:
         content |= {"format": FORMAT, "optimizer": content.pop("optimiser")}
-    if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in KEYS):
+    if not isinstance(content, dict) or content.get("format") != FORMAT or any(key not in content for key in PARTS):
         raise InputError(path, "is not a training snapshot", "one of outputs/EXPNAME/snapshot, or --load for weights alone")
+    _check_types(content, path)
     return content
+
+
+def _check_types(content: dict[str, Any], path: Path) -> None:
+    for name, kinds in PARTS.items():
+        value = content[name]
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            wanted = " or ".join("nothing" if kind is type(None) else f"a {kind.__name__}" for kind in kinds)
+            raise InputError(f"{path}, {name}", f"is a {type(value).__name__}", wanted)
+    for name, least in (("step", 0), ("skips", 0), ("data_ranks", 1)):
+        if content[name] < least:
+            raise InputError(f"{path}, {name}", f"is {content[name]}", f"{least} or more")
+    for name in ("model", "average"):
+        for key, value in (content[name] or {}).items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise InputError(f"{path}, {name}, {key!r:.80}", f"is a {type(value).__name__}", "tensors by their names")
 
 
 def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, config: NetworkConfig, data_ranks: int) -> None:
@@ -193,12 +223,12 @@ def _save(content: dict[str, Any], path: Path) -> None:
             raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
 
 
-def _copy(value: Any) -> Any:
-    """Return `value` with its tensors copied to the CPU: training changes the originals meanwhile."""
+def copied(value: Any) -> Any:
+    """Return `value` with its tensors copied to the CPU: training changes the originals, or the file may."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: copied(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_copy(item) for item in value)
+        return type(value)(copied(item) for item in value)
     return value

@@ -15,6 +15,7 @@ from torch import nn
 
 from config.errors import InputError
 from data.files import replace_when_finished, write_text
+from model.weights.checksum import sha256_of
 
 SUMS = re.compile(r"(step_\d+)\.sha256")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  (step_\d+\.pt\.part\d+)")
@@ -61,7 +62,7 @@ def write_parts(snapshot: Path, folder: Path, part_bytes: int, total_bytes: int,
         finally:
             reduced.unlink(missing_ok=True)
     sums = f"{snapshot.stem}.sha256"
-    write_text(folder / sums, "".join(f"{_sum(folder / name)}  {name}\n" for name in names))
+    write_text(folder / sums, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
     for path in folder.iterdir():
         if path.name not in (*names, sums) and path.name.startswith("step_"):
             path.unlink()
@@ -113,7 +114,3 @@ def _cut(source: Path, name: str, folder: Path, part_bytes: int) -> list[str]:
             with replace_when_finished(folder / names[-1]) as temporary:
                 temporary.write_bytes(content)
     return names
-
-
-def _sum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

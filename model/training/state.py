@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from config import NetworkConfig
+from config.errors import InputError
 from config.recipe import TrainingRecipe
 from model.lact_lvsm import LaCTLVSM
 from model.parallel.processes import Processes
-from model.training.optimizer import build_optimizer, update_average
-from model.training.snapshot import code_version, set_rng_state
+from model.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, update_average
+from model.training.snapshot import WHOLE, code_version, copied, set_rng_state
 from model.weights.load import load_weights
+from model.weights.values import all_finite
 
 
 class TrainingState:
@@ -78,6 +80,29 @@ class TrainingState:
         in_a_row = int(self.skips[1])
         return None if in_a_row < recipe.max_skips else self.step - (in_a_row - recipe.max_skips)
 
+    def fault(self, recipe: TrainingRecipe) -> str | None:
+        """Return why this state is not worth a snapshot, or None. Waits for the device."""
+        at = self.broke_down_at(recipe)
+        if at is not None:
+            return (
+                f"step {at}: {recipe.max_skips} steps in a row had a non-finite loss or gradient, or a gradient norm above "
+                f"skip_norm, {recipe.skip_norm}"
+            )
+        networks = [network.state_dict().values() for network in (self.model, self.average) if network]
+        if not all_finite(x for values in (*networks, optimizer_tensors(self.optimizer)) for x in values):
+            return f"step {self.step}: weights, their average or the optimizer's state are not finite"
+        return None
+
+    def fault_of_result(self, export: torch.dtype) -> str | None:
+        """Return why the result is not worth an export in the dtype `export`, or None. Waits for the device."""
+        if 0 < self.step == int(self.skips[0]):
+            return (
+                f"all {self.step} steps were skipped: their loss or gradient was not finite, or the gradient norm above skip_norm"
+            )
+        if not all_finite(self.result.state_dict().values(), export):
+            return f"the weights are not finite, or overflow in {str(export).removeprefix('torch.')}"
+        return None
+
     def content(self, recipe: TrainingRecipe, rng: list[dict[str, Any]], data_ranks: int) -> dict[str, Any]:
         """Return what a snapshot holds: tensors where they are, and plain values. Waits for the device.
 
@@ -110,13 +135,21 @@ class TrainingState:
             rank: of this process.
 
         Raises:
-            InputError: the weights do not fit the network.
+            InputError: the weights do not fit the network, or something else that the snapshot holds does not fit the run.
         """
         load_weights(self.model, content["model"], str(path))
         if self.average is not None:
-            load_weights(self.average, content["average"], str(path))
+            if content["average"] is None:
+                raise InputError(f"{path}, average", "is missing", "averaged weights, which ema needs")
+            load_weights(self.average, content["average"], f"{path}, average")
         if content["optimizer"] is not None:
-            self.optimizer.load_state_dict(content["optimizer"])
+            # Torch would keep tensors that are mapped into memory: the file could then neither shrink nor free its disk space.
+            restore_optimizer(
+                self.optimizer, copied(content["optimizer"]), f"{path}, optimizer", content["step"] - content["skips"]
+            )
         if rank < len(content["rng"]):
-            set_rng_state(content["rng"][rank])
+            try:
+                set_rng_state(content["rng"][rank])
+            except Exception as error:  # Python, NumPy and torch raise different types for what is no state of theirs
+                raise InputError(f"{path}, rng", f"cannot be restored ({type(error).__name__}: {error})", WHOLE) from error
         self.step, self.skips[0] = content["step"], content["skips"]

@@ -1,12 +1,11 @@
-"""Weight files: torch and safetensors files read, tensors only; safetensors written with the network config."""
+"""Weight files: torch and safetensors files read, tensors only; safetensors written with network config and checksum."""
 
 import json
 import os
-import re
-import zipfile
+import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,48 +15,86 @@ from torch import Tensor
 from config import NetworkConfig
 from config.errors import InputError
 from data.files import replace_when_finished
+from model.weights.checksum import checksum_of
+from model.weights.torch_file import load_torch_file, unreadable
+from model.weights.values import check_kind
+from model.weights.wrappers import find_state_dict, unwrap
 
 # Prefix of the format tag in training snapshots of every version.
 SNAPSHOT_FORMAT = "lact_nvs training snapshot"
-STATE_DICT = "a state dict, or {'model': state dict}"
+# Metadata key of `checksum_of` everything else in a safetensors file.
+CHECKSUM = "checksum"
 WANTED = "a complete weight file: delete this one and fetch it again"
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     """Read the tensors of a weight file into memory, with the names that the network gives them.
 
+    Files with checksums (zip-based torch files, and safetensors written by `save_tensors`) are checked against them. What other
+    programs put around a network is taken off: see `model.weights.wrappers`. A line on standard error says what is left out.
+
     Args:
         path: `.safetensors`, or `.pt`/`.pth` holding a state dict or `{"model": state_dict, …}`. Of the latter only the
-            model's tensors are read. Prefixes added by DistributedDataParallel and torch.compile are removed.
+            model's tensors are read.
 
     Returns:
         tensors on the CPU, in the file's dtypes and independent of the file.
 
     Raises:
         OSError: the file cannot be opened.
-        InputError: another suffix; a damaged file; a pickle that needs more than tensors; no state dict in it.
+        InputError: another suffix; a damaged file; a pickle that needs more than tensors; no state dict in it, or several; a
+            tensor that is no plain one.
     """
     path = Path(path)
     path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage
+    notes: list[str] = []
     if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not iterable itself)
-        except SafetensorError as error:
-            raise _damaged(path, error, WANTED) from error
+        state, _ = read_tensors(path, WANTED)
     elif path.suffix in (".pt", ".pth"):
-        state = _read_torch_file(path)
+        state, notes = find_state_dict(load_torch_file(path, path, WANTED), str(path))
     else:
         raise InputError(path, "is not a weight file by its name", "one that ends in .pt, .pth or .safetensors")
-    state = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items()}
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    # Both readers memory-map the file: with copies it may be overwritten in place while a program runs.
-    return {key: tensor.clone() for key, tensor in state.items()}
+    state, more = unwrap(state, str(path))
+    for note in [*notes, *more] if os.environ.get("LOCAL_RANK", "0") == "0" else []:
+        print(f"{path}: {note}", file=sys.stderr, flush=True)
+    for name, tensor in state.items():
+        check_kind(tensor, f"{path}, {name}")
+    # Torch's reader memory-maps the file: with copies it may be overwritten in place while a program runs.
+    return state if path.suffix == ".safetensors" else {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def read_tensors(path: str | os.PathLike, wanted: str, problem: str = "cannot be read") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a `.safetensors` file into memory and compare it with the checksum in its metadata, if it has one.
+
+    Args:
+        path: the file.
+        wanted, problem: parts of the error message.
+
+    Returns:
+        tensors on the CPU, and the other metadata.
+
+    Raises:
+        InputError: no safetensors file, or a damaged one.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Mapped into memory by the reader: with copies the file may be overwritten in place while a program runs.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not iterable itself)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged header raises more than SafetensorError
+        raise unreadable(path, error, wanted, problem) from error
+    stated = metadata.pop(CHECKSUM, None)
+    if stated is not None and stated != checksum_of(tensors, metadata):
+        raise InputError(path, "is damaged (its content does not match its checksum)", wanted)
+    return tensors, metadata
 
 
 def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None:
     """Return the JSON object that a `.safetensors` file has in its metadata under `key`; None if there is none.
+
+    The tensors are not read, so the checksum is not compared: `read_tensors` does that.
 
     Args:
         path: the file.
@@ -70,8 +107,8 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(key)
-    except SafetensorError as error:
-        raise _damaged(path, error, WANTED) from error
+    except Exception as error:  # as in `read_tensors`
+        raise unreadable(path, error, WANTED) from error
     if text is None:
         return None
     try:
@@ -83,66 +120,20 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
     return value
 
 
-def _read_torch_file(path: Path) -> dict[str, Tensor]:
-    content = load_torch_file(path, path, WANTED)
-    state = content.get("model", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict) or not state:
-        raise InputError(path, f"holds {_kind(state)}", STATE_DICT)
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(f"{path}, {key!r}", f"is {_kind(value)}", STATE_DICT)
-    return state
-
-
-def is_zip(path: str | os.PathLike) -> bool:
-    """Return whether a file is a zip: torch's current format, which can be memory-mapped."""
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it looks like one but is damaged
-        return False
-
-
-def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
-    """Read a torch file, tensors and plain values only; tensors are memory-mapped where the format allows it.
+def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str]) -> None:
+    """Write a `.safetensors` file with a checksum of tensors and metadata, atomically.
 
     Args:
-        source: the file, or its content.
-        where, wanted: parts of the error message.
-
-    Raises:
-        InputError: it cannot be read, or its pickle needs more.
-    """
-    mapped = isinstance(source, Path) and is_zip(source)
-    try:
-        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged file raises nearly anything, from IndexError to struct.error
-        needed = re.search(r"GLOBAL (\S+)", str(error))
-        if needed:
-            found = f"needs {needed[1]} to unpickle, which may run code and is refused"
-            raise InputError(where, found, "tensors only, as torch.save(model.state_dict(), path) writes") from error
-        raise _damaged(where, error, wanted) from error
-
-
-def _kind(value: object) -> str:
-    return "nothing" if isinstance(value, dict) and not value else f"a {type(value).__name__}"
-
-
-def _damaged(where: str | os.PathLike, error: Exception, wanted: str) -> InputError:
-    reason = " ".join(str(error).split())[:120]
-    return InputError(where, f"cannot be read ({type(error).__name__}: {reason})", wanted)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str]) -> None:
-    """Write a `.safetensors` file, atomically.
+        tensors: on the CPU, contiguous.
+        path: the file; replaced if it exists.
+        metadata: stored with the tensors.
 
     Raises:
         OSError: it cannot be written, as on a full disk.
     """
     with replace_when_finished(path) as temporary:
         try:
-            save_file(tensors, temporary, metadata)
+            save_file(tensors, temporary, {**metadata, CHECKSUM: checksum_of(tensors, metadata)})
         except SafetensorError as error:  # its own type, for the system's errors too
             raise OSError(f"{path}: cannot be written ({error})") from error
 

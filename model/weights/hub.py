@@ -31,6 +31,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
 from config import did_you_mean
 from config.errors import missing_file
 from config.paths import find_path
+from model.weights.checksum import sha256_of
 from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
 
 # A compressed response has no length and no ranges in bytes of the file.
@@ -272,11 +273,10 @@ def _verify(url: str, partial: Path, destination: Path, size: int | None, etag: 
 def _digest(path: Path, etag: str) -> str:
     """Return a file's hash of the kind that `etag` is: sha256 (large files), git's sha1 (small ones), else `etag`."""
     if re.fullmatch("[0-9a-f]{64}", etag):
-        digest = hashlib.sha256()
-    elif re.fullmatch("[0-9a-f]{40}", etag):
-        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
-    else:
+        return sha256_of(path)
+    if not re.fullmatch("[0-9a-f]{40}", etag):
         return etag
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -11,10 +11,12 @@ from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.runtime import PRECISIONS, pick_device, pick_dtype
-from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_zip, load_torch_file, read_metadata, read_weights
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, read_metadata, read_weights
 from model.weights.hub import resolve_weights
 from model.weights.infer import infer_config
 from model.weights.table import ROOT, known_weights
+from model.weights.torch_file import is_zip, load_torch_file
+from model.weights.values import check_kind, check_values
 
 
 def load_model(
@@ -101,7 +103,7 @@ def read_network_config(config: str | None, weights: str | None) -> NetworkConfi
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy `weights` into `model`; names and shapes must match exactly.
+    """Copy `weights` into `model`; names and shapes must match exactly, and the numbers be finite.
 
     Args:
         model: the network, on any device and of any dtype.
@@ -109,7 +111,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
         where: name in error messages, such as the file's.
 
     Raises:
-        InputError: a tensor is missing, of another shape, or unknown: the message names the first and counts the others.
+        InputError: a tensor is missing, of another shape, or unknown: the message names the first and counts the others. Or a
+            tensor holds other than finite floating-point numbers, or one that overflows in the model's dtype.
     """
     own = model.state_dict()
     problems = []
@@ -123,4 +126,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
         key, found = problems[0]
         others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise InputError(f"{where}, {key}", found + others, "the weights of the network that the config describes")
+    for key, tensor in own.items():
+        check_kind(weights[key], f"{where}, {key}")
+        check_values(weights[key], f"{where}, {key}", tensor.dtype)
     model.load_state_dict(weights)

@@ -9,9 +9,10 @@ from typing import Any
 
 from config.errors import InputError
 from config.recipe import TrainingRecipe, recipe_from_dict
-from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_zip, load_torch_file, read_metadata
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, read_metadata
 from model.weights.hub import resolve_weights
 from model.weights.table import known_weights
+from model.weights.torch_file import is_zip, load_torch_file
 
 # The published scene weights, of 32 inputs, are shown with up to 128; the bundled model is as good with 56 inputs as with 16.
 FAR_MORE_INPUTS = 4

@@ -1,0 +1,64 @@
+"""Torch files: checked against their checksums, then read, tensors and plain values only."""
+
+import os
+import re
+import zipfile
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from config.errors import InputError
+from model.weights.checksum import check_members
+
+ZIP_START = b"PK\x03\x04"
+
+
+def is_zip(source: str | os.PathLike | IO[bytes]) -> bool:
+    """Return whether a file, if there is one, or its content is a zip, damaged or not: torch's format that has checksums."""
+    if isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):
+            return False
+        with open(source, "rb") as file:
+            return is_zip(file)
+    source.seek(0)
+    begins_as_zip = source.read(len(ZIP_START)) == ZIP_START
+    try:
+        return begins_as_zip or zipfile.is_zipfile(source)
+    except zipfile.BadZipFile:  # it looks like one but is damaged
+        return True
+
+
+def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
+    """Read a torch file, tensors and plain values only; tensors are memory-mapped where the format allows it.
+
+    Every member of a zip is checked first. The older format, which is no zip, has no checksums.
+
+    Args:
+        source: the file, or its content.
+        where, wanted: parts of the error message.
+
+    Raises:
+        InputError: it cannot be read, is damaged, or its pickle needs more.
+    """
+    try:
+        all_stored = is_zip(source) and check_members(source)
+        if not isinstance(source, Path):
+            source.seek(0)
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=all_stored and isinstance(source, Path))
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged file raises nearly anything, from IndexError to struct.error
+        needed = re.search(r"GLOBAL (\S+)", str(error))
+        if needed:
+            found = f"needs {needed[1]} to unpickle, which may run code and is refused"
+            raise InputError(where, found, "tensors only, as torch.save(model.state_dict(), path) writes") from error
+        raise unreadable(where, error, wanted) from error
+
+
+def unreadable(where: str | os.PathLike, error: Exception, wanted: str, problem: str = "cannot be read") -> InputError:
+    """Return the error for a file whose reader raised `error`."""
+    reason = " ".join(str(error).split())[:120]
+    if "Bad CRC-32" in reason:
+        return InputError(where, f"is damaged ({reason})", wanted)
+    return InputError(where, f"{problem} ({type(error).__name__}: {reason})", wanted)

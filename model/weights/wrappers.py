@@ -1,0 +1,131 @@
+"""State dicts as other programs save them: found among what else a file holds, names freed from wrappers.
+
+Wrapped modules add a segment to the names below them: `module.`, `_orig_mod.`. Training frameworks put the network into a module
+or a dict of their own, often next to averaged weights and counters.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from config.errors import InputError
+
+STATE_DICT = "a state dict, or {'model': state dict}"
+# Keys of a file under which programs save a network's state dict, and the same of averaged weights.
+PLAIN = ("model", "state_dict", "model_state_dict", "net", "network", "params", "weights", "module")
+AVERAGED = re.compile(r"(.*_)?(ema|ema_model|average|averaged|averaged_model|swa|swa_model|shadow)(_.*)?")
+# Segments that wrappers put into names: of data-parallel and averaged modules, torch.compile, activation checkpointing, FSDP.
+WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+# The network's first tensor: what stands before its name is the place of the network in a larger module.
+FIRST = "input_linear.weight"
+MOST_DEPTH = 4
+
+
+def find_state_dict(content: object, where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the state dict in what a torch file holds, and notes on what else was found.
+
+    Where a file has a network's weights and their average, the former are taken.
+
+    Raises:
+        InputError: there is none, or several among which nothing decides.
+    """
+    notes: list[str] = []
+    for _ in range(MOST_DEPTH):
+        if not isinstance(content, dict) or not content:
+            raise InputError(where, f"holds {_kind(content)}", STATE_DICT)
+        key = _key_of_state_dict(content, where, notes)
+        if key is None:
+            break
+        content = content[key]
+    if not isinstance(content, dict) or not content:
+        raise InputError(where, f"holds {_kind(content)}", STATE_DICT)
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise InputError(f"{where}, {key!r:.80}", f"is {_kind(value)}", STATE_DICT)
+    return content, notes
+
+
+def unwrap(state: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the network's tensors by the names that the network gives them, and notes on what is left out.
+
+    Segments of wrappers are removed wherever they stand, then the prefix of the network in a larger module. Counters (one whole
+    number), averaged weights next to the network's own, and tensors outside the network are left out. Where no tensor has a
+    name of the network, all keep theirs.
+
+    Raises:
+        InputError: there are several networks, or two tensors would get one name.
+    """
+    counters = [name for name, x in state.items() if _is_counter(x)]
+    notes = [f"left out {_some(counters)} (counters)"] if counters else []
+    freed = {name: WRAPPER.sub("", name) for name in state if name not in set(counters)}
+    prefixes = {name.removesuffix(FIRST) for name in freed.values() if re.search(rf"(^|\.){re.escape(FIRST)}$", name)}
+    prefix = _prefix_of_network(prefixes, where) if prefixes else ""
+    others = sorted(prefixes - {prefix}, key=len, reverse=True)
+    taken = {}
+    for name, short in freed.items():
+        # The longest prefix is that of the innermost module.
+        inside = next((other for other in [*others, prefix] if len(other) > len(prefix) and short.startswith(other)), prefix)
+        if inside == prefix and short.startswith(prefix):
+            taken[name] = short.removeprefix(prefix)
+    left_out = [name for name in freed if name not in taken]
+    if left_out:
+        notes.append(f"left out {_some(left_out)} (outside of {prefix or 'the network'})")
+    return _renamed(state, taken, where), notes
+
+
+def _key_of_state_dict(content: dict, where: str, notes: list[str]) -> str | None:
+    """Return the key under which `content` has the state dict; None if it is one itself."""
+    plain = [key for key in PLAIN if _has_tensors(content.get(key))]
+    averaged = [key for key, value in content.items() if isinstance(key, str) and AVERAGED.fullmatch(key) and _has_tensors(value)]
+    candidates = plain or averaged
+    if not candidates:
+        return "model" if "model" in content else None
+    if len(candidates) > 1 and "model" not in candidates:
+        raise InputError(where, f"holds several state dicts: {', '.join(candidates)}", STATE_DICT)
+    key = "model" if "model" in candidates else candidates[0]
+    if plain and averaged:
+        notes.append(f"takes the weights under {key}, not the averaged ones under {', '.join(averaged)}")
+    return key
+
+
+def _prefix_of_network(prefixes: set[str], where: str) -> str:
+    """Return the prefix of the network among those of one or several; averaged ones come last."""
+    plain = sorted(prefix for prefix in prefixes if not any(map(AVERAGED.fullmatch, prefix.split("."))))
+    candidates = plain or sorted(prefixes)
+    if len(candidates) > 1:
+        found = f"holds several networks, under {', '.join(prefix or 'no prefix' for prefix in candidates)}"
+        raise InputError(where, found, "the weights of one")
+    return candidates[0]
+
+
+def _renamed(state: dict[str, Tensor], names: dict[str, str], where: str) -> dict[str, Tensor]:
+    """Return the tensors of `names` under their new names."""
+    counts = Counter(names.values())
+    twice = [name for name, short in names.items() if counts[short] > 1]
+    if twice:
+        same = [name for name in twice if names[name] == names[twice[0]]]
+        raise InputError(f"{where}, {same[0]}", f"and {same[1]} are both {names[same[0]]} without wrappers", "one tensor of a name")
+    return {short: state[name] for name, short in names.items()}
+
+
+def _is_counter(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex() or x.is_quantized) and x.numel() == 1
+
+
+def _has_tensors(value: object, depth: int = MOST_DEPTH) -> bool:
+    """Return whether a value is a dict with tensors in it, or in dicts in it."""
+    if not isinstance(value, dict) or depth == 0:
+        return False
+    return any(isinstance(item, Tensor) or _has_tensors(item, depth - 1) for item in value.values())
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    """Return the first few names, and the number of the others."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _kind(value: object) -> str:
+    return "nothing" if isinstance(value, dict) and not value else f"a {type(value).__name__}"

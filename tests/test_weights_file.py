@@ -127,8 +127,8 @@ def test_files_that_hold_something_else(tmp_path):
     ]:
         torch.save(content, path)
         fails(InputError, match, read_weights, path)
-    path = path.rename(tmp_path / "w.bin")
-    fails(InputError, r"w\.bin: is not a weight file by its name; wanted .*\.safetensors", read_weights, path)
+    path = path.rename(tmp_path / "w.npz")
+    fails(InputError, r"w\.npz: is not a weight file by its name; wanted .*\.safetensors", read_weights, path)
     for suffix in (".pt", ".safetensors"):
         fails(FileNotFoundError, rf"none\{suffix}", read_weights, tmp_path / f"none{suffix}")
 

@@ -10,6 +10,7 @@ from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.weights.file import read_weights
 from model.weights.infer import infer_config
+from model.weights.load import read_config
 from tests.support.weights import equal, fails, small_weights
 
 OTHER = {key: x + 1 for key, x in small_weights().items()}
@@ -36,6 +37,7 @@ def saved(content: dict, tmp_path):
         inside("_checkpoint_wrapped_module.", "blocks.1."),
         inside("_fsdp_wrapped_module._orig_mod.", ".f."),
         inside("module.", "blocks."),
+        inside("_fpw_module.", ".f."),
         prefixed("model."),
         prefixed("model._orig_mod."),
         prefixed("net."),
@@ -51,6 +53,9 @@ def saved(content: dict, tmp_path):
         {"model": {"state_dict": prefixed("module.")}},
         {"model": "lact", "state_dict": small_weights()},
         {"model": {"dim": 12}, "state_dict": small_weights()},
+        {"generator": small_weights(), "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
+        {"EMA": small_weights()},
+        prefixed("model-ema."),
     ],
 )
 def test_weights_are_found_and_get_the_names_of_the_network(tmp_path, capsys, content):
@@ -83,6 +88,23 @@ def test_weights_are_found_and_get_the_names_of_the_network(tmp_path, capsys, co
             prefixed("online_model.") | prefixed("ema_model.", OTHER) | {"initted": torch.tensor([True])},
             "left out initted (counters)",
         ),
+        (prefixed("model.") | prefixed("modelEMA.", OTHER), "and 35 more (outside of model.)"),
+        (prefixed("net.") | prefixed("netEma.", OTHER), "and 35 more (outside of net.)"),
+        (prefixed("module.") | {"decay": torch.tensor(0.99)}, "left out decay (outside of the network)"),
+        (small_weights() | {"mean": torch.zeros(3), "std": torch.ones(3)}, "left out mean, std (outside of the network)"),
+        (small_weights() | {"step": 5, "blocks.0._extra_state": None}, "left out step, blocks.0._extra_state (no tensors)"),
+        ({"model": small_weights(), "EMA": OTHER}, "takes the weights under model, not the averaged ones under EMA"),
+        ({"model": small_weights(), "state_dict": OTHER}, "takes the weights under model, not those under state_dict"),
+        ({"g": small_weights(), "g_ema": OTHER}, "takes the weights under g, not the averaged ones under g_ema"),
+        (
+            # Lightning's WeightAveraging: the checkpoint's state dict is the average.
+            {
+                "state_dict": prefixed("model."),
+                "current_model_state": prefixed("model.", OTHER),
+                "averaging_state": {"n_averaged": torch.tensor(3)},
+            },
+            "takes the weights under state_dict, not those under current_model_state",
+        ),
     ],
 )
 def test_what_is_left_out_is_said(tmp_path, capsys, content, note):
@@ -112,11 +134,25 @@ def test_averaged_model_of_torch_as_safetensors(tmp_path):
         (small_weights() | prefixed("teacher.", OTHER), r"w.pt: holds several networks, under no prefix, teacher.; wanted"),
         (prefixed("ema_a.") | prefixed("ema_b.", OTHER), r"w.pt: holds several networks, under ema_a., ema_b.; wanted"),
         ({"net": small_weights(), "params": OTHER}, r"w.pt: holds several state dicts: net, params; wanted"),
+        ({"student": small_weights(), "teacher": OTHER}, r"w.pt: holds several state dicts: student, teacher; wanted"),
         ({"model": {"model": {"model": {"model": {"model": small_weights()}}}}}, r"is a dict; wanted a state dict"),
     ],
 )
 def test_what_nothing_decides_is_refused(tmp_path, content, message):
     fails(InputError, message, read_weights, saved(content, tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".bin", ".pth.tar", ".PT", ".safetensors", ".SafeTensors"])
+def test_suffixes_of_other_programs(tmp_path, suffix):
+    path = tmp_path / f"w{suffix}"
+    save_file(small_weights(), path) if "tensors" in suffix.lower() else torch.save({"state_dict": small_weights()}, path)
+    assert equal(dict(sorted(read_weights(path).items())), dict(sorted(small_weights().items())))
+    assert infer_config(read_weights(path)) == read_config(path, small_weights())
+
+
+def test_what_a_file_that_is_no_pickle_holds_is_said_without_advice(tmp_path):
+    (tmp_path / "w.pt").write_text("<!DOCTYPE html>")
+    fails(InputError, r"cannot be read \(UnpicklingError: Unsupported operand 60\); wanted", read_weights, tmp_path / "w.pt")
 
 
 def test_names_without_a_network_stay(tmp_path):

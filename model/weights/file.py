@@ -22,6 +22,8 @@ from model.weights.wrappers import find_state_dict, unwrap
 
 # Prefix of the format tag in training snapshots of every version.
 SNAPSHOT_FORMAT = "lact_nvs training snapshot"
+# Suffixes of torch files: torch's own, Lightning's, and those of Hugging Face and of older scripts.
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".th")
 # Metadata key of `checksum_of` everything else in a safetensors file.
 CHECKSUM = "checksum"
 WANTED = "a complete weight file: delete this one and fetch it again"
@@ -34,8 +36,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     programs put around a network is taken off: see `model.weights.wrappers`. A line on standard error says what is left out.
 
     Args:
-        path: `.safetensors`, or `.pt`/`.pth` holding a state dict or `{"model": state_dict, …}`. Of the latter only the
-            model's tensors are read.
+        path: `.safetensors`, or a torch file (`TORCH_SUFFIXES`) holding a state dict or `{"model": state_dict, …}`. Of the latter
+            only the model's tensors are read.
 
     Returns:
         tensors on the CPU, in the file's dtypes and independent of the file.
@@ -48,19 +50,25 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     path = Path(path)
     path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage
     notes: list[str] = []
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         state, _ = read_tensors(path, WANTED)
-    elif path.suffix in (".pt", ".pth"):
+    elif path.suffix.lower() in TORCH_SUFFIXES:
         state, notes = find_state_dict(load_torch_file(path, path, WANTED), str(path))
     else:
-        raise InputError(path, "is not a weight file by its name", "one that ends in .pt, .pth or .safetensors")
+        wanted = f"one that ends in .safetensors, {', '.join(TORCH_SUFFIXES[:-1])} or {TORCH_SUFFIXES[-1]}"
+        raise InputError(path, "is not a weight file by its name", wanted)
     state, more = unwrap(state, str(path))
     for note in [*notes, *more] if os.environ.get("LOCAL_RANK", "0") == "0" else []:
         print(f"{path}: {note}", file=sys.stderr, flush=True)
     for name, tensor in state.items():
         check_kind(tensor, f"{path}, {name}")
     # Torch's reader memory-maps the file: with copies it may be overwritten in place while a program runs.
-    return state if path.suffix == ".safetensors" else {name: tensor.detach().clone() for name, tensor in state.items()}
+    return state if is_safetensors(path) else {name: tensor.detach().clone() for name, tensor in state.items()}
+
+
+def is_safetensors(path: str | os.PathLike) -> bool:
+    """Return whether a file is a safetensors file by its name."""
+    return Path(path).suffix.lower() == ".safetensors"
 
 
 def read_tensors(path: str | os.PathLike, wanted: str, problem: str = "cannot be read") -> tuple[dict[str, Tensor], dict[str, str]]:

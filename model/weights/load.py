@@ -11,7 +11,7 @@ from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.runtime import PRECISIONS, pick_device, pick_dtype
-from model.weights.file import SNAPSHOT_FORMAT, WANTED, read_metadata, read_weights
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_safetensors, read_metadata, read_weights
 from model.weights.hub import resolve_weights
 from model.weights.infer import infer_config
 from model.weights.table import ROOT, known_weights
@@ -74,7 +74,7 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Netwo
     Raises:
         InputError: the config is not JSON or not a network config; or see `infer_config`.
     """
-    if Path(path).suffix == ".safetensors":
+    if is_safetensors(path):
         config = read_metadata(path, "config", "a network config in JSON")
         if config is not None:
             return config_from_dict(config, where=f"{path}, metadata config")

@@ -58,7 +58,9 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
 
 def unreadable(where: str | os.PathLike, error: Exception, wanted: str, problem: str = "cannot be read") -> InputError:
     """Return the error for a file whose reader raised `error`."""
-    reason = " ".join(str(error).split())[:120]
+    # Torch puts advice to allow code around what is wrong.
+    told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
+    reason = " ".join(told.split())[:120]
     if "Bad CRC-32" in reason:
         return InputError(where, f"is damaged ({reason})", wanted)
     return InputError(where, f"{problem} ({type(error).__name__}: {reason})", wanted)

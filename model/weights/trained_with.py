@@ -9,7 +9,7 @@ from typing import Any
 
 from config.errors import InputError
 from config.recipe import TrainingRecipe, recipe_from_dict
-from model.weights.file import SNAPSHOT_FORMAT, WANTED, read_metadata
+from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_safetensors, read_metadata
 from model.weights.hub import resolve_weights
 from model.weights.table import known_weights
 from model.weights.torch_file import is_zip, load_torch_file
@@ -63,7 +63,7 @@ def trained_with(weights: str | os.PathLike) -> TrainedWith:
     if row is not None:
         return TrainedWith(row.resolution, row.num_input_views, row.kind, row.kind == "scene")
     path = resolve_weights(weights)
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         stated = read_metadata(path, "trained_with", "settings of training in JSON")
         return _checked(stated or {}, f"{path}, trained_with")
     content = load_torch_file(path, path, WANTED) if is_zip(path) else None

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
+from config.paths import ROOT
 from config.recipe import COMPILE_MODES
 from data.dataset import SceneDataset, check_image_size
 from data.output.report import SceneReport, bar, check_rendered, folder_names, layer_bar, open_folder, table, write_report
@@ -43,10 +44,9 @@ from model.runtime import PRECISIONS, full_memory_is_refused
 from model.weights.hub import resolve_lpips, resolve_weights
 from model.weights.trained_with import TrainedWith, departure, trained_with
 
-HERE = Path(__file__).parent
-DEFAULT_WEIGHTS = HERE / "weight" / "lact_objects_64.safetensors"  # the bundled model
-DEFAULT_OBJECTS = HERE / "data_example" / "objects_data_path.json"
-DEFAULT_SCENES = HERE / "data_example" / "scene_data_path.json"
+DEFAULT_WEIGHTS = ROOT / "weight" / "lact_objects_64.safetensors"  # the bundled model
+DEFAULT_OBJECTS = ROOT / "data_example" / "objects_data_path.json"
+DEFAULT_SCENES = ROOT / "data_example" / "scene_data_path.json"
 # Defaults where neither weight/checkpoints.yaml nor the weight file states these.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
 # Number of targets whose photos are in memory at once.

@@ -15,6 +15,7 @@ default is `...` is required; in a dataclass with `kw_only=True` it may follow f
 
 import argparse
 import dataclasses
+import os
 import sys
 import typing
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -94,6 +95,7 @@ def read_command_line(
         wanted = did_you_mean(label.partition("=")[0], [_label(field) for field, _ in fields.values()])
         raise InputError(label, "is unknown", f"a known flag; {wanted}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items() if value is not None}
+    given = {name: in_home(value) for name, value in given.items()}
     for name, (field, _) in fields.items():
         if name in given:
             check_range(field, given[name], _label(field))
@@ -130,7 +132,7 @@ def read_mapping(kind: type, values: Mapping[str, Any], where: str) -> dict[str,
     checked = {}
     for key, value in values.items():
         field, declared = fields[key]
-        checked[key] = _exact(field, declared, value, f"{where}, {key}")
+        checked[key] = in_home(_exact(field, declared, value, f"{where}, {key}"))
         check_range(field, checked[key], f"{where}, {key}")
     return checked
 
@@ -150,6 +152,13 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
         high_enough = (least is None or number >= least) and (above is None or number > above)
         if not (low_enough and high_enough):
             raise InputError(where, f"is {show(value)}", _range(field))
+
+
+def in_home(value: Any) -> Any:
+    """Return a value with the user's folder for a leading ~/: a shell puts it in `--load ~/w.pt`, not in `--load=~/w.pt` or a YAML."""
+    if isinstance(value, tuple):
+        return tuple(map(in_home, value))
+    return type(value)(os.path.expanduser(value)) if isinstance(value, (str, Path)) and str(value).startswith("~/") else value
 
 
 def refuse_without_effect(given: Collection[str], when: str, flags: Iterable[str]) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from config import read_yaml
 from config.errors import InputError
 from config.flags import flag, read_command_line, read_mapping
-from config.paths import find_path
+from config.paths import find_beside, find_path
 
 DEFAULT_CONFIG = "config/lact_l14_d768_ttt2x.yaml"
 # Settings whose value in a YAML is a file.
-PATHS = ("config", "data_path", "val_data_path", "load")
+PATHS = ("config", "data_path", "val_data_path", "load", "resume")
 MAXIMUM_SEED = 2**31 - 1
 # reduce-overhead replays CUDA graphs, for networks so small that launching kernels takes longer than running them.
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune-no-cudagraphs")
@@ -125,7 +125,8 @@ class RecipeFile:
 def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Mapping[str, Any]] | None = None) -> TrainingRecipe:
     """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
 
-    A file that the YAML names is looked for in the working folder, next to the YAML, and in the project's folder.
+    A file that the YAML names is looked for in the working folder, next to the YAML (where that is a link, also next to what it
+    leads to), and in the project's folder.
 
     Args:
         argv: command-line arguments; None takes the program's.
@@ -137,7 +138,7 @@ def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Map
     """
     given = read_command_line("train.py", "Train a LaCT network.", (RecipeFile, TrainingRecipe), argv, negatable=True)
     path = given.pop("recipe", None)
-    values = {} if path is None else _found_from(find_path(path).parent, read_mapping(TrainingRecipe, read_yaml(path), str(path)))
+    values = {} if path is None else _found_from(find_path(path), read_mapping(TrainingRecipe, read_yaml(path), str(path)))
     chosen = {**values, **given}
     if defaults is not None and chosen.get("load") is not None:
         chosen = {**defaults(chosen["load"]), **chosen}
@@ -187,11 +188,10 @@ def parse_size(text: str, where: str) -> int:
     return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]
 
 
-def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a YAML in `folder`, with paths that are there and nowhere else found from the working folder."""
-    beside = {name: folder / values[name] for name in PATHS if values.get(name) is not None}
-    moved = {name: str(path) for name, path in beside.items() if not find_path(values[name]).exists() and path.exists()}
-    return {**values, **moved}
+def _found_from(recipe: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a YAML, with paths that are beside it and nowhere else found from the working folder."""
+    moved = {name: find_beside(recipe, values[name]) for name in PATHS if values.get(name) and not find_path(values[name]).exists()}
+    return {**values, **{name: str(path) for name, path in moved.items() if path is not None}}
 
 
 def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:

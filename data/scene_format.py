@@ -11,13 +11,13 @@ import math
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from config.errors import InputError, check_file, missing_file
-from config.paths import find_path
+from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pinhole import check_intrinsics
 
@@ -106,7 +106,10 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     if not entries:
         raise InputError(json_path, "holds no views", "at least one")
     _check_name(json_path, name)
-    return Scene(name, json_path, tuple(_view(json_path, i, entry) for i, entry in enumerate(entries)))
+    views = tuple(_view(json_path, i, entry) for i, entry in enumerate(entries))
+    if json_path.is_symlink():  # in a cache of downloads the images are beside the link, else beside what it leads to
+        views = tuple(replace(view, file_path=_found_beside(json_path, view.file_path)) for view in views)
+    return Scene(name, json_path, views)
 
 
 def write_scene(json_path: str | os.PathLike, views: Sequence[View], long_lrm: bool = False) -> None:
@@ -212,6 +215,8 @@ def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
     if not isinstance(entry, str) or not entry or not _is_path(entry):
         raise InputError(where, f"is {_show(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
+    if not path.exists():  # a link to a list elsewhere
+        path = find_beside(json_path, entry) or path
     if path.is_dir():
         raise InputError(f"{where}, {path}", "is a folder", "the JSON in it")
     if not path.exists():
@@ -302,6 +307,10 @@ def _inside(where: str, folder: Path, value: object) -> Path:
     if relative.anchor or ".." in relative.parts or not relative.parts:
         raise InputError(where, f"is {_show(value)}", "a file in the folder of the JSON")
     return folder / value
+
+
+def _found_beside(json_path: Path, file_path: Path) -> Path:
+    return find_beside(json_path, os.path.relpath(file_path, json_path.parent)) or file_path
 
 
 def _is_path(text: str) -> bool:

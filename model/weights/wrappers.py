@@ -32,7 +32,8 @@ def is_averaged(name: str) -> bool:
 def find_state_dict(content: object, where: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the state dict in what a torch file holds, and notes on what else was found.
 
-    Where a file has a network's weights and their average, the former are taken. Numbers and texts between the tensors are left out.
+    Where a file has a network's weights and their average, the former are taken. Numbers and texts
+    between the tensors are left out.
 
     Raises:
         InputError: there is none, or several among which nothing decides.

@@ -38,7 +38,7 @@ from model.camera_path import smooth_path, turntable
 from model.metric import LPIPS, psnr, ssim
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
-from model.parallel.launcher import adopt_slurm
+from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
 from model.weights.hub import resolve_lpips, resolve_weights
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def check_flags(given: Mapping[str, Any]) -> None:
     """Refuse flags that would have no effect and runs that would do nothing, before anything is loaded."""
-    world, context = int(os.environ.get("WORLD_SIZE", 1)), given.get("context_parallel", 1)
+    world, context = world_size(), given.get("context_parallel", 1)
     if world % context:
         raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number")
     no_targets, no_video = given.get("num_target_views") == 0, given.get("video_format") == "none"

@@ -155,7 +155,7 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
 
 
 def in_home(value: Any) -> Any:
-    """Return a value with the user's folder for a leading ~/: a shell puts it in `--load ~/w.pt`, not in `--load=~/w.pt` or a YAML."""
+    """Return a value with the user's folder for a leading ~/, which a shell leaves as it is in `--load=~/w.pt`."""
     if isinstance(value, tuple):
         return tuple(map(in_home, value))
     return type(value)(os.path.expanduser(value)) if isinstance(value, (str, Path)) and str(value).startswith("~/") else value

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from config.errors import InputError
-from model.parallel.launcher import adopt_slurm
+from model.parallel import launcher
+from model.parallel.launcher import adopt_slurm, world_size
+from model.parallel.processes import start_processes
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
@@ -54,7 +56,7 @@ def test_a_batch_script_outside_of_srun_is_one_process():
 @pytest.mark.parametrize(
     ("environment", "match"),
     [
-        ({**STEP, "SLURM_PROCID": ""}, "environment, SLURM_PROCID: is ''; wanted a number"),
+        ({**STEP, "SLURM_PROCID": ""}, "environment, SLURM_PROCID: is ''; wanted a number: srun sets it where"),
         ({**STEP, "SLURM_STEP_NODELIST": ""}, "SLURM_STEP_NODELIST: is ''; wanted the names of the nodes"),
         ({**STEP, "SLURM_STEP_TASKS_PER_NODE": "many"}, "SLURM_STEP_TASKS_PER_NODE: is 'many'; wanted numbers of tasks"),
         ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE: is 4: mpirun started several processes.*wanted torchrun"),
@@ -63,6 +65,56 @@ def test_a_batch_script_outside_of_srun_is_one_process():
 def test_environment_that_is_refused(environment, match):
     with pytest.raises(InputError, match=match):
         adopt_slurm(environment)
+
+
+def test_a_program_started_by_hand_in_a_terminal_of_srun_is_one_process(monkeypatch):
+    environment = {**STEP, "SLURM_PROCID": "0", "SLURM_PTY_PORT": "40000"}
+    monkeypatch.setattr(launcher, "_has_terminal", lambda: True)
+    before = dict(environment)
+    adopt_slurm(environment)
+    assert environment == before
+    monkeypatch.setattr(launcher, "_has_terminal", lambda: False)  # tasks of a srun in that terminal inherit the variable
+    adopt_slurm(environment)
+    assert environment["RANK"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("environment", "found"),
+    [
+        ({}, 1),
+        ({"WORLD_SIZE": "4"}, 1),  # some clusters set it to the number of machines
+        ({"WORLD_SIZE": ""}, 1),
+        ({"RANK": "2", "WORLD_SIZE": "3"}, 3),
+    ],
+)
+def test_number_of_processes(environment, found):
+    assert world_size(environment) == found
+
+
+@pytest.mark.parametrize(
+    ("environment", "match"),
+    [
+        ({"RANK": "0"}, "environment, WORLD_SIZE: is missing; wanted a number: torchrun sets it"),
+        ({"RANK": "x", "WORLD_SIZE": "2"}, "environment, RANK: is 'x'; wanted a number"),
+        ({"RANK": "-1", "WORLD_SIZE": "2"}, "environment, RANK: is '-1'; wanted a number"),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "environment, RANK: is 2 of 2 processes; wanted 0 to WORLD_SIZE - 1"),
+    ],
+)
+def test_numbers_of_processes_that_are_refused(environment, match):
+    with pytest.raises(InputError, match=match):
+        world_size(environment)
+
+
+@pytest.mark.parametrize("changes", [{}, {"MASTER_ADDR": "localhost"}, {"MASTER_ADDR": "localhost", "MASTER_PORT": "x"}])
+def test_processes_that_cannot_be_joined(monkeypatch, changes):
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", **changes}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        InputError, match=r"the 1 processes of the run: cannot be joined \(ValueError: .*\); wanted the environment"
+    ):
+        start_processes("cpu")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 from config.errors import InputError
 
@@ -11,10 +11,25 @@ STEP_TASKS = "SLURM_STEP_NUM_TASKS"
 FIRST_PORT, PORTS = 20000, 20000
 
 
+def world_size(environment: Mapping[str, str] = os.environ) -> int:
+    """Return the number of processes of the run: one without RANK, whatever else is set.
+
+    Raises:
+        InputError: RANK or WORLD_SIZE is no number, or the rank is not below their number.
+    """
+    if "RANK" not in environment:
+        return 1
+    world, rank = (_number(environment, name, "torchrun sets it") for name in ("WORLD_SIZE", "RANK"))
+    if rank >= world:
+        raise InputError("environment, RANK", f"is {rank} of {world} processes", "0 to WORLD_SIZE - 1, as torchrun sets it")
+    return world
+
+
 def adopt_slurm(environment: MutableMapping[str, str] = os.environ) -> None:
     """Set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT in a step of several tasks of SLURM.
 
-    Nothing is changed under torchrun, outside of SLURM, and in a step of one task. MASTER_ADDR and MASTER_PORT are kept if set.
+    Nothing is changed under torchrun, outside of SLURM, in a step of one task, and for a program that is started by hand in a
+    terminal of `srun --pty`. MASTER_ADDR and MASTER_PORT are kept if set.
 
     Raises:
         InputError: SLURM's variables are incomplete, or mpirun started several processes.
@@ -26,7 +41,7 @@ def adopt_slurm(environment: MutableMapping[str, str] = os.environ) -> None:
             found = f"is {environment[name]}: mpirun started several processes, each of which would do all the work"
             raise InputError(name, found, "torchrun --nproc_per_node=N, or srun")
     world = _number(environment, STEP_TASKS) if STEP_TASKS in environment else 1
-    if world == 1:
+    if world == 1 or ("SLURM_PTY_PORT" in environment and _has_terminal()):
         return
     local_world = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", str(world)))
     job, step = _number(environment, "SLURM_JOB_ID"), _number(environment, "SLURM_STEP_ID")
@@ -45,11 +60,20 @@ def adopt_slurm(environment: MutableMapping[str, str] = os.environ) -> None:
     environment.setdefault("MASTER_PORT", str(FIRST_PORT + (job * 31 + step) % PORTS))
 
 
-def _number(environment: MutableMapping[str, str], name: str) -> int:
+def _number(environment: Mapping[str, str], name: str, source: str = f"srun sets it where {STEP_TASKS} is above 1") -> int:
     text = environment.get(name, "")
-    if not text.isdecimal():
-        raise InputError(f"environment, {name}", f"is {text!r}", f"a number, as srun sets it where {STEP_TASKS} is above 1")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise InputError(f"environment, {name}", f"is {text!r:.40}" if name in environment else "is missing", f"a number: {source}")
     return int(text)
+
+
+def _has_terminal() -> bool:
+    """Return whether this process has a terminal: tasks of srun have none, but for the first of `srun --pty`."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _tasks_here(per_node: str, node: int) -> int:

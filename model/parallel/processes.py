@@ -17,6 +17,7 @@ import torch.distributed.nn.functional
 from torch import Tensor
 
 from config.errors import InputError
+from model.parallel.launcher import world_size
 from model.runtime import pick_device
 
 # The first process may download weights, and a context may have a longer scene than the others. A process that has ended is noticed
@@ -124,19 +125,23 @@ def start_processes(device: str, context: int = 1) -> Processes:
         context: number of processes that share the views of each scene.
 
     Raises:
-        InputError: no such device, or a number of processes that contexts do not divide.
+        InputError: no such device, a number of processes that contexts do not divide, or processes that cannot be joined.
     """
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = world_size()
     if world % context:
         raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number (see torchrun)")
     if "RANK" not in os.environ:
         return Processes(0, 1, pick_device(device))
     own = torch.cuda.is_available() and device in ("auto", "cuda")
-    picked = pick_device(f"cuda:{os.environ['LOCAL_RANK']}" if own else device)
+    picked = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if own else device)
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
-    dist.init_process_group("gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT)
+    try:
+        dist.init_process_group("gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT)
+    except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses
+        found = f"cannot be joined ({type(error).__name__}: {error})"
+        raise InputError(f"the {world} processes of the run", found, "the environment that torchrun or srun sets up") from error
     return Processes(dist.get_rank(), dist.get_world_size(), picked, context)
 
 

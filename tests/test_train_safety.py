@@ -175,8 +175,36 @@ def test_a_run_whose_weights_come_apart_keeps_its_good_snapshots(capsys, monkeyp
     assert not Path("outputs/apart/model.safetensors").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize("lr", [1e10, 1e20, 1e30, 3e38, 1e300])
+def test_a_learning_rate_that_destroys_the_weights_is_not_exported(capsys, optimizer, ema, lr):
+    """Up to about 1e38 the weights are finite after the first step, but no loss is; from then on all steps are skipped."""
+    changes = {"optimizer": optimizer, "ema": ema, "lr": lr, "steps": 3, "warmup": 0, "save_every": 9, "log_every": 9}
+    for _ in range(2):  # the second run does not resume from a state that is lost
+        assert train.main(arguments("lost", **changes)) == 1
+        out, error = capsys.readouterr()
+        assert re.search(r"^train.py: step 3: (weights, their .* are not|the weights render no) finite", error)
+        assert "finished" not in out
+        assert [path.name for path in Path("outputs/lost").rglob("*") if path.suffix in (".pt", ".safetensors")] == []
+
+
+def test_a_last_step_that_destroys_the_weights_is_not_exported(capsys, monkeypatch):
+    monkeypatch.setattr(train, "learning_rate", lambda step, *_: 1e20 if step == 5 else 1e-3)
+    assert train.main(arguments("last", save_every=2)) == 1
+    assert "step 6: the weights render no finite numbers; the last good snapshot is outputs/last/snapshot/step_00000004.pt" in (
+        capsys.readouterr().err
+    )
+    assert [path.name for path in Path("outputs/last").rglob("*.safetensors")] == []
+
+
 def test_weights_that_overflow_in_the_export_are_not_exported(capsys, monkeypatch):
-    monkeypatch.setattr(train, "apply_step", lambda optimizer, *_: optimizer.param_groups[1]["params"][0].data.fill_(3.4e38))
+    def apply_step(optimizer, *_):
+        optimizer.param_groups[0]["params"][0].data[0, 0] = (
+            3.4e38  # a column of zeros of the camera at the origin: it still renders
+        )
+
+    monkeypatch.setattr(train, "apply_step", apply_step)
     assert train.main(arguments("large", steps=1, warmup=0, export="bfloat16")) == 1
     assert capsys.readouterr().err == "train.py: the weights are not finite, or overflow in bfloat16; nothing is exported\n"
     assert not Path("outputs/large/model.safetensors").exists()

@@ -12,6 +12,8 @@ from config.errors import InputError
 from model.weights.values import check_values
 
 BETAS = (0.9, 0.95)
+# Torch raises where Muon's rate, times the scale of a matrix, overflows float32. Less than this leaves nothing of the weights.
+LARGEST_MUON_RATE = 1e30
 
 
 class MuonAndAdamW:
@@ -151,6 +153,8 @@ def apply_step(optimizer: Optimizer, norm: Tensor, skipped: Tensor, lr: float, c
     for group in optimizer.param_groups:
         group["lr"] = lr
     if isinstance(optimizer, MuonAndAdamW):
+        for group in optimizer.muon.param_groups:
+            group["lr"] = min(lr, LARGEST_MUON_RATE)
         _step_muon(optimizer.muon, norm, skipped, clip)
     adamw: Any = optimizer.adamw if isinstance(optimizer, MuonAndAdamW) else optimizer
     # Attributes through which torch's GradScaler controls a fused optimizer: its kernel divides gradients by the first and does

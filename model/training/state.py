@@ -12,6 +12,7 @@ from torch import Tensor
 from config import NetworkConfig
 from config.errors import InputError
 from config.recipe import TrainingRecipe
+from data.sampler import empty_batch, split
 from model.lact_lvsm import LaCTLVSM
 from model.parallel.processes import Processes
 from model.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, update_average
@@ -91,6 +92,8 @@ class TrainingState:
         networks = [network.state_dict().values() for network in (self.model, self.average) if network]
         if not all_finite(x for values in (*networks, optimizer_tensors(self.optimizer)) for x in values):
             return f"step {self.step}: weights, their average or the optimizer's state are not finite"
+        if not self._renders():
+            return f"step {self.step}: the weights render no finite numbers"
         return None
 
     def fault_of_result(self, export: torch.dtype) -> str | None:
@@ -101,7 +104,23 @@ class TrainingState:
             )
         if not all_finite(self.result.state_dict().values(), export):
             return f"the weights are not finite, or overflow in {str(export).removeprefix('torch.')}"
+        if not self._renders():
+            return "the weights render no finite numbers"
         return None
+
+    @torch.no_grad()
+    def _renders(self) -> bool:
+        """Return whether the result renders finite numbers: weights can be finite and too large for that. Waits for the device.
+
+        Cost: a pass over two tokens.
+        """
+        network, p = self.result, self.model.config.patch_size
+        inputs, targets = split(empty_batch(1, 2, (p, 2 * p), network.device), 1, 1)
+        context, network.context = network.context, None  # each process on its own
+        with torch.compiler.set_stance("force_eager"):  # no graph for a size that comes once
+            rendered = network(inputs, targets)
+        network.context = context
+        return bool(rendered.isfinite().all())
 
     def content(self, recipe: TrainingRecipe, rng: list[dict[str, Any]], data_ranks: int) -> dict[str, Any]:
         """Return what a snapshot holds: tensors where they are, and plain values. Waits for the device.

@@ -20,14 +20,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from config import NetworkConfig, config_from_dict
 from config.errors import InputError
-from config.recipe import TrainingRecipe, read_recipe
+from config.recipe import TrainingRecipe, read_recipe, recipe_from_dict
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
 from model.metric import LPIPS
@@ -47,7 +48,7 @@ from model.training.validation import validate
 from model.weights.file import read_weights, save_weights
 from model.weights.hub import resolve_lpips, resolve_weights
 from model.weights.load import read_network_config
-from model.weights.trained_with import defaults_of, departure, of_run, trained_with
+from model.weights.trained_with import DEFAULTS, defaults_of, departure, departures, of_run, trained_with
 
 OUTPUT_DIR = Path("outputs")
 LESS_MEMORY = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         adopt_slurm()
-        recipe = read_recipe(argv, defaults_of)
+        recipe = read_recipe(argv, defaults_of_run)
     except (InputError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"train.py: {error}", file=sys.stderr, flush=True)
@@ -108,13 +109,14 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     context = join_context(processes.context_size)
     share = share_views(recipe, context)
     with processes.first_then_others():
-        config = read_network_config(recipe.config, recipe.load)
+        resumed = find_run(recipe)
+        config = network_of(recipe, resumed)
         source, held_out = open_sources(recipe, config.patch_size, share, processes)
 
     # State: from the newest snapshot, from --load, or new.
     torch.manual_seed(recipe.seed)
     state = TrainingState(config, recipe, device, dtype)
-    origin, notes = begin(state, recipe, folder / "snapshot", processes)
+    origin, notes = begin(state, recipe, resumed, processes)
     first_step = state.step
 
     # Network and loss: compiled, views shared within the context, gradients averaged over processes.
@@ -189,22 +191,47 @@ def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, proc
     return source, held_out
 
 
-def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, processes: Processes) -> tuple[str, list[str]]:
+def find_run(recipe: TrainingRecipe) -> tuple[Path, dict[str, Any]] | None:
+    """Return the snapshot that the run of `recipe` resumes from, and its content; None for a new run."""
+    path = find_snapshot(recipe.resume, OUTPUT_DIR / recipe.expname / "snapshot")
+    return None if path is None else (path, read_snapshot(path))
+
+
+def defaults_of_run(recipe: TrainingRecipe) -> dict[str, Any]:
+    """Return the settings that a run which loads weights has by default: those of its snapshot if it has one, else the weights'.
+
+    So the file of the weights may change or go once there is a snapshot.
+    """
+    assert recipe.load is not None
+    resumed = find_run(recipe)
+    if resumed is None:
+        return defaults_of(recipe.load)
+    path, content = resumed
+    return {name: getattr(recipe_from_dict(content["recipe"], str(path)), name) for name in DEFAULTS}
+
+
+def network_of(recipe: TrainingRecipe, resumed: tuple[Path, dict[str, Any]] | None) -> NetworkConfig:
+    """Return the network config of the recipe; without one, that of the snapshot if there is one, else of the weights."""
+    if recipe.config is None and resumed is not None:
+        path, content = resumed
+        return config_from_dict(content["config"], f"{path}, config")
+    return read_network_config(recipe.config, recipe.load)
+
+
+def begin(
+    state: TrainingState, recipe: TrainingRecipe, resumed: tuple[Path, dict[str, Any]] | None, processes: Processes
+) -> tuple[str, list[str]]:
     """Start `state` from a snapshot, the weights of `--load`, or from scratch; return which, in words, and notes for the log."""
-    content, weights = None, None
+    path, content = resumed or (None, None)
+    weights = None
     with processes.first_then_others():
-        path = find_snapshot(recipe.resume, snapshots)
-        if path is not None:
-            content = read_snapshot(path)
+        if path is not None and content is not None:
             check_same_run(content, path, recipe, state.model.config, processes.data_ranks)
         elif recipe.load is not None:
             weights = resolve_weights(recipe.load)
-    check_same_step(0 if content is None else content["step"], snapshots, processes)
+    check_same_step(0 if content is None else content["step"], OUTPUT_DIR / recipe.expname / "snapshot", processes)
     if weights is not None:
-        state.load(read_weights(weights), str(weights))
-        run = recipe.image_size, recipe.num_input_views, recipe.scene_pose_normalize
-        note = departure(str(recipe.load), trained_with(weights), *run)
-        return f"from {recipe.load}", [note] if note else []
+        return begin_from_weights(state, recipe, weights)
     if path is None or content is None:
         return "from scratch", []
     state.restore(content, path, processes.rank)
@@ -216,6 +243,16 @@ def begin(state: TrainingState, recipe: TrainingRecipe, snapshots: Path, process
     if content["optimizer"] is None:
         notes.append(f"{path}: holds no optimizer state, which is reset; the learning-rate schedule continues")
     return f"resumed from {path}", notes
+
+
+def begin_from_weights(state: TrainingState, recipe: TrainingRecipe, weights: Path) -> tuple[str, list[str]]:
+    """Load weights; return their file and what they were trained with, and a warning if they know poses of the other kind only."""
+    state.load(read_weights(weights), str(weights))
+    trained, run = trained_with(weights), (recipe.image_size, recipe.num_input_views, recipe.scene_pose_normalize)
+    if trained.scene_pose_normalize not in (None, recipe.scene_pose_normalize):
+        return f"from {recipe.load}", [departure(str(recipe.load), trained, *run)]
+    found = departures(trained, *run)  # as in a curriculum of growing images
+    return f"from {recipe.load}" + (f", trained {'; '.join(found)}" if found else ""), []
 
 
 def check_same_step(step: int, snapshots: Path, processes: Processes) -> None:

@@ -122,7 +122,9 @@ class RecipeFile:
     )
 
 
-def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Mapping[str, Any]] | None = None) -> TrainingRecipe:
+def read_recipe(
+    argv: Sequence[str] | None = None, defaults: Callable[[TrainingRecipe], Mapping[str, Any]] | None = None
+) -> TrainingRecipe:
     """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
 
     A file that the YAML names is looked for in the working folder, next to the YAML (where that is a link, also next to what it
@@ -130,7 +132,8 @@ def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Map
 
     Args:
         argv: command-line arguments; None takes the program's.
-        defaults: returns the settings that the weights of `--load` are the default of; over these the YAML.
+        defaults: called with the settings of a run that loads weights; returns those that the weights are the default of. The YAML
+            and the command line override these too.
 
     Raises:
         FileNotFoundError: there is no such YAML.
@@ -141,7 +144,7 @@ def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Map
     values = {} if path is None else _found_from(find_path(path), read_mapping(TrainingRecipe, read_yaml(path), str(path)))
     chosen = {**values, **given}
     if defaults is not None and chosen.get("load") is not None:
-        chosen = {**defaults(chosen["load"]), **chosen}
+        chosen = {**defaults(TrainingRecipe(**chosen)), **chosen}
     elif chosen.get("config") is None:
         chosen["config"] = DEFAULT_CONFIG
     recipe = TrainingRecipe(**chosen)
@@ -203,7 +206,7 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
         raise InputError("--data_path", "is missing", "a NAME_data_path.json, synthetic:objects or synthetic:scenes")
     most = max(recipe.num_input_views, recipe.num_target_views)
     if recipe.num_all_views < most:
-        wanted = f"{most} or more, as many as inputs or targets"
+        wanted = f"{most} or more, as many as inputs or targets, {recipe.num_input_views} and {recipe.num_target_views}"
         raise InputError(place("num_all_views"), f"is {recipe.num_all_views}", wanted)
     if recipe.frame_window is not None and recipe.frame_window < recipe.num_all_views:
         wanted = f"num_all_views, {recipe.num_all_views}, or more"

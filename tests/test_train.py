@@ -15,7 +15,7 @@ import train
 from model.lact_lvsm import LaCTLVSM
 from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
-from model.weights.file import read_weights
+from model.weights.file import read_tensors, read_weights, save_tensors
 from model.weights.load import config_for, load_weights
 from model.weights.trained_with import TrainedWith, trained_with
 from tests.support.training_run import arguments, assert_same, final, rows, run_straight_and_resumed, stop_with_sigterm, work_in
@@ -70,6 +70,36 @@ def test_weights_to_start_from_bring_their_config_and_settings(folder, capfd):
     assert train.main(arguments("third", load=load, image_size=[12, 8], scene_pose_normalize=False)) == 0
     said = capfd.readouterr().out
     assert f"{load}: trained at 8×12, here 12×8 (h×w); on scenes, poses normalised, here objects, poses as given; pictures" in said
+
+
+def test_a_resumed_run_needs_no_weights(capfd, folder):
+    """The file of --load may go, be damaged or change once the run has a snapshot, which has all that it brought."""
+    assert train.main(arguments("first", max_hours=0, scene_pose_normalize=True)) == 0
+    weights = Path("w.safetensors")
+    whole = Path("outputs/first/model.safetensors").read_bytes()
+    weights.write_bytes(whole)
+    own = {"config": None, "image_size": None, "num_input_views": None, "load": str(weights)}
+    assert train.main(arguments("second", **own, max_hours=0)) == 0
+    tensors, metadata = read_tensors(weights, "weights")
+    metadata["trained_with"] = json.dumps({"image_size": [16, 24], "num_input_views": 3})
+    for spoil in (weights.unlink, lambda: weights.write_bytes(whole[:99]), lambda: save_tensors(tensors, weights, metadata)):
+        spoil()
+        assert train.main(arguments("second", **own, steps=6, max_hours=0)) == 0
+    assert train.main(arguments("second", **own)) == 0
+    assert train.main(arguments("second", **own)) == 0  # finished
+    assert capfd.readouterr().out.count("takes precedence over --load w.safetensors") == 5
+    weights.unlink()
+    assert train.main(arguments("third", **own)) == 2
+    assert "train.py: w.safetensors: is not there; wanted a weight file" in capfd.readouterr().err
+
+
+def test_a_curriculum_is_not_warned_of(capfd):
+    assert train.main(arguments("small", max_hours=0)) == 0
+    load = "outputs/small/model.safetensors"
+    assert train.main(arguments("large", max_hours=0, load=load, image_size=[16, 24])) == 0
+    out, error = capfd.readouterr()
+    assert f", from {load}, trained at 8×12, here 16×24 (h×w)\n" in out
+    assert "worse" not in out + error
 
 
 def test_exported_weights_render_as_they_were_trained(folder):

@@ -84,7 +84,8 @@ def test_defaults_of_a_recipe(tmp_path):
     weights, path = small_weights(), tmp_path / "w.safetensors"
     save_weights(path, weights, infer_config(weights), trained_with=OBJECTS.to_dict())
     assert defaults_of(str(path)) == {"image_size": (16, 24), "num_input_views": 5, "scene_pose_normalize": False}
-    assert defaults_of(str(tmp_path / "gone.safetensors")) == {}
+    with pytest.raises(FileNotFoundError, match=r"gone\.safetensors: is not there"):
+        defaults_of(str(tmp_path / "gone.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from model.weights.torch_file import is_zip, load_torch_file
 # The published scene weights, of 32 inputs, are shown with up to 128; the bundled model is as good with 56 inputs as with 16.
 FAR_MORE_INPUTS = 4
 KINDS = ("object", "scene")
+# Settings of a recipe that the weights of `--load` are the default of.
+DEFAULTS = ("image_size", "num_input_views", "scene_pose_normalize")
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,9 @@ def trained_with(weights: str | os.PathLike) -> TrainedWith:
 
 
 def defaults_of(weights: str) -> dict[str, Any]:
-    """Return the settings of a training recipe that weights to start from are the default of.
-
-    None where the file is missing: a resumed run does not need it, and any other is refused when it loads them.
-    """
-    try:
-        known = trained_with(weights).to_dict()
-    except FileNotFoundError:
-        return {}
-    return {name: known[name] for name in ("image_size", "num_input_views", "scene_pose_normalize") if name in known}
+    """Return the settings of a training recipe that weights to start from are the default of; raises what `trained_with` does."""
+    known = trained_with(weights).to_dict()
+    return {name: known[name] for name in DEFAULTS if name in known}
 
 
 def departure(weights: str, trained: TrainedWith, image_size: tuple[int, int], num_inputs: int, normalised: bool) -> str:
@@ -94,6 +90,12 @@ def departure(weights: str, trained: TrainedWith, image_size: tuple[int, int], n
         num_inputs: the most inputs of its scenes.
         normalised: whether poses are normalised, as for scenes.
     """
+    found = departures(trained, image_size, num_inputs, normalised)
+    return f"{weights}: trained {'; '.join(found)}; pictures may be worse than the weights allow" if found else ""
+
+
+def departures(trained: TrainedWith, image_size: tuple[int, int], num_inputs: int, normalised: bool) -> list[str]:
+    """Return how a run departs from what its weights were trained with, in words; arguments as of `departure`."""
     found = []
     if trained.image_size not in (None, image_size):
         found.append(f"at {_size(trained.image_size)}, here {_size(image_size)} (h×w)")
@@ -102,7 +104,7 @@ def departure(weights: str, trained: TrainedWith, image_size: tuple[int, int], n
     if trained.scene_pose_normalize not in (None, normalised):
         words = ("objects, poses as given", "scenes, poses normalised")
         found.append(f"on {words[not normalised]}, here {words[normalised]}")
-    return f"{weights}: trained {'; '.join(found)}; pictures may be worse than the weights allow" if found else ""
+    return found
 
 
 def _size(size: tuple[int, int] | None) -> str:

@@ -94,7 +94,9 @@ class Scenes:
 @dataclass(frozen=True)
 class Views:
     num_all_views: int | None = flag(None, "first subsample the scene to this many views", group="views", least=1, unset="all")
-    num_input_views: int | None = flag(None, "number of inputs", least=1, unset="what the weights were trained with")
+    num_input_views: int | None = flag(
+        None, "number of inputs", least=1, unset="what the weights were trained with, or as many as leave a target"
+    )
     num_target_views: int | None = flag(None, "number of targets", least=0, unset="all views that are not inputs")
     view_selection: str | None = flag(
         None, "how inputs are chosen", choices=tuple(PICKERS), unset="spread for objects, uniform for scenes"
@@ -195,7 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
         check_flags(given)
         trained = trained_with(settings(Network, given).weights)
-        given.setdefault("scene_inference", bool(trained.scene_pose_normalize))
+        state = SceneState.load(given["load_state"]) if "load_state" in given else None
+        normalised = trained.scene_pose_normalize if state is None or state.normalised is None else state.normalised
+        given.setdefault("scene_inference", bool(normalised))
         if not given["scene_inference"]:
             refuse_without_effect(given, "without --scene_inference", ["pose_reference", "scene_scale", "path_order"])
     except USER_ERRORS as error:
@@ -205,7 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     machine = settings(Machine, given)
     try:
         with full_memory_is_refused(LESS_MEMORY):
-            run(given, trained, start_processes(machine.device, machine.context_parallel))
+            run(given, trained, state, start_processes(machine.device, machine.context_parallel))
     except USER_ERRORS as error:
         print(f"inference.py: {error}", file=sys.stderr)
         return 2
@@ -262,39 +266,39 @@ def together(processes: Processes) -> Iterator[None]:
     raise problem or next(filter(None, problems))
 
 
-def run(given: Mapping[str, Any], trained: TrainedWith, processes: Processes) -> None:
+def run(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | None, processes: Processes) -> None:
     """Evaluate all scenes, or render the video of a saved reconstruction.
 
     Args:
         given: the flags on the command line, and `scene_inference`.
         trained: what the weights were trained with.
+        state: the saved reconstruction, if any.
         processes: of the run.
     """
-    scenes, video, load_state = settings(Scenes, given), settings(Video, given), settings(Results, given).load_state
+    scenes, video = settings(Scenes, given), settings(Video, given)
     with together(processes):
         if video.video_format != "none":
             find_encoder(f"video.{video.video_format}")
         open_folder(scenes.output_dir)
-    if load_state is None:
+    if state is None:
         evaluate_scenes(given, trained, processes)
     else:
-        render_saved(load_state, given, trained, processes.device)
+        render_saved(state, given, trained, processes.device)
     if processes.first:
         print(f"results in {scenes.output_dir}")
 
 
-def render_saved(load_state: str, given: Mapping[str, Any], trained: TrainedWith, device: torch.device) -> None:
+def render_saved(state: SceneState, given: Mapping[str, Any], trained: TrainedWith, device: torch.device) -> None:
     """Render the video of a scene that an earlier run reconstructed."""
     network, scenes = settings(Network, given), settings(Scenes, given)
     video, machine = settings(Video, given), settings(Machine, given)
-    state = SceneState.load(load_state)
     model = prepare_model(network, machine, device)
     h, w = scenes.image_size or state.image_size
     check_image_size((h, w), model.config.patch_size)
     note = departure(Path(network.weights).name, trained, (h, w), state.c2w.shape[1], scenes.normalised)
     warn([note] if note else [])
     renderer = Renderer(model, join_context(1), machine.chunk_views)
-    frames = render_video(renderer, state, (h, w), scenes.normalised, video, name=load_state)
+    frames = render_video(renderer, state, (h, w), scenes.normalised, video, name=given["load_state"])
     write_video(frames, Path(scenes.output_dir), video)
 
 
@@ -357,20 +361,28 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
 def plan(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
     """Read the scenes' cameras and choose the views of each; no image is read yet."""
     image_size = scenes.image_size or trained.image_size or DEFAULT_IMAGE_SIZE
-    num_inputs = views.num_input_views or trained.num_input_views or DEFAULT_INPUT_VIEWS
+    most_inputs = trained.num_input_views or DEFAULT_INPUT_VIEWS
     workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
     dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known when the model is loaded
     found = [dataset[i] for i in range(len(dataset))]
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
-        jobs.append(choose_views(scene, Path(scenes.output_dir) / name, num_inputs, views, scenes.normalised))
+        jobs.append(choose_views(scene, Path(scenes.output_dir) / name, most_inputs, views, scenes.normalised))
     warnings = CameraWarnings(normalised=scenes.normalised)
     for scene in found:
         warnings.check(scene)
     return dataset, jobs
 
 
-def choose_views(scene: Scene, folder: Path, num_inputs: int, views: Views, scene_inference: bool) -> Job:
+def default_inputs(n: int, views: Views, most: int) -> int:
+    """Return the number of inputs of a scene of n views where none is given: `most`, or as many as leave a target."""
+    candidates = min(n, views.num_all_views or n) - (1 if views.num_target_views is None else views.num_target_views)
+    if views.target_every is not None:
+        candidates = n - len(range(0, n, views.target_every))
+    return max(1, min(most, candidates))
+
+
+def choose_views(scene: Scene, folder: Path, most_inputs: int, views: Views, scene_inference: bool) -> Job:
     """Choose a scene's inputs and targets, and transform their poses into the frame that the network sees."""
     c2w = np.stack([view.c2w for view in scene.views])
     method = views.view_selection or ("uniform" if scene_inference else "spread")
@@ -382,7 +394,7 @@ def choose_views(scene: Scene, folder: Path, num_inputs: int, views: Views, scen
             inputs, targets = select_views(
                 c2w,
                 num_all_views=views.num_all_views,
-                num_input_views=num_inputs,
+                num_input_views=views.num_input_views or default_inputs(len(c2w), views, most_inputs),
                 num_target_views=views.num_target_views,
                 method=method,
                 target_every=views.target_every,
@@ -439,6 +451,7 @@ def render_scene(
     state = reconstruct(renderer, own, photos)
     with context.together():
         if results.save_state and context.rank == 0:
+            state.normalised = scene_inference
             state.save(job.folder / "state.safetensors")
         # The report keeps bytes; the floats are freed before targets are rendered.
         inputs = photos.pop("image")

@@ -31,6 +31,7 @@ class SceneState:
         image_size: (height, width) of the input views.
         model: fingerprint of the weights that wrote it; only they can read it.
         focus: (b, 3) the point where the input views look, in the same frame; None for a network that does not use it.
+        normalised: whether that frame is of poses normalised as for scenes; None where nobody has said so.
     """
 
     layers: list[dict[str, Tensor]]
@@ -39,6 +40,7 @@ class SceneState:
     image_size: tuple[int, int]
     model: str
     focus: Tensor | None = None
+    normalised: bool | None = None
 
     @property
     def nbytes(self) -> int:
@@ -67,12 +69,20 @@ class SceneState:
                 raise InputError("scene state", f"holds {found} for layer {i}", f"{shapes}, as this network writes")
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the state as safetensors, atomically."""
+        """Write the state as safetensors, atomically.
+
+        Raises:
+            InputError: it holds numbers that are not finite, which `load` would refuse.
+        """
         tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
         tensors |= {"fxfycxcy": self.fxfycxcy, "c2w": self.c2w}
         if self.focus is not None:
             tensors["focus"] = self.focus
         about = {"format": FORMAT, "model": self.model, "image_size": json.dumps(list(self.image_size))}
+        if self.normalised is not None:
+            about["normalised"] = json.dumps(self.normalised)
+        for name, tensor in tensors.items():
+            check_values(tensor, f"{path}, {name}")
         save_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, path, about)
 
     @classmethod
@@ -98,7 +108,10 @@ class SceneState:
         if "model" not in about:
             raise InputError(f"{path}, model", "is missing", "the fingerprint of the weights that wrote it")
         layers = [{name: x.to(device) for name, x in layer.items()} for layer in _layers(tensors, path)]
-        return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus)
+        if about.get("normalised") not in (None, "true", "false"):
+            raise InputError(f"{path}, normalised", f"is {about['normalised']!r:.40}", "true or false")
+        normalised = json.loads(about.get("normalised", "null"))
+        return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus, normalised)
 
 
 def _count_scenes(tensors: dict[str, Tensor], path: str | os.PathLike) -> int:

@@ -135,6 +135,9 @@ def test_kept_state_renders_the_same_video_and_other_sizes(infer, place, capsys)
     assert files(again) == ["video.mp4"]
     frames, _ = decode(folder / "scene_0" / "video.mp4")
     assert np.array_equal(decode(again / "video.mp4")[0], frames)
+    # The state says that its poses are normalised: its video is a flight, not a turntable.
+    unsaid = infer(f"--video_frames 4 --load_state {folder / 'scene_0' / 'state.safetensors'}", "unsaid", data=None)
+    assert np.array_equal(decode(unsaid / "video.mp4")[0], frames)
     low = infer(f"{flags} --load_state {folder / 'scene_0' / 'state.safetensors'} --precision bfloat16", "low", data=None)
     assert np.abs(decode(low / "video.mp4")[0] - frames.astype(float)).mean() < 6
     assert "results in" in capsys.readouterr().out

@@ -227,3 +227,11 @@ def test_interruption_is_told_in_one_line(place, tmp_path, monkeypatch, capsys):
     words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "test_data_path.json"), "--no_lpips"]
     assert inference.main([*words, "--output_dir", str(tmp_path / "out"), "--num_input_views", "2"]) == 130
     assert told(capsys.readouterr().err)[-1] == "inference.py: interrupted"
+
+
+def test_a_state_of_nan_is_not_saved(place, tmp_path, capsys):
+    flags = "--scene_inference --scene_scale 1e-30 --save_state --num_target_views 0 --video_format none --num_input_views 3"
+    argv = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "test_data_path.json"), *flags.split()]
+    assert inference.main([*argv, "--image_size", "20", "28", "--output_dir", str(tmp_path), "--device", "cpu"]) == 2
+    assert "scene_0/state.safetensors, layers.0.w0: holds 1728 numbers that are not finite; wanted" in capsys.readouterr().err
+    assert files(tmp_path) == []

@@ -64,6 +64,7 @@ def test_a_state_without_a_checksum_is_read(parts, model, tmp_path):
         ({}, {"image_size": "[" * 9000}, "image_size: is"),
         ({}, {"model": None}, "model: is missing"),
         ({}, {"format": None}, "format: is None"),
+        ({}, {"normalised": "yes"}, "normalised: is 'yes'; wanted true or false"),
     ],
 )
 def test_files_that_hold_something_else_are_refused(parts, tmp_path, tensors, about, message):
@@ -87,6 +88,22 @@ def test_states_that_other_networks_wrote_are_refused(parts, model, tmp_path, te
     state = load(parts, tmp_path, tensors)
     with pytest.raises(InputError, match=rf"scene state: {message}"):
         model.render(state, *cameras(random_views(1, 1, 8, 12)), (8, 12))
+
+
+@pytest.mark.parametrize("normalised", [True, False, None])
+def test_whether_poses_are_normalised_is_kept(model, tmp_path, normalised):
+    state = model.reconstruct(**random_views(1, 2, 8, 12))
+    state.normalised = normalised
+    state.save(tmp_path / "s.safetensors")
+    assert SceneState.load(tmp_path / "s.safetensors").normalised is normalised
+
+
+def test_a_state_that_is_not_finite_is_not_written(model, tmp_path):
+    state = model.reconstruct(**random_views(1, 2, 8, 12))
+    state.layers[1]["w1"][0, 0, 0] = torch.inf
+    with pytest.raises(InputError, match=r"s\.safetensors, layers\.1\.w1: holds 1 number that is not finite"):
+        state.save(tmp_path / "s.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("layer", ["self_attention over the scene", "register_attention", "fast_weight by line"])

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import inference
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from model.training.snapshot import FORMAT
@@ -123,6 +124,31 @@ def test_inference_follows_the_weights(infer, place, capsys):
     assert about["trained_with"] == {"image_size": [20, 28], "num_input_views": 2, "scene_pose_normalize": True}
     assert {len(inputs) for inputs in about["input_views"].values()} == {2}
     assert "trained at" not in capsys.readouterr().err
+
+
+def test_weights_of_more_inputs_than_a_scene_has_views(infer, place):
+    known = with_settings(place, image_size=[20, 28], num_input_views=64)
+    data = f"--load {known} --data_path {place / 'test_data_path.json'} --video_format none --no_lpips"
+    folder = infer(data, data=None)
+    assert {len(inputs) for inputs in metrics(folder)["about"]["input_views"].values()} == {6}
+    assert metrics(folder)["mean"]["views"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, 6),
+        ({"num_target_views": 0}, 7),
+        ({"num_target_views": 4}, 3),
+        ({"num_target_views": 9}, 1),
+        ({"num_all_views": 5}, 4),
+        ({"num_all_views": 9}, 6),
+        ({"target_every": 3}, 4),
+    ],
+)
+def test_default_number_of_inputs(settings, found):
+    assert inference.default_inputs(7, inference.Views(**settings), 64) == found
+    assert inference.default_inputs(7, inference.Views(**settings), 1) == 1
 
 
 def test_inference_says_where_it_leaves_what_the_weights_were_trained_with(infer, place, capsys):

@@ -255,6 +255,9 @@ def first_moments(saved: dict) -> dict:
         (lambda x: x["optimizer"].update(state={99: {"step": 1}}), "optimizer: holds"),
         (lambda x: x["optimizer"]["param_groups"].pop(), r"optimizer: cannot be restored \(ValueError"),
         (lambda x: x["optimizer"]["param_groups"][0].update(eps="x"), "optimizer, eps: is 'x'; wanted a float"),
+        (lambda x: x["optimizer"]["state"].pop(0), r"optimizer: is that of \d+ of \d+ parameters"),
+        (lambda x: x["optimizer"]["state"].update({0: 3.5}), r"optimizer: (holds 3\.5|cannot be restored)"),
+        (lambda x: first_moments(x).update(step=torch.tensor(2.0)), "optimizer, step: differs between parameters"),
         (lambda x: x.update(optimizer={}), r"optimizer: cannot be restored \(KeyError"),
         (lambda x: x.update(rng=[{}]), r"rng: cannot be restored \(KeyError"),
         (lambda x: x["rng"][0].update(torch=torch.zeros(5)), r"rng: cannot be restored"),
@@ -270,6 +273,28 @@ def test_parts_that_do_not_fit_the_run_are_refused(tmp_path, change, message):
     with pytest.raises(InputError, match=rf"step_00000007.pt, {message}"):
         trained(2, 0, recipe).restore(read_snapshot(tmp_path / "step_00000007.pt"), tmp_path / "step_00000007.pt", 0)
     torch.set_rng_state(before[0]), random.setstate(before[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"dim": torch.zeros(2)}, "config, dim: is"), ({"later": 1}, "config, later: is unknown")]
+)
+def test_a_network_that_no_config_describes_is_refused(tmp_path, change, message):
+    (path,) = written(tmp_path, 1)
+    saved = read_snapshot(path)
+    saved["config"] |= change
+    with pytest.raises(InputError, match=rf"step_\d+.pt, {message}"):
+        check_same_run(saved, path, RECIPE, config(), 1)
+
+
+@pytest.mark.parametrize("name", ["weight_decay", "betas"])
+def test_settings_of_the_optimizer_are_those_of_the_recipe(tmp_path, name):
+    state = trained(seed=1, step=7)
+    saved, other = state.content(RECIPE, [rng_state(CPU)], 1), {"weight_decay": 3.5, "betas": (0.9, None)}
+    saved["optimizer"]["param_groups"][0][name] = other[name]
+    torch.save({"format": FORMAT, **saved}, tmp_path / "step_00000007.pt")
+    again = trained(seed=2, step=0)
+    again.restore(read_snapshot(tmp_path / "step_00000007.pt"), tmp_path / "step_00000007.pt", 0)
+    assert again.optimizer.param_groups[0][name] == state.optimizer.param_groups[0][name]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="lists mapped files by /proc")

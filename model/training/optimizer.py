@@ -74,7 +74,7 @@ def build_optimizer(model: nn.Module, weight_decay: float, kind: str = "adamw") 
 
 
 def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, steps_done: int) -> None:
-    """Load what `state_dict` returned, and check that every tensor fits its parameter.
+    """Load what `state_dict` returned, and check that every tensor fits its parameter. Settings stay those of `optimizer`.
 
     Args:
         optimizer: of the same model, new.
@@ -86,15 +86,17 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, s
         InputError: it is of another optimizer or model, is incomplete, or holds numbers that are not finite.
     """
     wanted = "the state of this run's optimizer"
-    settings = [_kinds(group) for group in optimizer.param_groups]
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
     try:
         optimizer.load_state_dict(saved)
     except Exception as error:  # torch checks little, and raises anything from KeyError to AttributeError
         raise InputError(where, f"cannot be restored ({type(error).__name__}: {error})", wanted) from error
     for before, group in zip(settings, optimizer.param_groups, strict=True):
-        changed = [name for name, kind in before.items() if _kinds(group).get(name) is not kind]
+        changed = [name for name, value in before.items() if type(group.get(name)) is not type(value)]
         if changed:
-            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", f"a {before[changed[0]].__name__}")
+            wanted_type = type(before[changed[0]]).__name__
+            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", f"a {wanted_type}")
+        group.update(before)
     parts = (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonAndAdamW) else (optimizer,)
     for part in parts:
         if steps_done > 0 and not part.state:
@@ -102,6 +104,11 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, s
         names = {"momentum_buffer"} if isinstance(part, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
         for parameter, state in part.state.items():
             _check_moments(parameter, state, names, where, wanted)
+        parameters = sum(len(group["params"]) for group in part.param_groups)
+        if steps_done > 0 and len(part.state) != parameters:
+            raise InputError(where, f"is that of {len(part.state)} of {parameters} parameters", wanted)
+        if len({float(state["step"]) for state in part.state.values() if "step" in state}) > 1:
+            raise InputError(f"{where}, step", "differs between parameters", wanted)
 
 
 def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
@@ -112,17 +119,14 @@ def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
 
 def _check_moments(parameter: Any, state: Any, names: set[str], where: str, wanted: str) -> None:
     if not isinstance(parameter, Tensor) or not isinstance(state, dict) or set(state) != names:
-        raise InputError(where, f"holds {list(state)!r:.80}", f"{', '.join(sorted(names))} for every parameter")
+        found = list(state) if isinstance(state, dict) else state
+        raise InputError(where, f"holds {found!r:.80}", f"{', '.join(sorted(names))} for every parameter")
     for name, value in state.items():
         shape = () if name == "step" else tuple(parameter.shape)
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:
             found = f"is {tuple(value.shape)}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
             raise InputError(f"{where}, {name}", found, f"{shape}, in {wanted}")
         check_values(value, f"{where}, {name}")
-
-
-def _kinds(group: Mapping[str, Any]) -> dict[str, type]:
-    return {name: type(value) for name, value in group.items() if name != "params"}
 
 
 def learning_rate(step: int, peak: float, warmup: int, steps: int, schedule: str = "cosine") -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config import NetworkConfig
+from config import NetworkConfig, config_from_dict
 from config.errors import InputError, missing_file
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import replace_when_finished
@@ -169,10 +169,8 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, 
         InputError: a setting differs that changes what is learned; the message names all of them, old → new.
     """
     found = []
-    if content["config"] != config.to_dict():
-        new = config.to_dict()
-        changed = [key for key in new if content["config"].get(key) != new[key]]
-        found += [f"{recipe.config or recipe.load}: {key} {content['config'].get(key)!r} → {new[key]!r}" for key in changed]
+    was, new = config_from_dict(content["config"], f"{path}, config").to_dict(), config.to_dict()
+    found += [f"{recipe.config or recipe.load}: {key} {was[key]!r} → {new[key]!r}" for key in new if was[key] != new[key]]
     old = recipe_from_dict(content["recipe"], str(path))
     found += differences(old, dataclasses.replace(recipe, config=old.config), (content["data_ranks"], data_ranks))
     if found:

@@ -74,7 +74,6 @@ def test_bad_flags_are_told_in_one_line_before_anything_is_loaded(flags, message
 def test_kept_state_is_refused_under_torchrun(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     for rank, lines in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("LOCAL_RANK", rank)
         assert inference.main(["--load", "w", "--load_state", "s"]) == 2
         error = capsys.readouterr().err

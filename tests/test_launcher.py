@@ -1,5 +1,6 @@
 """Environment that srun gives its tasks, in torchrun's variables."""
 
+import datetime
 import os
 import subprocess
 import sys
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from config.errors import InputError
-from model.parallel import launcher
+from model.parallel import launcher, processes
 from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import start_processes
+from tests.support.processes import free_ports
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
@@ -82,8 +84,9 @@ def test_a_program_started_by_hand_in_a_terminal_of_srun_is_one_process(monkeypa
     ("environment", "found"),
     [
         ({}, 1),
-        ({"WORLD_SIZE": "4"}, 1),  # some clusters set it to the number of machines
+        ({"WORLD_SIZE": "4"}, 4),
         ({"WORLD_SIZE": ""}, 1),
+        ({"WORLD_SIZE": "many"}, 1),
         ({"RANK": "2", "WORLD_SIZE": "3"}, 3),
     ],
 )
@@ -113,6 +116,22 @@ def test_processes_that_cannot_be_joined(monkeypatch, changes):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"the 1 processes of the run: cannot be joined \(ValueError: .*\); wanted"):
         start_processes("cpu")
+
+
+def test_processes_that_never_come(monkeypatch):
+    monkeypatch.setattr(processes, "LONGEST_JOINING", datetime.timedelta(seconds=1))
+    (port,) = free_ports(1)
+    for name, value in {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(InputError, match=r"the 2 processes of the run: cannot be joined \(DistStoreError: Timed out"):
+        start_processes("cpu")
+
+
+def test_one_process_shares_no_views(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="environment, RANK: is missing, with WORLD_SIZE 2; wanted torchrun"):
+        start_processes("cpu", 2)
 
 
 @pytest.mark.slow

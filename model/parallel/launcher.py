@@ -12,13 +12,14 @@ FIRST_PORT, PORTS = 20000, 20000
 
 
 def world_size(environment: Mapping[str, str] = os.environ) -> int:
-    """Return the number of processes of the run: one without RANK, whatever else is set.
+    """Return the number of processes that the environment states, one if it states none.
 
     Raises:
-        InputError: RANK or WORLD_SIZE is no number, or the rank is not below their number.
+        InputError: with RANK set, it or WORLD_SIZE is no number, or the rank is not below their number.
     """
     if "RANK" not in environment:
-        return 1
+        stated = environment.get("WORLD_SIZE", "")
+        return max(1, int(stated)) if re.fullmatch("[0-9]{1,18}", stated) else 1
     world, rank = (_number(environment, name, "torchrun sets it") for name in ("WORLD_SIZE", "RANK"))
     if rank >= world:
         raise InputError("environment, RANK", f"is {rank} of {world} processes", "0 to WORLD_SIZE - 1, as torchrun sets it")

@@ -23,6 +23,8 @@ from model.runtime import pick_device
 # The first process may download weights, and a context may have a longer scene than the others. A process that has ended is noticed
 # without this.
 LONGEST_WAIT = datetime.timedelta(hours=6)
+# Until all processes have started: on the machines of a cluster, minutes apart.
+LONGEST_JOINING = datetime.timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,19 @@ def start_processes(device: str, context: int = 1) -> Processes:
     if world % context:
         raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number (see torchrun)")
     if "RANK" not in os.environ:
+        if context > 1:  # some clusters set WORLD_SIZE to the number of machines
+            raise InputError("environment, RANK", f"is missing, with WORLD_SIZE {world}", "torchrun, which sets both")
         return Processes(0, 1, pick_device(device))
     own = torch.cuda.is_available() and device in ("auto", "cuda")
     picked = pick_device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if own else device)
     if picked.type == "cuda":
         torch.cuda.set_device(picked)
     shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
+    backend = "gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group("gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl", timeout=LONGEST_WAIT)
+        store, rank, _ = next(dist.rendezvous("env://", timeout=LONGEST_JOINING))
+        store.set_timeout(LONGEST_WAIT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
     except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses
         found = f"cannot be joined ({type(error).__name__}: {error})"
         raise InputError(f"the {world} processes of the run", found, "the environment that torchrun or srun sets up") from error

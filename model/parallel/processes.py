@@ -15,6 +15,7 @@ import torch.distributed as dist
 # and its threads alive beyond `end_processes`.
 import torch.distributed.nn.functional
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from config.errors import InputError
 from model.parallel.launcher import world_size
@@ -143,7 +144,7 @@ def start_processes(device: str, context: int = 1) -> Processes:
     shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
     backend = "gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl"
     try:
-        store, rank, _ = next(dist.rendezvous("env://", timeout=LONGEST_JOINING))
+        store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
         store.set_timeout(LONGEST_WAIT)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
     except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses

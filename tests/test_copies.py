@@ -89,6 +89,39 @@ def test_parallax_and_a_step_forward_are_no_copies(tmp_path):
     assert copies(tmp_path, "first.png", "parallax.png", "nearer.png") == {}
 
 
+def round_object(texture: np.ndarray, angle: float, side: int = 300) -> Image.Image:
+    """Return a shaded sphere on white, turned by an angle about its axis, with grey levels (h, w) around it."""
+    y, x = ((np.mgrid[:side, :side] + 0.5) / side * 2 - 1) / 0.7
+    z = np.sqrt(np.clip(1 - x * x - y * y, 0, None))
+    h, w = texture.shape
+    column = ((np.arctan2(x, z) + angle) / (2 * np.pi) % 1 * w).astype(int) % w
+    row = ((np.arcsin(y.clip(-1, 1)) / np.pi + 0.5) * h).astype(int).clip(0, h - 1)
+    pixels = np.where(x * x + y * y < 1, texture[row, column] * (0.4 + 0.6 * z), 255)
+    return Image.fromarray(np.repeat(pixels.clip(0, 255)[..., None], 3, axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["fine", "faint", "logo"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_views_of_a_round_object_on_white_are_no_copies(tmp_path, kind, suffix):
+    rng = np.random.default_rng(3)
+    texture = np.full((512, 1024), 140.0)
+    if kind == "fine":
+        texture += 20 * rng.standard_normal(texture.shape)
+    elif kind == "faint":
+        texture += 10 * cv2.resize(rng.uniform(-1, 1, (32, 64)), (1024, 512), interpolation=cv2.INTER_CUBIC)
+    else:
+        for i in range(6):
+            texture[150 + 35 * i : 175 + 35 * i, i * 171 + 60 : i * 171 + 90] = 30
+    names = [f"{i}{suffix}" for i in range(6)]
+    for i, name in enumerate(names):
+        round_object(texture, i * np.pi / 3).save(tmp_path / name, quality=92)
+    assert copies(tmp_path, *names) == {}
+    # Their copies are.
+    Image.open(tmp_path / names[2]).resize((150, 150)).save(tmp_path / "small.jpg")
+    Image.open(tmp_path / names[3]).save(tmp_path / "recompressed.jpg", quality=50)
+    assert copies(tmp_path, *names, "small.jpg", "recompressed.jpg") == {"small.jpg": names[2], "recompressed.jpg": names[3]}
+
+
 def test_of_equal_photos_the_one_of_the_plainest_name_is_kept(tmp_path):
     for name in ("IMG_1 (1).jpg", "IMG_1.jpg", "sub/IMG_1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -128,7 +128,7 @@ def published_w2c(frame: Frame) -> np.ndarray:
 
 def _photo(frame: Frame, source: Path, name: str) -> Photo:
     frame.opencv_c2w()
-    lens = frame.lens(read_header(source)[0])
+    lens = frame.lens(*read_header(source))
     return Photo(source, name, lens, published_w2c(frame), not lens.fisheye)
 
 

@@ -107,7 +107,7 @@ def read_photos(scene: str, json_path: Path, frame: str) -> list[Photo]:
         raise FileNotFoundError(f"{folder}: has photos and no transforms.json; wanted {_or_another(folder)}")
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
     matched = match_photos(scene, json_path, frames)
-    lenses = [entry.lens(read_header(source)[0]) for entry, source in matched]
+    lenses = [entry.lens(*read_header(source)) for entry, source in matched]
     w2c = np.linalg.inv(np.stack([entry.opencv_c2w() for entry, _ in matched]))
     try:
         w2c = orient(w2c, frame)

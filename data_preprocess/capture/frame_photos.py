@@ -86,8 +86,8 @@ def _each_once(found: Sequence[tuple[Frame, Path]]) -> list[tuple[Frame, Path]]:
         other = first.setdefault(photo, frame)
         if other is frame:
             continue
-        size = read_header(photo)[0]
-        if not np.array_equal(frame.c2w, other.c2w) or frame.lens(size) != other.lens(size):
+        header = read_header(photo)
+        if not np.array_equal(frame.c2w, other.c2w) or frame.lens(*header) != other.lens(*header):
             wanted = "each photo once, or with the same camera"
             raise InputError(
                 f"{frame.where}, file_path", f"is {frame.file_path}, which has another camera in {other.where}", wanted

@@ -25,13 +25,13 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, list_photos
+from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
 from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.colmap.sparse_model import Image, Model, find_models, lens_of
+from data_preprocess.colmap.sparse_model import Image, find_models, lens_of, unused_models
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import check_one_of, cores, run_script, say, some
 from data_preprocess.scene_folder import refuse_linked_folders
@@ -84,7 +84,7 @@ def scene_name(path: Path) -> str:
 
 
 def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
-    """Return the photos of a COLMAP reconstruction; print the photos missing from it.
+    """Return the photos of a COLMAP reconstruction; print other models, photos of the model that are gone, and photos not in it.
 
     Args:
         capture: folder with the model.
@@ -92,23 +92,25 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
         frame: as in `world_frame.orient`.
 
     Raises:
-        FileNotFoundError: there is no model, or its photos are missing.
+        FileNotFoundError: there is no model, or none of its photos.
         InputError: the model breaks its format, a camera cannot be undistorted, or the frame is impossible.
     """
-    model, *others = find_models(capture)
-    name = scene_name(capture)
-    if others:
-        say(f"{name}: {model.path} with {len(model.images)} photos is used, not {some([_described(other) for other in others])}")
+    models = find_models(capture)
+    model, name = models[0], scene_name(capture)
+    if others := unused_models(capture, models):
+        say(f"{name}: {model.path} with {len(model.images)} photos is used, not {some(others)}")
     folder = _image_folder(capture, model.path, model.images) if images is None else images
     spellings = find_spellings([image.name for image in model.images], folder)
     if spellings:
-        pairs = [f"{image} is {spelled}" for image, spelled in sorted(spellings.items())]
-        say(f"{name}: {len(pairs)} photos of the model have another spelling on disk (case or accents): {some(pairs)}")
-    found = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
-    missing = [image.name for image in found if not (folder / image.name).is_file()]
+        say(f"{name}: {in_other_spelling('photos of the model', spellings)}")
+    named = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
+    found = [image for image in named if is_file(folder / image.name)]
+    missing = [image.name for image in named if image not in found]
+    lacks = f"{len(missing)} of the {len(named)} photos of {model.path}"
+    if not found:
+        raise FileNotFoundError(f"{folder}: lacks {lacks} ({some(missing)}); wanted them there")
     if missing:
-        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model.path} ({some(missing)})"
-        raise FileNotFoundError(f"{folder}: {lacks}; wanted all of them")
+        say(f"{name}: {lacks} are not in {folder}: {some(missing)}")
     _say_not_registered(name, list_photos(folder), {image.name for image in found})
     return photos_of(found, folder, frame, where=model.path)
 
@@ -219,14 +221,6 @@ def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
             return folder
     lacks = f"lacks the photos of {model}, such as {names[0]}"
     raise FileNotFoundError(f"{capture}: {lacks}; wanted them in {candidates[0]} or in --images")
-
-
-def _described(model: Model) -> str:
-    return (
-        f"{model.path} with {len(model.images)}"
-        if model.problem is None
-        else f"{model.path}, which cannot be read ({model.problem})"
-    )
 
 
 def _say_not_registered(name: str, photos: PhotoFolder, registered: Collection[str]) -> None:

@@ -24,10 +24,12 @@ from config.flags import flag, read_command_line, settings
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.frame_photos import match_photos
+from data_preprocess.capture.photo_folder import is_extra
 from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names, without_size_folder
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, read_transforms
 from data_preprocess.command import run_script, say
+from data_preprocess.scene_folder import UNFINISHED
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"
@@ -82,10 +84,10 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
         if "transforms.json" in files:
             complete[scene] = found
             folders.clear()
-        elif images and CAMERAS not in files:  # not a converted scene
+        elif images and not {CAMERAS, UNFINISHED} & set(files):  # no scene converted here
             incomplete.setdefault(scene, found)
         # Hidden ones are downloads in progress.
-        kept = (name for name in folders if not (name.startswith(".") or name in images or _leads_back(found / name)))
+        kept = (name for name in folders if not (is_extra(name) or name in images or _leads_back(found / name)))
         folders[:] = sorted(kept)
     return complete, incomplete
 

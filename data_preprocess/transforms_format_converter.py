@@ -24,11 +24,13 @@ from config.flags import flag, read_command_line, settings
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.frame_photos import match_photos
+from data_preprocess.capture.photo_folder import is_extra
 from data_preprocess.capture.photo_names import photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import natural_key, read_transforms
 from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.command import run_script, say, some
+from data_preprocess.scene_folder import UNFINISHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
 def _json_paths(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    own, below = path / "transforms.json", sorted(path.glob("*/transforms.json"))
+    own = path / "transforms.json"
+    below = sorted(file for file in path.glob("*/transforms.json") if not is_extra(file.parent.name))
     if own.is_file():
         if below:
             say(f"{path}: is a capture; {len(below)} in its subfolders are left out: {some([str(file) for file in below])}")
@@ -82,13 +85,13 @@ def _or_another(folder: Path) -> str:
 
 
 def _holds_photos(folder: Path) -> bool:
-    """Return whether a folder is not hidden and has photos at any depth; converted scenes do not count."""
-    if folder.name.startswith(".") or not folder.is_dir():
+    """Return whether a folder has photos at any depth; hidden folders, thumbnails and converted scenes do not count."""
+    if is_extra(folder.name) or not folder.is_dir():
         return False
     for _, folders, files in os.walk(folder):
-        if CAMERAS in files:
-            folders.clear()
-        elif any(Path(file).suffix.lower() in SUFFIXES for file in files):
+        converted = bool({CAMERAS, UNFINISHED} & set(files))
+        folders[:] = [] if converted else [name for name in folders if not is_extra(name)]
+        if not converted and any(Path(file).suffix.lower() in SUFFIXES for file in files):
             return True
     return False
 

@@ -183,6 +183,24 @@ def test_the_larger_of_two_models_is_converted_and_the_other_is_named(tmp_path, 
     assert len(convert(tmp_path / "b", "--input", folder / "sparse" / "0")) == 3
 
 
+def test_models_in_unusual_places_are_named(tmp_path, capsys):
+    folder = tmp_path / "garden"
+    capture(folder, ["PINHOLE"], ["a.png", "b.png", "c.png", "d.png"], "text", sparse="sparse/aligned")
+    shutil.copytree(folder / "sparse" / "aligned", folder / "export" / "text")
+    assert main(["--input", str(folder), "--output", str(tmp_path / "none")]) == 2
+    assert f"wanted a COLMAP sparse model, such as --input {folder}/export/text\n" in capsys.readouterr().err
+    capture(folder, ["PINHOLE"], ["a.png", "b.png"], sparse="sparse/0")
+    shutil.copy(folder / "export" / "text" / "images.txt", folder / "sparse" / "0")
+    shutil.copy(folder / "export" / "text" / "cameras.txt", folder / "sparse" / "0")
+    assert len(convert(tmp_path / "a", "--input", folder)) == 2
+    unused = [f"{folder}/{place} with 4" for place in ("sparse/0/images.txt", "export/text", "sparse/aligned")]
+    assert f"garden: {folder}/sparse/0 with 2 photos is used, not {', '.join(unused)}\n" in capsys.readouterr().out
+    (folder / "sparse" / "0" / "images.bin").write_bytes(b"\1")
+    assert len(convert(tmp_path / "b", "--input", folder)) == 4
+    line = f"garden: {folder}/sparse/0 with 4 photos is used, not {folder}/sparse/0/images.bin, which cannot be read ("
+    assert line in capsys.readouterr().out
+
+
 def test_an_undistorted_model_goes_with_its_own_photos(tmp_path):
     folder = tmp_path / "garden"
     capture(folder / "dense", ["PINHOLE"], ["a.png", "b.png", "c.png"], sparse="sparse")
@@ -247,17 +265,28 @@ def test_scenes_are_named_after_the_capture(tmp_path, path, name):
 def test_several_captures_are_converted_and_a_bad_one_is_named(tmp_path, capsys):
     for name in ("a", "b", "c"):
         capture(tmp_path / name, ["PINHOLE"], ["0.png", "1.png", "2.png"])
-    (tmp_path / "b" / "images" / "1.png").unlink()
+    shutil.rmtree(tmp_path / "b" / "images")
+    (tmp_path / "b" / "images").mkdir()
     (tmp_path / "c" / "sparse" / "0" / "images.bin").write_bytes(b"\1")
     inputs = [str(tmp_path / name) for name in ("a", "b", "c")]
     assert main(["--input", *inputs, "--output", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
     lines = [line for line in lines if line.startswith("colmap_format_converter.py: ")]
     assert len(lines) == 2
-    assert "lacks 1 of the 3 photos of" in lines[0]
-    assert "(1.png); wanted all of them" in lines[0]
+    assert re.search(r"/b: lacks the photos of \S+b/sparse/0, such as 0.png; wanted them in \S+/b/images", lines[0])
     assert "images.bin: ends after 1 bytes in the count" in lines[1]
     assert len(read_data_path(tmp_path / "out" / "colmap_data_path.json")) == 1
+
+
+def test_photos_of_the_model_that_are_gone_are_listed(tmp_path, capsys):
+    capture(tmp_path / "box", ["PINHOLE"], ["0.png", "1.png", "2.png", "sub/3.png"])
+    for name in ("1.png", "sub/3.png"):
+        (tmp_path / "box" / "images" / name).unlink()
+    views = convert(tmp_path / "out", "--input", tmp_path / "box", "--frame", "given")
+    assert [view.file_path.name for view in views] == ["0.png", "2.png"]
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.12
+    line = rf"box: 2 of the 4 photos of \S+box/sparse/0 are not in {tmp_path}/box/images: 1.png, sub/3.png\n"
+    assert re.search(line, capsys.readouterr().out)
 
 
 def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):

@@ -114,6 +114,10 @@ GOOD = {
     "spaces other than ASCII's": (
         lines_of(f"1 {POSE} 4.42\u202fPM.png", "", f"2 {POSE} a\u3000b\u00a0c.png", "", f"3 {POSE} 👩\u200d🚀.png", ""),
         ["4.42\u202fPM.png", "a\u3000b\u00a0c.png", "👩\u200d🚀.png"]),
+    "a table of floats": (
+        lines_of(f"1 {POSE} a.png", "1.5e0 2.000000 -1.0", f"2 {POSE} b.png", "3 4 1.7e+01 5 6 -1.000000e+00"), ["a.png", "b.png"]),
+    "a wide space first": (
+        lines_of(f" 1 {POSE}\t \u3000b.png ", "", f"2 {POSE} \u00a0a.png\u00a0"), ["\u00a0a.png\u00a0", "\u3000b.png"]),
     "more than the header says": (lines_of("# Number of images: 1", f"1 {POSE} a.png", "", f"2 {POSE} b.png"), ["a.png", "b.png"]),
     "no number in the header": (lines_of("# Number of images: {}", f"1 {POSE} a.png"), ["a.png"]),
 }  # fmt: skip

@@ -151,6 +151,9 @@ def test_scenes_without_cameras_are_listed(tmp_path, capsys, part):
     fox(tmp_path / "in" / "1K" / "good")
     # What is beside the nerfstudio of a whole scene is not a scene.
     (tmp_path / "in" / "1K" / "good" / "gaussian_splat" / "images_4").mkdir(parents=True)
+    for name in ("__MACOSX/1K/good/images_4", "@eaDir/images_4", "half/good/images_4"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "in" / "half" / "good" / ".unfinished").touch()
     bad = tmp_path / "in" / "2K" / "good" / part
     for name in ("images_8", "images", "images_4"):
         (bad / name).mkdir(parents=True)

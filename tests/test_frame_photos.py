@@ -57,6 +57,28 @@ def test_frames_without_their_photo_are_listed(tmp_path, capsys):
     assert "toy: 2 of 6 frames are without their photo" in capsys.readouterr().out
 
 
+def test_photos_under_another_spelling_are_found(tmp_path, capsys):
+    names = ["images/caf\u00e9.png", "images/IMG_1.jpg", "images/IMG_2", "images/0.png", "images/Gone.png", "images/linked.png"]
+    json_path = capture(tmp_path / "toy", *(f"{name}.png" if "." not in name else name for name in names))
+    change(json_path, 2, file_path=names[2])
+    images = tmp_path / "toy" / "images"
+    for name, spelled in (("caf\u00e9.png", "cafe\u0301.png"), ("IMG_1.jpg", "IMG_1.JPG"), ("IMG_2.png", "img_2.Png")):
+        (images / name).rename(images / spelled)
+    (images / "Gone.png").unlink()
+    (images / "linked.png").unlink()
+    (images / "linked.png").symlink_to("nothing.png")
+    (images / "LINKED.png").write_bytes((images / "0.png").read_bytes())
+    assert run(tmp_path) == [["images/0.png", "images/IMG_1.JPG", "images/img_2.Png", "images/cafe\u0301.png"]]
+    out = capsys.readouterr().out
+    pairs = (
+        "images/IMG_1.jpg is images/IMG_1.JPG, images/IMG_2.png is images/img_2.Png, images/caf\u00e9.png is images/cafe\u0301.png"
+    )
+    assert f"toy: 3 photos have another spelling on disk (case or accents): {pairs}\n" in out
+    gone = "images/Gone.png, images/linked.png (a link to nothing.png, which is not there)"
+    assert f"toy: 2 of 6 frames are without their photo: {gone}\n" in out
+    assert "toy: 1 of 5 photos have no frame in transforms.json: images/LINKED.png\n" in out
+
+
 def test_many_frames_without_their_photo_are_counted(tmp_path, capsys):
     capture(tmp_path / "toy", *(f"images/{i}.png" for i in range(23)))
     for i in range(1, 23):
@@ -200,6 +222,10 @@ def test_folders_of_a_batch_without_cameras_are_listed(tmp_path, capsys):
     capture(tmp_path / "in" / "c", "train/0.png").rename(tmp_path / "in" / "c" / "transforms_train.json")
     capture(tmp_path / "in" / ".d", "0.png").unlink()
     (tmp_path / "in" / "notes").mkdir()
+    # What archives of macOS, file servers and an interrupted conversion leave; a capture's name may be the folder's.
+    for name in ("__MACOSX/a/images/._0.png", "@eaDir/0/SYNO.jpg", "half/a/images/0.png", "half/a/.unfinished", "f/Thumbs/0.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
     flags = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "in" / "out")]
     for _ in range(2):
         assert main(flags) == 2

@@ -1,6 +1,5 @@
 """The photo of each frame of a transforms.json. Whatever has no partner, a frame or a photo, is left out and listed."""
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError
+from data_preprocess.capture.photo_folder import find_spellings, in_other_spelling, is_file
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
 from data_preprocess.capture.transforms import Frame, natural_key
 from data_preprocess.command import say, some
@@ -16,7 +16,8 @@ from data_preprocess.command import say, some
 def match_photos(scene: str, json_path: Path, frames: Sequence[Frame]) -> list[tuple[Frame, Path]]:
     """Return the frames whose photo exists, with the photo, in their order.
 
-    Prints frames without a photo, frames that repeat another, and photos without a frame in the folders of the others.
+    Prints photos under another spelling of their name, frames without a photo, frames that repeat another, and photos without a
+    frame in the folders of the others.
 
     Args:
         scene: its name, for what is printed.
@@ -28,7 +29,10 @@ def match_photos(scene: str, json_path: Path, frames: Sequence[Frame]) -> list[t
         InputError: two frames have the same photo and different cameras.
     """
     folder = json_path.parent
-    found = [(frame, photo) for frame in frames if (photo := find_photo(folder, frame)) is not None]
+    photos = [find_photo(folder, frame) for frame in frames]
+    if None in photos:
+        photos = _with_other_spellings(scene, folder, frames, photos)
+    found = [(frame, photo) for frame, photo in zip(frames, photos, strict=True) if photo is not None]
     if not found:
         first = frames[0]
         wanted = f"it there, with or without {', '.join(SUFFIXES)}: no photo of its {len(frames)} frames exists"
@@ -56,18 +60,22 @@ def find_photo(folder: Path, frame: Frame) -> Path | None:
         folder: of the transforms.json.
         frame: whose photo it is.
     """
-    path = folder / frame.file_path
-    suffixes = ["", *SUFFIXES, *map(str.upper, SUFFIXES)]
-    return next((file for file in (Path(f"{path}{suffix}") for suffix in suffixes) if _is_file(file)), None)
+    names = [f"{frame.file_path}{suffix}" for suffix in ("", *SUFFIXES, *map(str.upper, SUFFIXES))]
+    return next((file for file in (folder / name for name in names) if is_file(file)), None)
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # no disk has such a file
-            return False
-        raise
+def _with_other_spellings(scene: str, folder: Path, frames: Sequence[Frame], photos: Sequence[Path | None]) -> list[Path | None]:
+    """Return the photos of frames, also those whose name differs from the frame's in case or in the spelling of accents."""
+    taken = [photo.relative_to(folder).as_posix() for photo in photos if photo is not None]
+    missing = [frame for frame, photo in zip(frames, photos, strict=True) if photo is None]
+    names = {frame: [f"{frame.file_path}{suffix}" for suffix in ("", *SUFFIXES)] for frame in missing}
+    # A link to nothing has its name on disk.
+    wanted = dict.fromkeys(name for tried in names.values() for name in tried if not os.path.lexists(folder / name))
+    spellings = find_spellings([*taken, *wanted], folder)
+    if spellings:
+        say(f"{scene}: {in_other_spelling('photos', spellings)}")
+    other = {frame: next((folder / spellings[name] for name in tried if name in spellings), None) for frame, tried in names.items()}
+    return [other[frame] if photo is None else photo for frame, photo in zip(frames, photos, strict=True)]
 
 
 def _looked_for(folder: Path, frame: Frame, full: bool = False) -> str:

@@ -1,9 +1,10 @@
 """Photos in a folder and its subfolders, what else is there, and photos under another spelling of their names."""
 
+import errno
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,11 @@ def choose_photos(folder: Path, workers: int) -> PhotoFolder:
     return PhotoFolder([name for i, name in enumerate(names) if i not in copies], left_out)
 
 
+def is_extra(folder_name: str) -> bool:
+    """Return whether a folder of this name is hidden or holds thumbnails, recycled files and the like."""
+    return folder_name.startswith(".") or folder_name.casefold() in NO_PHOTOS
+
+
 def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
     """Return the names on disk of files that are there only under another spelling.
 
@@ -113,7 +119,7 @@ def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
         names: relative to the folder, with forward slashes.
         folder: of the files.
     """
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not is_file(folder / name)]
     taken, found = set(names).difference(missing), {}
     on_disk = [path.relative_to(folder).as_posix() for path, kind in _walk(folder) if kind != _BROKEN] if missing else []
     for spelling in (_composed, lambda name: _composed(name.casefold())):
@@ -129,6 +135,22 @@ def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
                 found[first] = spelled[key][0]
                 taken.add(found[first])
     return found
+
+
+def in_other_spelling(what: str, spellings: Mapping[str, str]) -> str:
+    """Return the result of `find_spellings` in words; `what` is a plural."""
+    pairs = [f"{name} is {spelled}" for name, spelled in sorted(spellings.items())]
+    return f"{len(pairs)} {what} have another spelling on disk (case or accents): {some(pairs)}"
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; there is none of a name longer than disks take."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:

@@ -58,17 +58,18 @@ def text_images(path: Path, cameras: Collection[int]) -> Iterator[ImageEntry]:
     for where, line in lines:
         if not line.strip():
             continue
-        words = line.split(maxsplit=9)
+        # Names may begin with a space other than ASCII's.
+        words = re.split(r"[ \t]+", line.strip(" \t\r"), maxsplit=9)
         if len(words) < 10:
             raise InputError(where, f"has {len(words)} words", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
         image_id, camera_id = _whole(where, [words[0], words[8]])
-        yield ImageEntry(where, image_id, _numbers(where, words[1:8]), camera_id, words[9].strip(" \t\r"))
+        yield ImageEntry(where, image_id, _numbers(where, words[1:8]), camera_id, words[9])
         count += 1
         where, keypoints = next(lines, (where, ""))
         if not _are_keypoints(keypoints) or _is_image(keypoints, cameras):
             wanted = "the keypoints of the image above, X Y POINT3D_ID of each, or an empty line, after each image"
             raise InputError(where, f"is {keypoints[:40].strip()!r}", wanted)
-    stated = _stated_count(path)
+    stated = stated_count(path)
     if count < stated:
         raise InputError(path, f"holds {count} of the {stated} images of its header", "all of them, or the header corrected")
 
@@ -81,7 +82,7 @@ def _lines(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line
 
 
-def _stated_count(path: Path) -> int:
+def stated_count(path: Path) -> int:
     """Return the number of images in the comments at the start of the file, 0 if there is none."""
     with path.open("rb") as file:
         start = file.read(4096)
@@ -93,7 +94,8 @@ def _are_keypoints(line: str) -> bool:
     words = line.split()
     if len(words) % 3 or any(map(_no_number, words)):
         return False
-    return all(re.fullmatch(r"-1|\+?\d+", word) for word in words[2::3])
+    # NumPy writes a table of keypoints as floats.
+    return all(re.fullmatch(r"\+?\d+", word) or (float(word) >= -1 and float(word).is_integer()) for word in words[2::3])
 
 
 def _is_image(line: str, cameras: Collection[int]) -> bool:

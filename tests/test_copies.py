@@ -68,9 +68,9 @@ def test_a_copy_of_the_same_size_is_found(tmp_path, name):
     assert copies(tmp_path, copy, "a.png") == {copy: "a.png"}
 
 
-@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (-0.8, 0.8), (2, 0)])
+@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (-0.8, 0.8), (2, 0), (0.35, 0)])
 @pytest.mark.parametrize("quality", [60, 98])
-def test_frames_that_moved_by_a_pixel_are_no_copies(tmp_path, shift, quality):
+def test_frames_that_moved_by_a_pixel_or_less_are_no_copies(tmp_path, shift, quality):
     for i in range(4):
         photo(shift=(i * shift[0], i * shift[1])).save(tmp_path / f"{i}.jpg", quality=quality)
     assert copies(tmp_path, *(f"{i}.jpg" for i in range(4))) == {}
@@ -139,6 +139,25 @@ def test_a_photo_turned_by_its_tag_and_its_upright_copy_are_the_same(tmp_path):
     photo(size=(166, 250)).save(tmp_path / "thumbnail.jpg")
     assert copies(tmp_path, "phone.jpg", "thumbnail.jpg") == {"thumbnail.jpg": "phone.jpg"}
     assert read_reduced(tmp_path / "phone.jpg").size == SIZE
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("size", [SIZE, (166, 250)])
+def test_a_copy_turned_without_a_tag_is_found(tmp_path, turns, size):
+    photo().save(tmp_path / "a.jpg", quality=95)
+    photo(1).save(tmp_path / "b.jpg", quality=95)
+    turned = Image.fromarray(np.rot90(np.asarray(photo(size=size)), turns))
+    turned.save(tmp_path / "turned.jpg", quality=80)
+    assert copies(tmp_path, "a.jpg", "b.jpg", "turned.jpg") == {"turned.jpg": "a.jpg"}
+
+
+def test_a_label_of_another_colour_is_no_edit(tmp_path):
+    texture = np.full((512, 1024), 140.0)
+    round_object(texture, 0).save(tmp_path / "a.png")
+    pixels = np.array(round_object(texture, 0))
+    pixels[140:165, 130:175] = pixels[140:165, 130:175] * (1.4, 0.2, 0.2)
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    assert copies(tmp_path, "a.png", "b.png") == copies(tmp_path, "b.png", "a.png") == {}
 
 
 def test_photos_of_nothing_are_copies_only_byte_by_byte(tmp_path):

@@ -13,8 +13,11 @@ import numpy as np
 from data.pinhole import centre_in_corner, fields_of_view
 from data.scene_format import Scene, View
 
-# Fields of view outside this range are wrong intrinsics, not a lens; so are pixels less square than this.
+# Fields of view outside this range are wrong intrinsics, not a lens (a strip of a photo is narrower in one direction); so are
+# pixels less square than this.
 NARROWEST_DEG, WIDEST_DEG, LEAST_SQUARE = 3.0, 160.0, 0.5
+# Principal points differ by more, as shares of the image, in crops of different places than in photos of several cameras.
+CROPPED = 0.05
 # Views whose poses are compared with each other, and the least number that tells anything.
 MOST_COMPARED, LEAST_COMPARED = 256, 4
 # Median distances from the origin, for objects: training has about 2.7.
@@ -58,6 +61,8 @@ def camera_problems(scene: Scene) -> list[str]:
     problems = []
     files: dict[Path, int] = {}
     poses: dict[bytes, int] = {}
+    centre = np.array([(view.cx / view.w, view.cy / view.h) for view in scene.views])
+    cropped = bool(np.ptp(centre, axis=0).max() > CROPPED)
     for i, view in enumerate(scene.views):
         where = f"{scene.json_path}, view {i}"
         first = files.setdefault(view.file_path, i)
@@ -66,7 +71,7 @@ def camera_problems(scene: Scene) -> list[str]:
         first = poses.setdefault((view.w2c.round(9) + 0.0).tobytes(), i)
         if first != i:
             problems.append(f"{where}: has the pose of view {first}; wanted a different pose")
-        problems += [f"{where}: {problem}" for problem in _intrinsics_problems(view)]
+        problems += [f"{where}: {problem}" for problem in _intrinsics_problems(view, cropped)]
     return problems + [f"{scene.json_path}: {problem}" for problem in (*_centre_problems(scene), *_pose_problems(scene))]
 
 
@@ -94,10 +99,11 @@ def _poses(scene: Scene) -> np.ndarray:
     return np.stack([view.c2w for view in scene.views])
 
 
-def _intrinsics_problems(view: View) -> list[str]:
+def _intrinsics_problems(view: View, cropped: bool) -> list[str]:
+    """Return problems of a view's intrinsics; where views are crops of different places, a principal point may be outside."""
     problems = []
     fov = fields_of_view(view.w, view.h, view.fx, view.fy)
-    if not (min(fov) >= NARROWEST_DEG and max(fov) <= WIDEST_DEG):
+    if not NARROWEST_DEG <= max(fov) <= WIDEST_DEG:
         problems.append(
             f"has a field of view of {fov[0]:.3g}×{fov[1]:.3g} degrees (w×h); wanted {NARROWEST_DEG:g} to {WIDEST_DEG:g}: focal "
             "lengths are in pixels of w and h"
@@ -105,7 +111,7 @@ def _intrinsics_problems(view: View) -> list[str]:
     if not LEAST_SQUARE <= view.fx / view.fy <= 1 / LEAST_SQUARE:
         problems.append(f"has focal lengths {view.fx:g} and {view.fy:g}; wanted nearly square pixels")
     centre = f"has the principal point ({view.cx:g}, {view.cy:g})"
-    if not (0 <= view.cx <= view.w and 0 <= view.cy <= view.h):
+    if not (cropped or (0 <= view.cx <= view.w and 0 <= view.cy <= view.h)):
         problems.append(f"{centre} outside {view.w}×{view.h} (w×h); wanted it in the image")
     elif centre_in_corner(view.w, view.h, view.cx, view.cy):
         problems.append(f"{centre} in the corner of {view.w}×{view.h} (w×h); wanted pixels from that corner, no shares or offsets")
@@ -153,14 +159,15 @@ def _looks_inverted(w2c: np.ndarray, position: np.ndarray) -> bool:
     """Return whether `w2c` (n, 4, 4) is world from camera of an object's views.
 
     Cameras that look at the origin from all around come out, inverted, at one point (0, 0, distance); taken as they are, at
-    different sides of the origin.
+    different sides of the origin. So do the faces of panoramas taken at one height, but most of those at one of its sides.
     """
     if len(w2c) < LEAST_COMPARED:
         return False
     depth, aside = position[:, 2], np.linalg.norm(position[:, :2], axis=1)
     at_one_point = depth.min() > 0 and depth.max() < 3 * depth.min() and aside.max() < 0.2 * depth.min()
     directions = w2c[:, :3, 3] / np.maximum(np.linalg.norm(w2c[:, :3, 3], axis=1, keepdims=True), 1e-12)
-    return bool(at_one_point and np.linalg.norm(directions.mean(0)) < 0.7)
+    at_one_side = (directions @ directions.T > np.cos(0.3)).mean(0).max()
+    return bool(at_one_point and np.linalg.norm(directions.mean(0)) < 0.7 and at_one_side < 0.4)
 
 
 def _looks_away(c2w: np.ndarray) -> bool:

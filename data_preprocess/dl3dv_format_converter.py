@@ -8,6 +8,7 @@ conversion continues and finished scenes are skipped.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from data_preprocess.scene_folder import UNFINISHED
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"
+HASH = re.compile("[0-9a-f]{64}")
 # Folders of a scene in the benchmark's repository; only nerfstudio has a transforms.json.
 PARTS = ("nerfstudio", "gaussian_splat")
 # The world of the published conversion: x and y are swapped, and z is reversed.
@@ -53,7 +55,8 @@ class Folders:
 def find_scenes(folder: Path) -> dict[str, Path]:
     """Return the transforms.json of each scene below a folder, by its hash, sorted by path.
 
-    A folder with images and without cameras counts as a scene whose file does not exist, by its path.
+    A folder with images and without cameras, or empty and named as scenes are, counts as a scene whose file does not exist, by its
+    path.
 
     Raises:
         FileNotFoundError: the folder does not exist or has no scenes.
@@ -84,12 +87,13 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
         if "transforms.json" in files:
             complete[scene] = found
             folders.clear()
-        elif images and not {CAMERAS, UNFINISHED} & set(files):  # no scene converted here
+        elif (images or HASH.fullmatch(found.name)) and not {CAMERAS, UNFINISHED} & set(files):  # no scene converted here
             incomplete.setdefault(scene, found)
         # Hidden ones are downloads in progress.
         kept = (name for name in folders if not (is_extra(name) or name in images or _leads_back(found / name)))
         folders[:] = sorted(kept)
-    return complete, incomplete
+    above = {folder for scene in complete.values() for folder in scene.parents}
+    return complete, {scene: found for scene, found in incomplete.items() if scene in complete or scene not in above}
 
 
 def _leads_back(path: Path) -> bool:
@@ -111,7 +115,8 @@ def read_photos(name: str, json_path: Path) -> list[Photo]:
     folder = json_path.parent
     if not json_path.is_file():
         images = sorted(path.name for path in folder.iterdir() if SIZE_FOLDER.fullmatch(path.name))
-        raise FileNotFoundError(f"{folder}: has {', '.join(images)} and no transforms.json; wanted it beside them")
+        found = f"has {', '.join(images)} and no transforms.json; wanted it beside them"
+        raise FileNotFoundError(f"{folder}: {found if images else f'has no transforms.json; wanted it and {STORED}'}")
     if not (folder / STORED).is_dir():
         raise missing_file(folder / STORED, "the images at a quarter of full size")
     frames = [

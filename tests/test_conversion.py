@@ -53,6 +53,13 @@ def test_cameras_that_no_photo_has_are_refused_before_anything_is_written(tmp_pa
     (problem,) = run(tmp_path, photos(tmp_path / "in", lens=shares))
     start = f"{tmp_path}/in/0.png: has a field of view of 173.5×170.9 degrees (w×h); wanted 170 at most: focal lengths in pixels"
     assert problem.startswith(start)
+    # Undistortion as published would choose another camera, that a photo can have.
+    distorted = [
+        dataclasses.replace(photo, as_published=True)
+        for photo in photos(tmp_path / "in2", lens=dataclasses.replace(shares, distortion=(0.01,)))
+    ]
+    (problem,) = run(tmp_path, distorted)
+    assert problem.startswith(start.replace("/in/", "/in2/"))
     assert not (tmp_path / "out").exists()
 
 

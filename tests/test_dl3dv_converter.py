@@ -165,6 +165,20 @@ def test_scenes_without_cameras_are_listed(tmp_path, capsys, part):
         assert "1 of 2 scenes in" in said.out
 
 
+def test_empty_folders_of_scenes_are_listed(tmp_path, capsys):
+    scenes = [tmp_path / "in" / f"{i:064x}" for i in range(4)]
+    fox(scenes[0])
+    fox(scenes[1] / scenes[1].name)  # as some programs unpack a zip
+    scenes[2].mkdir()
+    (scenes[3] / "nerfstudio").mkdir(parents=True)
+    (tmp_path / "in" / "notes").mkdir()
+    assert main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "in" / "out")]) == 2
+    said = capsys.readouterr()
+    assert "2 of 4 scenes in" in said.out
+    for scene in scenes[2:]:
+        assert f"{scene}: has no transforms.json; wanted it and images_4\n" in said.err
+
+
 def test_links_that_lead_back_are_not_followed(tmp_path):
     fox(tmp_path / "disk" / "a")
     (tmp_path / "in" / "b" / "c").mkdir(parents=True)

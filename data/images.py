@@ -18,7 +18,9 @@ from PIL import ExifTags, Image
 from config.errors import InputError, check_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-# Pixels of a scaled image before it is cropped: as many as Pillow decodes at most.
+# Phones take photos of 200 megapixels. Pillow warns of larger ones, and refuses those of twice as many.
+Image.MAX_IMAGE_PIXELS = 1 << 28
+# Pixels of a scaled image before it is cropped.
 MOST_SCALED_PIXELS = 2 * 89_478_485
 
 # EXIF: the start of a block, and its types of whole numbers: of 8, 16 and 32 bits.

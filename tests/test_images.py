@@ -5,6 +5,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -493,6 +494,15 @@ def test_image_too_large_to_be_one(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
     with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(Image size \(1600000000 pixels\) exceeds"):
         read_pixels(tmp_path / "a.png")
+
+
+def test_a_photo_of_200_megapixels_is_one(tmp_path):
+    header = struct.pack(">IIBBBBB", 16_320, 12_240, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open_image(tmp_path / "a.png") as image:
+            assert image.size == (16_320, 12_240)
 
 
 def test_opening_reads_the_header_alone(tmp_path, rng):

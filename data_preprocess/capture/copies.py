@@ -104,7 +104,7 @@ def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, i
     Returns:
         number of the copy: number of its original.
 
-    Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 4 ms for each pair of photos that resemble each other.
+    Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 3 ms for each pair of photos that resemble each other.
     """
     order = sorted(range(len(files)), key=lambda i: _rank(files[i], photos[i]))
     copies = _equal_bytes(files, order)
@@ -170,10 +170,11 @@ def _is_copy(first: Reduced, other: Reduced) -> bool:
     # The first in the tones of the other, by a table of each colour's levels.
     levels = np.arange(256) / 128 - 1
     tables = [levels * curves[1 + c] + levels**2 * curves[4 + c] + levels**3 * curves[7 + c] for c in range(3)]
-    toned = curves[0] + sum(table[first.fine[..., c]] for c, table in enumerate(tables))
-    fine, side = other.fine @ _LUMA, min(FINE, *first.size, *other.size)
-    alike = _same_detail(toned, fine, side) and not _lacks_detail(first.fine @ _LUMA, fine, side)
-    return alike and not (same_size and _moved(toned, fine) >= _MOVED)
+    toned = sum(table.astype(np.float32)[first.fine[..., c]] for c, table in enumerate(tables))
+    own, fine = (photo.fine @ _LUMA.astype(np.float32) for photo in (first, other))
+    side = min(FINE, *first.size, *other.size)
+    alike = not _lacks_detail(own, fine, side) and _same_detail(toned, fine, side)
+    return alike and not (same_size and _moved(toned.astype(np.float64), fine.astype(np.float64)) >= _MOVED)
 
 
 def _coarse(colours: np.ndarray) -> np.ndarray:

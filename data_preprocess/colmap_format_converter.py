@@ -77,8 +77,9 @@ def scene_name(path: Path) -> str:
     path = path.absolute()
     if path.is_file():
         return path.stem
-    parts = [part for part in path.parts[1:] if part not in (*SPARSE, "nerfstudio") and not SIZE_FOLDER.fullmatch(part)]
-    if path.parent.name in SPARSE and path.name.isdecimal():
+    inner = (*SPARSE, "distorted", "nerfstudio")
+    parts = [part for part in path.parts[1:] if part not in inner and not SIZE_FOLDER.fullmatch(part)]
+    if path.parent.name in SPARSE and parts[-1:] == [path.name]:
         parts.pop()
     return parts[-1] if parts else path.name
 

@@ -254,7 +254,16 @@ def test_a_second_run_does_nothing_again_and_the_command_works_from_anywhere(tmp
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("a/toy/sparse/0", "toy"), ("toy/sparse", "toy"), ("toy", "toy"), ("fox/nerfstudio/images_4", "fox"), ("0", "0")],
+    [
+        ("a/toy/sparse/0", "toy"),
+        ("toy/sparse", "toy"),
+        ("toy", "toy"),
+        ("toy/sparse/aligned", "toy"),
+        ("toy/distorted/sparse/0", "toy"),
+        ("toy/sparse/images", "toy"),
+        ("fox/nerfstudio/images_4", "fox"),
+        ("0", "0"),
+    ],
 )
 def test_scenes_are_named_after_the_capture(tmp_path, path, name):
     assert scene_name(tmp_path / path) == name

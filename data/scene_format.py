@@ -9,7 +9,6 @@ are in pixels, `file_path` is relative to the JSON. The page data_example/README
 import json
 import math
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError, check_file, missing_file
+from config.messages import is_plain
 from config.paths import find_path
 from data.files import write_json
 from data.pinhole import check_intrinsics
@@ -310,11 +310,6 @@ def _is_path(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def is_plain(text: str) -> bool:
-    """Return whether a text is free of control characters, which garble messages, and of halves of surrogate pairs."""
-    return not {"Cc", "Cs"} & set(map(unicodedata.category, text))
 
 
 def _check_name(json_path: Path, name: object) -> None:

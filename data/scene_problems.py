@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from config.messages import counted
 from data.pinhole import centre_in_corner, fields_of_view
 from data.scene_format import Scene, View
 
@@ -85,7 +86,7 @@ def describe(scene: Scene) -> str:
     size = f"{sizes[0][0]}×{sizes[0][1]}" + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
     spread = "×".join(f"{side:.3g}" for side in np.ptp(_poses(scene)[:, :3, 3], axis=0))
     fov = [fields_of_view(view.w, view.h, view.fx, view.fy)[0] for view in scene.views]
-    views = f"{len(scene.views)} view{'s' * (len(scene.views) != 1)}"
+    views = counted(len(scene.views), "view")
     return f"{scene.name}: {views}, {size} (w×h), field of view {np.median(fov):.1f}°, cameras spread over {spread}"
 
 

@@ -24,6 +24,7 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
+from config.messages import counted
 from data.images import read_pixels, rescale_intrinsics
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
@@ -102,7 +103,7 @@ def _draw(scene: Scene, thumbnails: dict[int, np.ndarray], folder: Path) -> None
     v = len(scene.views)
     if thumbnails:
         captions = [f"{i} {scene.views[i].file_path.name}" for i in thumbnails]
-        count = f"{v} views" if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
+        count = counted(v, "view") if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
         contact_sheet(folder / "contact_sheet.png", list(thumbnails.values()), captions, f"{scene.name}: {count}")
     h, w = scene.views[0].h, scene.views[0].w
     # The plot takes a single image size.
@@ -144,9 +145,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
             views += len(scene.views)
     for line in lines:
         print(line)
-    print(
-        f"{len(lines)} scenes, {views} views, {len(problems)} problems" + ("" if check.no_pictures else f"; pictures in {output}")
-    )
+    counts = ", ".join([counted(len(lines), "scene"), counted(views, "view"), counted(len(problems), "problem")])
+    print(counts + ("" if check.no_pictures else f"; pictures in {output}"))
     return problems
 
 

@@ -345,7 +345,7 @@ def test_palette_without_colours(tmp_path):
 def test_a_fifo_is_no_image(tmp_path, read):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "a.png").symlink_to("fifo")
-    with pytest.raises(InputError, match=r"a\.png: is no regular file; wanted an image"):
+    with pytest.raises(InputError, match=r"a\.png: is not a regular file; wanted an image"):
         read(tmp_path / "a.png")
 
 

@@ -350,7 +350,7 @@ def test_writing_replaces_a_link_and_leaves_its_target(scene_json, tmp_path):
 def test_a_fifo_is_no_file(tmp_path, read):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "x.json").symlink_to("fifo")
-    with pytest.raises(InputError, match=r"x\.json: is no regular file; wanted a JSON file"):
+    with pytest.raises(InputError, match=r"x\.json: is not a regular file; wanted a JSON file"):
         read(tmp_path / "x.json")
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
-from data_preprocess.capture.transforms import natural_key, read_transforms
+from data_preprocess.capture.photo_names import natural_key
+from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.transforms_format_converter import main
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
 from tests.support.scenes import ring_c2w
@@ -379,7 +380,7 @@ def test_as_a_user_runs_it(tmp_path):
     simple(tmp_path / "toy", top={"fl_x": 30, "k1": 0.05})
     command = [sys.executable, str(SCRIPT), "--input", "toy", "--output", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "1 of 1 scenes in out/transforms_data_path.json" in done.stdout
+    assert "1 of 1 scene in out/transforms_data_path.json" in done.stdout
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 to 1024\n")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.flags import flag
+from config.messages import counted
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
@@ -105,7 +106,7 @@ def convert(
         print(line)
     if finished:
         write_data_path(data_path_json, finished)
-        print(f"{len(finished)} of {len(scenes)} scenes in {data_path_json}")
+        print(f"{len(finished)} of {counted(len(scenes), 'scene')} in {data_path_json}")
     return problems
 
 

@@ -17,7 +17,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import LARGEST_NUMBER, is_plain, read_json
+from config.messages import is_plain
+from data.scene_format import LARGEST_NUMBER, read_json
 from data_preprocess.capture.lens import Lens
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
@@ -150,11 +151,6 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
         raise InputError(json_path, "holds no list of frames", "a transforms.json of nerfstudio or instant-ngp")
     top = {key: value for key, value in content.items() if key != "frames"}
     return [_frame(f"{json_path}, frame {i}", top, entry) for i, entry in enumerate(frames)]
-
-
-def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts frame_2 before frame_10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _frame(where: str, top: dict, entry: object) -> Frame:

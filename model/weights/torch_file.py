@@ -9,6 +9,7 @@ from typing import IO
 import torch
 
 from config.errors import InputError
+from config.messages import with_type
 from model.weights.checksum import check_members
 
 ZIP_START = b"PK\x03\x04"
@@ -58,7 +59,6 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
 
 def unreadable(where: str | os.PathLike, error: Exception, wanted: str, problem: str = "cannot be read") -> InputError:
     """Return the error for a file whose reader raised `error`."""
-    reason = " ".join(str(error).split())[:120]
-    if "Bad CRC-32" in reason:
-        return InputError(where, f"is damaged ({reason})", wanted)
-    return InputError(where, f"{problem} ({type(error).__name__}: {reason})", wanted)
+    if "Bad CRC-32" in str(error):
+        return InputError(where, f"is damaged ({error})", wanted)
+    return InputError(where, f"{problem} ({with_type(error)})", wanted)

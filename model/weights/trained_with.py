@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import InputError
+from config.messages import counted
 from config.recipe import TrainingRecipe, recipe_from_dict
 from model.weights.file import SNAPSHOT_FORMAT, WANTED, read_metadata
 from model.weights.hub import resolve_weights
@@ -98,7 +99,7 @@ def departure(weights: str, trained: TrainedWith, image_size: tuple[int, int], n
     if trained.image_size not in (None, image_size):
         found.append(f"at {_size(trained.image_size)}, here {_size(image_size)} (h×w)")
     if trained.num_input_views is not None and num_inputs > FAR_MORE_INPUTS * trained.num_input_views:
-        found.append(f"with {trained.num_input_views} input{'s' * (trained.num_input_views != 1)}, here {num_inputs}")
+        found.append(f"with {counted(trained.num_input_views, 'input')}, here {num_inputs}")
     if trained.scene_pose_normalize not in (None, normalised):
         words = ("objects, poses as given", "scenes, poses normalised")
         found.append(f"on {words[not normalised]}, here {words[normalised]}")

@@ -70,7 +70,7 @@ def read_json(path: str | os.PathLike) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is no regular file, or not JSON.
+        InputError: it is not a regular file, or not JSON.
     """
     check_file(path, "a JSON file")
     content = Path(path).read_bytes()
@@ -233,7 +233,7 @@ def _view(json_path: Path, i: int, entry: object) -> View:
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
-    check_intrinsics(where, w, h, fx, fy, cx, cy)
+    check_intrinsics(where, w, h, (fx, fy, cx, cy))
     w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
     file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
@@ -292,8 +292,8 @@ def _rigid(where: str, value: object) -> np.ndarray:
 def _inside(where: str, folder: Path, value: object) -> Path:
     """Return the path of a file in a folder.
 
-    The path as written must stay in it. Links on disk may lead anywhere: caches of downloads and data on other disks are made of
-    them, and whoever makes them decides what they show. `..` behind a link would leave the folder that it stands in.
+    The path as written must stay in it. Links on disk may lead anywhere: download caches and data on other disks consist of them,
+    and their target is the choice of whoever made them. `..` after a link would leave the folder that the link is in.
     """
     if not isinstance(value, str) or not value or not _is_path(value):
         raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")

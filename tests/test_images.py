@@ -482,7 +482,7 @@ def test_image_of_another_shape(real):
 
 
 def test_image_too_long_to_be_scaled():
-    message = "image: is 60000×1 (w×h), which covers 256×256 when scaled to 15360000×256; wanted an image of a shape nearer to"
+    message = "image: is 60000×1 (w×h), and would be 15360000×256 when it covers 256×256; wanted an aspect ratio nearer to"
     with pytest.raises(InputError, match=re.escape(message)):
         resize_and_crop(np.zeros((1, 60_000, 3), np.uint8), np.ones(4), (256, 256))
     assert resize_and_crop(np.zeros((2, 600, 3), np.uint8), np.ones(4), (256, 256))[0].shape == (256, 256, 3)

@@ -71,13 +71,13 @@ def folder_names(names: Sequence[str]) -> list[str]:
 
 
 def check_rendered(images: Tensor, what: str) -> Tensor:
-    """Check that rendered images, of any shape, are numbers, and return them. Syncs with the host.
+    """Check that rendered images, of any shape, are free of NaN, and return them. Syncs with the host.
 
     Raises:
         InputError: a pixel is NaN; the message names `what`.
     """
     if images.isnan().any():
-        raise InputError(what, "is rendered as NaN, which is no picture", "finite weights, and cameras of a usual scale")
+        raise InputError(what, "is rendered as NaN", "numbers: finite weights, and cameras of a usual scale")
     return images
 
 

@@ -152,7 +152,7 @@ def _plan(photo: Photo, folder: Path) -> Task:
         camera = pinhole_camera(lens, photo.as_published)
     except InputError as error:
         raise error.within(photo.source) from error
-    check_intrinsics(os.fspath(photo.source), w, h, *camera)
+    check_intrinsics(os.fspath(photo.source), w, h, camera)
     copied = lens.is_pinhole and not photo.as_published and turned == 1
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
     return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))

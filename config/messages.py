@@ -18,6 +18,13 @@ def with_type(error: Exception, most: int = 160) -> str:
     return kind if text == kind else f"{kind}: {text[:most]}"
 
 
+def with_article(kind: type) -> str:
+    """Return the name of a type with its article: `a dict`, `an int`; `nothing` for that of None."""
+    if kind is type(None):
+        return "nothing"
+    return f"{'an' if kind.__name__[0] in 'aeiou' else 'a'} {kind.__name__}"
+
+
 def counted(number: int, noun: str) -> str:
     """Return a number and its noun: `1 frame`, `3 frames`. The plural takes an s."""
     return f"{number} {noun}{'s' * (number != 1)}"

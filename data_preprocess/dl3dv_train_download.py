@@ -56,7 +56,7 @@ SUBSETS = tuple(f"{thousands}K" for thousands in range(1, 12))
 ARCHIVE = re.compile(rf"(?:{'|'.join(SUBSETS)})/([0-9a-f]{{64}})\.zip")
 BENCHMARK_SIZE = 140
 WORK = ".download"
-# Bytes of one file in a zip; images of 960×540 have 1 MB. A small zip can hold any number of zeros.
+# Most bytes of a file in a zip; an image of 960×540 has 1 MB. A small zip can unpack to any number of zeros.
 LARGEST_MEMBER = 50_000_000
 
 

@@ -15,6 +15,7 @@ from data.scene_format import read_data_path, read_scene
 from data_preprocess.colmap_format_converter import main, scene_name
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project
 from tests.support.colmap_files import WRITERS, quaternion, write_binary
+from tests.support.images import turned
 from tests.support.scenes import look_at
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "colmap_format_converter.py"
@@ -131,12 +132,10 @@ def test_photos_stored_sideways_come_out_upright(tmp_path, orientation):
     roll = np.eye(4)
     roll[:2, :2] = [[0, 1], [-1, 0]] if orientation == 6 else [[0, -1], [1, 0]]
     upright = np.linalg.inv(orbit(4, centre=MIDDLE))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     images = []
     (tmp_path / "box" / "images").mkdir(parents=True)
     for i, pose in enumerate(roll @ upright):
-        Image.fromarray(photo("OPENCV", pose)).save(tmp_path / "box" / "images" / f"{i}.jpg", quality=98, exif=exif)
+        Image.fromarray(photo("OPENCV", pose)).save(tmp_path / "box" / "images" / f"{i}.jpg", quality=98, exif=turned(orientation))
         images.append((i, quaternion(pose), pose[:3, 3], 1, f"{i}.jpg"))
     write_binary(tmp_path / "box", {1: ("OPENCV", SIZE[1], SIZE[0], LENSES["OPENCV"][0])}, images)
     views = convert(tmp_path / "out", "--input", tmp_path / "box", "--frame", "given")
@@ -194,6 +193,7 @@ def test_an_undistorted_model_goes_with_its_own_photos(tmp_path):
     assert {(view.h, view.w) for view in convert(tmp_path / "out", "--input", folder)} == {SIZE}
 
 
+@pytest.mark.usefixtures("exact_names")
 def test_photos_are_found_under_another_spelling_and_behind_links(tmp_path, capsys):
     folder = tmp_path / "garden"
     names = ["caf\u00e9.png", "IMG_1.JPG", "shot 4\u202fPM.png", "sub/d.png"]

@@ -125,6 +125,7 @@ def test_equal_frames_are_taken_once(tmp_path, capsys):
     ],
 )
 @pytest.mark.parametrize("terms", [{}, {"k1": 0.01}])
+@pytest.mark.usefixtures("exact_names")
 def test_photos_keep_names_that_differ(tmp_path, names, written, terms):
     capture(tmp_path / "toy", *names, top={"fl_x": 30.0, **terms})
     (found,) = run(tmp_path)

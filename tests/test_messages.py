@@ -2,7 +2,7 @@
 
 import pytest
 
-from config.messages import MOST_NAMES, counted, is_plain, left_out, one_line, some, with_type
+from config.messages import MOST_NAMES, counted, is_plain, left_out, one_line, some, with_article, with_type
 
 
 def test_an_error_without_a_message_is_reported_by_its_type():
@@ -11,7 +11,8 @@ def test_an_error_without_a_message_is_reported_by_its_type():
     assert with_type(ValueError("abcd"), most=2) == "ValueError: ab"
 
 
-def test_numbers_and_nouns_agree():
+def test_articles_numbers_and_nouns_agree():
+    assert [with_article(kind) for kind in (dict, int, type(None))] == ["a dict", "an int", "nothing"]
     assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
 
 

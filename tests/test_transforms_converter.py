@@ -16,6 +16,7 @@ from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.transforms_format_converter import main
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
+from tests.support.images import turned
 from tests.support.scenes import ring_c2w
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
@@ -203,9 +204,7 @@ def test_orientation_tags_count_only_where_the_lens_says_so(tmp_path, size, stat
     for i in range(2):
         file = tmp_path / "toy" / "images" / f"{i}.jpg"
         with Image.open(file) as image:
-            exif = image.getexif()
-            exif[0x0112] = 6
-            image.save(file, exif=exif, quality=100, subsampling=0)
+            image.save(file, exif=turned(6), quality=100, subsampling=0)
     view = convert(tmp_path / "toy", tmp_path / "out")[0]
     with Image.open(tmp_path / "toy" / "images" / "0.jpg") as image:
         stored = np.asarray(image)

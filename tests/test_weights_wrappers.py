@@ -106,7 +106,7 @@ def test_averaged_model_of_torch_as_safetensors(tmp_path):
     [
         (
             small_weights() | {"module.input_layernorm.weight": torch.ones(12)},
-            r"w.pt, input_layernorm.weight: and module.input_layernorm.weight are both input_layernorm.weight without wrappers",
+            r"w.pt, input_layernorm.weight and module.input_layernorm.weight: are both input_layernorm.weight without wrappers",
         ),
         (prefixed("student.") | prefixed("teacher.", OTHER), r"w.pt: holds several networks, under student., teacher.; wanted"),
         (small_weights() | prefixed("teacher.", OTHER), r"w.pt: holds several networks, under no prefix, teacher.; wanted"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from config.errors import InputError
-from config.messages import counted, with_type
+from config.messages import counted, with_article, with_type
 from model.weights.values import check_values
 
 BETAS = (0.9, 0.95)
@@ -93,7 +93,7 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, s
     for before, group in zip(settings, optimizer.param_groups, strict=True):
         changed = [name for name, kind in before.items() if _kinds(group).get(name) is not kind]
         if changed:
-            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", f"a {before[changed[0]].__name__}")
+            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", with_article(before[changed[0]]))
     parts = (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonAndAdamW) else (optimizer,)
     for part in parts:
         if steps_done > 0 and not part.state:
@@ -115,7 +115,7 @@ def _check_moments(parameter: Any, state: Any, names: set[str], where: str, want
     for name, value in state.items():
         shape = () if name == "step" else tuple(parameter.shape)
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-            found = f"is {tuple(value.shape)}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
+            found = f"is {tuple(value.shape)}" if isinstance(value, Tensor) else f"is {with_article(type(value))}"
             raise InputError(f"{where}, {name}", found, f"{shape}, in {wanted}")
         check_values(value, f"{where}, {name}")
 

@@ -151,6 +151,6 @@ class TrainingState:
         if rank < len(content["rng"]):
             try:
                 set_rng_state(content["rng"][rank])
-            except Exception as error:  # Python, NumPy and torch raise different types for what is no state of theirs
+            except Exception as error:  # Python, NumPy and torch raise different types at what is not a state of theirs
                 raise InputError(f"{path}, rng", f"cannot be restored ({with_type(error)})", WHOLE) from error
         self.step, self.skips[0] = content["step"], content["skips"]

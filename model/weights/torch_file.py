@@ -16,7 +16,11 @@ ZIP_START = b"PK\x03\x04"
 
 
 def is_zip(source: str | os.PathLike | IO[bytes]) -> bool:
-    """Return whether a file, if there is one, or its content is a zip, damaged or not: torch's format that has checksums."""
+    """Return whether a file, or its content, is a zip, damaged or not, as torch's files with checksums are.
+
+    Args:
+        source: a file, which may be missing, or its content.
+    """
     if isinstance(source, (str, os.PathLike)):
         if not os.path.isfile(source):
             return False
@@ -33,7 +37,7 @@ def is_zip(source: str | os.PathLike | IO[bytes]) -> bool:
 def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
     """Read a torch file, tensors and plain values only; tensors are memory-mapped where the format allows it.
 
-    Every member of a zip is checked first. The older format, which is no zip, has no checksums.
+    Every member of a zip is checked first. The older format is not a zip and has no checksums.
 
     Args:
         source: the file, or its content.

@@ -1,4 +1,4 @@
-"""State dicts as other programs save them: found among what else a file holds, names freed from wrappers.
+"""State dicts as other programs save them: found among a file's other content, their names freed from wrappers.
 
 Wrapped modules add a segment to the names below them: `module.`, `_orig_mod.`. Training frameworks put the network into a module
 or a dict of their own, often next to averaged weights and counters.
@@ -10,7 +10,7 @@ from collections import Counter
 from torch import Tensor
 
 from config.errors import InputError
-from config.messages import left_out
+from config.messages import left_out, with_article
 
 STATE_DICT = "a state dict, or {'model': state dict}"
 # Keys of a file under which programs save a network's state dict, and the same of averaged weights.
@@ -108,7 +108,7 @@ def _renamed(state: dict[str, Tensor], names: dict[str, str], where: str) -> dic
     twice = [name for name, short in names.items() if counts[short] > 1]
     if twice:
         same = [name for name in twice if names[name] == names[twice[0]]]
-        raise InputError(f"{where}, {same[0]}", f"and {same[1]} are both {names[same[0]]} without wrappers", "one tensor of a name")
+        raise InputError(f"{where}, {same[0]} and {same[1]}", f"are both {names[same[0]]} without wrappers", "different names")
     return {short: state[name] for name, short in names.items()}
 
 
@@ -124,4 +124,4 @@ def _has_tensors(value: object, depth: int = MOST_DEPTH) -> bool:
 
 
 def _kind(value: object) -> str:
-    return "nothing" if isinstance(value, dict) and not value else f"a {type(value).__name__}"
+    return "nothing" if isinstance(value, dict) and not value else with_article(type(value))

@@ -43,7 +43,7 @@ class CameraWarnings:
             if scene.json_path in self._checked or self._warned > MOST_WARNINGS or os.environ.get("RANK", "0") != "0":
                 return
             self._checked.add(scene.json_path)
-            problems = camera_problems(scene) + ([] if self.normalised else scale_problems(scene))
+            problems = ([] if self.normalised else scale_problems(scene)) + camera_problems(scene)
             if not problems:
                 return
             self._warned += 1

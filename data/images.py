@@ -111,6 +111,11 @@ def read_orientation(image: Image.Image) -> int:
     return orientation if orientation in UPRIGHT else 1
 
 
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels of `read_pixels` as uint8."""
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
+
+
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Turn stored pixels (h, w, c) by an EXIF orientation: (h, w, c), or (w, h, c) for 5 to 8."""
     if orientation not in UPRIGHT:

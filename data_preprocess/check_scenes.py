@@ -25,7 +25,7 @@ if __package__ in (None, ""):
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
-from data.images import read_pixels, rescale_intrinsics
+from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
 from data.scene_problems import camera_problems, describe
@@ -92,9 +92,7 @@ def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     if not shown:
         return None, digest, None
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    small = Image.fromarray(pixels)
+    small = Image.fromarray(to_8_bits(pixels))
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return None, digest, np.asarray(small)
 

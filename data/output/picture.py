@@ -216,7 +216,7 @@ def _text(text: str, size: int, colour: tuple[int, int, int] = _INK, width: int 
     if not text:
         return Image.new("RGB", (0, 0))
     font = ImageFont.load_default(size)
-    text = text.replace("×", "x")  # the font does not have the sign
+    text = text.replace("×", "x")  # the font lacks the sign
     while font.getlength(text) > width and len(text) > 1:
         text = text[:-2] + "…"
     image = Image.new("RGB", (math.ceil(font.getlength(text)), round(1.25 * size)), _PAPER)

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.images import open_image, read_orientation, read_pixels, turn_upright
+from data.images import open_image, read_orientation, read_pixels, to_8_bits, turn_upright
 from data_preprocess.capture.stored_image import read_header
 
 SIDE = 48
@@ -68,8 +68,7 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
     (h, w), turned = read_header(path)
     image = _draft(path)
     if image is None:
-        pixels = read_pixels(path)
-        image = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8))
+        image = Image.fromarray(to_8_bits(read_pixels(path)))
     # As floats: rounded to 8 bits, smooth photos would differ.
     bands = [band.convert("F").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=4.0) for band in image.split()]
     return Reduced((w, h) if turned >= 5 else (h, w), np.stack([np.asarray(band, np.float64) for band in bands], axis=2))

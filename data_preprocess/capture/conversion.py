@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.flags import flag
+from config.messages import counted
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
@@ -105,7 +106,7 @@ def convert(
         print(line)
     if finished:
         write_data_path(data_path_json, finished)
-        print(f"{len(finished)} of {len(scenes)} scenes in {data_path_json}")
+        print(f"{len(finished)} of {counted(len(scenes), 'scene')} in {data_path_json}")
     return problems
 
 
@@ -151,7 +152,7 @@ def _plan(photo: Photo, folder: Path) -> Task:
         camera = pinhole_camera(lens, photo.as_published)
     except InputError as error:
         raise error.within(photo.source) from error
-    check_intrinsics(os.fspath(photo.source), w, h, *camera)
+    check_intrinsics(os.fspath(photo.source), w, h, camera)
     copied = lens.is_pinhole and not photo.as_published and turned == 1
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
     return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))

@@ -1,8 +1,8 @@
 """Photos that are copies of others: the same bytes, another size or format, recompressed, or edited in tone.
 
-A copy among the views of a scene puts a target among the inputs. Copies are told by content: each photo is reduced to SIDE×SIDE
-pixels, and a pair is compared by what is left of one after the best tone curves of the other and, if both have the same size, by
-how far the content moved between them: neighbouring frames of a video move, copies do not.
+A copy among the views of a scene puts a target among the inputs. Copies are recognised by content: each photo is reduced to
+SIDE×SIDE pixels, and a pair is compared by what is left of one after fitting tone curves of the other to it and, if both have the
+same size, by how far the content moved between them: neighbouring frames of a video move, copies do not.
 
 Measured on the 50 frames of a walk around a fox (480×270) and the 64 renders of a figure on white (512×512); "left" is a share of
 the variance, "moved" in 1/500 of the side:
@@ -17,7 +17,7 @@ the variance, "moved" in 1/500 of the side:
     copies of 1/2 to 1/8 the size, at a side of 16        0.0000002 to 0.0012     not compared
     real neighbours, at a side of 16                      0.008 or more           not compared
 
-    (*) of the fox. Where such an edit clips most of a photo, as on the figure, it is not told.
+    (*) of the fox. An edit that clips most of a photo, as it does of the figure, is not recognised.
 
 Letters: n photos, h w pixels.
 """
@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.images import open_image, read_orientation, read_pixels, turn_upright
+from data.images import open_image, read_orientation, read_pixels, to_8_bits, turn_upright
 from data_preprocess.capture.stored_image import read_header
 
 SIDE = 48
@@ -68,21 +68,20 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
     (h, w), turned = read_header(path)
     image = _draft(path)
     if image is None:
-        pixels = read_pixels(path)
-        image = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8))
+        image = Image.fromarray(to_8_bits(read_pixels(path)))
     # As floats: rounded to 8 bits, smooth photos would differ.
     bands = [band.convert("F").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=4.0) for band in image.split()]
     return Reduced((w, h) if turned >= 5 else (h, w), np.stack([np.asarray(band, np.float64) for band in bands], axis=2))
 
 
 def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, int]:
-    """Find photos that are copies of others. The largest of several is the original; of equal ones that of the shortest name.
+    """Find photos that are copies of others. The original is the largest, among equals the one with the shortest name.
 
     Args:
         files, photos: n photos.
 
     Returns:
-        number of the copy: number of its original.
+        the number of each copy's original, by the number of the copy.
 
     Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 2 ms for each pair of photos that resemble each other.
     """

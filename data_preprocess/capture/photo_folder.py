@@ -11,11 +11,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config.errors import InputError
-from data.scene_format import is_plain
+from config.messages import is_plain
 from data_preprocess.capture.copies import Reduced, find_copies, read_reduced
+from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.stored_image import SUFFIXES
-from data_preprocess.capture.transforms import natural_key
-from data_preprocess.command import some
 
 # Folders of thumbnails, recycled files and other extras that file servers, systems and photo programs keep beside photos.
 NO_PHOTOS = {
@@ -41,15 +40,11 @@ class PhotoFolder:
 
     Args:
         names: relative to the folder, with forward slashes, in natural order.
-        left_out: names of the others, or sentences about them, by what they are: a plural for messages.
+        left_out: names of the others, some with a reason in brackets, by what they are: a plural for messages.
     """
 
     names: list[str]
     left_out: dict[str, list[str]] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """Return a line for each kind of files left out: how many, and the first few names."""
-        return [f"left out, {kind} ({len(names)}): {some(names)}" for kind, names in self.left_out.items()]
 
     def counts(self) -> str:
         """Return how many files of each kind are left out, or an empty string."""

@@ -129,7 +129,7 @@ def read_recipe(argv: Sequence[str] | None = None, defaults: Callable[[str], Map
 
     Args:
         argv: command-line arguments; None takes the program's.
-        defaults: returns the settings that the weights of `--load` are the default of; over these the YAML.
+        defaults: returns the defaults that the weights of `--load` imply; the YAML overrides them.
 
     Raises:
         FileNotFoundError: there is no such YAML.
@@ -188,7 +188,7 @@ def parse_size(text: str, where: str) -> int:
 
 
 def _found_from(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a YAML in `folder`, with paths that are there and nowhere else found from the working folder."""
+    """Return the settings of a YAML in `folder`, with that folder in front of the paths that exist only there."""
     beside = {name: folder / values[name] for name in PATHS if values.get(name) is not None}
     moved = {name: str(path) for name, path in beside.items() if not find_path(values[name]).exists() and path.exists()}
     return {**values, **moved}

@@ -23,17 +23,17 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
+from config.messages import counted, some
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
-from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names
+from data_preprocess.capture.photo_names import SIZE_FOLDER, natural_key, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
-from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.colmap.sparse_model import Image, find_models, lens_of, unused_models
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.command import check_one_of, cores, run_script, say, some
+from data_preprocess.command import check_one_of, cores, run_script, say, say_left_out
 from data_preprocess.scene_folder import refuse_linked_folders
 
 # Folders of models, which do not give a scene its name.
@@ -85,7 +85,7 @@ def scene_name(path: Path) -> str:
 
 
 def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
-    """Return the photos of a COLMAP reconstruction; print other models, photos of the model that are gone, and photos not in it.
+    """Return the photos of a COLMAP reconstruction; print what is left out.
 
     Args:
         capture: folder with the model.
@@ -98,20 +98,19 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     """
     models = find_models(capture)
     model, name = models[0], scene_name(capture)
-    if others := unused_models(capture, models):
-        say(f"{name}: {model.path} with {len(model.images)} photos is used, not {some(others)}")
+    used = f"{model.path} with {counted(len(model.images), 'photo')}"
+    say_left_out(name, f"models other than {used}", unused_models(capture, models))
     folder = _image_folder(capture, model.path, model.images) if images is None else images
     spellings = find_spellings([image.name for image in model.images], folder)
     if spellings:
-        say(f"{name}: {in_other_spelling('photos of the model', spellings)}")
+        say(f"{name}: {in_other_spelling(spellings, len(model.images))}")
     named = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
     found = [image for image in named if is_file(folder / image.name)]
     missing = [image.name for image in named if image not in found]
-    lacks = f"{len(missing)} of the {len(named)} photos of {model.path}"
     if not found:
-        raise FileNotFoundError(f"{folder}: lacks {lacks} ({some(missing)}); wanted them there")
-    if missing:
-        say(f"{name}: {lacks} are not in {folder}: {some(missing)}")
+        lacks = f"lacks {len(missing)} of the {counted(len(named), 'photo')} of {model.path} ({some(missing)})"
+        raise FileNotFoundError(f"{folder}: {lacks}; wanted them there")
+    say_left_out(name, f"photos of the model that are not in {folder}", missing, of=len(named))
     _say_not_registered(name, list_photos(folder), {image.name for image in found})
     return photos_of(found, folder, frame, where=model.path)
 
@@ -135,8 +134,8 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     name = scene_name(source)
     if source.is_dir():
         folder, photos = source, choose_photos(source, workers)
-        for line in photos.lines():
-            say(f"{name}: {line}")
+        for kind, files in photos.left_out.items():
+            say_left_out(name, kind, files)
         if not photos.names:
             others = f" ({photos.counts()})" if photos.left_out else ""
             raise InputError(source, f"holds no photos{others}", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
@@ -149,12 +148,11 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     registered = {image.name for image in found}
     lenses = len({image.camera for image in found})
     left_out = f"; left out: {photos.counts()}" if photos.left_out else ""
-    say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}{left_out}")
+    say(f"{name}: {len(found)} of {counted(len(names), 'photo')} placed, {lenses} lens{'es' * (lenses != 1)}{left_out}")
     for group in others:
-        say(f"{name}: {len(group)} photos fit only each other and are skipped: {some(group)}")
-    alone = [name for name in names if name not in registered.union(*others)]
-    if alone:
-        say(f"{name}: {len(alone)} photos could not be placed and are skipped: {some(alone)}")
+        say_left_out(name, "photos that fit only each other", group, of=len(names))
+    alone = [photo for photo in names if photo not in registered.union(*others)]
+    say_left_out(name, "photos that could not be placed", alone, of=len(names))
     return photos_of(found, folder, frame, where=source)
 
 
@@ -225,11 +223,10 @@ def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
 
 
 def _say_not_registered(name: str, photos: PhotoFolder, registered: Collection[str]) -> None:
-    others = {kind: [file for file in files if file not in registered] for kind, files in photos.left_out.items()}
-    for line in PhotoFolder([], {kind: files for kind, files in others.items() if files}).lines():
-        say(f"{name}: {line}")
-    if rest := [photo for photo in photos.names if photo not in registered]:
-        say(f"{name}: {len(rest)} of {len(rest) + len(registered)} photos are not in the model: {some(rest)}")
+    for kind, files in photos.left_out.items():
+        say_left_out(name, kind, [file for file in files if file not in registered])
+    rest = [photo for photo in photos.names if photo not in registered]
+    say_left_out(name, "photos that are not in the model", rest, of=len(rest) + len(registered))
 
 
 def check(captures: Captures, given: Collection[str]) -> None:

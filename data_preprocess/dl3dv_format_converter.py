@@ -29,7 +29,7 @@ from data_preprocess.capture.photo_folder import is_extra
 from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names, without_size_folder
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, read_transforms
-from data_preprocess.command import run_script, say
+from data_preprocess.command import run_script, say_left_out
 from data_preprocess.scene_folder import UNFINISHED
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
@@ -80,7 +80,12 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
     """Return the folders with a transforms.json, and those with only images, each by the folder of the scene."""
     complete: dict[Path, Path] = {}
     incomplete: dict[Path, Path] = {}
-    for at, folders, files in os.walk(folder, onerror=_say_unreadable, followlinks=True):
+    unreadable: list[str] = []
+
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename} ({error.strerror})")
+
+    for at, folders, files in os.walk(folder, onerror=note, followlinks=True):
         found = Path(os.path.abspath(at))
         scene = found.parent if found.name in PARTS else found
         images = [name for name in folders if SIZE_FOLDER.fullmatch(name)]
@@ -92,6 +97,7 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
         # Hidden ones are downloads in progress.
         kept = (name for name in folders if not (is_extra(name) or name in images or _leads_back(found / name)))
         folders[:] = sorted(kept)
+    say_left_out(folder, "folders that cannot be opened", unreadable)
     above = {folder for scene in complete.values() for folder in scene.parents}
     return complete, {scene: found for scene, found in incomplete.items() if scene in complete or scene not in above}
 
@@ -99,10 +105,6 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
 def _leads_back(path: Path) -> bool:
     """Return whether a path is a link to a folder that it is in: following it would not end."""
     return path.is_symlink() and path.resolve() in {folder.resolve() for folder in path.parents}
-
-
-def _say_unreadable(error: OSError) -> None:
-    say(f"{error.filename}: cannot be read ({error.strerror}) and is skipped")
 
 
 def read_photos(name: str, json_path: Path) -> list[Photo]:

@@ -97,7 +97,7 @@ class SceneFolder:
         self._mark.unlink(missing_ok=True)
 
     def _start(self, made_from: str) -> None:
-        """Mark the folder; keep images with the same mark, but no links, since no script makes them."""
+        """Mark the folder; keep images with the same mark, but not links, which no script makes."""
         marked = self._mark.exists()
         same = marked and self._mark.read_bytes() == made_from.encode()
         for view in self.views:

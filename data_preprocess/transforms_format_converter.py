@@ -25,11 +25,11 @@ from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.frame_photos import match_photos
 from data_preprocess.capture.photo_folder import is_extra
-from data_preprocess.capture.photo_names import photo_names
+from data_preprocess.capture.photo_names import natural_key, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
-from data_preprocess.capture.transforms import natural_key, read_transforms
+from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.command import run_script, say, some
+from data_preprocess.command import run_script, say_left_out
 from data_preprocess.scene_folder import UNFINISHED
 
 
@@ -70,8 +70,7 @@ def _json_paths(path: Path) -> list[Path]:
     own = path / "transforms.json"
     below = sorted(file for file in path.glob("*/transforms.json") if not is_extra(file.parent.name))
     if own.is_file():
-        if below:
-            say(f"{path}: is a capture; {len(below)} in its subfolders are left out: {some([str(file) for file in below])}")
+        say_left_out(path, "captures in subfolders of a capture", [str(file) for file in below])
         return [own]
     if not below:
         raise FileNotFoundError(f"{path}: has no transforms.json in it or in its subfolders; wanted {_or_another(path)}")

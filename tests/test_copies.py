@@ -9,6 +9,7 @@ from PIL import Image
 
 from config.errors import InputError
 from data_preprocess.capture.copies import find_copies, read_reduced
+from tests.support.images import turned
 
 SIZE = (333, 500)
 
@@ -133,9 +134,7 @@ def test_of_equal_photos_the_one_of_the_plainest_name_is_kept(tmp_path):
 
 
 def test_a_photo_turned_by_its_tag_and_its_upright_copy_are_the_same(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.jpg", exif=exif)
+    photo().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.jpg", exif=turned(6))
     photo(size=(166, 250)).save(tmp_path / "thumbnail.jpg")
     assert copies(tmp_path, "phone.jpg", "thumbnail.jpg") == {"thumbnail.jpg": "phone.jpg"}
     assert read_reduced(tmp_path / "phone.jpg").size == SIZE

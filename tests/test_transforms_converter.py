@@ -12,9 +12,11 @@ from PIL import Image
 
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
-from data_preprocess.capture.transforms import natural_key, read_transforms
+from data_preprocess.capture.photo_names import natural_key
+from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.transforms_format_converter import main
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
+from tests.support.images import turned
 from tests.support.scenes import ring_c2w
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
@@ -234,9 +236,7 @@ def test_orientation_tags_count_only_where_the_lens_says_so(tmp_path, size, stat
     for i in range(2):
         file = tmp_path / "toy" / "images" / f"{i}.jpg"
         with Image.open(file) as image:
-            exif = image.getexif()
-            exif[0x0112] = 6
-            image.save(file, exif=exif, quality=100, subsampling=0)
+            image.save(file, exif=turned(6), quality=100, subsampling=0)
     view = convert(tmp_path / "toy", tmp_path / "out")[0]
     with Image.open(tmp_path / "toy" / "images" / "0.jpg") as image:
         stored = np.asarray(image)
@@ -411,7 +411,7 @@ def test_as_a_user_runs_it(tmp_path):
     simple(tmp_path / "toy", top={"fl_x": 30, "k1": 0.05})
     command = [sys.executable, str(SCRIPT), "--input", "toy", "--output", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "1 of 1 scenes in out/transforms_data_path.json" in done.stdout
+    assert "1 of 1 scene in out/transforms_data_path.json" in done.stdout
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 to 1024\n")

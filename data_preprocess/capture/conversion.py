@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.flags import flag
+from config.messages import counted
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
@@ -105,7 +106,7 @@ def convert(
         print(line)
     if finished:
         write_data_path(data_path_json, finished)
-        print(f"{len(finished)} of {len(scenes)} scenes in {data_path_json}")
+        print(f"{len(finished)} of {counted(len(scenes), 'scene')} in {data_path_json}")
     return problems
 
 
@@ -164,12 +165,12 @@ def _cameras(photo: Photo, lens: Lens, h: int, w: int) -> tuple[Lens, tuple[floa
     except InputError as error:
         raise error.within(where) from error
     if not lens.fisheye:
-        check_intrinsics(where, w, h, lens.fx, lens.fy, lens.cx, lens.cy)
+        check_intrinsics(where, w, h, (lens.fx, lens.fy, lens.cx, lens.cy))
     try:
         camera = pinhole_camera(lens, photo.as_published)
     except InputError as error:
         raise error.within(where) from error
-    check_intrinsics(where, w, h, *camera)
+    check_intrinsics(where, w, h, camera)
     return lens, camera
 
 

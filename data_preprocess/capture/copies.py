@@ -1,9 +1,9 @@
 """Photos that are copies of others: the same bytes, another size or format, recompressed, turned, or edited in tone.
 
-A copy among the views of a scene puts a target among the inputs. Copies are told by content: each photo is reduced to SIDE×SIDE
-pixels, and a pair is compared, in all four turns, by what is left of one after the best tone curves of the other. If that is
-little, it is compared at FINE×FINE: part by part, since a round object on white has one outline from all sides, and, if both have
-the same size, by how far the content moved: neighbouring frames of a video move, copies do not.
+A copy among the views of a scene puts a target among the inputs. Copies are recognised by content: each photo is reduced to
+SIDE×SIDE pixels, and a pair is compared, in all four turns, by what is left of one after fitting tone curves of the other to it.
+If that is little, it is compared at FINE×FINE: part by part, since a round object on white has one outline from all sides, and, if
+both have the same size, by how far the content moved: neighbouring frames of a video move, copies do not.
 
 Measured on the 50 frames of a walk around a fox (480×270) and the 64 renders of a figure on white (512×512); "left" is a share of
 the variance, "moved" in 1/500 of the side:
@@ -18,7 +18,7 @@ the variance, "moved" in 1/500 of the side:
     copies of 1/2 to 1/8 the size, at a side of 16        0.0000002 to 0.0012     not compared
     real neighbours, at a side of 16                      0.008 or more           not compared
 
-    (*) of the fox. Where such an edit clips most of a photo, as on the figure, it is not told.
+    (*) of the fox. An edit that clips most of a photo, as it does of the figure, is not recognised.
 
 Of the parts with detail, 0 to 0.05 are uncorrelated in copies, and 0.25 to 0.4 in views of a sphere, of a faint or fine texture,
 that turned by 15° or more.
@@ -37,7 +37,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from data.images import open_image, read_orientation, read_pixels, turn_upright
+from data.images import open_image, read_orientation, read_pixels, to_8_bits, turn_upright
 from data_preprocess.capture.stored_image import read_header
 
 SIDE, FINE = 48, 240
@@ -86,8 +86,7 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
     (h, w), turned = read_header(path)
     image = _draft(path)
     if image is None:
-        pixels = read_pixels(path)
-        image = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8))
+        image = Image.fromarray(to_8_bits(read_pixels(path)))
     # As floats: rounded to 8 bits, smooth photos would differ.
     colours = np.stack([_resized(band.convert("F"), SIDE) for band in image.split()], axis=2).astype(np.float64)
     return Reduced((w, h) if turned >= 5 else (h, w), colours, _resized(image, FINE))
@@ -96,13 +95,13 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
 def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, int]:
     """Find photos that are copies of others, also turned by right angles.
 
-    The largest of several is the original; of equal ones that of the shortest name.
+    The original is the largest, among equals the one with the shortest name.
 
     Args:
         files, photos: n photos.
 
     Returns:
-        number of the copy: number of its original.
+        the number of each copy's original, by the number of the copy.
 
     Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 3 ms for each pair of photos that resemble each other.
     """

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import InputError
+from config.errors import InputError, broken_link, missing_file
+from config.messages import counted
 from data_preprocess.capture.photo_folder import find_spellings, in_other_spelling, is_file
+from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
-from data_preprocess.capture.transforms import Frame, natural_key
-from data_preprocess.command import say, some
+from data_preprocess.capture.transforms import Frame
+from data_preprocess.command import say, say_left_out
 
 
 def match_photos(scene: str, json_path: Path, frames: Sequence[Frame]) -> list[tuple[Frame, Path]]:
@@ -34,20 +36,17 @@ def match_photos(scene: str, json_path: Path, frames: Sequence[Frame]) -> list[t
         photos = _with_other_spellings(scene, folder, frames, photos)
     found = [(frame, photo) for frame, photo in zip(frames, photos, strict=True) if photo is not None]
     if not found:
-        first = frames[0]
-        wanted = f"it there, with or without {', '.join(SUFFIXES)}: no photo of its {len(frames)} frames exists"
-        raise FileNotFoundError(f"{first.where}, file_path: is {_looked_for(folder, first, full=True)}; wanted {wanted}")
-    if len(found) < len(frames):
-        there = {frame for frame, _ in found}
-        gone = [_looked_for(folder, frame) for frame in frames if frame not in there]
-        say(f"{scene}: {len(gone)} of {len(frames)} frames are without their photo: {some(gone)}")
+        wanted = f"it there, with or without {', '.join(SUFFIXES)}: none of {counted(len(frames), 'frame')} has its photo"
+        raise missing_file(folder / frames[0].file_path, wanted, within=f"{frames[0].where}, file_path")
+    there = {frame for frame, _ in found}
+    gone = [_looked_for(folder, frame) for frame in frames if frame not in there]
+    say_left_out(scene, "frames without their photo", gone, of=len(frames))
     matched = _each_once(found)
-    if len(matched) < len(found):
-        kept = {frame for frame, _ in matched}
-        again = [str(frame.file_path) for frame, _ in found if frame not in kept]
-        say(f"{scene}: {len(again)} of {len(frames)} frames repeat another frame and are skipped: {some(again)}")
-    if rest := _photos_without_frame(folder, frames, [photo for _, photo in matched]):
-        say(f"{scene}: {len(rest)} of {len(rest) + len(matched)} photos have no frame in {json_path.name}: {some(rest)}")
+    kept = {frame for frame, _ in matched}
+    again = [str(frame.file_path) for frame, _ in found if frame not in kept]
+    say_left_out(scene, "frames that repeat another", again, of=len(frames))
+    rest = _photos_without_frame(folder, frames, [photo for _, photo in matched])
+    say_left_out(scene, f"photos without a frame in {json_path.name}", rest, of=len(rest) + len(matched))
     return matched
 
 
@@ -73,18 +72,15 @@ def _with_other_spellings(scene: str, folder: Path, frames: Sequence[Frame], pho
     wanted = dict.fromkeys(name for tried in names.values() for name in tried if not os.path.lexists(folder / name))
     spellings = find_spellings([*taken, *wanted], folder)
     if spellings:
-        say(f"{scene}: {in_other_spelling('photos', spellings)}")
+        say(f"{scene}: {in_other_spelling(spellings, len(frames))}")
     other = {frame: next((folder / spellings[name] for name in tried if name in spellings), None) for frame, tried in names.items()}
     return [other[frame] if photo is None else photo for frame, photo in zip(frames, photos, strict=True)]
 
 
-def _looked_for(folder: Path, frame: Frame, full: bool = False) -> str:
-    """Return the path of a photo that does not exist, in words: one that is a link has its target named."""
-    path = folder / frame.file_path
-    name = str(path if full else frame.file_path)
-    if os.path.islink(path):
-        return f"{name} (a link to {os.readlink(path)}, which is not there)"
-    return f"{name}, which is not there" if full else name
+def _looked_for(folder: Path, frame: Frame) -> str:
+    """Return the name of a photo that does not exist, with the link that leads nowhere, if there is one."""
+    found = broken_link(folder / frame.file_path)
+    return f"{frame.file_path}" + (f" ({found})" if found else "")
 
 
 def _each_once(found: Sequence[tuple[Frame, Path]]) -> list[tuple[Frame, Path]]:

@@ -207,7 +207,7 @@ def _project(lens: Lens, directions: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opencv(lens: Lens) -> Iterator[None]:
-    """Turn what OpenCV raises, which is no ValueError, into an InputError."""
+    """Turn whatever OpenCV raises into an InputError."""
     try:
         yield
     except MemoryError:

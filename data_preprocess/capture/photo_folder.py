@@ -12,11 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config.errors import InputError
-from data.scene_format import is_plain
+from config.messages import is_plain, some
 from data_preprocess.capture.copies import Reduced, find_copies, read_reduced
+from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.stored_image import SUFFIXES
-from data_preprocess.capture.transforms import natural_key
-from data_preprocess.command import some
 
 # Folders of thumbnails, recycled files and other extras that file servers, systems and photo programs keep beside photos.
 NO_PHOTOS = {
@@ -42,15 +41,11 @@ class PhotoFolder:
 
     Args:
         names: relative to the folder, with forward slashes, in natural order.
-        left_out: names of the others, or sentences about them, by what they are: a plural for messages.
+        left_out: names of the others, some with a reason in brackets, by what they are: a plural for messages.
     """
 
     names: list[str]
     left_out: dict[str, list[str]] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """Return a line for each kind of files left out: how many, and the first few names."""
-        return [f"left out, {kind} ({len(names)}): {some(names)}" for kind, names in self.left_out.items()]
 
     def counts(self) -> str:
         """Return how many files of each kind are left out, or an empty string."""
@@ -137,10 +132,10 @@ def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
     return found
 
 
-def in_other_spelling(what: str, spellings: Mapping[str, str]) -> str:
-    """Return the result of `find_spellings` in words; `what` is a plural."""
-    pairs = [f"{name} is {spelled}" for name, spelled in sorted(spellings.items())]
-    return f"{len(pairs)} {what} have another spelling on disk (case or accents): {some(pairs)}"
+def in_other_spelling(spellings: Mapping[str, str], of: int) -> str:
+    """Return the result of `find_spellings` for a number of names in words."""
+    pairs = some([f"{name} is {spelled}" for name, spelled in sorted(spellings.items())])
+    return f"photos spelled differently on disk, in case or accents ({len(spellings)} of {of}): {pairs}"
 
 
 def is_file(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Names of the files that a scene's photos are written to."""
+"""Names of photos: their natural order, and the names of the files that they are written to."""
 
 import itertools
 import os
@@ -12,6 +12,11 @@ from pathlib import PurePosixPath
 _LONGEST = 240
 # Folders of one set of photos in several sizes; images_left is a folder of its own.
 SIZE_FOLDER = re.compile(r"images(?:_\d+)?", re.ASCII)
+
+
+def natural_key(text: str) -> list[tuple[int, int | str]]:
+    """Return a sort key that puts frame_2 before frame_10."""
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def photo_names(file_paths: Sequence[str | os.PathLike], folder: str = "images") -> list[str]:

@@ -1,9 +1,9 @@
 """Reader of transforms.json, the cameras of nerfstudio, instant-ngp, Blender's synthetic NeRF scenes and DL3DV.
 
 Intrinsics may be at the top level, in a frame, or both. A frame's own value takes precedence over the file's; its own focal length,
-in any spelling, over the file's in every spelling, and its own distortion over all of the file's: what it leaves out of these is
-square pixels and no distortion. A null is no value. All are in pixels, and the first pixel's centre is at (0.5, 0.5); what a frame
-of another size takes from the file is in pixels of the file's w and h.
+in any spelling, over the file's in every spelling, and its own distortion over all of the file's: where it omits a part of these,
+pixels are square and distortion is zero. A null counts as absent. All are in pixels; the first pixel's centre is at (0.5, 0.5).
+What a frame of another size takes from the file is in pixels of the file's w and h.
 
 Ignored: `applied_transform` and `applied_scale` (the poses already include them), `ply_file_path`, `aabb_scale`, `scale` and
 `offset` (placement of the scene in a tool's own volume), masks and depth.
@@ -18,13 +18,14 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import LARGEST_NUMBER, is_plain, read_json
+from config.messages import is_plain
+from data.scene_format import LARGEST_NUMBER, read_json
 from data_preprocess.capture.lens import Lens
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 _TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-# Keys that state one thing together. A frame that has one of them hides all of the file's: half of each would be neither's lens.
+# Keys that belong together. A frame that has one of them hides all of the file's: a mixture would be the lens of neither.
 _TOGETHER = (
     ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
     _TERMS,
@@ -34,7 +35,7 @@ _TOGETHER = (
 _BENT = 1e-2
 # In pixels along w and along h.
 _ALONG = {"w": ("fl_x", "cx"), "h": ("fl_y", "cy")}
-# Fields of view below are damaged numbers, whose tangent may be 0.
+# Smaller fields of view are damaged numbers, and their tangent may be 0.
 _LEAST_DEG = 1e-4
 
 
@@ -163,11 +164,6 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
         raise InputError(json_path, "holds no list of frames", "a transforms.json of nerfstudio or instant-ngp")
     top = {key: value for key, value in content.items() if key != "frames"}
     return [_frame(f"{json_path}, frame {i}", top, entry) for i, entry in enumerate(frames)]
-
-
-def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts frame_2 before frame_10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _frame(where: str, top: dict, entry: object) -> Frame:

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import is_plain
+from config.messages import counted, is_plain, some
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.transforms import natural_key
+from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.colmap.binary_file import BinaryFile
 from data_preprocess.colmap.text_model import CameraEntry, ImageEntry, stated_count, text_cameras, text_images
 
@@ -102,20 +102,16 @@ class Model:
     unused: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path} with {len(self.images)}" if self.problem is None else _unreadable(self.path, self.problem)
-
-
-def find_model(folder: str | os.PathLike) -> Path:
-    """Return the folder of a capture's largest model, the first of `find_models`."""
-    return find_models(folder)[0].path
+        found = counted(len(self.images), "photo") if self.problem is None else _unreadable(self.problem)
+        return f"{self.path} ({found})"
 
 
 def find_models(folder: str | os.PathLike) -> list[Model]:
     """Find the models of a capture in its `sparse` and its numbered subfolders, in other usual places, and in the folder itself.
 
     Returns:
-        at least one that can be read, the one with the most images first; of equal ones the one with the lowest number, the
-            deepest. Then those that cannot be read.
+        at least one that can be read, the one with the most images first; among equals, that with the lowest number, then the
+            deepest. Those that cannot be read come last.
 
     Raises:
         FileNotFoundError: there is none.
@@ -197,18 +193,20 @@ def _read(path: Path) -> Model:
     except (InputError, OSError) as error:
         try:
             return (
-                Model(path, read_model(path, *text), unused=_unreadable(path / "images.bin", error))
+                Model(path, read_model(path, *text), unused=f"{path / 'images.bin'} ({_unreadable(error)})")
                 if text
                 else Model(path, [], error)
             )
         except (InputError, OSError):
             return Model(path, [], error)
     stated = stated_count(path / "images.txt") if text else 0
-    return Model(path, images, unused=f"{path / 'images.txt'} with {stated}" if stated not in (0, len(images)) else None)
+    return Model(
+        path, images, unused=f"{path / 'images.txt'} ({counted(stated, 'photo')})" if stated not in (0, len(images)) else None
+    )
 
 
-def _unreadable(path: Path, problem: Exception) -> str:
-    return f"{path}, which cannot be read ({problem})"
+def _unreadable(problem: Exception) -> str:
+    return f"cannot be read: {problem}"
 
 
 def _usual_places(folder: Path) -> list[Path]:
@@ -264,7 +262,7 @@ def _cameras(entries: Iterable[CameraEntry]) -> dict[int, Camera]:
             raise InputError(where, f"has the camera model {model!r:.60}", f"one of {', '.join(PARAMETERS)}")
         if len(numbers) != 2 + len(PARAMETERS[model]):
             wanted = f"CAMERA_ID MODEL WIDTH HEIGHT and {len(PARAMETERS[model])} of {model}: {' '.join(PARAMETERS[model])}"
-            raise InputError(where, f"has {max(0, len(numbers) - 2)} parameters", wanted)
+            raise InputError(where, f"has {counted(max(0, len(numbers) - 2), 'parameter')}", wanted)
         if camera_id in cameras:
             raise InputError(where, f"has the id {camera_id} of a camera above it", "an id of its own")
         cameras[camera_id] = _camera(where, model, numbers[:2], numbers[2:])
@@ -303,7 +301,11 @@ def _camera(where: str, model: str, size: Sequence[float], values: Sequence[floa
 
 def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras: dict[int, Camera]) -> Image:
     if camera_id not in cameras:
-        raise InputError(f"{where}, {name}", f"is of camera {camera_id}", f"one of {_some(sorted(cameras))}")
+        raise InputError(
+            f"{where}, {name}",
+            f"is of camera {camera_id}",
+            f"one of the file's: {some([str(i) for i in sorted(cameras)], 8) or 'it has none'}",
+        )
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or not is_plain(name):
         raise InputError(where, f"has the name {name!r}", "a printable path inside the folder of images")
@@ -320,7 +322,3 @@ def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras
     ]
     w2c[:3, 3] = translation
     return Image(str(path), cameras[camera_id], w2c)
-
-
-def _some(values: list[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "") if values else "the file's cameras; it has none"

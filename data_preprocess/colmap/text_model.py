@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import InputError
+from config.messages import counted
 
 
 class CameraEntry(NamedTuple):
@@ -35,7 +36,7 @@ def text_cameras(path: Path) -> Iterator[CameraEntry]:
     """Yield the cameras of cameras.txt.
 
     Raises:
-        InputError: what should be a number is none.
+        InputError: a word that should be a number is not one.
     """
     for where, line in _lines(path):
         first, *words = line.split()
@@ -51,8 +52,8 @@ def text_images(path: Path, cameras: Collection[int]) -> Iterator[ImageEntry]:
         cameras: ids of the model's cameras, to tell an image from keypoints.
 
     Raises:
-        InputError: a line is not what it should be: a file without lines of keypoints would lose every second image. Or there are
-            fewer images than the file's header says.
+        InputError: a line is neither an image nor its keypoints, or there are fewer images than the file's header says. In a file
+            without lines of keypoints, every second image would pass for one.
     """
     count, lines = 0, _lines(path, blank=True)
     for where, line in lines:
@@ -61,7 +62,7 @@ def text_images(path: Path, cameras: Collection[int]) -> Iterator[ImageEntry]:
         # Names may begin with a space other than ASCII's.
         words = re.split(r"[ \t]+", line.strip(" \t\r"), maxsplit=9)
         if len(words) < 10:
-            raise InputError(where, f"has {len(words)} words", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
+            raise InputError(where, f"has {counted(len(words), 'word')}", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
         image_id, camera_id = _whole(where, [words[0], words[8]])
         yield ImageEntry(where, image_id, _numbers(where, words[1:8]), camera_id, words[9])
         count += 1
@@ -99,9 +100,9 @@ def _are_keypoints(line: str) -> bool:
 
 
 def _is_image(line: str, cameras: Collection[int]) -> bool:
-    """Return whether keypoints could as well be an image, whose name has only digits and spaces.
+    """Return whether a line of keypoints could be an image whose name has only digits and spaces.
 
-    Keypoints look like a rotation only within two pixels of the corner of the photo.
+    Keypoints pass for a rotation only within two pixels of the photo's corner.
     """
     words = line.split()
     if len(words) < 10 or not words[0].isdecimal() or not words[8].isdecimal() or int(words[8]) not in cameras:

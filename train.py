@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError
+from config.messages import counted
 from config.recipe import TrainingRecipe, read_recipe, recipe_from_dict
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
@@ -415,7 +416,8 @@ def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtyp
     parameters = sum(x.numel() for x in model.parameters()) / 1e6
     precision, scenes = str(dtype).removeprefix("torch."), recipe.bs_per_gpu * recipe.grad_accum * processes.data_ranks
     pool = f" of a pool of {recipe.pool}, each scene drawn {recipe.pool_reuse} times on average" if recipe.pool else ""
-    return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {scenes} scenes per step{pool}"
+    per_step = f"{counted(scenes, 'scene')} per step{pool}"
+    return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {per_step}"
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from config.errors import InputError, missing_file
+from config.messages import with_article
 from config.paths import find_path
 
 CONFIG_DIR = Path(__file__).parent
@@ -114,7 +115,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
     except Exception as error:  # the parser also passes on errors of constructors, such as for dates
         raise InputError(path, f"is not YAML ({error})", wanted) from error
     if not isinstance(value, dict):
-        raise InputError(path, f"holds a {type(value).__name__}", wanted)
+        raise InputError(path, f"holds {with_article(type(value))}", wanted)
     return value
 
 

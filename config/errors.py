@@ -44,11 +44,11 @@ def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None
         within: an outer place, to stand in front of the path.
     """
     where = os.fspath(path) if within is None else f"{within}, {os.fspath(path)}"
-    return FileNotFoundError(f"{where}: {_found_instead(Path(path))}; wanted {wanted}")
+    return FileNotFoundError(f"{where}: {broken_link(path) or 'is not there'}; wanted {wanted}")
 
 
 def check_file(path: str | os.PathLike, wanted: str) -> None:
-    """Check that a path leads, through links or not, to a regular file: reading a FIFO or a device might never end.
+    """Check that a path leads, directly or through links, to a regular file: reading a FIFO or a device might never end.
 
     Args:
         path: the file.
@@ -65,12 +65,16 @@ def check_file(path: str | os.PathLike, wanted: str) -> None:
     if stat.S_ISDIR(mode):
         raise InputError(path, "is a folder", wanted)
     if not stat.S_ISREG(mode):
-        raise InputError(path, "is no regular file", wanted)
+        raise InputError(path, "is not a regular file", wanted)
 
 
-def _found_instead(path: Path) -> str:
-    link = next((place for place in (*reversed(path.parents), path) if place.is_symlink() and not place.exists()), None)
+def broken_link(path: str | os.PathLike) -> str | None:
+    """Return which link keeps a path from being there, as the predicate of a message about the path; None if none does."""
+    path = Path(path)
+    # Functions of os.path: they take a name that is too long for any disk, which raises in Path's methods.
+    places = (*reversed(path.parents), path)
+    link = next((place for place in places if os.path.islink(place) and not os.path.exists(place)), None)
     if link is None:
-        return "is not there"
+        return None
     target = " ".join(os.readlink(link).splitlines())
     return f"is a link to {target}, which is not there" if link == path else f"is not there: {link} is a link to {target}"

@@ -132,8 +132,8 @@ def read_recipe(
 
     Args:
         argv: command-line arguments; None takes the program's.
-        defaults: called with the settings of a run that loads weights; returns those that the weights are the default of. The YAML
-            and the command line override these too.
+        defaults: called with the settings of a run that loads weights; returns the defaults that these imply; the YAML overrides
+            them.
 
     Raises:
         FileNotFoundError: there is no such YAML.
@@ -192,7 +192,7 @@ def parse_size(text: str, where: str) -> int:
 
 
 def _found_from(recipe: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of a YAML, with paths that are beside it and nowhere else found from the working folder."""
+    """Return the settings of a YAML, with its folder in front of the paths that exist only there."""
     moved = {name: find_beside(recipe, values[name]) for name in PATHS if values.get(name) and not find_path(values[name]).exists()}
     return {**values, **{name: str(path) for name, path in moved.items() if path is not None}}
 

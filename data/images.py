@@ -18,13 +18,15 @@ from PIL import ExifTags, Image
 from config.errors import InputError, check_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-# Pixels of a scaled image before it is cropped: as many as Pillow decodes at most.
+# Phones take photos of 200 megapixels. Pillow warns of larger ones, and refuses those of twice as many.
+Image.MAX_IMAGE_PIXELS = 1 << 28
+# Pixels of a scaled image before it is cropped.
 MOST_SCALED_PIXELS = 2 * 89_478_485
 
-# EXIF: the start of a block, and its types of whole numbers: of 8, 16 and 32 bits.
+# EXIF: the start of a block, and its types for whole numbers of 8, 16 and 32 bits.
 _EXIF, _WHOLE = b"Exif\0\0", {1: "B", 3: "H", 4: "I"}
-# Markers of JPEG: segments of metadata are those for applications, but for JFIF (0) and Adobe (14), which
-# tell how colours are stored.
+# JPEG: marker of the pixels, and markers of metadata. These are the application segments other than JFIF's (0) and Adobe's (14),
+# which say how colours are stored.
 _START_OF_SCAN, _METADATA = b"\xda", {*range(0xE1, 0xEE), 0xEF}
 
 # EXIF orientation: (swap rows and columns, then flip rows, then flip columns) makes the image upright.
@@ -54,7 +56,7 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is no regular file, not an image, or damaged.
+        InputError: it is not a regular file, not an image, or damaged.
     """
     check_file(path, "an image")
     wanted = ", ".join(FORMATS)
@@ -93,12 +95,12 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
 def read_orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8, of an image that `open_image` has opened; 1 where it has none that is valid.
 
-    Only EXIF that stands before the pixels counts (for WebP: anywhere in the file), and only a whole number in its tag. XMP,
-    text chunks and EXIF after a PNG's pixels do not: structure from motion, and the programs that state a photo's camera,
-    ignore them. Pillow's `getexif` does not, and decodes a whole PNG to look for them.
+    EXIF counts where it stands before the pixels (in WebP: anywhere in the file), and its tag where it is a whole number. XMP, text
+    chunks and EXIF after a PNG's pixels do not count, since programs for structure from motion, whose cameras must fit, ignore
+    them. Pillow's `getexif` uses them, and decodes a whole PNG to find them.
 
     Args:
-        image: its pixels not decoded yet: decoding adds the tags after them.
+        image: with its pixels not yet decoded: decoding adds the tags after them.
     """
     block = image.info.get("exif")
     # A PNG's text chunk named "exif" has the same key, without this start.
@@ -109,6 +111,11 @@ def read_orientation(image: Image.Image) -> int:
     except struct.error:  # it is cut short
         return 1
     return orientation if orientation in UPRIGHT else 1
+
+
+def to_8_bits(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels of `read_pixels` as uint8."""
+    return pixels if pixels.dtype == np.uint8 else np.rint(pixels * 255).astype(np.uint8)
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -136,14 +143,14 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
         (H, W, 3) of the same dtype, and its intrinsics (4,) float64.
 
     Raises:
-        InputError: the image is so much longer than (H, W) that the scaled one would fill the memory.
+        InputError: the aspect ratios differ so much that the scaled image would fill the memory.
     """
     h, w = image.shape[:2]
     scale = max(size[1] / w, size[0] / h)
     scaled = round(h * scale), round(w * scale)
     if scaled[0] * scaled[1] > MOST_SCALED_PIXELS:
-        found = f"is {w}×{h} (w×h), which covers {size[1]}×{size[0]} when scaled to {scaled[1]}×{scaled[0]}"
-        raise InputError("image", found, "an image of a shape nearer to --image_size")
+        found = f"is {w}×{h} (w×h), and would be {scaled[1]}×{scaled[0]} when it covers {size[1]}×{size[0]}"
+        raise InputError("image", found, "an aspect ratio nearer to that of --image_size")
     if scaled != (h, w):
         image = _lanczos(image, scaled)
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
@@ -181,7 +188,7 @@ def rescale_intrinsics(
 
 
 def _open(path: str | os.PathLike) -> Image.Image:
-    """Open an image; a JPEG whose metadata Pillow cannot read (it looks for the resolution in EXIF), without its metadata."""
+    """Open an image; a JPEG whose metadata Pillow cannot read (it looks for the resolution in EXIF) is opened without it."""
     try:
         return Image.open(path, formats=FORMATS)
     except Exception:
@@ -194,7 +201,7 @@ def _open(path: str | os.PathLike) -> Image.Image:
 
 
 def _without_metadata(content: bytes) -> tuple[bytes | None, bytes]:
-    """Return a JPEG without segments that say nothing about its pixels, and its EXIF; None if it is no JPEG."""
+    """Return a JPEG without its metadata, and its EXIF; None if it is not a JPEG."""
     if not content.startswith(b"\xff\xd8"):
         return None, b""
     kept, exif, at = [content[:2]], b"", 2
@@ -209,9 +216,9 @@ def _without_metadata(content: bytes) -> tuple[bytes | None, bytes]:
 
 
 def _orientation_in(block: bytes) -> int | None:
-    """Return the orientation in the first directory of an EXIF block; None where there is none, or no single whole number.
+    """Return the orientation in the first directory of an EXIF block; None unless it is a single whole number.
 
-    Pillow's parser raises all kinds of errors, warns, and takes the first of several numbers.
+    Not by Pillow's parser, which raises all kinds of errors, warns, and takes the first of several numbers.
     """
     while block.startswith(_EXIF):
         block = block.removeprefix(_EXIF)

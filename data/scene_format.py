@@ -9,7 +9,6 @@ are in pixels, `file_path` is relative to the JSON. The page data_example/README
 import json
 import math
 import os
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError, check_file, missing_file
+from config.messages import is_plain
 from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pinhole import check_intrinsics
@@ -70,7 +70,7 @@ def read_json(path: str | os.PathLike) -> object:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is no regular file, or not JSON.
+        InputError: it is not a regular file, or not JSON.
     """
     check_file(path, "a JSON file")
     content = Path(path).read_bytes()
@@ -238,7 +238,7 @@ def _view(json_path: Path, i: int, entry: object) -> View:
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
-    check_intrinsics(where, w, h, fx, fy, cx, cy)
+    check_intrinsics(where, w, h, (fx, fy, cx, cy))
     w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
     file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
@@ -297,8 +297,8 @@ def _rigid(where: str, value: object) -> np.ndarray:
 def _inside(where: str, folder: Path, value: object) -> Path:
     """Return the path of a file in a folder.
 
-    The path as written must stay in it. Links on disk may lead anywhere: caches of downloads and data on other disks are made of
-    them, and whoever makes them decides what they show. `..` behind a link would leave the folder that it stands in.
+    The path as written must stay in it. Links on disk may lead anywhere: download caches and data on other disks consist of them,
+    and their target is the choice of whoever made them. `..` after a link would leave the folder that the link is in.
     """
     if not isinstance(value, str) or not value or not _is_path(value):
         raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")
@@ -319,11 +319,6 @@ def _is_path(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
-
-
-def is_plain(text: str) -> bool:
-    """Return whether a text is free of control characters, which garble messages, and of halves of surrogate pairs."""
-    return not {"Cc", "Cs"} & set(map(unicodedata.category, text))
 
 
 def _check_name(json_path: Path, name: object) -> None:

@@ -1,4 +1,4 @@
-"""Suspicious cameras of scenes: what is allowed by the format, but hardly meant; and a one-line description of a scene.
+"""Suspicious cameras of scenes: allowed by the format, but hardly intended; and a one-line description of a scene.
 
 Images are not opened. Letters: n views, h w pixels.
 """
@@ -10,12 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from config.messages import counted
 from data.pinhole import centre_in_corner, fields_of_view
 from data.scene_format import Scene, View
 
-# Fields of view outside this range are wrong intrinsics, not a lens; so are pixels less square than this.
+# Fields of view outside this range are wrong intrinsics, not a lens (a strip of a photo is narrower in one direction); so are
+# pixels less square than this.
 NARROWEST_DEG, WIDEST_DEG, LEAST_SQUARE = 3.0, 160.0, 0.5
-# Views whose poses are compared with each other, and the least number that tells anything.
+# Principal points differ by more, as shares of the image, in crops of different places than in photos of several cameras.
+CROPPED = 0.05
+# Views whose poses are compared with each other, and the least number that allows a conclusion.
 MOST_COMPARED, LEAST_COMPARED = 256, 4
 # Median distances from the origin, for objects: training has about 2.7.
 NEAREST, FARTHEST = 0.1, 100.0
@@ -24,10 +28,10 @@ MOST_WARNINGS = 10
 
 
 class CameraWarnings:
-    """Warnings of suspicious cameras: a line for each scene that is checked, once, on standard error of the first process.
+    """Warnings of suspicious cameras, a line per scene, on standard error of the first process.
 
     Args:
-        normalised: poses are normalised, so that the unit of a scene has no meaning.
+        normalised: whether poses are normalised, so that a scene's scale does not matter.
     """
 
     def __init__(self, normalised: bool) -> None:
@@ -37,12 +41,12 @@ class CameraWarnings:
         self._lock = threading.Lock()
 
     def check(self, scene: Scene) -> None:
-        """Check a scene, unless it was checked before or this is not the first process."""
+        """Warn of a scene's cameras, unless it was checked before or this is not the first process."""
         with self._lock:
             if scene.json_path in self._checked or self._warned > MOST_WARNINGS or os.environ.get("RANK", "0") != "0":
                 return
             self._checked.add(scene.json_path)
-            problems = camera_problems(scene) + ([] if self.normalised else scale_problems(scene))
+            problems = ([] if self.normalised else scale_problems(scene)) + camera_problems(scene)
             if not problems:
                 return
             self._warned += 1
@@ -58,6 +62,8 @@ def camera_problems(scene: Scene) -> list[str]:
     problems = []
     files: dict[Path, int] = {}
     poses: dict[bytes, int] = {}
+    centre = np.array([(view.cx / view.w, view.cy / view.h) for view in scene.views])
+    cropped = bool(np.ptp(centre, axis=0).max() > CROPPED)
     for i, view in enumerate(scene.views):
         where = f"{scene.json_path}, view {i}"
         first = files.setdefault(view.file_path, i)
@@ -66,12 +72,12 @@ def camera_problems(scene: Scene) -> list[str]:
         first = poses.setdefault((view.w2c.round(9) + 0.0).tobytes(), i)
         if first != i:
             problems.append(f"{where}: has the pose of view {first}; wanted a different pose")
-        problems += [f"{where}: {problem}" for problem in _intrinsics_problems(view)]
+        problems += [f"{where}: {problem}" for problem in _intrinsics_problems(view, cropped)]
     return problems + [f"{scene.json_path}: {problem}" for problem in (*_centre_problems(scene), *_pose_problems(scene))]
 
 
 def scale_problems(scene: Scene) -> list[str]:
-    """Return what is wrong, in one line at most, with the scale of a scene whose poses are not normalised: an object."""
+    """Return one line if the scale of a scene whose poses are not normalised, an object, is wrong; else nothing."""
     distance = float(np.median(np.linalg.norm(_poses(scene)[:, :3, 3], axis=1)))
     if NEAREST <= distance <= FARTHEST:
         return []
@@ -85,7 +91,7 @@ def describe(scene: Scene) -> str:
     size = f"{sizes[0][0]}×{sizes[0][1]}" + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")
     spread = "×".join(f"{side:.3g}" for side in np.ptp(_poses(scene)[:, :3, 3], axis=0))
     fov = [fields_of_view(view.w, view.h, view.fx, view.fy)[0] for view in scene.views]
-    views = f"{len(scene.views)} view{'s' * (len(scene.views) != 1)}"
+    views = counted(len(scene.views), "view")
     return f"{scene.name}: {views}, {size} (w×h), field of view {np.median(fov):.1f}°, cameras spread over {spread}"
 
 
@@ -94,10 +100,11 @@ def _poses(scene: Scene) -> np.ndarray:
     return np.stack([view.c2w for view in scene.views])
 
 
-def _intrinsics_problems(view: View) -> list[str]:
+def _intrinsics_problems(view: View, cropped: bool) -> list[str]:
+    """Return problems of a view's intrinsics; where views are crops of different places, a principal point may be outside."""
     problems = []
     fov = fields_of_view(view.w, view.h, view.fx, view.fy)
-    if not (min(fov) >= NARROWEST_DEG and max(fov) <= WIDEST_DEG):
+    if not NARROWEST_DEG <= max(fov) <= WIDEST_DEG:
         problems.append(
             f"has a field of view of {fov[0]:.3g}×{fov[1]:.3g} degrees (w×h); wanted {NARROWEST_DEG:g} to {WIDEST_DEG:g}: focal "
             "lengths are in pixels of w and h"
@@ -105,23 +112,23 @@ def _intrinsics_problems(view: View) -> list[str]:
     if not LEAST_SQUARE <= view.fx / view.fy <= 1 / LEAST_SQUARE:
         problems.append(f"has focal lengths {view.fx:g} and {view.fy:g}; wanted nearly square pixels")
     centre = f"has the principal point ({view.cx:g}, {view.cy:g})"
-    if not (0 <= view.cx <= view.w and 0 <= view.cy <= view.h):
+    if not (cropped or (0 <= view.cx <= view.w and 0 <= view.cy <= view.h)):
         problems.append(f"{centre} outside {view.w}×{view.h} (w×h); wanted it in the image")
     elif centre_in_corner(view.w, view.h, view.cx, view.cy):
-        problems.append(f"{centre} in the corner of {view.w}×{view.h} (w×h); wanted pixels from that corner, no shares or offsets")
+        problems.append(f"{centre} in the corner of {view.w}×{view.h} (w×h); wanted pixels from that corner, not shares or offsets")
     return problems
 
 
 def _centre_problems(scene: Scene) -> list[str]:
-    """Return principal points, of all views alike, that are the centre of an image of another size.
+    """Return the problem of principal points that are, in all views, the centre of an image of another size.
 
-    A crop has any principal point; but one on the diagonal or at the centre of the turned image, in each view, is no coincidence.
+    A crop may have any principal point; but one on the diagonal, or at the centre of the turned image, in every view is unlikely.
     """
     centre = np.array([(view.cx, view.cy) for view in scene.views])
     size = np.array([(view.w, view.h) for view in scene.views])
     share, turned = centre / size, centre / size[:, ::-1]
     view = scene.views[0]
-    found = f"has the principal points of another size, in view 0 ({view.cx:g}, {view.cy:g}) for {view.w}×{view.h} (w×h)"
+    found = f"has principal points of another image size, in view 0 ({view.cx:g}, {view.cy:g}) for {view.w}×{view.h} (w×h)"
     on_diagonal = (np.abs(share[:, 0] - share[:, 1]) < 0.01) & (np.abs(share[:, 0] - 0.5) > 0.15)
     if on_diagonal.all() and not any(centre_in_corner(view.w, view.h, view.cx, view.cy) for view in scene.views):
         return [f"{found}; wanted intrinsics in pixels of w and h, not of about {2 * view.cx:.0f}×{2 * view.cy:.0f}"]
@@ -132,7 +139,7 @@ def _centre_problems(scene: Scene) -> list[str]:
 
 
 def _pose_problems(scene: Scene) -> list[str]:
-    """Return problems of the cameras as a whole; only of those that show for certain."""
+    """Return the problems of the cameras taken together, if they are certain."""
     n = len(scene.views)
     chosen = [scene.views[i] for i in np.linspace(0, n - 1, min(n, MOST_COMPARED)).round().astype(int)]
     c2w, w2c = np.stack([view.c2w for view in chosen]), np.stack([view.w2c for view in chosen])
@@ -141,9 +148,9 @@ def _pose_problems(scene: Scene) -> list[str]:
         problem = f"has all {n} cameras in one place; wanted different positions"
         return [f"{problem}: w2c is camera from world"] if _looks_inverted(w2c, position) else [problem]
     if _looks_inverted(w2c, position):
-        return [
-            f"has cameras close to ({', '.join(f'{x:.3g}' for x in position.mean(0))}) alone; wanted w2c, camera from world, no c2w"
-        ]
+        centre = position.mean(0).round(9) + 0.0  # rounding errors, and a negative zero, would only confuse
+        place = ", ".join(f"{x:.3g}" for x in centre)
+        return [f"has all cameras close to ({place}); wanted w2c, camera from world, not c2w"]
     if _looks_away(c2w):
         return ["has cameras upside down that look away from each other; wanted the axes x right, y down, z forward (OpenCV)"]
     return []
@@ -152,26 +159,27 @@ def _pose_problems(scene: Scene) -> list[str]:
 def _looks_inverted(w2c: np.ndarray, position: np.ndarray) -> bool:
     """Return whether `w2c` (n, 4, 4) is world from camera of an object's views.
 
-    Cameras that look at the origin from all around come out, inverted, at one point (0, 0, distance); taken as they are, at
-    different sides of the origin.
+    Cameras that look at the origin from all around are, when inverted, all at one point (0, 0, distance); as they are, on
+    different sides of the origin. So are the faces of panoramas taken at one height, but most of those on one of its sides.
     """
     if len(w2c) < LEAST_COMPARED:
         return False
     depth, aside = position[:, 2], np.linalg.norm(position[:, :2], axis=1)
     at_one_point = depth.min() > 0 and depth.max() < 3 * depth.min() and aside.max() < 0.2 * depth.min()
     directions = w2c[:, :3, 3] / np.maximum(np.linalg.norm(w2c[:, :3, 3], axis=1, keepdims=True), 1e-12)
-    return bool(at_one_point and np.linalg.norm(directions.mean(0)) < 0.7)
+    at_one_side = (directions @ directions.T > np.cos(0.3)).mean(0).max()
+    return bool(at_one_point and np.linalg.norm(directions.mean(0)) < 0.7 and at_one_side < 0.4)
 
 
 def _looks_away(c2w: np.ndarray) -> bool:
     """Return whether cameras (n, 4, 4) have y up and z backward, as in OpenGL.
 
-    Then those around an object in a world with z up have all the others behind them, and are upside down. Photos of an outward
-    view have only the former, so have those of a forward-facing scene at random.
+    If so, each camera around an object in a world with z up has all the others behind it and is upside down. Cameras that look
+    outwards also have the others behind them, and some that face forward do, but they are not upside down.
     """
     if len(c2w) < LEAST_COMPARED:
         return False
     position, forward, down = c2w[:, :3, 3], c2w[:, :3, 2], c2w[:, :3, 1]
     depth = forward @ position.T - (forward * position).sum(1)[:, None]  # of camera j in camera i
-    behind = (depth < 0).mean() * len(c2w) / (len(c2w) - 1)  # none is behind itself
+    behind = (depth < 0).mean() * len(c2w) / (len(c2w) - 1)  # no camera is behind itself
     return bool(behind > 0.9 and (down[:, 2] > 0).mean() > 0.9)

@@ -24,7 +24,8 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
-from data.images import read_pixels, rescale_intrinsics
+from config.messages import counted
+from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
 from data.scene_problems import camera_problems, describe
@@ -91,9 +92,7 @@ def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     if not shown:
         return None, digest, None
-    if pixels.dtype != np.uint8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    small = Image.fromarray(pixels)
+    small = Image.fromarray(to_8_bits(pixels))
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return None, digest, np.asarray(small)
 
@@ -102,7 +101,7 @@ def _draw(scene: Scene, thumbnails: dict[int, np.ndarray], folder: Path) -> None
     v = len(scene.views)
     if thumbnails:
         captions = [f"{i} {scene.views[i].file_path.name}" for i in thumbnails]
-        count = f"{v} views" if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
+        count = counted(v, "view") if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
         contact_sheet(folder / "contact_sheet.png", list(thumbnails.values()), captions, f"{scene.name}: {count}")
     h, w = scene.views[0].h, scene.views[0].w
     # The plot takes a single image size.
@@ -144,9 +143,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
             views += len(scene.views)
     for line in lines:
         print(line)
-    print(
-        f"{len(lines)} scenes, {views} views, {len(problems)} problems" + ("" if check.no_pictures else f"; pictures in {output}")
-    )
+    counts = ", ".join([counted(len(lines), "scene"), counted(views, "view"), counted(len(problems), "problem")])
+    print(counts + ("" if check.no_pictures else f"; pictures in {output}"))
     return problems
 
 

@@ -23,17 +23,17 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
+from config.messages import counted, some
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, list_photos
-from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names
+from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
+from data_preprocess.capture.photo_names import SIZE_FOLDER, natural_key, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
-from data_preprocess.capture.transforms import natural_key
 from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.colmap.sparse_model import Image, Model, find_models, lens_of
+from data_preprocess.colmap.sparse_model import Image, find_models, lens_of, unused_models
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.command import check_one_of, cores, run_script, say, some
+from data_preprocess.command import check_one_of, cores, run_script, say, say_left_out
 from data_preprocess.scene_folder import refuse_linked_folders
 
 # Folders of models, which do not give a scene its name.
@@ -77,14 +77,15 @@ def scene_name(path: Path) -> str:
     path = path.absolute()
     if path.is_file():
         return path.stem
-    parts = [part for part in path.parts[1:] if part not in (*SPARSE, "nerfstudio") and not SIZE_FOLDER.fullmatch(part)]
-    if path.parent.name in SPARSE and path.name.isdecimal():
+    inner = (*SPARSE, "distorted", "nerfstudio")
+    parts = [part for part in path.parts[1:] if part not in inner and not SIZE_FOLDER.fullmatch(part)]
+    if path.parent.name in SPARSE and parts[-1:] == [path.name]:
         parts.pop()
     return parts[-1] if parts else path.name
 
 
 def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
-    """Return the photos of a COLMAP reconstruction; print the photos missing from it.
+    """Return the photos of a COLMAP reconstruction; print what is left out.
 
     Args:
         capture: folder with the model.
@@ -92,23 +93,24 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
         frame: as in `world_frame.orient`.
 
     Raises:
-        FileNotFoundError: there is no model, or its photos are missing.
+        FileNotFoundError: there is no model, or none of its photos.
         InputError: the model breaks its format, a camera cannot be undistorted, or the frame is impossible.
     """
-    model, *others = find_models(capture)
-    name = scene_name(capture)
-    if others:
-        say(f"{name}: {model.path} with {len(model.images)} photos is used, not {some([_described(other) for other in others])}")
+    models = find_models(capture)
+    model, name = models[0], scene_name(capture)
+    used = f"{model.path} with {counted(len(model.images), 'photo')}"
+    say_left_out(name, f"models other than {used}", unused_models(capture, models))
     folder = _image_folder(capture, model.path, model.images) if images is None else images
     spellings = find_spellings([image.name for image in model.images], folder)
     if spellings:
-        pairs = [f"{image} is {spelled}" for image, spelled in sorted(spellings.items())]
-        say(f"{name}: {len(pairs)} photos of the model have another spelling on disk (case or accents): {some(pairs)}")
-    found = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
-    missing = [image.name for image in found if not (folder / image.name).is_file()]
-    if missing:
-        lacks = f"lacks {len(missing)} of the {len(found)} photos of {model.path} ({some(missing)})"
-        raise FileNotFoundError(f"{folder}: {lacks}; wanted all of them")
+        say(f"{name}: {in_other_spelling(spellings, len(model.images))}")
+    named = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
+    found = [image for image in named if is_file(folder / image.name)]
+    missing = [image.name for image in named if image not in found]
+    if not found:
+        lacks = f"lacks {len(missing)} of the {counted(len(named), 'photo')} of {model.path} ({some(missing)})"
+        raise FileNotFoundError(f"{folder}: {lacks}; wanted them there")
+    say_left_out(name, f"photos of the model that are not in {folder}", missing, of=len(named))
     _say_not_registered(name, list_photos(folder), {image.name for image in found})
     return photos_of(found, folder, frame, where=model.path)
 
@@ -132,8 +134,8 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     name = scene_name(source)
     if source.is_dir():
         folder, photos = source, choose_photos(source, workers)
-        for line in photos.lines():
-            say(f"{name}: {line}")
+        for kind, files in photos.left_out.items():
+            say_left_out(name, kind, files)
         if not photos.names:
             others = f" ({photos.counts()})" if photos.left_out else ""
             raise InputError(source, f"holds no photos{others}", f"{', '.join(SUFFIXES)} (other formats: convert them first)")
@@ -146,12 +148,11 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     registered = {image.name for image in found}
     lenses = len({image.camera for image in found})
     left_out = f"; left out: {photos.counts()}" if photos.left_out else ""
-    say(f"{name}: {len(found)} of {len(names)} photos placed, {lenses} lens{'es' * (lenses != 1)}{left_out}")
+    say(f"{name}: {len(found)} of {counted(len(names), 'photo')} placed, {lenses} lens{'es' * (lenses != 1)}{left_out}")
     for group in others:
-        say(f"{name}: {len(group)} photos fit only each other and are skipped: {some(group)}")
-    alone = [name for name in names if name not in registered.union(*others)]
-    if alone:
-        say(f"{name}: {len(alone)} photos could not be placed and are skipped: {some(alone)}")
+        say_left_out(name, "photos that fit only each other", group, of=len(names))
+    alone = [photo for photo in names if photo not in registered.union(*others)]
+    say_left_out(name, "photos that could not be placed", alone, of=len(names))
     return photos_of(found, folder, frame, where=source)
 
 
@@ -221,20 +222,11 @@ def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
     raise FileNotFoundError(f"{capture}: {lacks}; wanted them in {candidates[0]} or in --images")
 
 
-def _described(model: Model) -> str:
-    return (
-        f"{model.path} with {len(model.images)}"
-        if model.problem is None
-        else f"{model.path}, which cannot be read ({model.problem})"
-    )
-
-
 def _say_not_registered(name: str, photos: PhotoFolder, registered: Collection[str]) -> None:
-    others = {kind: [file for file in files if file not in registered] for kind, files in photos.left_out.items()}
-    for line in PhotoFolder([], {kind: files for kind, files in others.items() if files}).lines():
-        say(f"{name}: {line}")
-    if rest := [photo for photo in photos.names if photo not in registered]:
-        say(f"{name}: {len(rest)} of {len(rest) + len(registered)} photos are not in the model: {some(rest)}")
+    for kind, files in photos.left_out.items():
+        say_left_out(name, kind, [file for file in files if file not in registered])
+    rest = [photo for photo in photos.names if photo not in registered]
+    say_left_out(name, "photos that are not in the model", rest, of=len(rest) + len(registered))
 
 
 def check(captures: Captures, given: Collection[str]) -> None:

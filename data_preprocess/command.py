@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from tqdm import tqdm
 
 from config.errors import InputError
-from data.scene_format import is_plain
+from config.messages import left_out, one_line
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
 MOST_WORKERS = 1024
@@ -15,8 +15,6 @@ MOST_WORKERS = 1024
 MOST_VIEWS, LARGEST_SIDE = 100_000, 8192
 # File systems take 255 bytes; `_data_path.json` and the suffix of a temporary file follow.
 _LONGEST_NAME = 200
-# Names in a message.
-MOST_NAMES = 20
 
 
 def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:
@@ -72,17 +70,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def some(names: Sequence[str]) -> str:
-    """Return names in one line: the first `MOST_NAMES`, and the number of the others; control characters as escapes."""
-    line = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
-    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in line)
-
-
 def say(line: str) -> None:
     """Print a line above the progress bars."""
     tqdm.write(" ".join(line.splitlines()))
 
 
-def one_line(error: Exception) -> str:
-    """Return an error's message in one line; its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def say_left_out(where: str | os.PathLike, kind: str, names: Sequence[str], of: int | None = None) -> None:
+    """Print what is left out, as `left_out` words it, above the progress bars; nothing if there are no names.
+
+    Args:
+        where: the scene or folder.
+        kind, names, of: as in `left_out`.
+    """
+    if names:
+        say(f"{os.fspath(where)}: {left_out(kind, names, of)}")

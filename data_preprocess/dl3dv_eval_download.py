@@ -26,6 +26,7 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
+from config.messages import counted
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.dl3dv import BENCHMARK, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.transfers import Item, Transfer, bytes_text, hub_item, list_files, missing
@@ -67,7 +68,7 @@ def scene_items(odir: Path, only_level4: bool, scene: str) -> list[Item]:
     images = [path for path, match in matches.items() if match and (match[1] == LEVEL_4 or not only_level4)]
     if not images or "transforms.json" not in listing:
         wanted = f"{LEVEL_4 if only_level4 else 'images'} and transforms.json"
-        raise InputError(scene, f"has {len(listing)} files in {BENCHMARK}/{folder}", f"{wanted} among them")
+        raise InputError(scene, f"has {counted(len(listing), 'file')} in {BENCHMARK}/{folder}", f"{wanted} among them")
     names = [*images, "transforms.json"]
     return [hub_item(BENCHMARK, listing[name], odir / folder / name, "dataset") for name in names]
 
@@ -100,7 +101,7 @@ def work(argv: Sequence[str] | None) -> None:
                 clean(chosen.odir / scene)
     transfer.check()
     size = bytes_text(sum(item.size for item in fetched))
-    print(f"{chosen.odir}: {len(scenes)} scenes complete; fetched {len(fetched)} files, {size}")
+    print(f"{chosen.odir}: {counted(len(scenes), 'scene')} complete; fetched {counted(len(fetched), 'file')}, {size}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ conversion continues and finished scenes are skipped.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,13 +25,16 @@ from config.flags import flag, read_command_line, settings
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.frame_photos import match_photos
+from data_preprocess.capture.photo_folder import is_extra
 from data_preprocess.capture.photo_names import SIZE_FOLDER, photo_names, without_size_folder
 from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, read_transforms
-from data_preprocess.command import run_script, say
+from data_preprocess.command import run_script, say_left_out
+from data_preprocess.scene_folder import UNFINISHED
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"
+HASH = re.compile("[0-9a-f]{64}")
 # Folders of a scene in the benchmark's repository; only nerfstudio has a transforms.json.
 PARTS = ("nerfstudio", "gaussian_splat")
 # The world of the published conversion: x and y are swapped, and z is reversed.
@@ -51,7 +55,8 @@ class Folders:
 def find_scenes(folder: Path) -> dict[str, Path]:
     """Return the transforms.json of each scene below a folder, by its hash, sorted by path.
 
-    A folder with images and without cameras counts as a scene whose file does not exist, by its path.
+    A folder with images and without cameras, or empty and named as scenes are, counts as a scene whose file does not exist, by its
+    path.
 
     Raises:
         FileNotFoundError: the folder does not exist or has no scenes.
@@ -75,28 +80,31 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
     """Return the folders with a transforms.json, and those with only images, each by the folder of the scene."""
     complete: dict[Path, Path] = {}
     incomplete: dict[Path, Path] = {}
-    for at, folders, files in os.walk(folder, onerror=_say_unreadable, followlinks=True):
+    unreadable: list[str] = []
+
+    def note(error: OSError) -> None:
+        unreadable.append(f"{error.filename} ({error.strerror})")
+
+    for at, folders, files in os.walk(folder, onerror=note, followlinks=True):
         found = Path(os.path.abspath(at))
         scene = found.parent if found.name in PARTS else found
         images = [name for name in folders if SIZE_FOLDER.fullmatch(name)]
         if "transforms.json" in files:
             complete[scene] = found
             folders.clear()
-        elif images and CAMERAS not in files:  # not a converted scene
+        elif (images or HASH.fullmatch(found.name)) and not {CAMERAS, UNFINISHED} & set(files):  # no scene converted here
             incomplete.setdefault(scene, found)
         # Hidden ones are downloads in progress.
-        kept = (name for name in folders if not (name.startswith(".") or name in images or _leads_back(found / name)))
+        kept = (name for name in folders if not (is_extra(name) or name in images or _leads_back(found / name)))
         folders[:] = sorted(kept)
-    return complete, incomplete
+    say_left_out(folder, "folders that cannot be opened", unreadable)
+    above = {folder for scene in complete.values() for folder in scene.parents}
+    return complete, {scene: found for scene, found in incomplete.items() if scene in complete or scene not in above}
 
 
 def _leads_back(path: Path) -> bool:
     """Return whether a path is a link to a folder that it is in: following it would not end."""
     return path.is_symlink() and path.resolve() in {folder.resolve() for folder in path.parents}
-
-
-def _say_unreadable(error: OSError) -> None:
-    say(f"{error.filename}: cannot be read ({error.strerror}) and is skipped")
 
 
 def read_photos(name: str, json_path: Path) -> list[Photo]:
@@ -109,7 +117,8 @@ def read_photos(name: str, json_path: Path) -> list[Photo]:
     folder = json_path.parent
     if not json_path.is_file():
         images = sorted(path.name for path in folder.iterdir() if SIZE_FOLDER.fullmatch(path.name))
-        raise FileNotFoundError(f"{folder}: has {', '.join(images)} and no transforms.json; wanted it beside them")
+        found = f"has {', '.join(images)} and no transforms.json; wanted it beside them"
+        raise FileNotFoundError(f"{folder}: {found if images else f'has no transforms.json; wanted it and {STORED}'}")
     if not (folder / STORED).is_dir():
         raise missing_file(folder / STORED, "the images at a quarter of full size")
     frames = [
@@ -128,7 +137,7 @@ def published_w2c(frame: Frame) -> np.ndarray:
 
 def _photo(frame: Frame, source: Path, name: str) -> Photo:
     frame.opencv_c2w()
-    lens = frame.lens(read_header(source)[0])
+    lens = frame.lens(*read_header(source))
     return Photo(source, name, lens, published_w2c(frame), not lens.fisheye)
 
 

@@ -35,9 +35,10 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
+from config.messages import counted, one_line
 from data.files import write_json
 from data.scene_format import read_json
-from data_preprocess.command import MOST_WORKERS, one_line, run_script
+from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.dl3dv import HASH, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.transfers import (
     Item,
@@ -55,7 +56,7 @@ SUBSETS = tuple(f"{thousands}K" for thousands in range(1, 12))
 ARCHIVE = re.compile(rf"(?:{'|'.join(SUBSETS)})/([0-9a-f]{{64}})\.zip")
 BENCHMARK_SIZE = 140
 WORK = ".download"
-# Bytes of one file in a zip; images of 960×540 have 1 MB. A small zip can hold any number of zeros.
+# Most bytes of a file in a zip; an image of 960×540 has 1 MB. A small zip can unpack to any number of zeros.
 LARGEST_MEMBER = 50_000_000
 
 
@@ -289,8 +290,8 @@ def report(odir: Path, archives: dict[str, RepoFile], fetched: Sequence[Item], e
         print(f"unusable: {reason}", file=sys.stderr)
     size = bytes_text(sum(item.size for item in fetched))
     print(
-        f"{odir}: {len(archives) - len(unusable)} scenes complete, {len(unusable)} unusable, "
-        f"{excluded} benchmark scenes excluded; fetched {len(fetched)} zips, {size}"
+        f"{odir}: {counted(len(archives) - len(unusable), 'scene')} complete, {len(unusable)} unusable, "
+        f"{counted(excluded, 'benchmark scene')} excluded; fetched {counted(len(fetched), 'zip')}, {size}"
     )
 
 

@@ -24,8 +24,9 @@ from huggingface_hub.utils import get_session
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
+from config.messages import counted, one_line
 from data.scene_format import CAMERAS, read_json, read_scene
-from data_preprocess.command import MOST_WORKERS, one_line, run_script
+from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.transfers import Item, Transfer, bytes_text, is_inside, missing
 from model.weights.hub import download_url
 
@@ -121,7 +122,7 @@ def check_list(path: Path, output: Path) -> list[str]:
                 raise FileNotFoundError(
                     f"{scene.json_path}, view {i}: is {view.file_path}, which is missing; wanted it among the files"
                 )
-        summaries.append(f"{scene.name} ({len(scene.views)} views)")
+        summaries.append(f"{scene.name} ({counted(len(scene.views), 'view')})")
     return summaries
 
 
@@ -139,7 +140,8 @@ def work(argv: Sequence[str] | None) -> None:
     summaries = check_list(places[LIST], chosen.output)
     # Under its own name only now: once the list exists, so does everything it names.
     places[LIST].replace(final)
-    print(f"{final}: {', '.join(summaries)}; fetched {len(items)} files, {bytes_text(sum(item.size for item in items))}")
+    size = bytes_text(sum(item.size for item in items))
+    print(f"{final}: {', '.join(summaries)}; fetched {counted(len(items), 'file')}, {size}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ if __package__ in (None, ""):
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
+from config.messages import counted, some
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
@@ -41,8 +42,7 @@ from data_preprocess.command import (
     check_one_of,
     cores,
     run_script,
-    say,
-    some,
+    say_left_out,
 )
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
@@ -243,8 +243,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
     quality = chosen.samples, not chosen.no_denoise
     render = Render(chosen.num_views, chosen.rings, chosen.image_size, chosen.seed, *quality, chosen.output)
     glbs, others = ({}, []) if chosen.input is None else find_glbs(chosen.input)
-    if others:
-        say(f"{chosen.input}: {len(others)} files are no GLB and are left out: {some(others)}")
+    if chosen.input is not None:
+        say_left_out(chosen.input, "files other than GLB", others)
     names = list(glbs) if chosen.uids is None else read_uids(chosen.uids)
     assets, left = open_assets(render, names)
     earlier = len(assets) - len(left)
@@ -276,7 +276,7 @@ def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, s
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
     else:
         failed_path.unlink(missing_ok=True)
-    line = f"{len(finished)} of {len(assets)} objects"
+    line = f"{len(finished)} of {counted(len(assets), 'object')}"
     if finished:
         write_data_path(data_path, finished)
         line += f" in {data_path}"

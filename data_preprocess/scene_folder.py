@@ -13,6 +13,9 @@ from config.errors import InputError
 from data.files import write_text
 from data.scene_format import CAMERAS, View, check_views, read_json, read_scene, same_views, write_scene
 
+# Mark in the folder of a scene that is not finished.
+UNFINISHED = ".unfinished"
+
 
 def rendered_views(folder: Path, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> list[View]:
     """Return the views of a rendered scene, with numbered PNGs in `images`.
@@ -59,7 +62,7 @@ class SceneFolder:
 
     def __init__(self, folder: Path, views: Sequence[View]) -> None:
         self.json_path, self.views = folder / CAMERAS, views
-        self._mark = folder / ".unfinished"
+        self._mark = folder / UNFINISHED
 
     def finished(self) -> bool:
         """Return whether the scene is complete.
@@ -94,7 +97,7 @@ class SceneFolder:
         self._mark.unlink(missing_ok=True)
 
     def _start(self, made_from: str) -> None:
-        """Mark the folder; keep images with the same mark, but no links, since no script makes them."""
+        """Mark the folder; keep images with the same mark, but not links, which no script makes."""
         marked = self._mark.exists()
         same = marked and self._mark.read_bytes() == made_from.encode()
         for view in self.views:

@@ -30,6 +30,7 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
+from config.messages import counted
 from data.files import replace_when_finished
 from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
@@ -180,7 +181,7 @@ def work(argv: Sequence[str] | None) -> None:
     scenes = list(tqdm(_export_all(export, indices), total=len(indices), unit="scene"))
     json_path = export.output / f"{export.name or export.kind}_data_path.json"
     write_data_path(json_path, scenes)
-    print(f"{len(scenes)} scenes in {json_path}")
+    print(f"{counted(len(scenes), 'scene')} in {json_path}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,11 +24,13 @@ from config.flags import flag, read_command_line, settings
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.frame_photos import match_photos
-from data_preprocess.capture.photo_names import photo_names
+from data_preprocess.capture.photo_folder import is_extra
+from data_preprocess.capture.photo_names import natural_key, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
-from data_preprocess.capture.transforms import natural_key, read_transforms
+from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.command import run_script, say, some
+from data_preprocess.command import run_script, say_left_out
+from data_preprocess.scene_folder import UNFINISHED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,10 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
 def _json_paths(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
-    own, below = path / "transforms.json", sorted(path.glob("*/transforms.json"))
+    own = path / "transforms.json"
+    below = sorted(file for file in path.glob("*/transforms.json") if not is_extra(file.parent.name))
     if own.is_file():
-        if below:
-            say(f"{path}: is a capture; {len(below)} in its subfolders are left out: {some([str(file) for file in below])}")
+        say_left_out(path, "captures in subfolders of a capture", [str(file) for file in below])
         return [own]
     if not below:
         raise FileNotFoundError(f"{path}: has no transforms.json in it or in its subfolders; wanted {_or_another(path)}")
@@ -82,13 +84,13 @@ def _or_another(folder: Path) -> str:
 
 
 def _holds_photos(folder: Path) -> bool:
-    """Return whether a folder is not hidden and has photos at any depth; converted scenes do not count."""
-    if folder.name.startswith(".") or not folder.is_dir():
+    """Return whether a folder has photos at any depth; hidden folders, thumbnails and converted scenes do not count."""
+    if is_extra(folder.name) or not folder.is_dir():
         return False
     for _, folders, files in os.walk(folder):
-        if CAMERAS in files:
-            folders.clear()
-        elif any(Path(file).suffix.lower() in SUFFIXES for file in files):
+        converted = bool({CAMERAS, UNFINISHED} & set(files))
+        folders[:] = [] if converted else [name for name in folders if not is_extra(name)]
+        if not converted and any(Path(file).suffix.lower() in SUFFIXES for file in files):
             return True
     return False
 
@@ -107,7 +109,7 @@ def read_photos(scene: str, json_path: Path, frame: str) -> list[Photo]:
         raise FileNotFoundError(f"{folder}: has photos and no transforms.json; wanted {_or_another(folder)}")
     frames = sorted(read_transforms(json_path), key=lambda entry: natural_key(str(entry.file_path)))
     matched = match_photos(scene, json_path, frames)
-    lenses = [entry.lens(read_header(source)[0]) for entry, source in matched]
+    lenses = [entry.lens(*read_header(source)) for entry, source in matched]
     w2c = np.linalg.inv(np.stack([entry.opencv_c2w() for entry, _ in matched]))
     try:
         w2c = orient(w2c, frame)

@@ -19,7 +19,8 @@ from huggingface_hub.hf_api import RepoFile
 from config import did_you_mean
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
-from data_preprocess.command import MOST_WORKERS, one_line, run_script
+from config.messages import counted, one_line
+from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.transfers import Transfer, bytes_text, hub_item, list_files, missing
 from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
@@ -92,7 +93,7 @@ def work(argv: Sequence[str] | None) -> None:
         transfer.fetch(items)
     transfer.check()
     size = bytes_text(sum(item.size for item in items))
-    print(f"{chosen.output}: {len(rows)} checkpoints complete; fetched {len(items)} files, {size}")
+    print(f"{chosen.output}: {counted(len(rows), 'checkpoint')} complete; fetched {counted(len(items), 'file')}, {size}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

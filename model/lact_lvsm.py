@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from config import NetworkConfig
 from config.errors import InputError
+from config.messages import counted
 from model.camera import rays
 from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
 from model.layers.address import Address, focus_of, places_of
@@ -405,7 +406,7 @@ class LaCTLVSM(nn.Module):
             raise InputError("scene state", f"was written by weights {state.model:.80}", f"{self.fingerprint()}, the ones loaded")
         scenes, views = state.fxfycxcy.shape[:2]
         if scenes != b:
-            raise InputError("scene state", f"holds {scenes} scenes", f"{b}, as many as the cameras are of")
+            raise InputError("scene state", f"holds {counted(scenes, 'scene')}", f"{b}, as many as the new cameras have")
         if self._needs_focus and state.focus is None:
             raise InputError("scene state", "holds no focus, which this network's config needs", "a state written by this network")
         key = b, views * math.prod(state.image_size) // self.config.patch_size**2

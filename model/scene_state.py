@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from config.errors import InputError, missing_file
+from config.messages import counted
 from model.weights.file import read_tensors, save_tensors
 from model.weights.values import check_values
 
@@ -62,7 +63,7 @@ class SceneState:
             InputError: another number of layers, or a layer with other names or shapes.
         """
         if len(self.layers) != len(wanted):
-            raise InputError("scene state", f"holds {len(self.layers)} layers", f"{len(wanted)}, as this network writes")
+            raise InputError("scene state", f"holds {counted(len(self.layers), 'layer')}", f"{len(wanted)}, as this network writes")
         for i, (layer, shapes) in enumerate(zip(self.layers, wanted, strict=True)):
             found = {name: tuple(tensor.shape) for name, tensor in layer.items()}
             if found != shapes:
@@ -104,7 +105,7 @@ class SceneState:
         b = _count_scenes(tensors, path)
         fxfycxcy, c2w, focus = tensors.pop("fxfycxcy"), tensors.pop("c2w"), tensors.pop("focus", None)
         if focus is not None and focus.shape != (b, 3):
-            raise InputError(f"{path}, focus", f"is {tuple(focus.shape)}", f"{(b, 3)}, for {b} scenes")
+            raise InputError(f"{path}, focus", f"is {tuple(focus.shape)}", f"{(b, 3)}, for {counted(b, 'scene')}")
         if "model" not in about:
             raise InputError(f"{path}, model", "is missing", "the fingerprint of the weights that wrote it")
         layers = [{name: x.to(device) for name, x in layer.items()} for layer in _layers(tensors, path)]
@@ -137,7 +138,7 @@ def _layers(tensors: dict[str, Tensor], path: str | os.PathLike) -> list[dict[st
         layers.setdefault(int(match[1]), {})[match[2]] = tensor
     for i in range(len(layers)):
         if i not in layers:
-            raise InputError(f"{path}, layers.{i}", "is missing", f"{len(layers)} layers, numbered from 0")
+            raise InputError(f"{path}, layers.{i}", "is missing", f"{counted(len(layers), 'layer')}, numbered from 0")
     return [layers[i] for i in range(len(layers))]
 
 

@@ -6,7 +6,6 @@ All are rendered at once. Letters: k boxes, h w pixels.
 import base64
 import io
 import json
-import struct
 import subprocess
 from pathlib import Path
 
@@ -20,10 +19,11 @@ from data.scene_format import View, read_data_path, read_scene
 from data_preprocess.blender.pool import BlenderPool
 from data_preprocess.objaverse_render import main
 from tests.support.glb import Cube
+from tests.support.images import deep_png
 
 pytestmark = pytest.mark.slow
 
-RED, GREEN, BLUE = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+RED = (1, 0, 0)
 BRICK = (200, 60, 40)
 FAR = (691600.3, 5334768.7, -512.1)
 Z_UP = np.array([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -56,7 +56,7 @@ def with_images() -> dict[str, bytes]:
         "png": PNG, "one_pixel": encode(plain((1, 1))), "wide": encode(plain((20000, 2))),
         "large": encode(plain((8192, 4096)), compress_level=1), "palette": encode(plain(mode="RGBA").quantize(8)),
         "jpeg": encode(plain(), "JPEG", quality=95), "progressive": encode(plain(), "JPEG", quality=95, progressive=True),
-        "cmyk": encode(plain(mode="CMYK"), "JPEG", quality=95), "sixteen_bits": png_of_16_bits(),
+        "cmyk": encode(plain(mode="CMYK"), "JPEG", quality=95), "sixteen_bits": deep_png(np.asarray(plain()) * np.uint16(257), 2),
         "webp": encode(plain(), "WEBP", lossless=True),
     }  # fmt: skip
     cubes = {name: Cube(image=content) for name, content in images.items()}
@@ -88,17 +88,6 @@ def with_images() -> dict[str, bytes]:
     cubes["without_uv"] = Cube(image=PNG)
     del cubes["without_uv"].primitive["attributes"]["TEXCOORD_0"]
     return {name: cube.glb() for name, cube in cubes.items()}
-
-
-def png_of_16_bits() -> bytes:
-    import zlib
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = (b"\0" + struct.pack(">48H", *[257 * value for value in BRICK] * 16)) * 16
-    header = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def with_coordinates() -> dict[str, bytes]:

@@ -166,7 +166,7 @@ def test_a_scene_listed_twice_and_two_of_one_name(tmp_path, capsys):
     code, out, problems = check(capsys, tmp_path / "list.json", "--output", tmp_path / "pictures")
     assert code == 2
     assert re.search("list.json, entry 2: is .*a/chair/opencv_cameras.json again; wanted each scene once", problems[0])
-    assert out[2].startswith("2 scenes, 10 views, 1 problems")
+    assert out[2].startswith("2 scenes, 10 views, 1 problem")
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["001_chair", "chair"]
 
 
@@ -205,7 +205,7 @@ def test_as_a_user_runs_it(tmp_path):
     write_random_data_path(tmp_path, scenes=1)
     command = [sys.executable, str(SCRIPT), "test_data_path.json", "--output", "pictures"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "1 scenes, 5 views, 0 problems; pictures in pictures"
+    assert done.stdout.splitlines()[-1] == "1 scene, 5 views, 0 problems; pictures in pictures"
     for flags, message in (
         (["no.json"], "no.json: is not there"),
         (["test_data_path.json", "--workers", "0"], "--workers: is 0; wanted 1"),

@@ -15,6 +15,7 @@ from data.scene_format import read_data_path, read_scene
 from data_preprocess.colmap_format_converter import main, scene_name
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project
 from tests.support.colmap_files import WRITERS, quaternion, write_binary
+from tests.support.images import turned
 from tests.support.scenes import look_at
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "colmap_format_converter.py"
@@ -131,12 +132,10 @@ def test_photos_stored_sideways_come_out_upright(tmp_path, orientation):
     roll = np.eye(4)
     roll[:2, :2] = [[0, 1], [-1, 0]] if orientation == 6 else [[0, -1], [1, 0]]
     upright = np.linalg.inv(orbit(4, centre=MIDDLE))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     images = []
     (tmp_path / "box" / "images").mkdir(parents=True)
     for i, pose in enumerate(roll @ upright):
-        Image.fromarray(photo("OPENCV", pose)).save(tmp_path / "box" / "images" / f"{i}.jpg", quality=98, exif=exif)
+        Image.fromarray(photo("OPENCV", pose)).save(tmp_path / "box" / "images" / f"{i}.jpg", quality=98, exif=turned(orientation))
         images.append((i, quaternion(pose), pose[:3, 3], 1, f"{i}.jpg"))
     write_binary(tmp_path / "box", {1: ("OPENCV", SIZE[1], SIZE[0], LENSES["OPENCV"][0])}, images)
     views = convert(tmp_path / "out", "--input", tmp_path / "box", "--frame", "given")
@@ -153,7 +152,10 @@ def test_a_model_is_found_and_photos_missing_from_it_are_listed(tmp_path, capsys
     for name in ("blurred.png", "more/10.jpg", "more/9.JPG", ".hidden.png"):
         Image.new("RGB", (8, 6)).save(folder / "images" / name)
     assert len(convert(tmp_path / "a", "--input", folder)) == 3
-    assert "garden: 3 of 6 photos are not in the model: blurred.png, more/9.JPG, more/10.jpg\n" in capsys.readouterr().out
+    assert (
+        "garden: left out, photos that are not in the model (3 of 6): blurred.png, more/9.JPG, more/10.jpg\n"
+        in capsys.readouterr().out
+    )
     assert len(convert(tmp_path / "b", "--input", folder / sparse)) == 3
     # Photos elsewhere, at half the size.
     half = tmp_path / "half"
@@ -176,11 +178,31 @@ def test_the_larger_of_two_models_is_converted_and_the_other_is_named(tmp_path, 
     views = convert(tmp_path / "a", "--input", folder)
     assert [view.file_path.stem for view in views] == ["d", "e", "f", "g"]
     output = capsys.readouterr().out
-    assert re.search(
-        r"garden: \S+sparse/1 with 4 photos is used, not \S+sparse/0 with 3, \S+sparse/2, which cannot be read", output
-    )
-    assert "garden: 3 of 7 photos are not in the model: a.png, b.png, c.png\n" in output
+    others = r"\S+sparse/0 \(3 photos\), \S+sparse/2 \(cannot be read: .*\)\n"
+    assert re.search(rf"garden: left out, models other than \S+sparse/1 with 4 photos \(2\): {others}", output)
+    assert "garden: left out, photos that are not in the model (3 of 7): a.png, b.png, c.png\n" in output
     assert len(convert(tmp_path / "b", "--input", folder / "sparse" / "0")) == 3
+
+
+def test_models_in_unusual_places_are_named(tmp_path, capsys):
+    folder = tmp_path / "garden"
+    capture(folder, ["PINHOLE"], ["a.png", "b.png", "c.png", "d.png"], "text", sparse="sparse/aligned")
+    shutil.copytree(folder / "sparse" / "aligned", folder / "export" / "text")
+    assert main(["--input", str(folder), "--output", str(tmp_path / "none")]) == 2
+    assert f"wanted a COLMAP sparse model, such as --input {folder}/export/text\n" in capsys.readouterr().err
+    capture(folder, ["PINHOLE"], ["a.png", "b.png"], sparse="sparse/0")
+    shutil.copy(folder / "export" / "text" / "images.txt", folder / "sparse" / "0")
+    shutil.copy(folder / "export" / "text" / "cameras.txt", folder / "sparse" / "0")
+    assert len(convert(tmp_path / "a", "--input", folder)) == 2
+    unused = [f"{folder}/{place} (4 photos)" for place in ("sparse/0/images.txt", "export/text", "sparse/aligned")]
+    line = f"garden: left out, models other than {folder}/sparse/0 with 2 photos (3): {', '.join(unused)}\n"
+    assert line in capsys.readouterr().out
+    (folder / "sparse" / "0" / "images.bin").write_bytes(b"\1")
+    assert len(convert(tmp_path / "b", "--input", folder)) == 4
+    line = (
+        f"garden: left out, models other than {folder}/sparse/0 with 4 photos (3): {folder}/sparse/0/images.bin (cannot be read: "
+    )
+    assert line in capsys.readouterr().out
 
 
 def test_an_undistorted_model_goes_with_its_own_photos(tmp_path):
@@ -192,6 +214,7 @@ def test_an_undistorted_model_goes_with_its_own_photos(tmp_path):
     assert {(view.h, view.w) for view in convert(tmp_path / "out", "--input", folder)} == {SIZE}
 
 
+@pytest.mark.usefixtures("exact_names")
 def test_photos_are_found_under_another_spelling_and_behind_links(tmp_path, capsys):
     folder = tmp_path / "garden"
     names = ["caf\u00e9.png", "IMG_1.JPG", "shot 4\u202fPM.png", "sub/d.png"]
@@ -203,7 +226,7 @@ def test_photos_are_found_under_another_spelling_and_behind_links(tmp_path, caps
     (images / "sub").symlink_to(tmp_path / "elsewhere")
     views = convert(tmp_path / "out", "--input", folder)
     assert [view.file_path.stem for view in views] == ["IMG_1", "cafe\u0301", "shot 4\u202fPM", "d"]
-    line = "garden: 2 photos of the model have another spelling on disk (case or accents): IMG_1.JPG is IMG_1.jpg, "
+    line = "garden: photos spelled differently on disk, in case or accents (2 of 4): IMG_1.JPG is IMG_1.jpg, "
     assert f"{line}caf\u00e9.png is cafe\u0301.png\n" in capsys.readouterr().out
 
 
@@ -227,7 +250,7 @@ def test_a_second_run_does_nothing_again_and_the_command_works_from_anywhere(tmp
     for _ in range(2):
         run = subprocess.run([sys.executable, str(SCRIPT), *flags], cwd=tmp_path, capture_output=True, text=True, check=True)
         times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "box").rglob("*.png")}
-    assert "1 of 1 scenes in lists/mine.json" in run.stdout
+    assert "1 of 1 scene in lists/mine.json" in run.stdout
     (json_path,) = read_data_path(tmp_path / "lists" / "mine.json")
     assert "scene_name" in json_path.read_text()
     assert {path: path.stat().st_mtime_ns for path in times} == times
@@ -236,7 +259,16 @@ def test_a_second_run_does_nothing_again_and_the_command_works_from_anywhere(tmp
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("a/toy/sparse/0", "toy"), ("toy/sparse", "toy"), ("toy", "toy"), ("fox/nerfstudio/images_4", "fox"), ("0", "0")],
+    [
+        ("a/toy/sparse/0", "toy"),
+        ("toy/sparse", "toy"),
+        ("toy", "toy"),
+        ("toy/sparse/aligned", "toy"),
+        ("toy/distorted/sparse/0", "toy"),
+        ("toy/sparse/images", "toy"),
+        ("fox/nerfstudio/images_4", "fox"),
+        ("0", "0"),
+    ],
 )
 def test_scenes_are_named_after_the_capture(tmp_path, path, name):
     assert scene_name(tmp_path / path) == name
@@ -247,17 +279,28 @@ def test_scenes_are_named_after_the_capture(tmp_path, path, name):
 def test_several_captures_are_converted_and_a_bad_one_is_named(tmp_path, capsys):
     for name in ("a", "b", "c"):
         capture(tmp_path / name, ["PINHOLE"], ["0.png", "1.png", "2.png"])
-    (tmp_path / "b" / "images" / "1.png").unlink()
+    shutil.rmtree(tmp_path / "b" / "images")
+    (tmp_path / "b" / "images").mkdir()
     (tmp_path / "c" / "sparse" / "0" / "images.bin").write_bytes(b"\1")
     inputs = [str(tmp_path / name) for name in ("a", "b", "c")]
     assert main(["--input", *inputs, "--output", str(tmp_path / "out")]) == 2
     lines = capsys.readouterr().err.splitlines()
     lines = [line for line in lines if line.startswith("colmap_format_converter.py: ")]
     assert len(lines) == 2
-    assert "lacks 1 of the 3 photos of" in lines[0]
-    assert "(1.png); wanted all of them" in lines[0]
-    assert "images.bin: ends after 1 bytes in the count" in lines[1]
+    assert re.search(r"/b: lacks the photos of \S+b/sparse/0, such as 0.png; wanted them in \S+/b/images", lines[0])
+    assert "images.bin: ends after 1 byte in the count" in lines[1]
     assert len(read_data_path(tmp_path / "out" / "colmap_data_path.json")) == 1
+
+
+def test_photos_of_the_model_that_are_gone_are_listed(tmp_path, capsys):
+    capture(tmp_path / "box", ["PINHOLE"], ["0.png", "1.png", "2.png", "sub/3.png"])
+    for name in ("1.png", "sub/3.png"):
+        (tmp_path / "box" / "images" / name).unlink()
+    views = convert(tmp_path / "out", "--input", tmp_path / "box", "--frame", "given")
+    assert [view.file_path.name for view in views] == ["0.png", "2.png"]
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.12
+    line = f"box: left out, photos of the model that are not in {tmp_path}/box/images (2 of 4): 1.png, sub/3.png\n"
+    assert line in capsys.readouterr().out
 
 
 def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):

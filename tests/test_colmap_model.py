@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from config.errors import InputError
-from data_preprocess.colmap.sparse_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_model, find_models, lens_of, read_model
+from data_preprocess.colmap.sparse_model import CAMERA_MODELS, OPENCV_MODELS, Camera, find_models, lens_of, read_model
 from tests.support.colmap_files import MODELS, WRITERS, rotated, write_binary, write_text
 
 PINHOLE = ("PINHOLE", 64, 48, (50.0, 51.0, 32.5, 23.0))
@@ -66,13 +66,13 @@ def test_text_of_other_programs_is_read(tmp_path):
 
 def test_binary_goes_before_text_and_the_deepest_folder_first(tmp_path):
     for folder, name in (("", "top"), ("sparse", "sparse"), ("sparse/0", "zero")):
-        assert folder == "" or find_model(tmp_path) == (tmp_path / folder).parent
+        assert folder == "" or find_models(tmp_path)[0].path == (tmp_path / folder).parent
         write_text(tmp_path / folder, {1: PINHOLE}, [(1, UPRIGHT, (0, 0, 0), 1, f"{name}_text.png")])
-        assert read_model(find_model(tmp_path))[0].name == f"{name}_text.png"
+        assert find_models(tmp_path)[0].images[0].name == f"{name}_text.png"
     write_binary(tmp_path / "sparse/0", {1: PINHOLE}, [(1, UPRIGHT, (0, 0, 0), 1, "binary.png")])
-    assert read_model(find_model(tmp_path))[0].name == "binary.png"
+    assert find_models(tmp_path)[0].images[0].name == "binary.png"
     (tmp_path / "none").mkdir()
-    for reader in (find_model, read_model):
+    for reader in (find_models, read_model):
         with pytest.raises(FileNotFoundError, match=r"none: has no cameras.bin and images.bin"):
             reader(tmp_path / "none")
 
@@ -90,12 +90,12 @@ def test_the_model_with_the_most_images_is_found_and_the_others_are_counted(tmp_
         ("sparse/1", 4), ("sparse/2", 4), ("dense/sparse", 4), ("colmap_sparse/0", 3), (".", 3), ("sparse/0", 2), ("sparse/10", 1),
         ("sparse/4", 0),
     ]  # fmt: skip
-    assert "ends after 1 bytes" in str(find_models(tmp_path)[-1].problem)
-    assert find_model(tmp_path) == tmp_path / "sparse/1"
+    assert "ends after 1 byte " in str(find_models(tmp_path)[-1].problem)
+    assert find_models(tmp_path)[0].path == tmp_path / "sparse/1"
     # A folder that the user names is taken, though there are larger ones beside it; `sparse` stands for those in it.
-    assert find_model(tmp_path / "sparse/0") == tmp_path / "sparse/0"
-    assert find_model(tmp_path / "sparse") == tmp_path / "sparse/1"
-    with pytest.raises(InputError, match=r"sparse/4/images.bin: ends after 1 bytes"):
+    assert find_models(tmp_path / "sparse/0")[0].path == tmp_path / "sparse/0"
+    assert find_models(tmp_path / "sparse")[0].path == tmp_path / "sparse/1"
+    with pytest.raises(InputError, match=r"sparse/4/images.bin: ends after 1 byte "):
         find_models(tmp_path / "sparse/4")
 
 
@@ -114,6 +114,10 @@ GOOD = {
     "spaces other than ASCII's": (
         lines_of(f"1 {POSE} 4.42\u202fPM.png", "", f"2 {POSE} a\u3000b\u00a0c.png", "", f"3 {POSE} 👩\u200d🚀.png", ""),
         ["4.42\u202fPM.png", "a\u3000b\u00a0c.png", "👩\u200d🚀.png"]),
+    "a table of floats": (
+        lines_of(f"1 {POSE} a.png", "1.5e0 2.000000 -1.0", f"2 {POSE} b.png", "3 4 1.7e+01 5 6 -1.000000e+00"), ["a.png", "b.png"]),
+    "a wide space first": (
+        lines_of(f" 1 {POSE}\t \u3000b.png ", "", f"2 {POSE} \u00a0a.png\u00a0"), ["\u00a0a.png\u00a0", "\u3000b.png"]),
     "more than the header says": (lines_of("# Number of images: 1", f"1 {POSE} a.png", "", f"2 {POSE} b.png"), ["a.png", "b.png"]),
     "no number in the header": (lines_of("# Number of images: {}", f"1 {POSE} a.png"), ["a.png"]),
 }  # fmt: skip
@@ -167,7 +171,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, name):
     content = (tmp_path / name).read_bytes()
     for length in range(len(content)):
         (tmp_path / name).write_bytes(content[:length])
-        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes in .*; wanted a complete model"):
+        with pytest.raises(InputError, match=rf"{name}: ends after {length} bytes? in .*; wanted a complete model"):
             read_model(tmp_path)
     (tmp_path / name).write_bytes(content + b"\0\0")
     with pytest.raises(InputError, match=rf"{name}: has 2 bytes after the last of 2 .*s; wanted a file that ends there"):
@@ -194,7 +198,7 @@ WRONG = [
     (("PINHOLE", 0, 48, PINHOLE[3]), [image()], "camera.*: has a size of 0.*×48.*; wanted 1 to .* whole pixels"),
     (("PINHOLE", 64, 48, (50, -1, 32, 24)), [image()], "has a focal length of -1.0; wanted one above 0"),
     (("PINHOLE", 64, 48, (50, 50, float("nan"), 24)), [image()], "holds .*nan.*; wanted .*finite number"),
-    (PINHOLE, [image(camera_id=4)], "a.png: is of camera 4; wanted one of 1"),
+    (PINHOLE, [image(camera_id=4)], "a.png: is of camera 4; wanted one of the file's: 1"),
     (PINHOLE, [image(q=(0, 0, 0, 0))], "a.png: has a quaternion of length 0; wanted one of length 1"),
     (PINHOLE, [image(t=(0, float("inf"), 0))], "holds .*inf.*; wanted .*finite number"),
     (PINHOLE, [image(name="../a.png")], "has the name '../a.png'; wanted a printable path inside the folder of images"),

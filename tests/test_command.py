@@ -11,7 +11,7 @@ import pytest
 import data_preprocess.check_scenes as check_scenes
 import data_preprocess.transforms_format_converter as converter
 from config.errors import InputError
-from data_preprocess.command import check_list_name, check_one_of, one_line, run_script
+from data_preprocess.command import check_list_name, check_one_of, run_script, say_left_out
 from tests.support.captures import orbit, write_transforms
 from tests.support.scenes import write_random_data_path
 
@@ -135,6 +135,7 @@ def test_names_that_no_file_can_have_are_refused(name):
     check_list_name("ä" * 100)
 
 
-def test_an_error_without_a_message_is_reported_by_its_type():
-    assert one_line(ValueError(" a\n b ")) == "a b"
-    assert one_line(EOFError()) == "EOFError"
+def test_what_is_left_out_is_one_line_and_nothing_is_none(capsys):
+    say_left_out("desk", "videos", ["a\nb.mov", "c.mp4"], of=7)
+    say_left_out("desk", "hidden files", [])
+    assert capsys.readouterr().out == "desk: left out, videos (2 of 7): a\\nb.mov, c.mp4\n"

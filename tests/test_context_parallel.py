@@ -209,7 +209,7 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
 
 FULL_DISK = """
 import sys, inference
-def fail(self):
+def fail(*_):
     raise OSError(28, "No space left on device")
 inference.SceneReport.finish = fail
 sys.exit(inference.main({argv!r}))

@@ -15,6 +15,7 @@ from data.scene_format import read_data_path, read_scene
 from data_preprocess.capture.conversion import Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
+from tests.support.images import turned
 from tests.support.scenes import contents, random_c2w
 
 CLEAR = Lens(28, 20, 30.0, 31.0, 14.0, 10.0)
@@ -53,6 +54,13 @@ def test_cameras_that_no_photo_has_are_refused_before_anything_is_written(tmp_pa
     (problem,) = run(tmp_path, photos(tmp_path / "in", lens=shares))
     start = f"{tmp_path}/in/0.png: has a field of view of 173.5×170.9 degrees (w×h); wanted 170 at most: focal lengths in pixels"
     assert problem.startswith(start)
+    # Undistortion as published would choose another camera, that a photo can have.
+    distorted = [
+        dataclasses.replace(photo, as_published=True)
+        for photo in photos(tmp_path / "in2", lens=dataclasses.replace(shares, distortion=(0.01,)))
+    ]
+    (problem,) = run(tmp_path, distorted)
+    assert problem.startswith(start.replace("/in/", "/in2/"))
     assert not (tmp_path / "out").exists()
 
 
@@ -208,10 +216,7 @@ def test_images_are_read_as_they_are_stored(tmp_path):
         read = read_stored(tmp_path / name)
         assert np.array_equal(read[..., :3][read[..., -1] > 0], expected[..., :3][read[..., -1] > 0])
         assert read.shape == expected.shape
-    image = Image.fromarray(colours)
-    exif = image.getexif()
-    exif[0x0112] = 8
-    image.save(tmp_path / "turned.png", exif=exif)
+    Image.fromarray(colours).save(tmp_path / "turned.png", exif=turned(8))
     assert read_header(tmp_path / "turned.png") == ((6, 9), 8)
     assert np.array_equal(read_stored(tmp_path / "turned.png"), colours)
     assert np.array_equal(read_stored(tmp_path / "turned.png", upright=True), np.rot90(colours))

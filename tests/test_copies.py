@@ -9,6 +9,7 @@ from PIL import Image
 
 from config.errors import InputError
 from data_preprocess.capture.copies import find_copies, read_reduced
+from tests.support.images import turned
 
 SIZE = (333, 500)
 
@@ -68,9 +69,9 @@ def test_a_copy_of_the_same_size_is_found(tmp_path, name):
     assert copies(tmp_path, copy, "a.png") == {copy: "a.png"}
 
 
-@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (-0.8, 0.8), (2, 0)])
+@pytest.mark.parametrize("shift", [(1, 0), (0, 1), (-0.8, 0.8), (2, 0), (0.35, 0)])
 @pytest.mark.parametrize("quality", [60, 98])
-def test_frames_that_moved_by_a_pixel_are_no_copies(tmp_path, shift, quality):
+def test_frames_that_moved_by_a_pixel_or_less_are_no_copies(tmp_path, shift, quality):
     for i in range(4):
         photo(shift=(i * shift[0], i * shift[1])).save(tmp_path / f"{i}.jpg", quality=quality)
     assert copies(tmp_path, *(f"{i}.jpg" for i in range(4))) == {}
@@ -89,6 +90,39 @@ def test_parallax_and_a_step_forward_are_no_copies(tmp_path):
     assert copies(tmp_path, "first.png", "parallax.png", "nearer.png") == {}
 
 
+def round_object(texture: np.ndarray, angle: float, side: int = 300) -> Image.Image:
+    """Return a shaded sphere on white, turned by an angle about its axis, with grey levels (h, w) around it."""
+    y, x = ((np.mgrid[:side, :side] + 0.5) / side * 2 - 1) / 0.7
+    z = np.sqrt(np.clip(1 - x * x - y * y, 0, None))
+    h, w = texture.shape
+    column = ((np.arctan2(x, z) + angle) / (2 * np.pi) % 1 * w).astype(int) % w
+    row = ((np.arcsin(y.clip(-1, 1)) / np.pi + 0.5) * h).astype(int).clip(0, h - 1)
+    pixels = np.where(x * x + y * y < 1, texture[row, column] * (0.4 + 0.6 * z), 255)
+    return Image.fromarray(np.repeat(pixels.clip(0, 255)[..., None], 3, axis=2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("kind", ["fine", "faint", "logo"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_views_of_a_round_object_on_white_are_no_copies(tmp_path, kind, suffix):
+    rng = np.random.default_rng(3)
+    texture = np.full((512, 1024), 140.0)
+    if kind == "fine":
+        texture += 20 * rng.standard_normal(texture.shape)
+    elif kind == "faint":
+        texture += 10 * cv2.resize(rng.uniform(-1, 1, (32, 64)), (1024, 512), interpolation=cv2.INTER_CUBIC)
+    else:
+        for i in range(6):
+            texture[150 + 35 * i : 175 + 35 * i, i * 171 + 60 : i * 171 + 90] = 30
+    names = [f"{i}{suffix}" for i in range(6)]
+    for i, name in enumerate(names):
+        round_object(texture, i * np.pi / 3).save(tmp_path / name, quality=92)
+    assert copies(tmp_path, *names) == {}
+    # Their copies are.
+    Image.open(tmp_path / names[2]).resize((150, 150)).save(tmp_path / "small.jpg")
+    Image.open(tmp_path / names[3]).save(tmp_path / "recompressed.jpg", quality=50)
+    assert copies(tmp_path, *names, "small.jpg", "recompressed.jpg") == {"small.jpg": names[2], "recompressed.jpg": names[3]}
+
+
 def test_of_equal_photos_the_one_of_the_plainest_name_is_kept(tmp_path):
     for name in ("IMG_1 (1).jpg", "IMG_1.jpg", "sub/IMG_1.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -100,12 +134,29 @@ def test_of_equal_photos_the_one_of_the_plainest_name_is_kept(tmp_path):
 
 
 def test_a_photo_turned_by_its_tag_and_its_upright_copy_are_the_same(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    photo().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.jpg", exif=exif)
+    photo().transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.jpg", exif=turned(6))
     photo(size=(166, 250)).save(tmp_path / "thumbnail.jpg")
     assert copies(tmp_path, "phone.jpg", "thumbnail.jpg") == {"thumbnail.jpg": "phone.jpg"}
     assert read_reduced(tmp_path / "phone.jpg").size == SIZE
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+@pytest.mark.parametrize("size", [SIZE, (166, 250)])
+def test_a_copy_turned_without_a_tag_is_found(tmp_path, turns, size):
+    photo().save(tmp_path / "a.jpg", quality=95)
+    photo(1).save(tmp_path / "b.jpg", quality=95)
+    turned = Image.fromarray(np.rot90(np.asarray(photo(size=size)), turns))
+    turned.save(tmp_path / "turned.jpg", quality=80)
+    assert copies(tmp_path, "a.jpg", "b.jpg", "turned.jpg") == {"turned.jpg": "a.jpg"}
+
+
+def test_a_label_of_another_colour_is_no_edit(tmp_path):
+    texture = np.full((512, 1024), 140.0)
+    round_object(texture, 0).save(tmp_path / "a.png")
+    pixels = np.array(round_object(texture, 0))
+    pixels[140:165, 130:175] = pixels[140:165, 130:175] * (1.4, 0.2, 0.2)
+    Image.fromarray(pixels).save(tmp_path / "b.png")
+    assert copies(tmp_path, "a.png", "b.png") == copies(tmp_path, "b.png", "a.png") == {}
 
 
 def test_photos_of_nothing_are_copies_only_byte_by_byte(tmp_path):

@@ -18,8 +18,8 @@ from model.training.snapshot import SnapshotWriter, read_snapshot
 from model.training.snapshot_parts import write_parts
 from model.weights.file import read_tensors, read_weights, save_tensors, save_weights
 from model.weights.infer import infer_config
+from tests.support.snapshots import content
 from tests.support.weights import equal, fails, small_weights
-from tests.test_snapshot import content
 
 TRAINED_WITH = {"image_size": (16, 24), "num_input_views": 5}
 

@@ -66,7 +66,7 @@ def test_image_of_another_shape_names_file_and_sizes(scene):
 
 def test_image_too_long_to_be_scaled_is_named(tmp_path):
     scene = read_scene(write_random_scene(tmp_path / "strip", n=1, size=(1, 20_000)))
-    message = "images/00000.png, image: is 20000×1 (w×h), which covers 128×128 when scaled to 2560000×128; wanted an image of"
+    message = "images/00000.png, image: is 20000×1 (w×h), and would be 2560000×128 when it covers 128×128; wanted an aspect"
     with pytest.raises(InputError, match=re.escape(message)):
         load_views(scene, [0], (128, 128), patch_size=4)
 

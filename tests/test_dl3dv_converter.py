@@ -142,8 +142,8 @@ def test_frames_without_their_image_and_images_without_a_frame_are_listed(tmp_pa
     (images / "frame_00002.png").rename(images / "frame_00009.png")
     assert [view.file_path.name for view in convert(tmp_path)] == ["frame_00001.png", "frame_00003.png"]
     out = capsys.readouterr().out
-    assert "fox: 1 of 3 frames are without their photo: images_4/frame_00002.png\n" in out
-    assert "fox: 1 of 3 photos have no frame in transforms.json: images_4/frame_00009.png\n" in out
+    assert "fox: left out, frames without their photo (1 of 3): images_4/frame_00002.png\n" in out
+    assert "fox: left out, photos without a frame in transforms.json (1 of 3): images_4/frame_00009.png\n" in out
 
 
 @pytest.mark.parametrize("part", ["nerfstudio", "gaussian_splat", "."])
@@ -151,6 +151,9 @@ def test_scenes_without_cameras_are_listed(tmp_path, capsys, part):
     fox(tmp_path / "in" / "1K" / "good")
     # What is beside the nerfstudio of a whole scene is not a scene.
     (tmp_path / "in" / "1K" / "good" / "gaussian_splat" / "images_4").mkdir(parents=True)
+    for name in ("__MACOSX/1K/good/images_4", "@eaDir/images_4", "half/good/images_4"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+    (tmp_path / "in" / "half" / "good" / ".unfinished").touch()
     bad = tmp_path / "in" / "2K" / "good" / part
     for name in ("images_8", "images", "images_4"):
         (bad / name).mkdir(parents=True)
@@ -160,6 +163,20 @@ def test_scenes_without_cameras_are_listed(tmp_path, capsys, part):
         said = capsys.readouterr()
         assert f"{bad}: has images, images_4, images_8 and no transforms.json; wanted it beside them\n" in said.err
         assert "1 of 2 scenes in" in said.out
+
+
+def test_empty_folders_of_scenes_are_listed(tmp_path, capsys):
+    scenes = [tmp_path / "in" / f"{i:064x}" for i in range(4)]
+    fox(scenes[0])
+    fox(scenes[1] / scenes[1].name)  # as some programs unpack a zip
+    scenes[2].mkdir()
+    (scenes[3] / "nerfstudio").mkdir(parents=True)
+    (tmp_path / "in" / "notes").mkdir()
+    assert main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "in" / "out")]) == 2
+    said = capsys.readouterr()
+    assert "2 of 4 scenes in" in said.out
+    for scene in scenes[2:]:
+        assert f"{scene}: has no transforms.json; wanted it and images_4\n" in said.err
 
 
 def test_links_that_lead_back_are_not_followed(tmp_path):
@@ -174,7 +191,7 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
 ERRORS = {
     "all images gone": (
         lambda folder: [image.unlink() for image in (folder / "images_4").iterdir()],
-        "frame 0, file_path: is .*images_4/frame_00001.png, which is not there; wanted it",
+        "frame 0, file_path, .*images_4/frame_00001.png: is not there; wanted it",
     ),
     "no small images": (lambda folder: (folder / "images_4").rename(folder / "images_8"), "images_4: is not there; wanted the"),
     "no JSON": (lambda folder: (folder / "transforms.json").write_text("{"), "transforms.json: is not JSON"),
@@ -209,6 +226,6 @@ def test_as_a_user_runs_it(tmp_path):
     before = json_path.read_bytes()
     command = [sys.executable, str(SCRIPT), "--input", "in", "--output", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "1 of 1 scenes in out/dl3dv_data_path.json" in done.stdout
+    assert "1 of 1 scene in out/dl3dv_data_path.json" in done.stdout
     assert "Traceback" not in done.stderr
     assert json_path.read_bytes() == before

@@ -111,11 +111,11 @@ def test_one_scene_at_level_4(hub, tmp_path, capsys):
     flags = ("--subset", "hash", "--only_level4", "--hash", BENCHMARK[0])
     assert evaluate(tmp_path, *flags) == 0
     assert files_in(tmp_path) == expected(BENCHMARK[0], *LEVEL_4, TABLE)
-    assert "1 scenes complete; fetched 4 files" in capsys.readouterr().out
+    assert "1 scene complete; fetched 4 files" in capsys.readouterr().out
     once = fetched(hub)
     assert evaluate(tmp_path, *flags) == 0
     assert fetched(hub) == once
-    assert "1 scenes complete; fetched 0 files" in capsys.readouterr().out
+    assert "1 scene complete; fetched 0 files" in capsys.readouterr().out
 
 
 def test_all_levels_come_on_top_of_level_4(hub, tmp_path):
@@ -226,7 +226,7 @@ def test_training_needs_room_for_the_zips_and_what_they_hold(hub, tmp_path, caps
         (("--subset", "hash", "--hash", FOX.upper()), "wanted 64 hexadecimal digits in lower case"),
         (("--subset", "hash", "--hash", "../x"), "--hash: is '../x'; wanted 64"),
         (("--subset", "hash", "--hash", FOX), f"{FOX}: is not a scene of DL3DV/DL3DV-10K-Benchmark; wanted the name of one"),
-        (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: has 1 files in DL3DV/DL3DV-10K-Benchmark/"),
+        (("--subset", "hash", "--hash", BENCHMARK[5]), f"{BENCHMARK[5]}: has 1 file in DL3DV/DL3DV-10K-Benchmark/"),
         (("--subset", "full", "--workers", "0"), "--workers: is 0; wanted 1 to 1024"),
         ((), "--subset: is missing; wanted full, hash"),
     ],
@@ -254,7 +254,7 @@ def test_training_scenes_are_unpacked_without_the_benchmark(hub, tmp_path, capsy
     assert not any(BENCHMARK[7] in request.path for request in hub.requests)
     assert read_json(tmp_path / "benchmark_hashes.json") == sorted(BENCHMARK)
     assert list(tmp_path.rglob("*.zip")) == []
-    assert "2 scenes complete, 0 unusable, 1 benchmark scenes excluded; fetched 2 zips" in capsys.readouterr().out
+    assert "2 scenes complete, 0 unusable, 1 benchmark scene excluded; fetched 2 zips" in capsys.readouterr().out
     once = fetched(hub)
     assert train(tmp_path, "--subset", "1K", "9K") == 0
     assert fetched(hub) == once
@@ -480,7 +480,7 @@ def test_an_unusable_zip_is_reported_and_not_fetched_again(hub, tmp_path, capsys
         assert train(odir, "--subset", "1K", "9K") == 0
         output = capsys.readouterr()
         assert f"unusable: {FOX}.zip: {reason}" in output.err
-        assert "1 scenes complete, 1 unusable, 1 benchmark scenes excluded" in output.out
+        assert "1 scene complete, 1 unusable, 1 benchmark scene excluded" in output.out
         assert set(files_in(odir)) == {*expected(OWL, *LEVEL_4, TABLE), "benchmark_hashes.json"}
         everything = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()}
         assert {path for path in everything if not path.endswith((".lock", f"{FOX}.useless.json"))} == {

@@ -5,6 +5,7 @@ import math
 import os
 import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngImageFile
 from config.errors import InputError
 from data.images import open_image, read_pixels, rescale_intrinsics, resize_and_crop
 from data_preprocess.capture.stored_image import read_header, read_stored
+from tests.support.images import chunk, deep_png, png, turned
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 H, W = 5, 7
@@ -39,17 +41,9 @@ def levels(path):
     return pixels if pixels.dtype == np.float32 else pixels.astype(np.float32) / 255
 
 
-def chunk(name, body):
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def deep_png(path, pixels, colour_type, extra=b""):
-    """Write (h, w, c) uint16 as a PNG with 16 bits per sample, straight from the PNG standard."""
-    h, w = pixels.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    header = struct.pack(">IIBBBBB", w, h, 16, colour_type, 0, 0, 0)
-    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+def write_deep(path, pixels, colour_type, extra=b""):
+    """Write (h, w, c) uint16 as a PNG with 16 bits per sample."""
+    path.write_bytes(deep_png(pixels, colour_type, extra))
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp"])
@@ -127,7 +121,7 @@ def test_one_colour_declared_transparent(tmp_path, shape, key):
 @pytest.mark.parametrize(("channels", "colour_type"), [(1, 0), (2, 4), (3, 2), (4, 6)])
 def test_16_bits_are_kept(tmp_path, rng, channels, colour_type):
     pixels = rng.integers(0, 65536, (H, W, channels), dtype=np.uint16)
-    deep_png(tmp_path / "a.png", pixels, colour_type)
+    write_deep(tmp_path / "a.png", pixels, colour_type)
     has_alpha = channels in (2, 4)
     alpha = pixels[..., -1] / 65535 if has_alpha else np.ones((H, W))
     expect = on_white(pixels[..., : channels - has_alpha] / 65535, alpha)
@@ -141,7 +135,7 @@ def test_16_bits_are_kept(tmp_path, rng, channels, colour_type):
 def test_one_colour_of_16_bits_declared_transparent(tmp_path, rng, channels, colour_type):
     pixels = rng.integers(0, 65000, (H, W, channels), dtype=np.uint16)
     key = struct.pack(f">{channels}H", *pixels[1, 2].tolist())
-    deep_png(tmp_path / "a.png", pixels, colour_type, chunk(b"tRNS", key))
+    write_deep(tmp_path / "a.png", pixels, colour_type, chunk(b"tRNS", key))
     expect = np.repeat(pixels, 3 // channels, axis=2) / 65535
     expect[1, 2] = 1
     np.testing.assert_allclose(levels(tmp_path / "a.png"), expect, atol=3e-7)
@@ -183,20 +177,16 @@ def seen_upright(stored, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".jpg"])
 def test_exif_orientation_is_applied(tmp_path, rng, orientation, suffix):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
     path = tmp_path / f"a{suffix}"
-    Image.fromarray(rng.integers(0, 256, (H, W, 3), dtype=np.uint8)).save(path, exif=exif, lossless=True)
+    Image.fromarray(rng.integers(0, 256, (H, W, 3), dtype=np.uint8)).save(path, exif=turned(orientation), lossless=True)
     stored = np.asarray(Image.open(path).convert("RGB"))
     assert stored.shape == (H, W, 3)
     assert np.array_equal(read_pixels(path), seen_upright(stored, orientation))
 
 
 def test_exif_orientation_of_16_bits(tmp_path, rng):
-    exif = Image.Exif()
-    exif[0x0112] = 6
     pixels = rng.integers(0, 65536, (H, W, 3), dtype=np.uint16)
-    deep_png(tmp_path / "a.png", pixels, 2, chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    write_deep(tmp_path / "a.png", pixels, 2, chunk(b"eXIf", turned(6).tobytes().removeprefix(b"Exif\0\0")))
     np.testing.assert_allclose(levels(tmp_path / "a.png"), seen_upright(pixels / 65535, 6), atol=3e-7)
 
 
@@ -265,7 +255,7 @@ def test_reader_and_converters_turn_alike(tmp_path, rng, suffix, block):
 
 @pytest.mark.filterwarnings("ignore:(Corrupt EXIF|Metadata Warning|Truncated)")
 def test_jpeg_that_pillow_refuses_for_its_exif(tmp_path, rng):
-    # an empty text as resolution, beside an orientation
+    # An empty text as resolution, beside an orientation.
     entries = tag(SHORT, 1, b"\0\6\0\0") + tag(TEXT, 1, bytes(4), 0x011A) + tag(SHORT, 1, b"\0\2\0\0", 0x0128)
     path = tmp_path / "a.jpg"
     with_exif(path, rng.integers(0, 256, (H, W, 3), dtype=np.uint8), exif_block(entries, 3))
@@ -332,10 +322,7 @@ def test_exif_of_several_pictures_in_one_file(tmp_path, rng):
 
 
 def test_palette_without_colours(tmp_path):
-    header = struct.pack(">IIBBBBB", W, H, 8, 3, 0, 0, 0)
-    rows = zlib.compress(bytes((W + 1) * H))
-    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "a.png").write_bytes(png(H, W, 8, 3, bytes((W + 1) * H)))
     for read in (read_pixels, read_stored):
         with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(.*\); wanted a whole PNG"):
             read(tmp_path / "a.png")
@@ -345,7 +332,7 @@ def test_palette_without_colours(tmp_path):
 def test_a_fifo_is_no_image(tmp_path, read):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "a.png").symlink_to("fifo")
-    with pytest.raises(InputError, match=r"a\.png: is no regular file; wanted an image"):
+    with pytest.raises(InputError, match=r"a\.png: is not a regular file; wanted an image"):
         read(tmp_path / "a.png")
 
 
@@ -374,7 +361,7 @@ def test_other_formats_are_refused(tmp_path):
 def test_truncated_image(tmp_path, rng, kind):
     path = tmp_path / "a"
     if kind == "deep":
-        deep_png(path, rng.integers(0, 65536, (40, 50, 3), dtype=np.uint16), 2)
+        write_deep(path, rng.integers(0, 65536, (40, 50, 3), dtype=np.uint16), 2)
         content = path.read_bytes()
     else:
         buffer = io.BytesIO()
@@ -389,7 +376,7 @@ def test_truncated_image(tmp_path, rng, kind):
 
 def test_damaged_checksum_of_16_bits(tmp_path, rng):
     path = tmp_path / "a.png"
-    deep_png(path, rng.integers(0, 65536, (H, W, 3), dtype=np.uint16), 2)
+    write_deep(path, rng.integers(0, 65536, (H, W, 3), dtype=np.uint16), 2)
     path.write_bytes(path.read_bytes()[:-13])
     with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(OpenCV cannot decode it\); wanted a whole PNG"):
         read_pixels(path)
@@ -482,7 +469,7 @@ def test_image_of_another_shape(real):
 
 
 def test_image_too_long_to_be_scaled():
-    message = "image: is 60000×1 (w×h), which covers 256×256 when scaled to 15360000×256; wanted an image of a shape nearer to"
+    message = "image: is 60000×1 (w×h), and would be 15360000×256 when it covers 256×256; wanted an aspect ratio nearer to"
     with pytest.raises(InputError, match=re.escape(message)):
         resize_and_crop(np.zeros((1, 60_000, 3), np.uint8), np.ones(4), (256, 256))
     assert resize_and_crop(np.zeros((2, 600, 3), np.uint8), np.ones(4), (256, 256))[0].shape == (256, 256, 3)
@@ -493,6 +480,15 @@ def test_image_too_large_to_be_one(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
     with pytest.raises(InputError, match=r"a\.png: cannot be decoded \(Image size \(1600000000 pixels\) exceeds"):
         read_pixels(tmp_path / "a.png")
+
+
+def test_a_photo_of_200_megapixels_is_one(tmp_path):
+    header = struct.pack(">IIBBBBB", 16_320, 12_240, 8, 2, 0, 0, 0)
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open_image(tmp_path / "a.png") as image:
+            assert image.size == (16_320, 12_240)
 
 
 def test_opening_reads_the_header_alone(tmp_path, rng):

@@ -175,7 +175,7 @@ def test_renderings_of_nan_are_told_in_one_line(place, tmp_path, monkeypatch, ca
     words += ["--image_size", "20", "28", "--num_input_views", "2", *flags.split()]
     assert inference.main([*words, *([] if "video_frames" in flags else ["--no_lpips"])]) == 2
     line = told(capsys.readouterr().err)[-1]
-    assert re.fullmatch(f"inference.py: {what}: is rendered as NaN, which is no picture; wanted finite weights, and .*", line)
+    assert re.fullmatch(f"inference.py: {what}: is rendered as NaN; wanted numbers: finite weights, and .*", line)
     assert files(tmp_path / "out") == []
 
 

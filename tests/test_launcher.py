@@ -154,7 +154,11 @@ def test_tasks_of_a_step_divide_the_scenes(tmp_path):
         )
         for rank in range(2)
     ]
-    said = [task.communicate(timeout=240)[0] for task in tasks]
+    try:
+        said = [task.communicate(timeout=240)[0] for task in tasks]
+    finally:
+        for task in tasks:
+            task.kill()
     assert [task.returncode for task in tasks] == [0, 0]
     assert "mean of 3 scenes" in said[0]
     assert said[1] == ""

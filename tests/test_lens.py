@@ -57,6 +57,15 @@ def test_no_pixel_looks_past_the_photo_and_no_more_is_cut_off_than_that_takes(ca
     assert -0.02 < gap < 0.02
 
 
+@pytest.mark.parametrize("camera", [(0.8, 1.1, 101.3, 78.9), (26.0, 24.0, 101.3, 75.0), (4.25, 4.25, 106.0, 75.0)])
+def test_a_fisheye_with_focal_lengths_of_another_unit(camera):
+    with pytest.raises(InputError, match="would see more than there is; wanted focal lengths in pixels of 212×150"):
+        pinhole_camera(lens_of(equidistant, {}, camera=(camera[0] / 2, camera[1] / 2, *camera[2:])))
+    # A circle of 200 degrees in a wide frame.
+    radius = 150 / np.radians(200)
+    assert pinhole_camera(lens_of(equidistant, {}, w=400, camera=(radius, radius, 200.0, 75.0)))
+
+
 def test_a_wide_fisheye_is_cut_to_what_a_pinhole_camera_shows():
     lens = Lens(200, 120, 60.0, 60.0, 100.0, 60.0, (0.0,), fisheye=True)
     fx, fy, cx, _ = pinhole_camera(lens)

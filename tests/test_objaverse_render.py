@@ -229,12 +229,12 @@ def test_what_is_left_out_and_what_exists_is_counted(tmp_path, capsys):
     for earlier in ("", "; 2 from earlier runs"):
         assert main(flags(tmp_path, python)) == 2
         assert capsys.readouterr().out.splitlines() == [
-            f"{tmp_path / 'in'}: 24 files are no GLB and are left out: {shown} and 4 more",
+            f"{tmp_path / 'in'}: left out, files other than GLB (24): {shown} and 4 more",
             f"2 of 3 objects in {output / 'objaverse_data_path.json'}{earlier}; 1 failed, see {output / 'objaverse_failed.json'}",
         ]
     write_glbs(tmp_path / "bad", b="broken")
     assert main(["--input", str(tmp_path / "bad"), *flags(tmp_path, python)[2:]]) == 2
-    assert capsys.readouterr().out == f"0 of 1 objects; 1 failed, see {output / 'objaverse_failed.json'}\n"
+    assert capsys.readouterr().out == f"0 of 1 object; 1 failed, see {output / 'objaverse_failed.json'}\n"
 
 
 @pytest.mark.slow

@@ -39,6 +39,8 @@ def test_one_name(file_path, name):
         (["a", "a.png"], ["a", "a_png"]),
         (["A.png", "a.png"], ["A_png", "a_png_2"]),
         (["A.png", "a.jpg"], ["A_png", "a_jpg"]),
+        ([f"{'n' * 251}.jpg", f"{'n' * 251}.png"], [f"{'n' * 236}_jpg", f"{'n' * 236}_png"]),
+        (["\u9577" * 83 + ".PNG", "\u9577" * 83 + ".png"], ["\u9577" * 78 + "_PNG", "\u9577" * 78 + "_png_2"]),
         (["Cam/0.png", "cam/0.png"], ["Cam/0_png", "cam/0_png_2"]),
         (["u\u0308.png", "\u00fc.png"], ["u\u0308_png", "\u00fc_png_2"]),
         (["stra\u00dfe.png", "strasse.jpg"], ["stra\u00dfe_png", "strasse_jpg"]),

@@ -168,7 +168,7 @@ def test_rendering_of_nan_is_refused(tmp_path):
     target, rendered = images(2, 9, 14, 1)
     scene.add(0, target, rendered)
     rendered[1, 4, 5] = torch.nan
-    with pytest.raises(InputError, match="fox, view 7: is rendered as NaN, which is no picture; wanted finite weights, and"):
+    with pytest.raises(InputError, match="fox, view 7: is rendered as NaN; wanted numbers: finite weights, and"):
         scene.add(7, target, rendered)
     assert [path.name for path in (tmp_path / "fox" / "images").iterdir()] == ["00000.png"]
 

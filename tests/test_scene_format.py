@@ -186,17 +186,17 @@ def test_focal_length_that_is_none(scene_json, key, value):
 NO_PHOTO = [
     # 2 atan(14 / 0.8) and 2 atan(10 / 0.8) of 28×20 pixels
     ({"fx": 0.8, "fy": 0.8, "cx": 0.5, "cy": 0.5}, "a field of view of 173.5×170.9 degrees (w×h); wanted 170 at most: focal "
-     "lengths in pixels of 28×20 (w×h), no shares of it"),
+     "lengths in pixels of 28×20 (w×h), not shares of it"),
     ({"fy": 0.8}, "degrees (w×h); wanted 170 at most: focal lengths in pixels of 28×20 (w×h)"),
     # a field of view below 170 degrees, but shares all the same
     ({"fx": 1.5, "fy": 2.1, "cx": 0.5, "cy": 0.5}, "the focal lengths 1.5 and 2.1 and the principal point (0.5, 0.5); wanted "
-     "principal point and focal lengths in pixels of 28×20 (w×h), no shares of it"),
+     "principal point and focal lengths in pixels of 28×20 (w×h), not shares of it"),
     ({"fx": 9.0, "fy": 9.0, "cx": 0, "cy": 0}, "the focal lengths 9 and 9 and the principal point (0, 0); wanted"),
     ({"w": 2800, "h": 2000, "fx": 4.2, "fy": 4.2}, "a field of view of 179.7×179.5 degrees"),
     # atan(1000 / 28)
-    ({"fx": 28.0, "cx": 1000.0, "cy": 10.0}, "the principal point (1000, 10) so far outside that it looks 88.4 degrees aside; "
+    ({"fx": 28.0, "cx": 1000.0, "cy": 10.0}, "the principal point (1000, 10), so that pixels are up to 88.4 degrees from the axis; "
      "wanted 85 at most"),
-    ({"fy": 28.0, "cy": -1e12}, "so far outside that it looks 90 degrees aside"),
+    ({"fy": 28.0, "cy": -1e12}, "so that pixels are up to 90 degrees from the axis; wanted 85"),
 ]  # fmt: skip
 
 
@@ -350,7 +350,7 @@ def test_writing_replaces_a_link_and_leaves_its_target(scene_json, tmp_path):
 def test_a_fifo_is_no_file(tmp_path, read):
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "x.json").symlink_to("fifo")
-    with pytest.raises(InputError, match=r"x\.json: is no regular file; wanted a JSON file"):
+    with pytest.raises(InputError, match=r"x\.json: is not a regular file; wanted a JSON file"):
         read(tmp_path / "x.json")
 
 

@@ -52,7 +52,7 @@ def test_a_state_without_a_checksum_is_read(parts, model, tmp_path):
         ({"layers.1.w0": torch.ones(2, 24, 36, dtype=torch.int8)}, {}, "layers.1.w0: is int8"),
         ({"layers.1.w0": torch.full((2, 24, 36), torch.inf)}, {}, "layers.1.w0: holds 1728 numbers that are not finite"),
         ({"focus": torch.ones(3)}, {}, r"focus: is \(3,\); wanted \(1, 3\)"),
-        ({f"layers.0.w{i}": None for i in range(3)}, {}, "layers.0: is missing; wanted 1 layers, numbered from 0"),
+        ({f"layers.0.w{i}": None for i in range(3)}, {}, "layers.0: is missing; wanted 1 layer, numbered from 0"),
         ({"layers.x.w0": torch.ones(1)}, {}, "layers.x.w0: is unknown; wanted fxfycxcy, c2w, focus and layers.I.NAME"),
         ({"layers.00.w0": torch.ones(1)}, {}, "layers.00.w0: is unknown"),
         ({"more": torch.ones(1)}, {}, "more: is unknown"),
@@ -76,7 +76,7 @@ def test_files_that_hold_something_else_are_refused(parts, tmp_path, tensors, ab
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
-        ({f"layers.1.w{i}": None for i in range(3)}, "holds 1 layers; wanted 2, as this network writes"),
+        ({f"layers.1.w{i}": None for i in range(3)}, "holds 1 layer; wanted 2, as this network writes"),
         ({"layers.2.w0": torch.ones(1)}, "holds 3 layers; wanted 2"),
         ({"layers.1.w1": None}, "holds {.*} for layer 1; wanted {.*}, as this network writes"),
         ({"layers.1.w3": torch.ones(1)}, "holds {.*'w3': .*} for layer 1"),

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from config import NetworkConfig, config_from_dict
+from config import config_from_dict
 from config.errors import InputError
-from config.recipe import DEFAULT_CONFIG, TrainingRecipe
+from config.recipe import DEFAULT_CONFIG
 from model import LaCTLVSM, load_model
 from model.training.snapshot import (
     FORMAT,
@@ -33,32 +33,10 @@ from model.training.snapshot import (
 from model.training.state import TrainingState
 from model.weights.file import read_weights
 from model.weights.load import read_config
+from tests.support.snapshots import CPU, RECIPE, config, content, trained
 from tests.support.training_run import assert_same_state
 
-CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
-RECIPE = TrainingRecipe(data_path="train_data_path.json")
-
-
-def config(dim: int = 8) -> NetworkConfig:
-    layer = {"type": "fast_weight", "length_dim": "vl", "params": {"head_dim": 4, "inter_multi": 2, "base_lr": 0.01}}
-    return config_from_dict({"patch_size": 2, "dim": dim, "layers": 1, "block": [layer]})
-
-
-def trained(seed: int, step: int = 0, recipe: TrainingRecipe = RECIPE, dim: int = 8) -> TrainingState:
-    """Return the state of a run after one update along random gradients."""
-    torch.manual_seed(seed)
-    state = TrainingState(config(dim), recipe, CPU, torch.float32)
-    for parameter in state.model.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    state.optimizer.param_groups[0]["lr"] = 1e-2
-    state.optimizer.step()
-    state.step, state.skips[0] = step, 3
-    return state
-
-
-def content(step: int, seed: int = 0) -> dict:
-    return trained(seed, step).content(RECIPE, [rng_state(CPU)], data_ranks=1)
 
 
 def written(folder: Path, *steps: int, keep: int = 9) -> list[Path]:
@@ -215,14 +193,14 @@ def test_other_files_are_no_snapshots(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"step": "7"}, "step: is a str; wanted a int"),
+        ({"step": "7"}, "step: is a str; wanted an int"),
         ({"step": -1}, "step: is -1; wanted 0 or more"),
-        ({"skips": None}, "skips: is a NoneType"),
+        ({"skips": None}, "skips: is nothing; wanted an int"),
         ({"data_ranks": True}, "data_ranks: is a bool"),
         ({"recipe": []}, "recipe: is a list; wanted a dict"),
-        ({"config": 3}, "config: is a int"),
+        ({"config": 3}, "config: is an int; wanted a dict"),
         ({"rng": {}}, "rng: is a dict; wanted a list"),
-        ({"model": {"x": 3}}, "model, 'x': is a int; wanted tensors by their names"),
+        ({"model": {"x": 3}}, "model, 'x': is an int; wanted tensors by their names"),
         ({"model": {3: torch.zeros(1)}}, "model, 3: is a Tensor"),
         ({"average": [1]}, "average: is a list; wanted a dict or nothing"),
         ({"optimizer": 0.5}, "optimizer: is a float; wanted a dict or nothing"),
@@ -249,7 +227,7 @@ def first_moments(saved: dict) -> dict:
         (lambda x: x.update(average=None), "average: is missing; wanted averaged weights"),
         (lambda x: first_moments(x)["exp_avg"].fill_(torch.inf), "optimizer, exp_avg: holds 384 numbers that are not finite"),
         (lambda x: first_moments(x).update(exp_avg=torch.zeros(3)), r"optimizer, exp_avg: is \(3,\); wanted \(8, 48\)"),
-        (lambda x: first_moments(x).update(exp_avg=None), "optimizer, exp_avg: is a NoneType; wanted"),
+        (lambda x: first_moments(x).update(exp_avg=None), "optimizer, exp_avg: is nothing; wanted"),
         (lambda x: first_moments(x).pop("exp_avg_sq"), r"optimizer: holds \['step', 'exp_avg'\]; wanted exp_avg, exp_avg_sq, step"),
         (lambda x: x["optimizer"].update(state={}), "optimizer: is empty after 4 steps"),
         (lambda x: x["optimizer"].update(state={99: {"step": 1}}), "optimizer: holds"),
@@ -272,7 +250,8 @@ def test_parts_that_do_not_fit_the_run_are_refused(tmp_path, change, message):
     before = torch.get_rng_state(), random.getstate()
     with pytest.raises(InputError, match=rf"step_00000007.pt, {message}"):
         trained(2, 0, recipe).restore(read_snapshot(tmp_path / "step_00000007.pt"), tmp_path / "step_00000007.pt", 0)
-    torch.set_rng_state(before[0]), random.setstate(before[1])
+    torch.set_rng_state(before[0])
+    random.setstate(before[1])
 
 
 @pytest.mark.parametrize(

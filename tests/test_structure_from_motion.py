@@ -83,7 +83,7 @@ def test_photos_get_the_cameras_that_took_them(tmp_path, capsys):
     assert main(flags) == 0
     output = capsys.readouterr().out
     assert "corner: 10 of 11 photos placed, 1 lens\n" in output
-    assert "corner: 1 photos could not be placed and are skipped: other.png\n" in output
+    assert "corner: left out, photos that could not be placed (1 of 11): other.png\n" in output
     (json_path,) = read_data_path(tmp_path / "out" / "colmap_data_path.json")
     views = read_scene(json_path).views
     assert [view.file_path.stem for view in views] == [Path(name).stem for name in names]
@@ -228,8 +228,8 @@ def test_the_largest_group_is_taken_and_the_others_are_named(tmp_path, capsys, s
     assert main(flags) == 0
     output = capsys.readouterr().out
     assert "desk: 4 of 7 photos placed, 1 lens\n" in output
-    assert "desk: 2 photos fit only each other and are skipped: photo 4.png, photo 5.png\n" in output
-    assert "desk: 1 photos could not be placed and are skipped: photo 6.png\n" in output
+    assert "desk: left out, photos that fit only each other (2 of 7): photo 4.png, photo 5.png\n" in output
+    assert "desk: left out, photos that could not be placed (1 of 7): photo 6.png\n" in output
     assert main([*flags, "--min_registered", "0.6"]) == 2
     assert "has 4 of 7 photos that COLMAP could place; wanted 60% (--min_registered)" in capsys.readouterr().err
     # One run for both: only other settings of COLMAP start it again.
@@ -324,7 +324,7 @@ def test_frames_of_a_video_are_photos_too(tmp_path, capsys, stand_in):
     stand_in("good")
     assert main(["--from_images", str(tmp_path / "walk.mp4"), "--output", str(tmp_path / "out"), "--num_frames", "5"]) == 0
     output = capsys.readouterr().out
-    assert "walk: 5 of 20 frames drawn, the sharpest of each segment; the others are left out\n" in output
+    assert "walk: left out, frames of the video (15 of 20): all but the sharpest of each segment\n" in output
     assert "walk: 4 of 5 photos placed" in output
     (json_path,) = read_data_path(tmp_path / "out" / "colmap_data_path.json")
     assert len(read_scene(json_path).views) == 4

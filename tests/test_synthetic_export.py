@@ -50,7 +50,7 @@ def test_objects_are_what_the_generator_makes_on_white(tmp_path):
 
 def test_scenes_are_written_without_alpha(tmp_path, capsys):
     export("--kind", "scenes", "--num_views", "2", *SIZE, "--output", str(tmp_path), "--name", "walk")
-    assert capsys.readouterr().out == f"1 scenes in {tmp_path / 'walk_data_path.json'}\n"
+    assert capsys.readouterr().out == f"1 scene in {tmp_path / 'walk_data_path.json'}\n"
     assert len(read_data_path(tmp_path / "walk_data_path.json")) == 1
     with Image.open(tmp_path / "scenes_0_000000" / "images" / "00001.png") as image:
         assert (image.mode, image.size) == ("RGB", (40, 24))

@@ -142,7 +142,7 @@ def test_a_run_that_skipped_every_step_is_not_finished(capsys, monkeypatch):
     assert train.main(arguments("skipped", ema=0.9)) == 1
     out, error = capsys.readouterr()
     assert error == (
-        "train.py: all 6 steps were skipped: their loss or gradient was not finite, or the gradient norm above skip_norm; "
+        "train.py: every step of 6 was skipped: its loss or gradient was not finite, or its gradient norm above skip_norm; "
         "nothing is exported\n"
     )
     assert "finished" not in out

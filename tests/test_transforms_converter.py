@@ -12,9 +12,11 @@ from PIL import Image
 
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
-from data_preprocess.capture.transforms import natural_key, read_transforms
+from data_preprocess.capture.photo_names import natural_key
+from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.transforms_format_converter import main
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
+from tests.support.images import turned
 from tests.support.scenes import ring_c2w
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
@@ -163,6 +165,8 @@ OWN = {
     "one null": ({"fl_x": 30, "fl_y": 32}, {"fl_x": 40, "fl_y": None}, (40, 40, 14, 10)),
     "middle": ({"fl_x": 30, "cx": 13, "cy": 9}, {"cx": 15}, (30, 30, 15, 9)),
     "size": ({"fl_x": 30, "w": 28, "h": 20}, {"w": 56, "h": 40, "fl_x": 60}, (30, 30, 14, 10)),
+    "size, and the file's pixels": ({"fl_x": 30, "cx": 13, "cy": 9, "w": 28, "h": 20}, {"w": 56, "h": 40}, (30, 30, 13, 9)),
+    "size, and the file's middle": ({"fl_x": 30, "cx": 13, "w": 28, "h": 20}, {"w": 56, "h": 40, "fl_y": 64}, (32, 32, 13, 10)),
     "size with the file's angle": ({"x_fov": 90, "w": 28, "h": 20}, {"w": 56, "h": 40}, (14, 14, 14, 10)),
 }
 
@@ -185,6 +189,36 @@ def test_a_frame_s_distortion_and_camera_model_replace_the_file_s(tmp_path):
     assert [lens.fisheye for lens in lenses] == [False, False, True, True, False]
 
 
+def test_portrait_photos_among_others(tmp_path, capsys):
+    top = {"fl_x": 30, "w": 28, "h": 20}
+    json_path = simple(tmp_path / "toy", v=2, top=top, each=[{}, {"w": 20, "h": 28}])
+    Image.new("RGB", (20, 28)).save(tmp_path / "toy" / "images" / "1.png")
+    view = convert(tmp_path / "toy", tmp_path / "out")[1]
+    assert (view.w, view.h, view.fx, view.fy, view.cx, view.cy) == (20, 28, 30, 30, 10, 14)
+    content = json.loads(json_path.read_text()) | {"cx": 13, "cy": 9}
+    json_path.write_text(json.dumps(content))
+    assert main(["--input", str(tmp_path / "toy"), "--output", str(tmp_path / "other")]) == 2
+    message = "frame 1, w, h: are 20×28, and cx, cy are the file's, for 28×20; wanted its own cx and cy, since the shapes differ"
+    assert message in capsys.readouterr().err
+    content["frames"][1] |= {"cx": 9, "cy": 15}
+    json_path.write_text(json.dumps(content))
+    views = convert(tmp_path / "toy", tmp_path / "other")
+    assert [(view.w, view.h, view.cx, view.cy) for view in views] == [(28, 20, 13, 9), (20, 28, 9, 15)]
+
+
+@pytest.mark.parametrize(("centre", "upright"), [((9, 15), True), ((13, 9), False), ((14, 10), False)])
+def test_without_a_size_the_principal_point_says_which_way_a_photo_is_up(tmp_path, centre, upright):
+    simple(tmp_path / "toy", v=2, top={"fl_x": 30.0, "cx": centre[0], "cy": centre[1]}, name="images/{}.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i in range(2):
+        Image.open(tmp_path / "toy" / "images" / f"{i}.jpg").save(tmp_path / "toy" / "images" / f"{i}.jpg", exif=exif)
+    view = convert(tmp_path / "toy", tmp_path / "out")[0]
+    assert (view.w, view.h, view.cx, view.cy) == (*((20, 28) if upright else (28, 20)), *centre)
+    with Image.open(view.file_path) as image:
+        assert image.size == (view.w, view.h)
+
+
 @pytest.mark.parametrize(
     ("size", "stated", "shape"),
     [
@@ -202,9 +236,7 @@ def test_orientation_tags_count_only_where_the_lens_says_so(tmp_path, size, stat
     for i in range(2):
         file = tmp_path / "toy" / "images" / f"{i}.jpg"
         with Image.open(file) as image:
-            exif = image.getexif()
-            exif[0x0112] = 6
-            image.save(file, exif=exif, quality=100, subsampling=0)
+            image.save(file, exif=turned(6), quality=100, subsampling=0)
     view = convert(tmp_path / "toy", tmp_path / "out")[0]
     with Image.open(tmp_path / "toy" / "images" / "0.jpg") as image:
         stored = np.asarray(image)
@@ -379,7 +411,7 @@ def test_as_a_user_runs_it(tmp_path):
     simple(tmp_path / "toy", top={"fl_x": 30, "k1": 0.05})
     command = [sys.executable, str(SCRIPT), "--input", "toy", "--output", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "1 of 1 scenes in out/transforms_data_path.json" in done.stdout
+    assert "1 of 1 scene in out/transforms_data_path.json" in done.stdout
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 to 1024\n")

@@ -122,7 +122,7 @@ def test_files_that_hold_something_else(tmp_path):
         ([torch.zeros(2)], r"w\.pt: holds a list; wanted a state dict"),
         ({}, r"w\.pt: holds nothing; wanted a state dict"),
         ({"model": torch.zeros(2)}, r"w\.pt: holds a Tensor; wanted a state dict"),
-        ({"a": torch.zeros(2), "step": 3}, r"w\.pt, 'step': is a int; wanted a state dict"),
+        ({"a": torch.zeros(2), "step": 3}, r"w\.pt, 'step': is an int; wanted a state dict"),
         ({"model": {7: torch.zeros(2)}}, r"w\.pt, 7: is a Tensor; wanted a state dict"),
     ]:
         torch.save(content, path)

@@ -66,36 +66,45 @@ def test_weights_are_found_and_get_the_names_of_the_network(tmp_path, capsys, co
 @pytest.mark.parametrize(
     ("content", "note"),
     [
-        (prefixed("module.") | {"n_averaged": torch.tensor(7)}, "left out n_averaged (counters)"),
-        (small_weights() | {"steps": torch.tensor([3])}, "left out steps (counters)"),
-        ({"model": small_weights(), "ema": OTHER}, "takes the weights under model, not the averaged ones under ema"),
+        (prefixed("module.") | {"n_averaged": torch.tensor(7)}, "left out, counters (1): n_averaged"),
+        (small_weights() | {"steps": torch.tensor([3])}, "left out, counters (1): steps"),
+        ({"model": small_weights(), "ema": OTHER}, "left out, averaged weights beside model (1): ema\n"),
         (
             {"ema_state_dict": OTHER, "state_dict": small_weights()},
-            "takes the weights under state_dict, not the averaged ones under",
+            "left out, averaged weights beside state_dict (1): ema_state_dict\n",
         ),
         (
             prefixed("model.") | prefixed("ema_model.", OTHER),
-            "left out ema_model.input_linear.weight, ema_model.input_layernorm.weight, ema_model.blocks.0.module_list.0.ln.weight "
-            "and 35 more (outside of model.)",
+            "left out, tensors outside of model (38): ema_model.input_linear.weight, ema_model.input_layernorm.weight, "
+            "ema_model.blocks.0.module_list.0.ln.weight and 35 more\n",
         ),
-        (small_weights() | prefixed("ema.", OTHER), "(outside of the network)"),
-        (prefixed("net.") | prefixed("net.ema.", OTHER), "(outside of net.)"),
+        (small_weights() | prefixed("ema.", OTHER), "left out, tensors outside of the network (38): ema.input_linear.weight, "),
+        (prefixed("net.") | prefixed("net.ema.", OTHER), "left out, tensors outside of net (38): net.ema.input_linear.weight, "),
         (
             prefixed("model.") | {"loss.vgg.features.0.weight": torch.zeros(2)},
-            "left out loss.vgg.features.0.weight (outside of model.)",
+            "left out, tensors outside of model (1): loss.vgg.features.0.weight\n",
         ),
         (
             prefixed("online_model.") | prefixed("ema_model.", OTHER) | {"initted": torch.tensor([True])},
-            "left out initted (counters)",
+            "left out, counters (1): initted\n",
         ),
-        (prefixed("model.") | prefixed("modelEMA.", OTHER), "and 35 more (outside of model.)"),
-        (prefixed("net.") | prefixed("netEma.", OTHER), "and 35 more (outside of net.)"),
-        (prefixed("module.") | {"decay": torch.tensor(0.99)}, "left out decay (outside of the network)"),
-        (small_weights() | {"mean": torch.zeros(3), "std": torch.ones(3)}, "left out mean, std (outside of the network)"),
-        (small_weights() | {"step": 5, "blocks.0._extra_state": None}, "left out step, blocks.0._extra_state (no tensors)"),
-        ({"model": small_weights(), "EMA": OTHER}, "takes the weights under model, not the averaged ones under EMA"),
-        ({"model": small_weights(), "state_dict": OTHER}, "takes the weights under model, not those under state_dict"),
-        ({"g": small_weights(), "g_ema": OTHER}, "takes the weights under g, not the averaged ones under g_ema"),
+        (
+            prefixed("model.") | prefixed("modelEMA.", OTHER),
+            "left out, tensors outside of model (38): modelEMA.input_linear.weight, ",
+        ),
+        (prefixed("net.") | prefixed("netEma.", OTHER), "left out, tensors outside of net (38): netEma.input_linear.weight, "),
+        (prefixed("module.") | {"decay": torch.tensor(0.99)}, "left out, tensors outside of the network (1): decay"),
+        (
+            small_weights() | {"mean": torch.zeros(3), "std": torch.ones(3)},
+            "left out, tensors outside of the network (2): mean, std",
+        ),
+        (
+            small_weights() | {"step": 5, "blocks.0._extra_state": None},
+            "left out, values between the tensors (2): step, blocks.0._extra_state",
+        ),
+        ({"model": small_weights(), "EMA": OTHER}, "left out, averaged weights beside model (1): EMA"),
+        ({"model": small_weights(), "state_dict": OTHER}, "left out, other weights beside model (1): state_dict"),
+        ({"g": small_weights(), "g_ema": OTHER}, "left out, averaged weights beside g (1): g_ema"),
         (
             # Lightning's WeightAveraging: the checkpoint's state dict is the average.
             {
@@ -103,7 +112,7 @@ def test_weights_are_found_and_get_the_names_of_the_network(tmp_path, capsys, co
                 "current_model_state": prefixed("model.", OTHER),
                 "averaging_state": {"n_averaged": torch.tensor(3)},
             },
-            "takes the weights under state_dict, not those under current_model_state",
+            "left out, other weights beside state_dict (1): current_model_state",
         ),
     ],
 )
@@ -128,7 +137,7 @@ def test_averaged_model_of_torch_as_safetensors(tmp_path):
     [
         (
             small_weights() | {"module.input_layernorm.weight": torch.ones(12)},
-            r"w.pt, input_layernorm.weight: and module.input_layernorm.weight are both input_layernorm.weight without wrappers",
+            r"w.pt, input_layernorm.weight and module.input_layernorm.weight: are both input_layernorm.weight without wrappers",
         ),
         (prefixed("student.") | prefixed("teacher.", OTHER), r"w.pt: holds several networks, under student., teacher.; wanted"),
         (small_weights() | prefixed("teacher.", OTHER), r"w.pt: holds several networks, under no prefix, teacher.; wanted"),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from config.messages import counted
 from data.files import replace_when_finished
 
 _LIMIT, _MARGIN, _GAP = 2000, 32, 10
@@ -173,7 +174,7 @@ def _evenly(count: int, most: int) -> list[int]:
 
 
 def _count(shown: int, count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}" + (f", {shown} of them shown" if shown < count else "")
+    return counted(count, what) + (f", {shown} of them shown" if shown < count else "")
 
 
 def _side(box: tuple[int, int], columns: int, rows: int, h: int, w: int) -> int:
@@ -215,7 +216,7 @@ def _text(text: str, size: int, colour: tuple[int, int, int] = _INK, width: int 
     if not text:
         return Image.new("RGB", (0, 0))
     font = ImageFont.load_default(size)
-    text = text.replace("×", "x")  # the font does not have the sign
+    text = text.replace("×", "x")  # the font lacks the sign
     while font.getlength(text) > width and len(text) > 1:
         text = text[:-2] + "…"
     image = Image.new("RGB", (math.ceil(font.getlength(text)), round(1.25 * size)), _PAPER)

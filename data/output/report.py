@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import InputError
+from config.messages import counted
 from data.files import replace_when_finished, write_json
 from data.output.picture import MOST_TARGETS, comparison
 from data.output.video import to_uint8
@@ -70,13 +71,13 @@ def folder_names(names: Sequence[str]) -> list[str]:
 
 
 def check_rendered(images: Tensor, what: str) -> Tensor:
-    """Check that rendered images, of any shape, are numbers, and return them. Syncs with the host.
+    """Check that rendered images, of any shape, are free of NaN, and return them. Syncs with the host.
 
     Raises:
         InputError: a pixel is NaN; the message names `what`.
     """
     if images.isnan().any():
-        raise InputError(what, "is rendered as NaN, which is no picture", "finite weights, and cameras of a usual scale")
+        raise InputError(what, "is rendered as NaN", "numbers: finite weights, and cameras of a usual scale")
     return images
 
 
@@ -138,7 +139,7 @@ class SceneReport:
         """Write the picture, unless there are no targets, with a note below its title; return the rows."""
         if self._shown:
             mean = summarise(self.rows)["mean"]
-            scores = f"PSNR {_cell(mean, 'psnr')} dB, SSIM {_cell(mean, 'ssim')} over {_count(mean['views'], 'target')}"
+            scores = f"PSNR {_cell(mean, 'psnr')} dB, SSIM {_cell(mean, 'ssim')} over {counted(mean['views'], 'target')}"
             views, *columns = zip(*self._shown, strict=True)
             title = f"{self.folder.name}: {scores}, showing views {', '.join(map(str, views))}"
             comparison(self.folder / "comparison.png", self.inputs, *columns, title=title, note=note)
@@ -193,7 +194,7 @@ def table(rows: Sequence[dict], not_computed: Mapping[str, str]) -> str:
     summary = summarise(rows)
     mean = summary["mean"]
     groups = [(scene["scene"], scene) for scene in summary["scenes"]]
-    groups.append((f"mean of {_count(mean['scenes'], 'scene')}", mean))
+    groups.append((f"mean of {counted(mean['scenes'], 'scene')}", mean))
     lines = [("scene", "targets", "PSNR dB", "SSIM", "LPIPS")]
     lines += [(name, group["views"], *(_cell(group, metric) for metric in METRICS)) for name, group in groups]
     width = max(len(line[0]) for line in lines)
@@ -203,10 +204,6 @@ def table(rows: Sequence[dict], not_computed: Mapping[str, str]) -> str:
 
 def _cell(values: dict, metric: str) -> str:
     return "not computed" if values[metric] is None else f"{values[metric]:.{DIGITS[metric]}f}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -213,14 +213,14 @@ def texture_nodes(mesh: bpy.types.Mesh) -> list[bpy.types.ShaderNodeTexImage]:
 
 
 def check_textures(mesh: bpy.types.Mesh, folder: Path) -> None:
-    """Check that Blender has read all textures on a mesh's faces: it renders others in magenta.
+    """Check that Blender has read all textures on a mesh's faces: it renders a missing one in magenta.
 
     Args:
         mesh: a mesh.
-        folder: where the GLB lies.
+        folder: of the GLB.
 
     Raises:
-        UnusableError: it has not.
+        UnusableError: one was not read.
     """
     for node in texture_nodes(mesh):
         if not is_whole(node.image):

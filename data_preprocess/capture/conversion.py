@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.flags import flag
+from config.messages import counted
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
@@ -105,7 +106,7 @@ def convert(
         print(line)
     if finished:
         write_data_path(data_path_json, finished)
-        print(f"{len(finished)} of {len(scenes)} scenes in {data_path_json}")
+        print(f"{len(finished)} of {counted(len(scenes), 'scene')} in {data_path_json}")
     return problems
 
 
@@ -146,15 +147,31 @@ def _plan(photo: Photo, folder: Path) -> Task:
     if not _fits(lens, h, w):
         wanted = f"the {lens.w}×{lens.h} of its camera or the same shape at another scale"
         raise InputError(photo.source, f"is an image of {w}×{h} (w×h)", wanted)
-    try:
-        lens = lens.scaled(w, h)
-        camera = pinhole_camera(lens, photo.as_published)
-    except InputError as error:
-        raise error.within(photo.source) from error
-    check_intrinsics(os.fspath(photo.source), w, h, *camera)
+    lens, camera = _cameras(photo, lens, h, w)
     copied = lens.is_pinhole and not photo.as_published and turned == 1
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
     return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))
+
+
+def _cameras(photo: Photo, lens: Lens, h: int, w: int) -> tuple[Lens, tuple[float, float, float, float]]:
+    """Return the lens at a photo's size, and its pinhole camera.
+
+    Raises:
+        InputError: a lens has intrinsics of another unit, which undistortion may hide, or no photo has the camera.
+    """
+    where = os.fspath(photo.source)
+    try:
+        lens = lens.scaled(w, h)
+    except InputError as error:
+        raise error.within(where) from error
+    if not lens.fisheye:
+        check_intrinsics(where, w, h, (lens.fx, lens.fy, lens.cx, lens.cy))
+    try:
+        camera = pinhole_camera(lens, photo.as_published)
+    except InputError as error:
+        raise error.within(where) from error
+    check_intrinsics(where, w, h, camera)
+    return lens, camera
 
 
 def _fits(lens: Lens, h: int, w: int) -> bool:

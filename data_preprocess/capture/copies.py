@@ -1,23 +1,27 @@
-"""Photos that are copies of others: the same bytes, another size or format, recompressed, or edited in tone.
+"""Photos that are copies of others: the same bytes, another size or format, recompressed, turned, or edited in tone.
 
-A copy among the views of a scene puts a target among the inputs. Copies are told by content: each photo is reduced to SIDE×SIDE
-pixels, and a pair is compared by what is left of one after the best tone curves of the other and, if both have the same size, by
-how far the content moved between them: neighbouring frames of a video move, copies do not.
+A copy among the views of a scene puts a target among the inputs. Copies are recognised by content: each photo is reduced to
+SIDE×SIDE pixels, and a pair is compared, in all four turns, by what is left of one after fitting tone curves of the other to it.
+If that is little, it is compared at FINE×FINE: part by part, since a round object on white has one outline from all sides, and, if
+both have the same size, by how far the content moved: neighbouring frames of a video move, copies do not.
 
 Measured on the 50 frames of a walk around a fox (480×270) and the 64 renders of a figure on white (512×512); "left" is a share of
 the variance, "moved" in 1/500 of the side:
 
                                                           left                    moved
-    copies of the same size: JPEG of quality 50 to 95     0.000001 to 0.00014     0.00 to 0.23
-        gamma 0.7 and 1.4, warmer, more colour, sharper   0.000001 to 0.0007      0.00 to 0.43
-        steep tone curve, brighter and clipped (*)        0.0002 to 0.0010        0.11 to 0.40
-    views moved by 1 pixel of 500, with or without
-        parallax, or 1.008 times as near                  0.0006 to 0.0038        1.05 to 2.24
-    real neighbours                                       0.024 or more           2.8 or more
+    copies of the same size: JPEG of quality 30 to 95     0.000001 to 0.0003      0.00 to 0.09
+        gamma 0.7, warmer, more colour, blurred           0.000001 to 0.0007      0.00 to 0.08
+        steep tone curve, brighter and clipped (*)        0.0002 to 0.0052        0.08 to 0.14
+        sharper (*)                                       0.0001 to 0.0021        0.01 to 0.15
+    views moved by 0.3 to 1 pixel of 500                  0.0006 to 0.0038        0.35 to 1.5
+    real neighbours                                       0.024 or more           not compared
     copies of 1/2 to 1/8 the size, at a side of 16        0.0000002 to 0.0012     not compared
     real neighbours, at a side of 16                      0.008 or more           not compared
 
-    (*) of the fox. Where such an edit clips most of a photo, as on the figure, it is not told.
+    (*) of the fox. An edit that clips most of a photo, as it does of the figure, is not recognised.
+
+Of the parts with detail, 0 to 0.05 are uncorrelated in copies, and 0.25 to 0.4 in views of a sphere, of a faint or fine texture,
+that turned by 15° or more.
 
 Letters: n photos, h w pixels.
 """
@@ -29,34 +33,48 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from PIL import Image
 
-from data.images import open_image, read_orientation, read_pixels, turn_upright
+from data.images import open_image, read_orientation, read_pixels, to_8_bits, turn_upright
 from data_preprocess.capture.stored_image import read_header
 
-SIDE = 48
+SIDE, FINE = 48, 240
 # Photos of different sizes are compared at this fraction of SIDE: a small copy has no more detail.
 _COARSER = 3
 # Pairs less alike than this are not compared further.
 _ALIKE = 0.98
 # Limits of the table above, and grey levels of contrast below which a photo shows nothing to compare.
-_LEFT, _MOVED, _LEAST_CONTRAST = 0.004, 0.6, 2.0
+_LEFT, _MOVED, _LEAST_CONTRAST = 0.004, 0.25, 2.0
+# Parts per side, and the least pixels of a part that can be compared. Detail is what a blur of the first width, in pixels, leaves
+# and the second removes.
+_PARTS, _LEAST_PART, _BLURS = 12, 4, (1.0, 4.0)
+# Grey levels (root mean square) of detail; correlation; share of the parts that may have less. One part of clear detail that the
+# other photo has less than a tenth of is no copy either.
+_DETAIL, _CORRELATED, _UNCORRELATED, _CLEAR, _LOST = 1.0, 0.5, 0.1, 8.0, 0.1
+_LUMA = np.array([0.299, 0.587, 0.114])
 # Photos compared with all others at once.
 _BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """A photo to compare: its upright size (h, w) in pixels, and (SIDE, SIDE, 3) colours, float64 in 0..255."""
+    """A photo to compare: upright size (h, w) in pixels; colours (SIDE, SIDE, 3) float64 in 0..255, and (FINE, FINE, 3) uint8."""
 
     size: tuple[int, int]
     colours: np.ndarray
+    fine: np.ndarray
 
     @property
     def grey(self) -> np.ndarray:
         """(SIDE, SIDE) luma, as formats without colour store it."""
-        return self.colours @ (0.299, 0.587, 0.114)
+        return self.colours @ _LUMA
+
+    def turned(self, turns: int) -> "Reduced":
+        """Return the photo turned counterclockwise by a number of right angles."""
+        size = self.size[::-1] if turns % 2 else self.size
+        return Reduced(size, np.rot90(self.colours, turns), np.rot90(self.fine, turns))
 
 
 def read_reduced(path: str | os.PathLike) -> Reduced:
@@ -68,33 +86,37 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
     (h, w), turned = read_header(path)
     image = _draft(path)
     if image is None:
-        pixels = read_pixels(path)
-        image = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels * 255).round().astype(np.uint8))
+        image = Image.fromarray(to_8_bits(read_pixels(path)))
     # As floats: rounded to 8 bits, smooth photos would differ.
-    bands = [band.convert("F").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=4.0) for band in image.split()]
-    return Reduced((w, h) if turned >= 5 else (h, w), np.stack([np.asarray(band, np.float64) for band in bands], axis=2))
+    colours = np.stack([_resized(band.convert("F"), SIDE) for band in image.split()], axis=2).astype(np.float64)
+    return Reduced((w, h) if turned >= 5 else (h, w), colours, _resized(image, FINE))
 
 
 def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, int]:
-    """Find photos that are copies of others. The largest of several is the original; of equal ones that of the shortest name.
+    """Find photos that are copies of others, also turned by right angles.
+
+    The original is the largest, among equals the one with the shortest name.
 
     Args:
         files, photos: n photos.
 
     Returns:
-        number of the copy: number of its original.
+        the number of each copy's original, by the number of the copy.
 
-    Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 2 ms for each pair of photos that resemble each other.
+    Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 3 ms for each pair of photos that resemble each other.
     """
     order = sorted(range(len(files)), key=lambda i: _rank(files[i], photos[i]))
     copies = _equal_bytes(files, order)
-    unit = np.stack([_normalised(photos[i].grey) for i in order]) if order else np.zeros((0, SIDE * SIDE), np.float32)
-    for start in range(0, len(order), _BLOCK):
-        alike = unit[start : start + _BLOCK] @ unit.T > _ALIKE
-        for place, j in np.argwhere(alike):
-            first, other = order[start + place], order[j]
-            if start + place < j and first not in copies and other not in copies and _is_copy(photos[first], photos[other]):
-                copies[other] = first
+    unit = np.array([_normalised(photos[i].grey) for i in order], np.float32).reshape(-1, SIDE, SIDE)
+    for turns in range(4):
+        turned = np.rot90(unit, turns, (1, 2)).reshape(-1, SIDE * SIDE)
+        for start in range(0, len(order), _BLOCK):
+            alike = unit[start : start + _BLOCK].reshape(-1, SIDE * SIDE) @ turned.T > _ALIKE
+            for place, j in np.argwhere(alike):
+                first, other = order[start + place], order[j]
+                untold = start + place < j and first not in copies and other not in copies
+                if untold and _is_copy(photos[first], photos[other].turned(turns)):
+                    copies[other] = first
     return copies
 
 
@@ -104,8 +126,12 @@ def _draft(path: str | os.PathLike) -> Image.Image | None:
         if image.format in ("PNG", "WEBP"):
             return None
         orientation = read_orientation(image)
-        image.draft("RGB", (4 * SIDE, 4 * SIDE))
+        image.draft("RGB", (FINE, FINE))
         return Image.fromarray(turn_upright(np.asarray(image.convert("RGB")), orientation))
+
+
+def _resized(image: Image.Image, side: int) -> np.ndarray:
+    return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=4.0))
 
 
 def _rank(file: Path, photo: Reduced) -> tuple:
@@ -126,16 +152,28 @@ def _equal_bytes(files: Sequence[Path], order: Sequence[int]) -> dict[int, int]:
 
 
 def _normalised(grey: np.ndarray) -> np.ndarray:
-    """Return (SIDE²) float32 of mean 0 and length 1; of length 0 without contrast."""
-    values = (grey - grey.mean()).ravel()
+    """Return (SIDE, SIDE) float32 of mean 0 and length 1; of length 0 without contrast."""
+    values = grey - grey.mean()
     return (values / max(np.linalg.norm(values), _LEAST_CONTRAST * SIDE) * (grey.std() >= _LEAST_CONTRAST)).astype(np.float32)
 
 
 def _is_copy(first: Reduced, other: Reduced) -> bool:
-    if first.size != other.size:
-        return _left(_tones(_coarse(first.colours)), _coarse(other.grey[..., None])) < _LEFT
-    tones = _tones(first.colours)
-    return _left(tones, other.grey) < _LEFT and _moved(first.grey, tones, other.grey) < _MOVED
+    same_size = first.size == other.size
+    tones, grey = _tones(first.colours), other.grey
+    if not same_size:
+        tones, grey = _tones(_coarse(first.colours)), _coarse(other.grey[..., None])
+    curves = np.linalg.lstsq(tones, grey.ravel(), rcond=1e-9)[0]
+    rest = grey.ravel() - tones @ curves
+    if (rest**2).sum() >= _LEFT * ((grey - grey.mean()) ** 2).sum():
+        return False
+    # The first in the tones of the other, by a table of each colour's levels.
+    levels = np.arange(256) / 128 - 1
+    tables = [levels * curves[1 + c] + levels**2 * curves[4 + c] + levels**3 * curves[7 + c] for c in range(3)]
+    toned = sum(table.astype(np.float32)[first.fine[..., c]] for c, table in enumerate(tables))
+    own, fine = (photo.fine @ _LUMA.astype(np.float32) for photo in (first, other))
+    side = min(FINE, *first.size, *other.size)
+    alike = not _lacks_detail(own, fine, side) and _same_detail(toned, fine, side)
+    return alike and not (same_size and _moved(toned.astype(np.float64), fine.astype(np.float64)) >= _MOVED)
 
 
 def _coarse(colours: np.ndarray) -> np.ndarray:
@@ -144,32 +182,66 @@ def _coarse(colours: np.ndarray) -> np.ndarray:
 
 
 def _tones(colours: np.ndarray) -> np.ndarray:
-    """Return (pixels, 10): tone curves of the three colours are combinations of powers of their values."""
-    values = colours.reshape(-1, 3) / 128 - 1
+    """Return (pixels, 1 + 3 c): tone curves of the c colours are combinations of powers of their values."""
+    values = colours.reshape(-1, colours.shape[-1]) / 128 - 1
     return np.hstack([np.ones((len(values), 1)), values, values**2, values**3])
 
 
-def _left(tones: np.ndarray, grey: np.ndarray) -> float:
-    """Return the share of the variance of the grey values that no combination of the tones gives."""
-    rest = grey.ravel() - tones @ np.linalg.lstsq(tones, grey.ravel(), rcond=1e-9)[0]
-    return float((rest**2).sum() / ((grey - grey.mean()) ** 2).sum())
-
-
-def _moved(first: np.ndarray, tones: np.ndarray, other: np.ndarray) -> float:
+def _moved(first: np.ndarray, other: np.ndarray) -> float:
     """Return how far content moved between two photos: root mean square in 1/500 of the side, weighted with the gradient.
 
     Each quarter moves by itself, so that parallax, zoom and roll count. Source: Lucas and Kanade 1981; the tone curve is fitted
     at the same time.
+
+    Args:
+        first, other: (FINE, FINE) grey levels.
     """
-    half = SIDE // 2
+    first, other = (cv2.GaussianBlur(grey, (0, 0), _BLURS[0]) for grey in (first, other))
+    half = FINE // 2
     gradients = np.gradient(first)
-    moves = np.zeros((2, 2, 2, SIDE, SIDE))
+    moves = np.zeros((2, 2, 2, FINE, FINE))
     for axis, gradient in enumerate(gradients):
         for i in range(2):
             for j in range(2):
                 quarter = slice(i * half, (i + 1) * half), slice(j * half, (j + 1) * half)
                 moves[axis, i, j][quarter] = gradient[quarter]
     moves = moves.reshape(8, -1).T
-    fitted = np.linalg.lstsq(np.hstack([tones, moves]), other.ravel(), rcond=1e-9)[0]
+    terms = np.hstack([_tones(first[..., None]), moves])
+    fitted = np.linalg.lstsq(terms.T @ terms, terms.T @ other.ravel(), rcond=1e-12)[0]
     change = ((moves @ fitted[-8:]) ** 2).sum() / (np.square(gradients).sum() / 2)
-    return float(np.sqrt(change) * first.std() / other.std() * 500 / SIDE)
+    return float(np.sqrt(change) * first.std() / other.std() * 500 / FINE)
+
+
+def _same_detail(first: np.ndarray, other: np.ndarray, side: int) -> bool:
+    """Return whether the parts of two photos that are alike as a whole have the same detail, however strong it is in each.
+
+    Args:
+        first, other: (FINE, FINE) grey levels.
+        side: of the smaller photo in pixels, at which they are compared.
+    """
+    less, more, product = _details(first, other, side)
+    compared = less > _DETAIL
+    return bool((product < _CORRELATED * less * more)[compared].sum() <= _UNCORRELATED * compared.sum())
+
+
+def _lacks_detail(first: np.ndarray, other: np.ndarray, side: int) -> bool:
+    """Return whether a part of one photo has clear detail and in the other hardly any; arguments as of `_same_detail`.
+
+    Grey levels are the photos' own: tone curves can remove a label of another colour.
+    """
+    less, more, _ = _details(first, other, side)
+    return bool(((more > _CLEAR) & (less < _LOST * more)).any())
+
+
+def _details(first: np.ndarray, other: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the detail of each part, (parts, parts): root mean squares, the smaller and the larger, and the mean product."""
+    part = side // _PARTS
+    if part < _LEAST_PART:
+        return (np.zeros((1, 1)),) * 3
+    side, details = part * _PARTS, []
+    for grey in (first, other):
+        values = cv2.resize(grey, (side, side), interpolation=cv2.INTER_AREA)
+        details.append(cv2.GaussianBlur(values, (0, 0), _BLURS[0]) - cv2.GaussianBlur(values, (0, 0), _BLURS[1]))
+    a, b = details
+    aa, bb, ab = (both.reshape(_PARTS, part, _PARTS, part).mean((1, 3)) for both in (a * a, b * b, a * b))
+    return np.sqrt(np.minimum(aa, bb)), np.sqrt(np.maximum(aa, bb)), ab

@@ -20,6 +20,8 @@ from data.scene_format import LARGEST_NUMBER, LEAST_FOCAL
 WIDEST_DEG = 60.0
 # Range of zoom, relative to the lens's own focal lengths, within which no pixel may look past the photo.
 _LEAST_ZOOM, _MOST_ZOOM = 0.2, 4.0
+# The largest angle from the axis, in radians, that a fisheye without distortion may have at the nearest sides: behind itself.
+_WIDEST_FISHEYE = math.pi
 _TERMS = {False: 8, True: 4}
 # OpenCV's maps have 16-bit coordinates.
 _LARGEST_SIDE = 32766
@@ -140,7 +142,8 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
         fx, fy, cx, cy in pixels of an image of the photo's size; the photo's own if there is no distortion.
 
     Raises:
-        InputError: the distortion folds the image inside the photo, the centre is outside the photo, or a side is too long.
+        InputError: the distortion folds the image inside the photo, the centre is outside the photo, a side is too long, or a
+            fisheye would see more than there is.
     """
     own = (lens.fx, lens.fy, lens.cx, lens.cy)
     if lens.is_pinhole and not as_published:
@@ -154,6 +157,9 @@ def pinhole_camera(lens: Lens, as_published: bool = False) -> tuple[float, float
         with _opencv(lens):
             matrix, _ = cv2.getOptimalNewCameraMatrix(_matrix(own, 0.0), _terms(lens), size, 0, size)
         return float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])
+    if lens.fisheye and min(lens.w / lens.fx, lens.h / lens.fy) / 2 > _WIDEST_FISHEYE:
+        found = f"is a fisheye of the focal lengths {lens.fx:g} and {lens.fy:g}, which would see more than there is"
+        raise InputError("lens", found, f"focal lengths in pixels of {lens.w}×{lens.h} (w×h)")
     border = _border(lens)
     low = max(_LEAST_ZOOM, float(np.abs(border).max()) / math.tan(math.radians(WIDEST_DEG)))
     high = _MOST_ZOOM
@@ -201,7 +207,7 @@ def _project(lens: Lens, directions: np.ndarray) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opencv(lens: Lens) -> Iterator[None]:
-    """Turn what OpenCV raises, which is no ValueError, into an InputError."""
+    """Turn whatever OpenCV raises into an InputError."""
     try:
         yield
     except MemoryError:

@@ -1,9 +1,10 @@
 """Photos in a folder and its subfolders, what else is there, and photos under another spelling of their names."""
 
+import errno
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config.errors import InputError
-from data.scene_format import is_plain
+from config.messages import is_plain, some
 from data_preprocess.capture.copies import Reduced, find_copies, read_reduced
+from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.stored_image import SUFFIXES
-from data_preprocess.capture.transforms import natural_key
-from data_preprocess.command import some
 
 # Folders of thumbnails, recycled files and other extras that file servers, systems and photo programs keep beside photos.
 NO_PHOTOS = {
@@ -41,15 +41,11 @@ class PhotoFolder:
 
     Args:
         names: relative to the folder, with forward slashes, in natural order.
-        left_out: names of the others, or sentences about them, by what they are: a plural for messages.
+        left_out: names of the others, some with a reason in brackets, by what they are: a plural for messages.
     """
 
     names: list[str]
     left_out: dict[str, list[str]] = field(default_factory=dict)
-
-    def lines(self) -> list[str]:
-        """Return a line for each kind of files left out: how many, and the first few names."""
-        return [f"left out, {kind} ({len(names)}): {some(names)}" for kind, names in self.left_out.items()]
 
     def counts(self) -> str:
         """Return how many files of each kind are left out, or an empty string."""
@@ -103,6 +99,11 @@ def choose_photos(folder: Path, workers: int) -> PhotoFolder:
     return PhotoFolder([name for i, name in enumerate(names) if i not in copies], left_out)
 
 
+def is_extra(folder_name: str) -> bool:
+    """Return whether a folder of this name is hidden or holds thumbnails, recycled files and the like."""
+    return folder_name.startswith(".") or folder_name.casefold() in NO_PHOTOS
+
+
 def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
     """Return the names on disk of files that are there only under another spelling.
 
@@ -113,7 +114,7 @@ def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
         names: relative to the folder, with forward slashes.
         folder: of the files.
     """
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not is_file(folder / name)]
     taken, found = set(names).difference(missing), {}
     on_disk = [path.relative_to(folder).as_posix() for path, kind in _walk(folder) if kind != _BROKEN] if missing else []
     for spelling in (_composed, lambda name: _composed(name.casefold())):
@@ -129,6 +130,22 @@ def find_spellings(names: Sequence[str], folder: Path) -> dict[str, str]:
                 found[first] = spelled[key][0]
                 taken.add(found[first])
     return found
+
+
+def in_other_spelling(spellings: Mapping[str, str], of: int) -> str:
+    """Return the result of `find_spellings` for a number of names in words."""
+    pairs = some([f"{name} is {spelled}" for name, spelled in sorted(spellings.items())])
+    return f"photos spelled differently on disk, in case or accents ({len(spellings)} of {of}): {pairs}"
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; there is none of a name longer than disks take."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _walk(folder: Path) -> Iterator[tuple[Path, str | None]]:

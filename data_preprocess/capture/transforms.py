@@ -1,8 +1,9 @@
 """Reader of transforms.json, the cameras of nerfstudio, instant-ngp, Blender's synthetic NeRF scenes and DL3DV.
 
 Intrinsics may be at the top level, in a frame, or both. A frame's own value takes precedence over the file's; its own focal length,
-in any spelling, over the file's in every spelling, and its own distortion over all of the file's: what it leaves out of these is
-square pixels and no distortion. A null is no value. All are in pixels, and the first pixel's centre is at (0.5, 0.5).
+in any spelling, over the file's in every spelling, and its own distortion over all of the file's: where it omits a part of these,
+pixels are square and distortion is zero. A null counts as absent. All are in pixels; the first pixel's centre is at (0.5, 0.5).
+What a frame of another size takes from the file is in pixels of the file's w and h.
 
 Ignored: `applied_transform` and `applied_scale` (the poses already include them), `ply_file_path`, `aabb_scale`, `scale` and
 `offset` (placement of the scene in a tool's own volume), masks and depth.
@@ -17,13 +18,14 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import LARGEST_NUMBER, is_plain, read_json
+from config.messages import is_plain
+from data.scene_format import LARGEST_NUMBER, read_json
 from data_preprocess.capture.lens import Lens
 
 PERSPECTIVE = ("PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 FISHEYE = ("OPENCV_FISHEYE", "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE")
 _TERMS = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6")
-# Keys that state one thing together. A frame that has one of them hides all of the file's: half of each would be neither's lens.
+# Keys that belong together. A frame that has one of them hides all of the file's: a mixture would be the lens of neither.
 _TOGETHER = (
     ("fl_x", "fl_y", "camera_angle_x", "camera_angle_y", "x_fov", "y_fov"),
     _TERMS,
@@ -31,7 +33,9 @@ _TOGETHER = (
 )
 # Poses that were rounded, or multiplied in float32, are made rigid again; larger deviations are not rotations.
 _BENT = 1e-2
-# Fields of view below are damaged numbers, whose tangent may be 0.
+# In pixels along w and along h.
+_ALONG = {"w": ("fl_x", "cx"), "h": ("fl_y", "cy")}
+# Smaller fields of view are damaged numbers, and their tangent may be 0.
 _LEAST_DEG = 1e-4
 
 
@@ -67,16 +71,22 @@ class Frame:
         c2w[:3, 3] = self.c2w[:3, 3]
         return c2w
 
-    def lens(self, image_size: tuple[int, int]) -> Lens:
+    def lens(self, image_size: tuple[int, int], orientation: int = 1) -> Lens:
         """Return the lens. By default the principal point is the middle, and pixels are square and undistorted.
 
         Args:
             image_size: (h, w) of the stored image, used if the file gives no w and h.
+            orientation: EXIF orientation of the image: it is upright in the file's view where the file's principal point is nearer
+                to the middle of the upright image than of the stored one.
 
         Raises:
             InputError: no focal length or field of view, a camera that is not a lens, or an invalid number.
         """
-        h, w = (self._size("h"), self._size("w")) if {"h", "w"} <= self.values.keys() else image_size
+        if {"h", "w"} <= self.values.keys():
+            h, w = self._size("h"), self._size("w")
+        else:
+            turned = orientation >= 5 and self._off_middle(*image_size[::-1]) < self._off_middle(*image_size)
+            h, w = image_size[::-1] if turned else image_size
         fx, fy = self._focal("x", w), self._focal("y", h)
         fx, fy = fy if fx is None else fx, fx if fy is None else fy
         if fx is None or fy is None:
@@ -122,6 +132,10 @@ class Frame:
             raise InputError(self.where, found, f"{_LEAST_DEG:g} or more, less than 180")
         return 0.5 * side / math.tan(0.5 * angle)
 
+    def _off_middle(self, h: int, w: int) -> float:
+        """Return how far the principal point is from the middle of an image."""
+        return math.hypot(self._number("cx", w / 2) - w / 2, self._number("cy", h / 2) - h / 2)
+
     def _size(self, key: str) -> int:
         number = self._number(key, None)
         if number is None or number < 1 or number != int(number):
@@ -152,11 +166,6 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
     return [_frame(f"{json_path}, frame {i}", top, entry) for i, entry in enumerate(frames)]
 
 
-def natural_key(text: str) -> list[tuple[int, int | str]]:
-    """Return a sort key that puts frame_2 before frame_10."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text)]
-
-
 def _frame(where: str, top: dict, entry: object) -> Frame:
     if not isinstance(entry, dict):
         raise InputError(where, f"is {entry!r:.60}", "an object with file_path and transform_matrix")
@@ -175,14 +184,34 @@ def _frame(where: str, top: dict, entry: object) -> Frame:
             raise InputError(f"{where}, transform_matrix", f"holds {number!r:.60}", f"finite numbers, {LARGEST_NUMBER:g} at most")
     c2w = np.eye(4)
     c2w[: len(rows)] = np.array(numbers, dtype=np.float64).reshape(-1, 4)
-    return Frame(where, path, _merge(top, entry), c2w)
+    return Frame(where, path, _merge(where, top, entry), c2w)
 
 
-def _merge(top: dict, entry: dict) -> dict:
+def _merge(where: str, top: dict, entry: dict) -> dict:
     """Return the values of a frame: its own, and those of the file that it does not override."""
     own = {key: value for key, value in entry.items() if value is not None}
     hidden = {key for keys in _TOGETHER if own.keys() & set(keys) for key in keys}
-    return {key: value for key, value in top.items() if key not in hidden and value is not None} | own
+    inherited = {key: value for key, value in top.items() if key not in hidden and value is not None}
+    return inherited | _scaled(where, inherited, own) | own
+
+
+def _scaled(where: str, inherited: dict, own: dict) -> dict:
+    """Return those of the file's values that are in pixels, for a frame that states another size than the file.
+
+    Raises:
+        InputError: the frame has another shape, and not its own principal point.
+    """
+    sizes = [(inherited.get(key), own.get(key, inherited.get(key))) for key in _ALONG]
+    if not all(_is_usable(side) and side > 0 for pair in sizes for side in pair):
+        return {}  # checked in `Frame.lens`
+    (file_w, w), (file_h, h) = sizes
+    if abs(w * file_h - h * file_w) <= max(w, h, file_w, file_h):  # but for rounding
+        pixels = [(key, own_side / side) for keys, (side, own_side) in zip(_ALONG.values(), sizes, strict=True) for key in keys]
+        return {key: inherited[key] * scale for key, scale in pixels if scale != 1 and _is_usable(inherited.get(key))}
+    if {"cx", "cy"} & (inherited.keys() - own.keys()):
+        found = f"are {w:g}×{h:g}, and cx, cy are the file's, for {file_w:g}×{file_h:g}"
+        raise InputError(f"{where}, w, h", found, "its own cx and cy, since the shapes differ")
+    return {}
 
 
 def _is_usable(value: object) -> bool:

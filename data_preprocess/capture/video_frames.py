@@ -13,10 +13,11 @@ from av.video.reformatter import Colorspace
 from tqdm import tqdm
 
 from config.errors import InputError, missing_file
+from config.messages import one_line
 from data.files import write_json
 from data.scene_format import read_json
 from data_preprocess.capture.stored_image import write_png
-from data_preprocess.command import one_line
+from data_preprocess.command import say
 
 # Sharpness is measured at this width: finer detail is more sensor noise than scene.
 _MEASURED_WIDTH = 640
@@ -26,7 +27,7 @@ _UNTAGGED = 2
 
 
 def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int) -> list[Path]:
-    """Divide a video into equal segments and write the sharpest frame of each as an upright PNG; print how many are left out.
+    """Divide a video into equal segments and write the sharpest frame of each as an upright PNG; say how many are left out.
 
     Args:
         video: any file that FFmpeg decodes.
@@ -65,7 +66,7 @@ def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int)
 
 def _say(video: Path, drawn: int, total: int) -> None:
     if drawn < total:
-        tqdm.write(f"{video.stem}: {drawn} of {total} frames drawn, the sharpest of each segment; the others are left out")
+        say(f"{video.stem}: left out, frames of the video ({total - drawn} of {total}): all but the sharpest of each segment")
 
 
 def _draw(video: Path, folder: Path, count: int, total: int) -> list[Path]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.errors import InputError
+from config.messages import counted
 
 
 class BinaryFile:
@@ -31,7 +32,7 @@ class BinaryFile:
         return self.content[start:end].decode("utf-8", "surrogateescape")
 
     def too_short(self) -> InputError:
-        return InputError(self.path, f"ends after {len(self.content)} bytes in {self.entry}", "a complete model")
+        return InputError(self.path, f"ends after {counted(len(self.content), 'byte')} in {self.entry}", "a complete model")
 
     def entries(self, what: str) -> Iterator[str]:
         (count,) = self.take("Q")
@@ -39,5 +40,5 @@ class BinaryFile:
             self.entry = f"{what} {i} of {count}"
             yield f"{self.path}, {what} {i}"
         if self.position < len(self.content):
-            found = f"has {len(self.content) - self.position} bytes after the last of {count} {what}s"
+            found = f"has {counted(len(self.content) - self.position, 'byte')} after the last of {counted(count, what)}"
             raise InputError(self.path, found, "a file that ends there")

@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from data.scene_format import is_plain
+from config.messages import counted, is_plain, some
 from data_preprocess.capture.lens import Lens
-from data_preprocess.capture.transforms import natural_key
+from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.colmap.binary_file import BinaryFile
-from data_preprocess.colmap.text_model import CameraEntry, ImageEntry, text_cameras, text_images
+from data_preprocess.colmap.text_model import CameraEntry, ImageEntry, stated_count, text_cameras, text_images
 
 # Number in binary files: name, parameters.
 CAMERA_MODELS = {
@@ -49,6 +49,8 @@ OPENCV_MODELS = (
 PARAMETERS = {name: tuple(parameters.split()) for name, parameters in CAMERA_MODELS.values()}
 _LARGEST_SIDE = 1 << 20
 # Folders of models below a capture, those that COLMAP and other programs write.
+# Others are looked for this many folders deep.
+_DEEPEST = 4
 MODEL_FOLDERS = ("sparse", "colmap_sparse", "colmap/sparse", "dense/sparse", "dense/*/sparse", ".")
 
 
@@ -91,43 +93,59 @@ class Model:
         path: its folder.
         images: the registered ones, none if it cannot be read.
         problem: why it cannot be read.
+        unused: the other spelling of its files, where that cannot be read or has another number of images.
     """
 
     path: Path
     images: list[Image]
     problem: InputError | OSError | None = None
+    unused: str | None = None
 
-
-def find_model(folder: str | os.PathLike) -> Path:
-    """Return the folder of a capture's largest model, the first of `find_models`."""
-    return find_models(folder)[0].path
+    def __str__(self) -> str:
+        found = counted(len(self.images), "photo") if self.problem is None else _unreadable(self.problem)
+        return f"{self.path} ({found})"
 
 
 def find_models(folder: str | os.PathLike) -> list[Model]:
     """Find the models of a capture in its `sparse` and its numbered subfolders, in other usual places, and in the folder itself.
 
     Returns:
-        at least one that can be read, the one with the most images first; of equal ones the one with the lowest number, the
-            deepest. Then those that cannot be read.
+        at least one that can be read, the one with the most images first; among equals, that with the lowest number, then the
+            deepest. Those that cannot be read come last.
 
     Raises:
         FileNotFoundError: there is none.
         InputError, OSError: none can be read.
     """
     folder = Path(folder)
-    parents = [path for place in MODEL_FOLDERS for path in ([folder] if place == "." else sorted(folder.glob(place)))]
-    paths = [path for parent in parents for path in (*_numbered(parent), parent) if _suffix(path)]
-    models = sorted((_read(path) for path in paths), key=lambda model: -len(model.images))
+    models = sorted((_read(path) for path in _usual_places(folder)), key=lambda model: -len(model.images))
     if not models:
         found = "has no cameras.bin and images.bin (or .txt), nor have sparse and sparse/0 in it"
-        raise FileNotFoundError(f"{folder}: {found}; wanted a COLMAP sparse model")
+        others = _elsewhere(folder)
+        advice = f", such as --input {others[0]}" if others else ""
+        raise FileNotFoundError(f"{folder}: {found}; wanted a COLMAP sparse model{advice}")
     if models[0].problem is not None:
         raise models[0].problem
     return models
 
 
-def read_model(folder: str | os.PathLike) -> list[Image]:
-    """Read the model in a folder; if there are both spellings, the binary one, as COLMAP does.
+def unused_models(folder: str | os.PathLike, models: Sequence[Model]) -> list[str]:
+    """Return what is not used of a capture's models: all but the first, other spellings, and those in unusual places.
+
+    Args:
+        folder: of the capture.
+        models: of `find_models`.
+    """
+    unused = [model.unused for model in models if model.unused is not None]
+    return [*map(str, models[1:]), *unused, *(str(_read(path)) for path in _elsewhere(Path(folder)))]
+
+
+def read_model(folder: str | os.PathLike, suffix: str | None = None) -> list[Image]:
+    """Read the model in a folder.
+
+    Args:
+        folder: of the model.
+        suffix: .bin or .txt; None for the binary spelling, as COLMAP takes it, and for text if there is no other.
 
     Returns:
         its images, at least one, sorted by name.
@@ -137,7 +155,8 @@ def read_model(folder: str | os.PathLike) -> list[Image]:
         InputError: a file is cut short or breaks the format; the message names file and entry.
     """
     folder = Path(folder)
-    suffix = _suffix(folder)
+    if suffix is None:
+        suffix = next(iter(_suffixes(folder)), None)
     if suffix is None:
         raise FileNotFoundError(f"{folder}: has no cameras.bin and images.bin (or .txt); wanted a COLMAP sparse model")
     cameras_path, images_path = folder / f"cameras{suffix}", folder / f"images{suffix}"
@@ -167,21 +186,54 @@ def lens_of(camera: Camera) -> Lens:
 
 
 def _read(path: Path) -> Model:
+    """Read a model; where its binary files cannot be read, those in text."""
+    binary, *text = _suffixes(path)
     try:
-        return Model(path, read_model(path))
+        images = read_model(path, binary)
     except (InputError, OSError) as error:
-        return Model(path, [], error)
+        try:
+            return (
+                Model(path, read_model(path, *text), unused=f"{path / 'images.bin'} ({_unreadable(error)})")
+                if text
+                else Model(path, [], error)
+            )
+        except (InputError, OSError):
+            return Model(path, [], error)
+    stated = stated_count(path / "images.txt") if text else 0
+    return Model(
+        path, images, unused=f"{path / 'images.txt'} ({counted(stated, 'photo')})" if stated not in (0, len(images)) else None
+    )
+
+
+def _unreadable(problem: Exception) -> str:
+    return f"cannot be read: {problem}"
+
+
+def _usual_places(folder: Path) -> list[Path]:
+    """Return the folders of a capture's models, in order of preference."""
+    parents = [path for place in MODEL_FOLDERS for path in ([folder] if place == "." else sorted(folder.glob(place)))]
+    return [path for parent in parents for path in (*_numbered(parent), parent) if _suffixes(path)]
+
+
+def _elsewhere(folder: Path) -> list[Path]:
+    """Return the folders of models in unusual places below a capture."""
+    usual, found = set(_usual_places(folder)), []
+    for root, folders, files in os.walk(folder):
+        at = Path(root)
+        deep = len(at.relative_to(folder).parts) >= _DEEPEST
+        folders[:] = [] if deep else sorted(name for name in folders if not name.startswith("."))
+        if any(name in files for name in ("images.bin", "images.txt")) and at not in usual and _suffixes(at):
+            found.append(at)
+    return found
 
 
 def _numbered(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("*") if path.name.isdecimal()), key=lambda path: natural_key(path.name))
 
 
-def _suffix(folder: Path) -> str | None:
-    for suffix in (".bin", ".txt"):
-        if all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
-            return suffix
-    return None
+def _suffixes(folder: Path) -> list[str]:
+    """Return the spellings of the model in a folder."""
+    return [suffix for suffix in (".bin", ".txt") if all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images"))]
 
 
 def _binary_cameras(path: Path) -> Iterator[CameraEntry]:
@@ -210,7 +262,7 @@ def _cameras(entries: Iterable[CameraEntry]) -> dict[int, Camera]:
             raise InputError(where, f"has the camera model {model!r:.60}", f"one of {', '.join(PARAMETERS)}")
         if len(numbers) != 2 + len(PARAMETERS[model]):
             wanted = f"CAMERA_ID MODEL WIDTH HEIGHT and {len(PARAMETERS[model])} of {model}: {' '.join(PARAMETERS[model])}"
-            raise InputError(where, f"has {max(0, len(numbers) - 2)} parameters", wanted)
+            raise InputError(where, f"has {counted(max(0, len(numbers) - 2), 'parameter')}", wanted)
         if camera_id in cameras:
             raise InputError(where, f"has the id {camera_id} of a camera above it", "an id of its own")
         cameras[camera_id] = _camera(where, model, numbers[:2], numbers[2:])
@@ -249,7 +301,11 @@ def _camera(where: str, model: str, size: Sequence[float], values: Sequence[floa
 
 def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras: dict[int, Camera]) -> Image:
     if camera_id not in cameras:
-        raise InputError(f"{where}, {name}", f"is of camera {camera_id}", f"one of {_some(sorted(cameras))}")
+        raise InputError(
+            f"{where}, {name}",
+            f"is of camera {camera_id}",
+            f"one of the file's: {some([str(i) for i in sorted(cameras)], 8) or 'it has none'}",
+        )
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or not is_plain(name):
         raise InputError(where, f"has the name {name!r}", "a printable path inside the folder of images")
@@ -266,7 +322,3 @@ def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras
     ]
     w2c[:3, 3] = translation
     return Image(str(path), cameras[camera_id], w2c)
-
-
-def _some(values: list[int]) -> str:
-    return ", ".join(map(str, values[:8])) + (" …" if len(values) > 8 else "") if values else "the file's cameras; it has none"

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from config.errors import InputError
+from config.messages import counted
 from data.files import write_json
 from data.images import open_image
 from data.scene_format import read_json
@@ -81,7 +82,7 @@ def find_cameras(
     """
     require_pycolmap()
     if len(names) < LEAST_PHOTOS:
-        raise InputError(folder, f"has {len(names)} photos", f"{LEAST_PHOTOS} or more to find cameras")
+        raise InputError(folder, f"has {counted(len(names), 'photo')}", f"{LEAST_PHOTOS} or more to find cameras")
     states = [(folder / name).stat() for name in names]
     job = {
         "made_from": [[name, state.st_size, state.st_mtime_ns] for name, state in zip(names, states, strict=True)],
@@ -99,7 +100,7 @@ def find_cameras(
     images = [replace(image, name=place[image.name]) for image in read_model(work / "model")] if found else []
     if len(images) < max(LEAST_PHOTOS, min_registered * len(names)):
         wanted = f"{min_registered:.0%} (--min_registered) and at least {LEAST_PHOTOS}: {_ADVICE}"
-        raise InputError(folder, f"has {len(images)} of {len(names)} photos that COLMAP could place", wanted)
+        raise InputError(folder, f"has {len(images)} of {counted(len(names), 'photo')} that COLMAP could place", wanted)
     placed = {image.name for image in images}
     others = [[place[name] for name in group] for group in read_json(work / "model" / "others.json")]
     others = [[name for name in group if name not in placed] for group in others]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import InputError
+from config.messages import counted
 
 
 class CameraEntry(NamedTuple):
@@ -35,7 +36,7 @@ def text_cameras(path: Path) -> Iterator[CameraEntry]:
     """Yield the cameras of cameras.txt.
 
     Raises:
-        InputError: what should be a number is none.
+        InputError: a word that should be a number is not one.
     """
     for where, line in _lines(path):
         first, *words = line.split()
@@ -51,24 +52,25 @@ def text_images(path: Path, cameras: Collection[int]) -> Iterator[ImageEntry]:
         cameras: ids of the model's cameras, to tell an image from keypoints.
 
     Raises:
-        InputError: a line is not what it should be: a file without lines of keypoints would lose every second image. Or there are
-            fewer images than the file's header says.
+        InputError: a line is neither an image nor its keypoints, or there are fewer images than the file's header says. In a file
+            without lines of keypoints, every second image would pass for one.
     """
     count, lines = 0, _lines(path, blank=True)
     for where, line in lines:
         if not line.strip():
             continue
-        words = line.split(maxsplit=9)
+        # Names may begin with a space other than ASCII's.
+        words = re.split(r"[ \t]+", line.strip(" \t\r"), maxsplit=9)
         if len(words) < 10:
-            raise InputError(where, f"has {len(words)} words", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
+            raise InputError(where, f"has {counted(len(words), 'word')}", "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")
         image_id, camera_id = _whole(where, [words[0], words[8]])
-        yield ImageEntry(where, image_id, _numbers(where, words[1:8]), camera_id, words[9].strip(" \t\r"))
+        yield ImageEntry(where, image_id, _numbers(where, words[1:8]), camera_id, words[9])
         count += 1
         where, keypoints = next(lines, (where, ""))
         if not _are_keypoints(keypoints) or _is_image(keypoints, cameras):
             wanted = "the keypoints of the image above, X Y POINT3D_ID of each, or an empty line, after each image"
             raise InputError(where, f"is {keypoints[:40].strip()!r}", wanted)
-    stated = _stated_count(path)
+    stated = stated_count(path)
     if count < stated:
         raise InputError(path, f"holds {count} of the {stated} images of its header", "all of them, or the header corrected")
 
@@ -81,7 +83,7 @@ def _lines(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
             yield f"{path}, line {number}", line
 
 
-def _stated_count(path: Path) -> int:
+def stated_count(path: Path) -> int:
     """Return the number of images in the comments at the start of the file, 0 if there is none."""
     with path.open("rb") as file:
         start = file.read(4096)
@@ -93,13 +95,14 @@ def _are_keypoints(line: str) -> bool:
     words = line.split()
     if len(words) % 3 or any(map(_no_number, words)):
         return False
-    return all(re.fullmatch(r"-1|\+?\d+", word) for word in words[2::3])
+    # NumPy writes a table of keypoints as floats.
+    return all(re.fullmatch(r"\+?\d+", word) or (float(word) >= -1 and float(word).is_integer()) for word in words[2::3])
 
 
 def _is_image(line: str, cameras: Collection[int]) -> bool:
-    """Return whether keypoints could as well be an image, whose name has only digits and spaces.
+    """Return whether a line of keypoints could be an image whose name has only digits and spaces.
 
-    Keypoints look like a rotation only within two pixels of the corner of the photo.
+    Keypoints pass for a rotation only within two pixels of the photo's corner.
     """
     words = line.split()
     if len(words) < 10 or not words[0].isdecimal() or not words[8].isdecimal() or int(words[8]) not in cameras:

@@ -21,7 +21,7 @@ from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
 from config.errors import InputError
-from data_preprocess.command import one_line
+from config.messages import counted, one_line
 from data_preprocess.scene_folder import refuse_linked_folders
 from model.weights.hub import download
 
@@ -178,7 +178,7 @@ class Transfer:
     def check(self) -> None:
         """Raise OSError if an item failed."""
         if self.failures:
-            where = f"{len(self.failures)} of {len(self._begun_with)} files"
+            where = f"{len(self.failures)} of {counted(len(self._begun_with), 'file')}"
             raise OSError(f"{where}: could not be fetched, the first is {self.failures[0]}; wanted all: run again to complete")
 
 

@@ -40,7 +40,7 @@ def adopt_slurm(environment: MutableMapping[str, str] = os.environ) -> None:
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
         if STEP_TASKS not in environment and environment.get(name, "1") != "1":
             found = f"is {environment[name]}: mpirun started several processes, each of which would do all the work"
-            raise InputError(name, found, "torchrun --nproc_per_node=N, or srun")
+            raise InputError(f"environment, {name}", found, "torchrun --nproc_per_node=N, or srun")
     world = _number(environment, STEP_TASKS) if STEP_TASKS in environment else 1
     if world == 1 or ("SLURM_PTY_PORT" in environment and _has_terminal()):
         return

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from config.errors import InputError
+from config.messages import counted, with_article, with_type
 from model.weights.values import check_values
 
 BETAS = (0.9, 0.95)
@@ -90,17 +91,16 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, s
     try:
         optimizer.load_state_dict(saved)
     except Exception as error:  # torch checks little, and raises anything from KeyError to AttributeError
-        raise InputError(where, f"cannot be restored ({type(error).__name__}: {error})", wanted) from error
+        raise InputError(where, f"cannot be restored ({with_type(error)})", wanted) from error
     for before, group in zip(settings, optimizer.param_groups, strict=True):
         changed = [name for name, value in before.items() if type(group.get(name)) is not type(value)]
         if changed:
-            wanted_type = type(before[changed[0]]).__name__
-            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", f"a {wanted_type}")
+            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", with_article(type(before[changed[0]])))
         group.update(before)
     parts = (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonAndAdamW) else (optimizer,)
     for part in parts:
         if steps_done > 0 and not part.state:
-            raise InputError(where, f"is empty after {steps_done} steps", wanted)
+            raise InputError(where, f"is empty after {counted(steps_done, 'step')}", wanted)
         names = {"momentum_buffer"} if isinstance(part, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
         for parameter, state in part.state.items():
             _check_moments(parameter, state, names, where, wanted)
@@ -124,7 +124,7 @@ def _check_moments(parameter: Any, state: Any, names: set[str], where: str, want
     for name, value in state.items():
         shape = () if name == "step" else tuple(parameter.shape)
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:
-            found = f"is {tuple(value.shape)}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
+            found = f"is {tuple(value.shape)}" if isinstance(value, Tensor) else f"is {with_article(type(value))}"
             raise InputError(f"{where}, {name}", found, f"{shape}, in {wanted}")
         check_values(value, f"{where}, {name}")
 

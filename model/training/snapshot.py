@@ -14,6 +14,7 @@ from torch import Tensor
 
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError, missing_file
+from config.messages import one_line, with_article
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import replace_when_finished
 from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
@@ -151,15 +152,14 @@ def _check_types(content: dict[str, Any], path: Path) -> None:
     for name, kinds in PARTS.items():
         value = content[name]
         if not isinstance(value, kinds) or isinstance(value, bool):
-            wanted = " or ".join("nothing" if kind is type(None) else f"a {kind.__name__}" for kind in kinds)
-            raise InputError(f"{path}, {name}", f"is a {type(value).__name__}", wanted)
+            raise InputError(f"{path}, {name}", f"is {with_article(type(value))}", " or ".join(map(with_article, kinds)))
     for name, least in (("step", 0), ("skips", 0), ("data_ranks", 1)):
         if content[name] < least:
             raise InputError(f"{path}, {name}", f"is {content[name]}", f"{least} or more")
     for name in ("model", "average"):
         for key, value in (content[name] or {}).items():
             if not isinstance(key, str) or not isinstance(value, Tensor):
-                raise InputError(f"{path}, {name}, {key!r:.80}", f"is a {type(value).__name__}", "tensors by their names")
+                raise InputError(f"{path}, {name}, {key!r:.80}", f"is {with_article(type(value))}", "tensors by their names")
 
 
 def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, config: NetworkConfig, data_ranks: int) -> None:
@@ -218,11 +218,11 @@ def _save(content: dict[str, Any], path: Path) -> None:
         except RuntimeError as error:
             if "inline_container" not in str(error):  # torch's writer of files, which has no type for a full disk
                 raise
-            raise OSError(f"{path}: cannot be written ({' '.join(str(error).split())[:160]})") from error
+            raise OSError(f"{path}: cannot be written ({one_line(error)[:160]})") from error
 
 
 def copied(value: Any) -> Any:
-    """Return `value` with its tensors copied to the CPU: training changes the originals, or the file may."""
+    """Return `value` with its tensors copied to the CPU: the originals change with the training, or with the file."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from config import NetworkConfig
 from config.errors import InputError
+from config.messages import with_type
 from config.recipe import TrainingRecipe
 from data.sampler import empty_batch, split
 from model.lact_lvsm import LaCTLVSM
@@ -100,7 +101,7 @@ class TrainingState:
         """Return why the result is not worth an export in the dtype `export`, or None. Waits for the device."""
         if 0 < self.step == int(self.skips[0]):
             return (
-                f"all {self.step} steps were skipped: their loss or gradient was not finite, or the gradient norm above skip_norm"
+                f"every step of {self.step} was skipped: its loss or gradient was not finite, or its gradient norm above skip_norm"
             )
         if not all_finite(self.result.state_dict().values(), export):
             return f"the weights are not finite, or overflow in {str(export).removeprefix('torch.')}"
@@ -169,6 +170,6 @@ class TrainingState:
         if rank < len(content["rng"]):
             try:
                 set_rng_state(content["rng"][rank])
-            except Exception as error:  # Python, NumPy and torch raise different types for what is no state of theirs
-                raise InputError(f"{path}, rng", f"cannot be restored ({type(error).__name__}: {error})", WHOLE) from error
+            except Exception as error:  # Python, NumPy and torch raise different types at what is not a state of theirs
+                raise InputError(f"{path}, rng", f"cannot be restored ({with_type(error)})", WHOLE) from error
         self.step, self.skips[0] = content["step"], content["skips"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK_BYTES = 1 << 20
-# A compressed torch file unpacks to at most so many times its size, or so many bytes: DEFLATE turns 1 MB into 1 GB.
+# A compressed torch file may unpack to so many times its size, or so many bytes: DEFLATE could turn 1 MB into 1 GB.
 MOST_GROWTH, SMALL_BYTES = 100, 1 << 26
 
 
@@ -38,8 +38,8 @@ def check_members(source: Path | IO[bytes]) -> bool:
         whether all members are stored uncompressed, so that torch can map the file into memory.
 
     Raises:
-        ValueError: a member that does not match, or that unpacks to far more than the file holds.
-        Exception: whatever zipfile raises for a damaged zip.
+        ValueError: the members would unpack to far more than the file holds.
+        Exception: whatever zipfile raises at a damaged zip, or at a member that does not match.
 
     Cost: 0.2 s per GB.
     """

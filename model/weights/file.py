@@ -45,7 +45,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
     Raises:
         OSError: the file cannot be opened.
         InputError: another suffix; a damaged file; a pickle that needs more than tensors; no state dict in it, or several; a
-            tensor that is no plain one.
+            tensor of a kind that cannot be copied.
     """
     path = Path(path)
     path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage
@@ -82,12 +82,12 @@ def read_tensors(path: str | os.PathLike, wanted: str, problem: str = "cannot be
         tensors on the CPU, and the other metadata.
 
     Raises:
-        InputError: no safetensors file, or a damaged one.
+        InputError: it is not a safetensors file, or is damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            # Mapped into memory by the reader: with copies the file may be overwritten in place while a program runs.
+            # The reader maps the file into memory: with copies, it may be overwritten in place while a program runs.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not iterable itself)
     except MemoryError:
         raise
@@ -110,11 +110,13 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
         wanted: what the object should be, for the error message.
 
     Raises:
-        InputError: a damaged file, or no JSON object.
+        InputError: the file is damaged, or `key` holds something else.
     """
     try:
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(key)
+    except MemoryError:
+        raise
     except Exception as error:  # as in `read_tensors`
         raise unreadable(path, error, WANTED) from error
     if text is None:

@@ -30,6 +30,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session
 
 from config import did_you_mean
 from config.errors import missing_file
+from config.messages import with_type
 from config.paths import find_path
 from model.weights.checksum import sha256_of
 from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
@@ -115,11 +116,11 @@ def download_url(url: str, destination: str | os.PathLike, size: int, sha256: st
         raise _not_there(destination, "HF_HUB_OFFLINE forbids fetching it", by_hand)
     failure = _first_answer(url, patience_s)
     if failure is not None:
-        raise _not_there(destination, f"fetching it failed ({_brief(failure)})", by_hand)
+        raise _not_there(destination, f"fetching it failed ({with_type(failure)})", by_hand)
     try:
         _fetch(url, destination, size, sha256, UNCOMPRESSED)
     except HTTPError as error:
-        raise OSError(f"{destination}: is not there, and fetching it failed ({_brief(error)}); wanted {by_hand}") from error
+        raise OSError(f"{destination}: is not there, and fetching it failed ({with_type(error)}); wanted {by_hand}") from error
     return destination
 
 
@@ -250,7 +251,7 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
                 return
             if have <= before:
                 raise OSError(
-                    f"{destination}: broke off at {have} of {size} bytes ({_brief(error)}); "
+                    f"{destination}: broke off at {have} of {size} bytes ({with_type(error)}); "
                     f"wanted the same command again, which continues from there, or {_by_hand(url, destination)}"
                 ) from error
 
@@ -304,9 +305,4 @@ def _refusal(error: Exception, destination: Path, repo: str, file: str, by_hand:
         return FileNotFoundError(f"{destination}: cannot be fetched: there is no {repo} (HTTP {status}); wanted a name that exists")
     if status is not None:
         return OSError(f"{destination}: is in {repo}, which answers HTTP {status}; wanted a retry later, or {by_hand}")
-    return _not_there(destination, f"the hub is unreachable ({_brief(error)})", by_hand)
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+    return _not_there(destination, f"the hub is unreachable ({with_type(error)})", by_hand)

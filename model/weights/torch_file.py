@@ -1,6 +1,7 @@
 """Torch files: checked against their checksums, then read, tensors and plain values only."""
 
 import os
+import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -9,13 +10,18 @@ from typing import IO
 import torch
 
 from config.errors import InputError
+from config.messages import with_type
 from model.weights.checksum import check_members
 
 ZIP_START = b"PK\x03\x04"
 
 
 def is_zip(source: str | os.PathLike | IO[bytes]) -> bool:
-    """Return whether a file, if there is one, or its content is a zip, damaged or not: torch's format that has checksums."""
+    """Return whether a file, or its content, is a zip, damaged or not, as torch's files with checksums are.
+
+    Args:
+        source: a file, which may be missing, or its content.
+    """
     if isinstance(source, (str, os.PathLike)):
         if not os.path.isfile(source):
             return False
@@ -32,7 +38,7 @@ def is_zip(source: str | os.PathLike | IO[bytes]) -> bool:
 def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
     """Read a torch file, tensors and plain values only; tensors are memory-mapped where the format allows it.
 
-    Every member of a zip is checked first. The older format, which is no zip, has no checksums.
+    Every member of a zip is checked first. The older format is not a zip and has no checksums.
 
     Args:
         source: the file, or its content.
@@ -53,14 +59,18 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
         if needed:
             found = f"needs {needed[1]} to unpickle, which may run code and is refused"
             raise InputError(where, found, "tensors only, as torch.save(model.state_dict(), path) writes") from error
-        raise unreadable(where, error, wanted) from error
+        raise unreadable(where, _without_advice(error), wanted) from error
+
+
+def _without_advice(error: Exception) -> Exception:
+    """Return what is wrong with a pickle without torch's advice to allow code, which stands before and after it."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return error
+    return pickle.UnpicklingError(str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0])
 
 
 def unreadable(where: str | os.PathLike, error: Exception, wanted: str, problem: str = "cannot be read") -> InputError:
     """Return the error for a file whose reader raised `error`."""
-    # Torch puts advice to allow code around what is wrong.
-    told = str(error).rpartition("WeightsUnpickler error:")[2].partition("Check the documentation")[0]
-    reason = " ".join(told.split())[:120]
-    if "Bad CRC-32" in reason:
-        return InputError(where, f"is damaged ({reason})", wanted)
-    return InputError(where, f"{problem} ({type(error).__name__}: {reason})", wanted)
+    if "Bad CRC-32" in str(error):
+        return InputError(where, f"is damaged ({error})", wanted)
+    return InputError(where, f"{problem} ({with_type(error)})", wanted)

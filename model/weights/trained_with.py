@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import InputError
+from config.messages import counted
 from config.recipe import TrainingRecipe, recipe_from_dict
 from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_safetensors, read_metadata
 from model.weights.hub import resolve_weights
 from model.weights.table import known_weights
 from model.weights.torch_file import is_zip, load_torch_file
 
-# The published scene weights, of 32 inputs, are shown with up to 128; the bundled model is as good with 56 inputs as with 16.
+# The published scene weights, trained with 32 inputs, are shown with up to 128; the bundled model is as good with 56 as with 16.
 FAR_MORE_INPUTS = 4
 KINDS = ("object", "scene")
 # Settings of a recipe that the weights of `--load` are the default of.
@@ -75,7 +76,7 @@ def trained_with(weights: str | os.PathLike) -> TrainedWith:
 
 
 def defaults_of(weights: str) -> dict[str, Any]:
-    """Return the settings of a training recipe that weights to start from are the default of; raises what `trained_with` does."""
+    """Return the defaults that weights to start from imply for a training recipe; raises what `trained_with` does."""
     known = trained_with(weights).to_dict()
     return {name: known[name] for name in DEFAULTS if name in known}
 
@@ -100,7 +101,7 @@ def departures(trained: TrainedWith, image_size: tuple[int, int], num_inputs: in
     if trained.image_size not in (None, image_size):
         found.append(f"at {_size(trained.image_size)}, here {_size(image_size)} (h×w)")
     if trained.num_input_views is not None and num_inputs > FAR_MORE_INPUTS * trained.num_input_views:
-        found.append(f"with {trained.num_input_views} input{'s' * (trained.num_input_views != 1)}, here {num_inputs}")
+        found.append(f"with {counted(trained.num_input_views, 'input')}, here {num_inputs}")
     if trained.scene_pose_normalize not in (None, normalised):
         words = ("objects, poses as given", "scenes, poses normalised")
         found.append(f"on {words[not normalised]}, here {words[normalised]}")
@@ -115,14 +116,14 @@ def _of_snapshot(content: Mapping[str, Any], where: str) -> TrainedWith:
     recipe, steps = content.get("recipe"), content.get("step")
     if not isinstance(recipe, dict) or not isinstance(steps, int) or not _is_count(steps):
         raise InputError(where, "holds no recipe, or no number of steps", "a training snapshot")
-    # Snapshots of any version have these; the others may have been renamed since.
+    # Snapshots of every version have these; others may have other names.
     names = ("data_path", "image_size", "num_input_views", "frame_window", "scene_pose_normalize")
     run = recipe_from_dict({name: recipe[name] for name in names if name in recipe}, f"{where}, recipe")
     return of_run(run, steps)
 
 
 def _checked(stated: Mapping[str, Any], where: str) -> TrainedWith:
-    """Return settings read from a file; those that are unknown here, of a later version, are left out."""
+    """Return settings read from a file; unknown ones, as later versions may write, are ignored."""
     size, kind, normalised = stated.get("image_size"), stated.get("kind"), stated.get("scene_pose_normalize")
     if size is not None and not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_count, size))):
         raise InputError(f"{where}, image_size", f"is {size!r:.40}", "two whole numbers, height and width")

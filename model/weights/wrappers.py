@@ -1,4 +1,4 @@
-"""State dicts as other programs save them: found among what else a file holds, names freed from wrappers.
+"""State dicts as other programs save them: found among a file's other content, their names freed from wrappers.
 
 Wrapped modules add a segment to the names below them: `module.`, `_orig_mod.`. Training frameworks put the network into a module
 or a dict of their own, often next to averaged weights and counters.
@@ -6,11 +6,11 @@ or a dict of their own, often next to averaged weights and counters.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 
 from torch import Tensor
 
 from config.errors import InputError
+from config.messages import left_out, with_article
 
 STATE_DICT = "a state dict, or {'model': state dict}"
 # Keys of a file under which programs save a network's state dict, and the same of averaged weights.
@@ -21,6 +21,8 @@ WRAPPER = re.compile(r"(?<![^.])(module|_orig_mod|_checkpoint_wrapped_module|_fs
 # The network's first tensor: what stands before its name is the place of the network in a larger module.
 FIRST = "input_linear.weight"
 MOST_DEPTH = 4
+# Names in a note: those of tensors are long.
+FEW = 3
 
 
 def is_averaged(name: str) -> bool:
@@ -32,8 +34,8 @@ def is_averaged(name: str) -> bool:
 def find_state_dict(content: object, where: str) -> tuple[dict[str, Tensor], list[str]]:
     """Return the state dict in what a torch file holds, and notes on what else was found.
 
-    Where a file has a network's weights and their average, the former are taken. Numbers and texts
-    between the tensors are left out.
+    Where a file has a network's weights and their average, the former are taken. Numbers and texts between
+    the tensors are left out.
 
     Raises:
         InputError: there is none, or several among which nothing decides.
@@ -50,7 +52,7 @@ def find_state_dict(content: object, where: str) -> tuple[dict[str, Tensor], lis
         raise InputError(where, f"holds {_kind(content)}", STATE_DICT)
     beside = [key for key, value in content.items() if isinstance(key, str) and _is_plain(value)] if _is_network(content) else []
     if beside:
-        notes.append(f"left out {_some(beside)} (no tensors)")
+        notes.append(left_out("values between the tensors", beside, most=FEW))
     state = {key: value for key, value in content.items() if key not in set(beside)}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
@@ -69,7 +71,7 @@ def unwrap(state: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], lis
         InputError: there are several networks, or two tensors would get one name.
     """
     counters = [name for name, x in state.items() if _is_counter(x)]
-    notes = [f"left out {_some(counters)} (counters)"] if counters else []
+    notes = [left_out("counters", counters, most=FEW)] if counters else []
     freed = {name: WRAPPER.sub("", name) for name in state if name not in set(counters)}
     prefixes = {name.removesuffix(FIRST) for name in freed.values() if _is_first(name)}
     prefix = _prefix_of_network(prefixes, where) if prefixes else ""
@@ -82,9 +84,9 @@ def unwrap(state: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], lis
         # The network has no tensor outside of its modules, unlike wrappers: their decay, their mean colour.
         if inside == prefix and short.startswith(prefix) and ("." in own or not prefixes):
             taken[name] = own
-    left_out = [name for name in freed if name not in taken]
-    if left_out:
-        notes.append(f"left out {_some(left_out)} (outside of {prefix or 'the network'})")
+    outside = [name for name in freed if name not in taken]
+    if outside:
+        notes.append(left_out(f"tensors outside of {prefix.removesuffix('.') or 'the network'}", outside, most=FEW))
     return _renamed(state, taken, where), notes
 
 
@@ -101,9 +103,9 @@ def _key_of_state_dict(content: dict, where: str, notes: list[str]) -> str | Non
     key = "model" if "model" in eligible else eligible[0]
     averaged = [other for other in candidates if other != key and is_averaged(other)]
     others = [other for other in candidates if other != key and not is_averaged(other)]
-    for which, keys in (("the averaged ones", averaged), ("those", others)):
+    for what, keys in (("averaged weights", averaged), ("other weights", others)):
         if keys:
-            notes.append(f"takes the weights under {key}, not {which} under {', '.join(keys)}")
+            notes.append(left_out(f"{what} beside {key}", keys, most=FEW))
     return key
 
 
@@ -123,7 +125,7 @@ def _renamed(state: dict[str, Tensor], names: dict[str, str], where: str) -> dic
     twice = [name for name, short in names.items() if counts[short] > 1]
     if twice:
         same = [name for name in twice if names[name] == names[twice[0]]]
-        raise InputError(f"{where}, {same[0]}", f"and {same[1]} are both {names[same[0]]} without wrappers", "one tensor of a name")
+        raise InputError(f"{where}, {same[0]} and {same[1]}", f"are both {names[same[0]]} without wrappers", "different names")
     return {short: state[name] for name, short in names.items()}
 
 
@@ -158,11 +160,5 @@ def _has_tensors(value: object, depth: int = MOST_DEPTH) -> bool:
     return any(isinstance(item, Tensor) or _has_tensors(item, depth - 1) for item in value.values())
 
 
-def _some(names: Iterable[str], most: int = 3) -> str:
-    """Return the first few names, and the number of the others."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _kind(value: object) -> str:
-    return "nothing" if isinstance(value, dict) and not value else f"a {type(value).__name__}"
+    return "nothing" if isinstance(value, dict) and not value else with_article(type(value))

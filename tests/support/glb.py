@@ -8,10 +8,15 @@ import numpy as np
 import trimesh
 
 
+def unpack(glb: bytes) -> tuple[dict, bytes]:
+    """Return the JSON and the buffer of a GLB."""
+    length = struct.unpack_from("<I", glb, 12)[0]
+    return json.loads(glb[20 : 20 + length]), glb[28 + length :]
+
+
 def rewrite(glb: bytes, edit: Callable[[dict, int], None], extra: bytes = b"") -> bytes:
     """Return a GLB with its JSON edited, and bytes appended to its buffer at the offset passed to `edit`."""
-    length = struct.unpack_from("<I", glb, 12)[0]
-    tree, binary = json.loads(glb[20 : 20 + length]), glb[28 + length :]
+    tree, binary = unpack(glb)
     edit(tree, len(binary))
     binary += extra
     return pack(tree, binary)

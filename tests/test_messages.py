@@ -1,0 +1,36 @@
+"""Wording of messages: in one line, with numbers and nouns that agree, and lists of names that stay short."""
+
+import pytest
+
+from config.messages import MOST_NAMES, counted, is_plain, left_out, one_line, some, with_article, with_type
+
+
+def test_an_error_without_a_message_is_reported_by_its_type():
+    assert (one_line(ValueError(" a\n b ")), one_line(EOFError())) == ("a b", "EOFError")
+    assert (with_type(ValueError(" a\n b ")), with_type(EOFError())) == ("ValueError: a b", "EOFError")
+    assert with_type(ValueError("abcd"), most=2) == "ValueError: ab"
+
+
+def test_articles_numbers_and_nouns_agree():
+    assert [with_article(kind) for kind in (dict, int, type(None))] == ["a dict", "an int", "nothing"]
+    assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
+
+
+@pytest.mark.parametrize("text", ["4.42\u202fPM", "\u3000", "a\u00a0b", "👩\u200d🚀", "e\u0301", "\u200fright", "line\u2028"])
+def test_text_of_any_language_is_plain(text):
+    assert is_plain(text)
+    assert some([text]) == text
+
+
+@pytest.mark.parametrize(("text", "shown"), [("a\nb", "a\\nb"), ("\7", "\\x07"), ("\udce9t", "\\udce9t")])
+def test_control_characters_and_undecodable_bytes_are_not(text, shown):
+    assert not is_plain(text)
+    assert some([text]) == shown
+
+
+def test_many_names_are_counted():
+    names = [str(i) for i in range(MOST_NAMES + 5)]
+    assert some(names).endswith("18, 19 and 5 more")
+    assert some(names, 2) == "0, 1 and 23 more"
+    assert left_out("frames", names[:2]) == "left out, frames (2): 0, 1"
+    assert left_out("frames", names, of=99, most=1) == "left out, frames (25 of 99): 0 and 24 more"

@@ -20,16 +20,15 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from config import NetworkConfig, config_from_dict
 from config.errors import InputError
 from config.messages import counted
-from config.recipe import TrainingRecipe, read_recipe, recipe_from_dict
+from config.recipe import TrainingRecipe, read_recipe
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
 from model.metric import LPIPS
@@ -43,15 +42,14 @@ from model.training.log import Window
 from model.training.loss import render_loss
 from model.training.optimizer import apply_step, gradient_norm, learning_rate
 from model.training.recorder import Recorder
-from model.training.snapshot import check_same_run, code_version, find_snapshot, list_snapshots, read_snapshot
+from model.training.snapshot import list_snapshots
+from model.training.start import begin, defaults_of_run, find_run, network_of
 from model.training.state import TrainingState
 from model.training.validation import validate
-from model.weights.file import read_weights, save_weights
-from model.weights.hub import resolve_lpips, resolve_weights
-from model.weights.load import read_network_config
-from model.weights.trained_with import DEFAULTS, defaults_of, departure, departures, of_run, trained_with
+from model.weights.file import save_weights
+from model.weights.hub import resolve_lpips
+from model.weights.trained_with import of_run
 
-OUTPUT_DIR = Path("outputs")
 LESS_MEMORY = "fewer scenes at a time (bs_per_gpu, with grad_accum for the rest), --actckpt, or smaller images"
 
 
@@ -101,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -> int:
     """Run the training that `recipe` describes, from the start or from its newest snapshot; return the exit status."""
     deadline = time.monotonic() + (math.inf if recipe.max_hours is None else recipe.max_hours * 3600)
-    folder, device = OUTPUT_DIR / recipe.expname, processes.device
+    folder, device = recipe.folder, processes.device
     dtype = pick_dtype(recipe.precision, device)
     if device.type == "cpu":
         keep_freed_memory()  # returning it to the system took up to 40 % of a step
@@ -118,6 +116,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     torch.manual_seed(recipe.seed)
     state = TrainingState(config, recipe, device, dtype)
     origin, notes = begin(state, recipe, resumed, processes)
+    del resumed  # else its file would stay mapped into memory
     first_step = state.step
 
     # Network and loss: compiled, views shared within the context, gradients averaged over processes.
@@ -190,83 +189,6 @@ def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, proc
     held_out = open_source(recipe.val_data_path, recipe, patch_size, processes.device)
     held_out.validation_batch(0)
     return source, held_out
-
-
-def find_run(recipe: TrainingRecipe) -> tuple[Path, dict[str, Any]] | None:
-    """Return the snapshot that the run of `recipe` resumes from, and its content; None for a new run."""
-    path = find_snapshot(recipe.resume, OUTPUT_DIR / recipe.expname / "snapshot")
-    return None if path is None else (path, read_snapshot(path))
-
-
-def defaults_of_run(recipe: TrainingRecipe) -> dict[str, Any]:
-    """Return the settings that a run which loads weights has by default: those of its snapshot if it has one, else the weights'.
-
-    So the file of the weights may change or go once there is a snapshot.
-    """
-    assert recipe.load is not None
-    resumed = find_run(recipe)
-    if resumed is None:
-        return defaults_of(recipe.load)
-    path, content = resumed
-    return {name: getattr(recipe_from_dict(content["recipe"], str(path)), name) for name in DEFAULTS}
-
-
-def network_of(recipe: TrainingRecipe, resumed: tuple[Path, dict[str, Any]] | None) -> NetworkConfig:
-    """Return the network config of the recipe; without one, that of the snapshot if there is one, else of the weights."""
-    if recipe.config is None and resumed is not None:
-        path, content = resumed
-        return config_from_dict(content["config"], f"{path}, config")
-    return read_network_config(recipe.config, recipe.load)
-
-
-def begin(
-    state: TrainingState, recipe: TrainingRecipe, resumed: tuple[Path, dict[str, Any]] | None, processes: Processes
-) -> tuple[str, list[str]]:
-    """Start `state` from a snapshot, the weights of `--load`, or from scratch; return which, in words, and notes for the log."""
-    path, content = resumed or (None, None)
-    weights = None
-    with processes.first_then_others():
-        if path is not None and content is not None:
-            check_same_run(content, path, recipe, state.model.config, processes.data_ranks)
-        elif recipe.load is not None:
-            weights = resolve_weights(recipe.load)
-    check_same_step(0 if content is None else content["step"], OUTPUT_DIR / recipe.expname / "snapshot", processes)
-    if weights is not None:
-        return begin_from_weights(state, recipe, weights)
-    if path is None or content is None:
-        return "from scratch", []
-    state.restore(content, path, processes.rank)
-    notes = []
-    if recipe.load is not None:
-        notes.append(f"{path}: takes precedence over --load {recipe.load}, which has no effect on a resumed run")
-    if content["code_version"] != code_version():
-        notes.append(f"{path}: written by code {content['code_version']}, resumed by {code_version()}")
-    if content["optimizer"] is None:
-        notes.append(f"{path}: holds no optimizer state, which is reset; the learning-rate schedule continues")
-    return f"resumed from {path}", notes
-
-
-def begin_from_weights(state: TrainingState, recipe: TrainingRecipe, weights: Path) -> tuple[str, list[str]]:
-    """Load weights; return their file and what they were trained with, and a warning if they know poses of the other kind only."""
-    state.load(read_weights(weights), str(weights))
-    trained, run = trained_with(weights), (recipe.image_size, recipe.num_input_views, recipe.scene_pose_normalize)
-    if trained.scene_pose_normalize not in (None, recipe.scene_pose_normalize):
-        return f"from {recipe.load}", [departure(str(recipe.load), trained, *run)]
-    found = departures(trained, *run)  # as in a curriculum of growing images
-    return f"from {recipe.load}" + (f", trained {'; '.join(found)}" if found else ""), []
-
-
-def check_same_step(step: int, snapshots: Path, processes: Processes) -> None:
-    """Refuse to start if the processes found snapshots of different steps.
-
-    Raises:
-        InputError: on the first process; the others exit.
-    """
-    if processes.highest(step) == -processes.highest(-step):  # largest and smallest
-        return
-    if not processes.first:
-        raise SystemExit(2)
-    raise InputError(snapshots, "holds different snapshots for different processes", "outputs/ on a disk that all of them share")
 
 
 def prepare(model: LaCTLVSM, recipe: TrainingRecipe, context: ContextGroup, processes: Processes) -> nn.Module:

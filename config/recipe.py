@@ -103,6 +103,11 @@ class TrainingRecipe:
     wandb: str | None = flag(None, "Weights & Biases project to log to", free=True)
 
     @property
+    def folder(self) -> Path:
+        """Where the run writes everything."""
+        return Path("outputs", self.expname)
+
+    @property
     def snapshot_part_bytes(self) -> tuple[int, int] | None:
         """Bytes of one part of a snapshot and of all; None for no parts."""
         if self.snapshot_parts is None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import inference
+from config.rendering import DEFAULT_OBJECTS, DEFAULT_WEIGHTS
 from data.dataset import SceneDataset
 from data.view_selection import select_views
 from model import load_model
@@ -64,21 +64,21 @@ def test_turntable_neither_flickers_nor_stands_still(first_run):
 
 
 def test_bfloat16_renders_agree_with_float32():
-    dataset = SceneDataset(inference.DEFAULT_OBJECTS, (64, 64), 8)
+    dataset = SceneDataset(DEFAULT_OBJECTS, (64, 64), 8)
     scene = dataset[0]
     inputs, targets = select_views(np.stack([view.c2w for view in scene.views]), None, 8, 12, "spread")
     given, wanted = ({k: v[None] for k, v in dataset.load(scene, views).items()} for views in (inputs, targets))
     images = []
     for precision, newton_schulz in (("float32", "bfloat16"), ("bfloat16", "bfloat16")):
-        model = load_model(inference.DEFAULT_WEIGHTS, None, "cpu", precision, newton_schulz)
+        model = load_model(DEFAULT_WEIGHTS, None, "cpu", precision, newton_schulz)
         images.append(model.render(model.reconstruct(**given), wanted["fxfycxcy"], wanted["c2w"], (64, 64)))
     assert psnr(images[1], images[0]).mean() > 45
 
 
 @pytest.mark.slow
 def test_more_inputs_are_better():
-    dataset = SceneDataset(inference.DEFAULT_OBJECTS, (64, 64), 8)
-    model = load_model(inference.DEFAULT_WEIGHTS, device="cpu")
+    dataset = SceneDataset(DEFAULT_OBJECTS, (64, 64), 8)
+    model = load_model(DEFAULT_WEIGHTS, device="cpu")
     means = []
     for count in (2, 4, 8, 16):
         scores = []

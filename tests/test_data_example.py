@@ -14,6 +14,7 @@ import inference
 import train
 from config.flags import read_command_line, settings
 from config.recipe import read_recipe
+from config.rendering import SETTINGS, check_flags
 from data.dataset import load_views
 from data.scene_format import CAMERAS, read_data_path, read_scene
 from data_preprocess import colmap_format_converter, synthetic_export
@@ -29,7 +30,7 @@ def read_colmap_flags(argv: list[str]) -> None:
 
 
 def read_inference_flags(argv: list[str]) -> None:
-    inference.check_flags(read_command_line("inference.py", "", inference.SETTINGS, argv))
+    check_flags(read_command_line("inference.py", "", SETTINGS, argv), 1)
 
 
 READERS = {

@@ -14,11 +14,14 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 import inference
+from config import rendering
 from data import view_selection
 from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
+from model.ops.fast_weight import IMPLEMENTATIONS
+from model.runtime import PRECISIONS
 from tests.support.inference_run import ROOT, SIZE, files, metrics
 from tests.support.lpips_weights import head_weights, vgg_weights
 from tests.support.videos import decode
@@ -35,6 +38,12 @@ def reconstruction(place: Path, scene: str, inputs: list[int], c2w: Tensor | Non
 def levels(images: Tensor) -> np.ndarray:
     """Return images (n, 3, h, w) as a file stores them: (n, h, w, 3), 0..255, not rounded."""
     return images.permute(0, 2, 3, 1).numpy() * 255
+
+
+def test_flags_offer_what_there_is():
+    assert set(rendering.VIEW_SELECTIONS) == set(view_selection.PICKERS)
+    assert set(rendering.PRECISIONS) == set(PRECISIONS)
+    assert set(rendering.FAST_WEIGHT_OPS) == set(IMPLEMENTATIONS)
 
 
 def test_metrics_are_those_of_the_saved_images(infer, place, capsys):

@@ -9,6 +9,7 @@ import torch
 
 import inference
 from config.flags import read_command_line
+from config.rendering import SETTINGS
 from data.scene_format import write_data_path
 from model import LaCTLVSM, SceneState
 from model.weights import load, table
@@ -65,7 +66,7 @@ def test_published_commands_run_as_they_stand(published, monkeypatch, command):
     monkeypatch.setattr(LaCTLVSM, "_check_state", lambda self, state, b: None)
     monkeypatch.setattr(LaCTLVSM, "_render_chunk", lambda self, state, k, c2w, size: torch.full((1, c2w.shape[1], 3, *size), 0.5))
     assert inference.main([*shlex.split(command), "--video_frames", "2"]) == 0  # a shorter video
-    given = read_command_line("inference.py", "", inference.SETTINGS, shlex.split(command))
+    given = read_command_line("inference.py", "", SETTINGS, shlex.split(command))
     name, n, v = ("dl3dv", given["num_all_views"], given["num_input_views"]) if "scene_inference" in given else ("gso", 64, 8)
     h, w = given["image_size"]
     assert shapes == [(1, v, 3, h, w)]

@@ -11,6 +11,7 @@ from config.errors import InputError
 from config.flags import read_command_line
 from config.paths import ROOT, find_path
 from config.recipe import read_recipe
+from config.rendering import Scenes
 from data.scene_format import read_data_path, read_scene
 from model.weights.hub import resolve_weights
 from tests.support.inference_run import metrics
@@ -86,7 +87,7 @@ def test_home_folder_where_a_shell_leaves_it_out(elsewhere, monkeypatch):
     home = elsewhere / "home"
     assert (recipe.data_path, recipe.config, recipe.load) == (str(home / "data.json"), str(home / "net.yaml"), str(home / "w.pt"))
     assert recipe.expname == "~tilde"
-    assert read_command_line("x", "x", [inference.Scenes], ["--output_dir=~/out"]) == {"output_dir": str(home / "out")}
+    assert read_command_line("x", "x", [Scenes], ["--output_dir=~/out"]) == {"output_dir": str(home / "out")}
 
 
 def test_lists_and_scenes_that_are_links(elsewhere):

@@ -198,6 +198,22 @@ def test_a_last_step_that_destroys_the_weights_is_not_exported(capsys, monkeypat
     assert [path.name for path in Path("outputs/last").rglob("*.safetensors")] == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells what is mapped on Linux")
+def test_a_resumed_run_does_not_keep_its_snapshot_mapped(monkeypatch):
+    """Its file may then be cut or deleted, and its disk space is free."""
+    assert train.main(arguments("mapped", steps=6, max_hours=0)) == 0
+    mapped, apply_step = [], train.apply_step
+
+    def look(*given):
+        mapped.append("step_0" in Path("/proc/self/maps").read_text())
+        apply_step(*given)
+
+    monkeypatch.setattr(train, "apply_step", look)
+    assert train.main(arguments("mapped", steps=6)) == 0
+    assert mapped
+    assert not any(mapped)
+
+
 def test_weights_that_overflow_in_the_export_are_not_exported(capsys, monkeypatch):
     def apply_step(optimizer, *_):
         optimizer.param_groups[0]["params"][0].data[0, 0] = (

@@ -1,0 +1,148 @@
+"""Settings of inference.py: its flags by subject, and combinations of them that are refused."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from config.errors import InputError
+from config.flags import flag, refuse_without_effect
+from config.paths import ROOT
+from config.recipe import COMPILE_MODES
+
+DEFAULT_WEIGHTS = ROOT / "weight" / "lact_objects_64.safetensors"  # the bundled model
+DEFAULT_OBJECTS = ROOT / "data_example" / "objects_data_path.json"
+DEFAULT_SCENES = ROOT / "data_example" / "scene_data_path.json"
+VIEW_SELECTIONS = ("uniform", "spread", "random", "kmeans")
+PRECISIONS = ("float32", "bfloat16")
+FAST_WEIGHT_OPS = ("auto", "naive", "compiled", "autotuned")
+
+
+@dataclass(frozen=True)
+class Network:
+    load: str | None = flag(
+        None, "weights: a file, or a published name such as weight/obj_res256.pt, downloaded if missing",
+        group="network", unset="the bundled model",
+    )  # fmt: skip
+    config: str | None = flag(None, "network config, a YAML file", unset="the one that belongs to the weights")
+
+    @property
+    def weights(self) -> str:
+        return self.load or str(DEFAULT_WEIGHTS)
+
+
+@dataclass(frozen=True)
+class Scenes:
+    data_path: str | None = flag(
+        None, "JSON list of scenes, or one scene's opencv_cameras.json", group="scenes", unset="the examples in data_example/"
+    )
+    output_dir: str = flag("output", "folder for the results")
+    image_size: tuple[int, int] | None = flag(None, "height and width", least=1, unset="what the weights were trained at")
+    scene_inference: bool | None = flag(
+        None, "scenes, not objects: normalised poses, video along the input cameras", unset="as the weights were trained"
+    )
+
+    @property
+    def normalised(self) -> bool:
+        return bool(self.scene_inference)
+
+    @property
+    def source(self) -> str:
+        return self.data_path or str(DEFAULT_SCENES if self.scene_inference else DEFAULT_OBJECTS)
+
+
+@dataclass(frozen=True)
+class Views:
+    num_all_views: int | None = flag(None, "first subsample the scene to this many views", group="views", least=1, unset="all")
+    num_input_views: int | None = flag(
+        None, "number of inputs", least=1, unset="what the weights were trained with, or as many as leave a target"
+    )
+    num_target_views: int | None = flag(None, "number of targets", least=0, unset="all views that are not inputs")
+    view_selection: str | None = flag(
+        None, "how inputs are chosen", choices=VIEW_SELECTIONS, unset="spread for objects, uniform for scenes"
+    )
+    target_every: int | None = flag(None, "targets are views 0, N, 2N, …; inputs are chosen from the others", least=1, metavar="N")
+    view_index: str | None = flag(None, "JSON with the inputs and targets of each scene", metavar="FILE")
+    seed: int = flag(0, "seed of random and kmeans selection", least=0)
+    pose_reference: str = flag("all", "scenes: views that define frame and scale", choices=("all", "inputs"))
+    scene_scale: float = flag(
+        1.0,
+        "scenes, S: camera positions are scaled into [-1/S, 1/S]; 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights",
+        above=0,
+    )
+
+
+@dataclass(frozen=True)
+class Video:
+    video_format: str = flag("mp4", "format of the video", group="video", choices=("mp4", "gif", "none"))
+    video_frames: int = flag(120, "number of frames", least=1)
+    video_fps: int = flag(30, "frames per second", least=1, most=240)
+    path_order: str = flag(
+        "given", "scenes: pass the inputs in list order, or in nearest-neighbour order", choices=("given", "nearest")
+    )
+
+
+@dataclass(frozen=True)
+class Results:
+    save_images: bool = flag(False, "write every rendered target as PNG", group="results")
+    no_lpips: bool = flag(False, "do not compute LPIPS, which needs 550 MB of weights")
+    save_state: bool = flag(False, "save the reconstruction: state.safetensors next to the video")
+    load_state: str | None = flag(None, "render the video of a saved reconstruction, without its photos", metavar="FILE")
+
+
+@dataclass(frozen=True)
+class Machine:
+    device: str = flag("auto", "auto, cpu, cuda or cuda:N", group="machine")
+    precision: str = flag(
+        "auto", "precision of the layers; auto is bfloat16 where the hardware supports it", choices=("auto", *PRECISIONS)
+    )
+    newton_schulz_dtype: str = flag(
+        "bfloat16", "precision of Newton-Schulz; published weights were trained with bfloat16", choices=PRECISIONS
+    )
+    chunk_views: int | None = flag(None, "views computed at a time", least=1, unset="by free memory")
+    context_parallel: int = flag(1, "processes that split the views of each scene", least=1, metavar="M")
+    num_workers: int | None = flag(None, "threads that read images", least=0, unset="one per core, 8 at most")
+    compile: bool = flag(False, "compile every layer with torch.compile")
+    # reduce-overhead replays CUDA graphs: the next chunk of views would overwrite their results.
+    compile_mode: str = flag(
+        "default", "mode of torch.compile", choices=tuple(mode for mode in COMPILE_MODES if mode != "reduce-overhead")
+    )
+    fast_weight_ops: str = flag(
+        "auto", "implementation of the fast weights' operations; auto is compiled on CUDA", choices=FAST_WEIGHT_OPS
+    )
+
+
+SETTINGS = (Network, Scenes, Views, Video, Results, Machine)
+
+
+def check_flags(given: Mapping[str, Any], world: int) -> None:
+    """Refuse flags that would have no effect and runs that would do nothing, before anything is loaded.
+
+    Args:
+        given: the flags on the command line.
+        world: number of processes.
+
+    Raises:
+        InputError: there are such flags.
+    """
+    context = given.get("context_parallel", 1)
+    if world % context:
+        raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number")
+    no_targets, no_video = given.get("num_target_views") == 0, given.get("video_format") == "none"
+    seeded = given.get("view_selection") in ("random", "kmeans")
+    choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
+    photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers", "context_parallel"]
+    for when, applies, flags in (
+        ("with --load_state", "load_state" in given, [*photos, "save_images", "no_lpips", "save_state", "newton_schulz_dtype"]),
+        ("with --view_index", "view_index" in given, choice),
+        ("with --target_every", "target_every" in given, ["num_all_views", "num_target_views"]),
+        ("with --num_target_views 0", no_targets, ["save_images", "no_lpips"]),
+        ("without --view_selection random or kmeans", not seeded, ["seed"]),
+        ("without --compile", "compile" not in given, ["compile_mode"]),
+        ("with --video_format none", no_video, ["load_state", "video_frames", "video_fps", "path_order"]),
+        ("under torchrun, where one process renders one video", world != 1, ["load_state"]),
+    ):
+        if applies:
+            refuse_without_effect(given, when, flags)
+    if no_targets and no_video and "save_state" not in given:
+        found = "is 0 with --video_format none, which leaves nothing to do"
+        raise InputError("--num_target_views", found, "a video, or --save_state")

@@ -63,7 +63,8 @@ def camera_problems(scene: Scene) -> list[str]:
     files: dict[Path, int] = {}
     poses: dict[bytes, int] = {}
     centre = np.array([(view.cx / view.w, view.cy / view.h) for view in scene.views])
-    cropped = bool(np.ptp(centre, axis=0).max() > CROPPED)
+    # Of the middle half of the views: a single one is an error.
+    cropped = bool(np.ptp(np.quantile(centre, [0.25, 0.75], axis=0), axis=0).max() > CROPPED)
     for i, view in enumerate(scene.views):
         where = f"{scene.json_path}, view {i}"
         first = files.setdefault(view.file_path, i)

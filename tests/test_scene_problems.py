@@ -99,6 +99,13 @@ def test_intrinsics_of_another_unit_or_size(changes, problem):
     assert any(problem in line for line in camera_problems(scene_of(ring_c2w((20,), 12), **changes)))
 
 
+def test_one_principal_point_that_differs_is_a_problem():
+    scene = scene_of(ring_c2w())
+    views = (replace(scene.views[0], cx=70.0), *scene.views[1:])
+    (problem,) = camera_problems(replace(scene, views=views))
+    assert "view 0: has the principal point (70, 24) outside 64×48 (w×h)" in problem
+
+
 def test_crops_of_different_places_are_no_problem():
     scene = scene_of(ring_c2w((20,), 12), fx=400.0, fy=400.0)
     crops = tuple(replace(view, cx=90.0 - 14 * i, cy=20.0 + 11 * i) for i, view in enumerate(scene.views))

@@ -25,9 +25,9 @@ MOST_SCALED_PIXELS = 2 * 89_478_485
 
 # EXIF: the start of a block, and its types for whole numbers of 8, 16 and 32 bits.
 _EXIF, _WHOLE = b"Exif\0\0", {1: "B", 3: "H", 4: "I"}
-# JPEG: marker of the pixels, and markers of metadata. These are the application segments other than JFIF's (0) and Adobe's (14),
-# which say how colours are stored.
-_START_OF_SCAN, _METADATA = b"\xda", {*range(0xE1, 0xEE), 0xEF}
+# JPEG: its start, the marker of the pixels, and those of metadata: the application segments other than JFIF's (0) and Adobe's
+# (14), which say how colours are stored.
+_JPEG, _START_OF_SCAN, _METADATA = b"\xff\xd8", b"\xda", {*range(0xE1, 0xEE), 0xEF}
 
 # EXIF orientation: (swap rows and columns, then flip rows, then flip columns) makes the image upright.
 UPRIGHT = {
@@ -191,20 +191,19 @@ def _open(path: str | os.PathLike) -> Image.Image:
     """Open an image; a JPEG whose metadata Pillow cannot read (it looks for the resolution in EXIF) is opened without it."""
     try:
         return Image.open(path, formats=FORMATS)
-    except Exception:
-        bare, exif = _without_metadata(Path(path).read_bytes())
-        if bare is None:
-            raise
+    except Exception:  # Pillow's parsers of metadata raise anything
+        with Path(path).open("rb") as file:
+            if file.read(len(_JPEG)) != _JPEG:
+                raise
+            bare, exif = _without_metadata(_JPEG + file.read())
         image = Image.open(io.BytesIO(bare), formats=FORMATS)
         image.info["exif"] = exif
         return image
 
 
-def _without_metadata(content: bytes) -> tuple[bytes | None, bytes]:
-    """Return a JPEG without its metadata, and its EXIF; None if it is not a JPEG."""
-    if not content.startswith(b"\xff\xd8"):
-        return None, b""
-    kept, exif, at = [content[:2]], b"", 2
+def _without_metadata(content: bytes) -> tuple[bytes, bytes]:
+    """Return a JPEG without its metadata, and its EXIF."""
+    kept, exif, at = [_JPEG], b"", len(_JPEG)
     while content[at : at + 1] == b"\xff" and content[at + 1 : at + 2] not in (b"", _START_OF_SCAN):
         end = at + 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         if content[at + 1] not in _METADATA:

@@ -1,4 +1,4 @@
-"""What a GLB shows, as an edited copy."""
+"""Visible part of a GLB, as an edited copy."""
 
 import pytest
 

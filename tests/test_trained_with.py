@@ -1,4 +1,4 @@
-"""What weights were trained with: stored, read, used as defaults, and compared with a run."""
+"""Settings that weights were trained with: stored, read, used as defaults, and compared with a run."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What weights may hold: finite floating-point numbers, in plain tensors."""
+"""Values that weights may hold: finite floating-point numbers, in plain tensors."""
 
 import pytest
 import torch

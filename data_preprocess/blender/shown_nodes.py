@@ -1,4 +1,4 @@
-"""What a GLB shows: its default scene at rest, without hidden nodes.
+"""Visible part of a GLB: its default scene at rest, without hidden nodes.
 
 Blender's importer also shows nodes that no scene has, and hidden ones; it shows an animated object at the first moment of its
 animation and discards its rest pose. So a GLB with any of these is imported from an edited copy.

@@ -1,4 +1,4 @@
-"""What weights were trained with: read from their file, used as defaults, and compared with what a run asks for."""
+"""Settings that weights were trained with: read from their file, used as defaults, and compared with what a run asks for."""
 
 import dataclasses
 import os

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ from model.training.recorder import Recorder
 from model.training.snapshot import list_snapshots
 from model.training.start import begin, defaults_of_run, find_run, network_of
 from model.training.state import TrainingState
+from model.training.step_graphs import StepGraphs
 from model.training.validation import validate
 from model.weights.file import save_weights
 from model.weights.hub import resolve_lpips
@@ -100,6 +102,8 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     """Run the training that `recipe` describes, from the start or from its newest snapshot; return the exit status."""
     deadline = time.monotonic() + (math.inf if recipe.max_hours is None else recipe.max_hours * 3600)
     folder, device = recipe.folder, processes.device
+    if recipe.cuda_graphs and processes.world > 1:
+        raise InputError("cuda_graphs", f"is set with {processes.world} processes", "one process, or no cuda_graphs")
     dtype = pick_dtype(recipe.precision, device)
     if device.type == "cpu":
         keep_freed_memory()  # returning it to the system took up to 40 % of a step
@@ -128,6 +132,9 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
     with processes.first_then_others():
         recorder = Recorder(folder, recipe, processes, state)
     batches = load_ahead(source, sample_numbers(state.step, recipe, processes), device)
+    take_step = Step(network, state, lpips, share, recipe, processes, window)
+    if recipe.cuda_graphs and device.type == "cuda":
+        take_step = StepGraphs(take_step, state.optimizer, window, device)
     ending, bad_data = Ending.NONE, None
     with recorder, contextlib.closing(source), contextlib.closing(batches):
         recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", *notes]))
@@ -136,30 +143,22 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
                 valid, bad_data = validate(state, held_out, recipe, processes, recorder)
             ending = ending if valid else Ending.BAD_DATA
         while state.step < recipe.steps and ending is Ending.NONE:
-            # Gradients of all micro-steps.
-            active_lpips = lpips if state.step >= recipe.lpips_start else None
-            num_inputs = share.count_inputs(inputs_of_step(state.step, recipe))
-            figures, bad_data = accumulate(network, batches, num_inputs, active_lpips, share, recipe, window)
-
-            # Update, on all processes or on none.
-            norm = gradient_norm(state.model.parameters())
-            skipped = state.should_skip(figures["loss"], norm, recipe, processes)
-            lr = learning_rate(state.step, recipe.lr, recipe.warmup, recipe.steps, recipe.schedule)
-            apply_step(state.optimizer, norm, skipped, lr, recipe.grad_clip)
-            state.optimizer.zero_grad(set_to_none=True)
+            # Gradients of all micro-steps, and the update, on all processes or on none.
+            setting = setting_of(state.step, recipe)
+            figures, skipped, bad_data = take_step(batches, setting)
 
             # Agreement: a process with bad data must not leave the others waiting. Then this step is not counted on any process.
             ending = agree(processes, bad_data, deadline, stop)
             if ending is Ending.BAD_DATA:
                 break
             state.finish_step(skipped, recipe)
-            window.add({**figures, "gradient_norm": norm}, skipped)
+            window.add(figures, skipped)
             recorder.advance(state.step)
 
             # Log, snapshot, validation.
             due = due_after(state.step, ending, recipe)
             if due.log:
-                row = window.row(source.broken) | {"lr": lr, "skips": int(state.skips[0])}
+                row = window.row(source.broken) | {"lr": setting.lr, "skips": int(state.skips[0])}
                 recorder.write(state.step, row | {"seconds_left": row["seconds_per_step"] * (recipe.steps - state.step)})
             if (due.log and state.broke_down_at(recipe) is not None) or (due.snapshot and state.fault(recipe)):
                 ending = Ending.BREAKDOWN
@@ -222,6 +221,53 @@ def sample_numbers(step: int, recipe: TrainingRecipe, processes: Processes) -> I
     for current in range(step, recipe.steps):
         for micro_step in range(recipe.grad_accum):
             yield numbers_of(current, micro_step, processes.data_rank, processes.data_ranks, recipe)
+
+
+class Setting(NamedTuple):
+    """What a step depends on besides its batch and the state."""
+
+    num_inputs: int
+    lr: float
+    with_lpips: bool
+    skip_norm: float
+
+
+def setting_of(step: int, recipe: TrainingRecipe) -> Setting:
+    return Setting(
+        inputs_of_step(step, recipe),
+        learning_rate(step, recipe.lr, recipe.warmup, recipe.steps, recipe.schedule),
+        step >= recipe.lpips_start and bool(recipe.lpips_weight),
+        recipe.skip_norm if step >= recipe.skip_norm_start else math.inf,
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step: gradients of all micro-steps, then the update. No host sync."""
+
+    network: nn.Module
+    state: TrainingState
+    lpips: LPIPS | None
+    share: ViewShare
+    recipe: TrainingRecipe
+    processes: Processes
+    window: Window
+
+    def __call__(self, batches: Iterator[Batch], setting: Setting) -> tuple[dict[str, Tensor], Tensor, Exception | None]:
+        """Take a step.
+
+        Returns:
+            means of the loss, its parts and the gradient's norm; 1 if the step was skipped, else 0, both on the device; and what
+            was wrong with the data.
+        """
+        num_inputs = self.share.count_inputs(setting.num_inputs)
+        lpips = self.lpips if setting.with_lpips else None
+        figures, bad_data = accumulate(self.network, batches, num_inputs, lpips, self.share, self.recipe, self.window)
+        norm = gradient_norm(self.state.model.parameters())
+        skipped = self.state.should_skip(figures["loss"], norm, setting.skip_norm, self.recipe.max_skips, self.processes)
+        apply_step(self.state.optimizer, norm, skipped, setting.lr, self.recipe.grad_clip)
+        self.state.optimizer.zero_grad(set_to_none=True)
+        return {**figures, "gradient_norm": norm}, skipped, bad_data
 
 
 def accumulate(

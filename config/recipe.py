@@ -47,6 +47,9 @@ class TrainingRecipe:
     )
     compile: bool = flag(False, "torch.compile the blocks", free=True)
     compile_mode: str = flag("default", "mode of torch.compile", choices=COMPILE_MODES, free=True)
+    cuda_graphs: bool = flag(
+        False, "on a GPU, replay steps as CUDA graphs: for small networks, at a constant learning rate", free=True
+    )
     actckpt: bool = flag(False, "activation checkpointing: recompute each block in the backward pass", free=True)
     seed: int = flag(95, "seed of weights and data", least=0, most=MAXIMUM_SEED)
     max_hours: float | None = flag(None, "hours after which the run saves and exits", free=True, least=0)
@@ -246,6 +249,10 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
     for name, needed in (("pool_reuse", "pool"), ("compile_mode", "compile"), ("snapshot_total", "snapshot_parts")):
         if name in named and not getattr(recipe, needed):
             raise InputError(place(name), f"has no effect without {needed}", "both or neither")
+    if recipe.cuda_graphs:
+        for name, wanted in (("schedule", "constant"), ("grad_accum", 1), ("context_parallel", 1), ("actckpt", False)):
+            if getattr(recipe, name) != wanted:
+                raise InputError(place("cuda_graphs"), f"is set with {name} {getattr(recipe, name)}", f"{name} {wanted}")
     if recipe.snapshot_parts is not None:
         part, total = (parse_size(getattr(recipe, name), place(name)) for name in ("snapshot_parts", "snapshot_total"))
         if part > total:

@@ -9,6 +9,7 @@ import inference
 import train
 from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
+from model.training.step_graphs import StepGraphs
 from model.weights.file import read_weights
 from tests.support.inference_run import metrics, told
 from tests.support.processes import run_processes
@@ -68,6 +69,26 @@ def test_stopped_and_resumed_on_a_device_is_bitwise_equal(folder, monkeypatch, d
     assert_same(final("straight"), final("resumed"))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_replayed_steps_are_the_eager_ones(folder, monkeypatch, device, optimizer):
+    changes = {"device": device.type, **EXACT, "optimizer": optimizer, "schedule": "constant", "steps": 9, "min_input_views": 1}
+    replayed = counted_replays(monkeypatch)
+    assert train.main(arguments("eager", **changes)) == 0
+    assert not replayed
+    assert train.main(arguments("graphs", cuda_graphs=True, **changes)) == 0
+    assert_same(final("eager"), final("graphs"))
+    assert device.type == "cpu" or len(replayed) >= 3
+    for one, other in zip(rows("eager"), rows("graphs"), strict=True):
+        assert one["loss"] == other["loss"]
+
+
+def counted_replays(monkeypatch) -> list[bool]:
+    """Return a list that grows with every replay of a step."""
+    replayed, replay = [], StepGraphs._replay
+    monkeypatch.setattr(StepGraphs, "_replay", lambda *args: (replayed.append(True), replay(*args))[1])
+    return replayed
+
+
 def test_snapshot_of_a_device_goes_on_on_a_cpu_to_rounding(folder, monkeypatch, device):
     monkeypatch.setattr(FastWeight, "newton_schulz_dtype", torch.float32)  # bfloat16 makes a last bit a hundredth
     assert train.main(arguments("straight", device=device.type, **EXACT)) == 0
@@ -119,7 +140,7 @@ end_processes()
 @pytest.mark.slow
 def test_one_process_under_torchrun_talks_by_the_backend_of_its_device(folder, device, monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     run_processes(1, ["-c", ONE_PROCESS.format(device=device.type, backend=backend)], folder)
 
 

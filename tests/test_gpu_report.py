@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from model.ops.newton_schulz import newton_schulz
-from model.training.snapshot import read_snapshot
 from model.weights.file import read_weights
-from tests.benchmark import gpu_report
-from tests.benchmark.gpu_report import STEPS, Report, line
-from tests.benchmark.gpu_steps import GIB, Bench, Step, largest_batch
+from tests.benchmark.gpu_report import STEPS, TRAINED, Report, line
+from tests.benchmark.gpu_steps import GIB, Step, largest_batch
+from tests.benchmark.gpu_training import RECIPES, Training
 from tests.benchmark.gpu_variants import newton_schulz_by_halves, symmetric_product
+from tests.benchmark.measure import PAUSED, undisturbed
 
 ROOT = Path(__file__).parent.parent
 # One thread per process, since one waits while another works; compilers are tested elsewhere, and take minutes on a CPU.
@@ -35,7 +35,7 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr + told
     assert done.stdout.splitlines()[-1].endswith("failed: none; skipped for time: none")
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert list(found["rows"]) == list(STEPS)
+    assert set(found["rows"]) == {*STEPS, TRAINED}
     assert found["machine"]["torch"] == torch.__version__
     for name, rows in found["rows"].items():
         failed = [row["what"] for row in rows if str(row.get("value")).startswith("failed")]
@@ -44,23 +44,18 @@ def test_every_step_is_rehearsed_on_a_cpu(tmp_path):
         assert rows
     page = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Rehearsal at tiny sizes" in page
-    assert page.count("### ") == len(STEPS)
+    assert page.count("### ") == len(STEPS) + 1
     # Eight files at most, as the report promises.
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) <= 8
-    content, weights = read_snapshot(tmp_path / "parts"), read_weights(tmp_path / "model.safetensors")
-    assert all(torch.equal(x, content["average"][name].bfloat16()) for name, x in weights.items())
-    # The training was started, and stopped by the clock; its parts were copied here, and it continues from them.
-    again = tmp_path / "again"
-    again.mkdir()
-    command = gpu_report.model_command(Bench(torch.device("cpu"), True, gpu_report.CLOSING_SECONDS + 2, again))
-    subprocess.run([*command, "--resume", str(tmp_path / "parts")], cwd=again, env=ENVIRONMENT, check=True, timeout=120)
-    log = (again / "outputs" / "gpu_objects_64" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert content["step"] < json.loads(log[0])["step"] <= content["step"] + 2
+    # Both networks were trained beside the steps, and stopped by the clock.
+    for name in RECIPES:
+        assert read_weights(tmp_path / f"{name}.safetensors")
+        assert json.loads((tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"] >= 1
 
 
 @pytest.mark.slow
 def test_steps_are_left_out_when_time_is_up(tmp_path):
-    done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "0.01", "--only", "chunks")
+    done = report(tmp_path, "--device", "cpu", "--rehearse", "--minutes", "0.01", "--only", "chunks", "--train")
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1].endswith("failed: none; skipped for time: machine, chunks")
     assert "Skipped for time: machine, chunks." in (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -69,7 +64,7 @@ def test_steps_are_left_out_when_time_is_up(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
 def test_a_step_that_fails_takes_no_other_with_it(tmp_path):
-    done = report(tmp_path, "--device", "cuda", "--rehearse", "--only", "chunks")
+    done = report(tmp_path, "--device", "cuda", "--rehearse", "--only", "chunks", "--train")
     assert done.returncode == 1
     found = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]
     for name in ("machine", "chunks"):
@@ -89,28 +84,40 @@ def test_a_step_that_takes_too_long_is_cut_off_and_keeps_its_rows(tmp_path, monk
             return subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
 
     monkeypatch.setitem(STEPS, "machine", Step("slow too", None, 2))
-    args = argparse.Namespace(out=tmp_path, minutes=5.0, only=["chunks"], rehearse=True, device="cpu")
+    args = argparse.Namespace(out=tmp_path, minutes=5.0, only=["chunks"], train=[], rehearse=True, device="cpu")
     assert Sleeping(args).run() == 1
     rows = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["rows"]["chunks"]
     assert rows == [{"what": "one"}, {"what": "step chunks", "value": "cut off after 4 s"}]
 
 
-def test_training_that_was_cut_off_leaves_its_parts(tmp_path):
-    output = tmp_path / "training"
-    (output / "parts").mkdir(parents=True)
-    found = Report(argparse.Namespace(out=tmp_path / "out"))
-    found.take_training(tmp_path / "nothing")
-    for i in range(4):
-        (output / "parts" / f"step_00000001.pt.part{i:02d}").write_text("x")
-    found.take_training(output)
-    (output / "model.safetensors").write_text("x")
-    found.take_training(output)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert len(list((tmp_path / "out" / "parts").iterdir())) == 4
-    (output / "parts" / "step_00000001.sha256").write_text("x")  # with the report, one file too many
-    full = Report(argparse.Namespace(out=tmp_path / "full"))
-    full.take_training(output)
-    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == ["parts", "report.log"]
+def test_what_runs_beside_is_paused_while_something_is_measured(monkeypatch):
+    counter = "import time\nwhile True: print(1, flush=True); time.sleep(0.01)"
+    process = subprocess.Popen([sys.executable, "-c", counter], stdout=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stdout.readline()
+        monkeypatch.setenv(PAUSED, f"{process.pid} {2**22 + 1}")  # the second is not there
+        with undisturbed():
+            assert state_of(process.pid) == "T"
+        assert state_of(process.pid) != "T"
+        with pytest.raises(ZeroDivisionError), undisturbed():
+            _ = 1 / 0
+        assert state_of(process.pid) != "T"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state (Linux)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_training_that_does_not_end_is_cut_off(tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        training = Training("objects", "", 3600.0, "cpu", True, tmp_path, log)
+        row, failed = training.end(0.1, tmp_path)
+    assert failed
+    assert row["value"] == "failed with status -9"
 
 
 def test_a_row_by_hand():

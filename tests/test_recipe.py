@@ -61,7 +61,8 @@ def test_every_field_is_a_flag_of_its_own_type():
     }
     for name, field in FIELDS.items():
         values.setdefault(name, {str: "x", int: 9, float: 2.0, bool: True}.get(type(field.default), "x"))
-    values |= {"max_hours": 2.0, "wandb": "x", "load": "x", "min_input_views": 4}
+    values |= {"max_hours": 2.0, "wandb": "x", "load": "x", "min_input_views": 4, "grad_accum": 1}
+    del values["actckpt"]  # for cuda_graphs
     del values["pool"], values["pool_reuse"]  # of synthetic data, which has no frame_window
     pool = read_recipe([*DATA, "--pool", "9", "--pool_reuse", "3"])
     assert (pool.pool, pool.pool_reuse) == (9, 3)
@@ -70,6 +71,7 @@ def test_every_field_is_a_flag_of_its_own_type():
         items = value if isinstance(value, tuple) else (value,)
         argv += [f"--{name}"] if value is True else [f"--{name}", *map(str, items)]
     assert read_recipe(argv) == TrainingRecipe(**values)
+    assert read_recipe([*DATA, "--actckpt"]).actckpt
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -182,6 +184,11 @@ def test_missing_recipe():
         (["--data_path", "synthetic:objects:3", "--pool", "9"], r"^--pool: has no effect on synthetic:objects:3"),
         ([*DATA, "--pool_reuse", "9"], r"^--pool_reuse: has no effect without pool; wanted both or neither"),
         ([*DATA, "--compile_mode", "default"], r"^--compile_mode: has no effect without compile"),
+        ([*DATA, "--cuda_graphs"], r"^--cuda_graphs: is set with schedule cosine; wanted schedule constant"),
+        (
+            [*DATA, "--cuda_graphs", "--schedule", "constant", "--grad_accum", "2"],
+            r"^--cuda_graphs: is set with grad_accum 2; wanted grad_accum 1",
+        ),
         ([*DATA, "--snapshot_total", "60M"], r"^--snapshot_total: has no effect without snapshot_parts"),
         ([*DATA, "--snapshot_parts", "15"], r"^--snapshot_parts: is '15'; wanted a whole number and K, M or G, such as 15M"),
         ([*DATA, "--snapshot_parts", "0M"], r"^--snapshot_parts: is '0M'; wanted a whole number and K, M or G"),

@@ -61,20 +61,25 @@ class TrainingState:
         for network in filter(None, (self.model, self.average)):
             load_weights(network, weights, where)
 
-    def should_skip(self, loss: Tensor, norm: Tensor, recipe: TrainingRecipe, processes: Processes) -> Tensor:
+    def should_skip(self, loss: Tensor, norm: Tensor, largest: float, max_skips: int, processes: Processes) -> Tensor:
         """Return 1 if all processes are to skip this step, else 0: a float32 device scalar, no host sync.
 
-        A run that has broken down skips all further steps, until the host learns of it.
+        A run that has broken down, with `max_skips` skipped steps in a row, skips all further ones, until the host learns of it.
+
+        Args:
+            loss, norm: of the step.
+            largest: norm that is not skipped.
+            max_skips: in a row.
+            processes: of the run.
         """
-        bound = recipe.skip_norm if self.step >= recipe.skip_norm_start else float("inf")
-        bad = ~(loss.isfinite() & norm.isfinite()) | (norm > bound) | (self.skips[1] >= recipe.max_skips)
+        bad = ~(loss.isfinite() & norm.isfinite()) | (norm > largest) | (self.skips[1] >= max_skips)
         return processes.maximum(bad.float())
 
     def finish_step(self, skipped: Tensor, recipe: TrainingRecipe) -> None:
         """Count a step, done or skipped, and update the averaged weights. No host sync."""
         if self.average is not None:
             update_average(self.average, self.model, recipe.ema, self.step)
-        self.skips = torch.stack([self.skips[0] + skipped, (self.skips[1] + 1) * skipped])
+        self.skips.copy_(torch.stack([self.skips[0] + skipped, (self.skips[1] + 1) * skipped]))
         self.step += 1
 
     def broke_down_at(self, recipe: TrainingRecipe) -> int | None:

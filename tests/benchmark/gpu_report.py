@@ -1,27 +1,32 @@
 """GPU report: all GPU measurements within a given number of minutes, most valuable first.
 
     python tests/benchmark/gpu_report.py --minutes 8 --out output_gpu
-    python tests/benchmark/gpu_report.py --minutes 4 --out output_gpu --only model
+    python tests/benchmark/gpu_report.py --minutes 4 --out output_gpu --only tests --train objects scenes=FILE
     python tests/benchmark/gpu_report.py --device cpu --rehearse --out output_gpu
 
 A script, not a test; --rehearse runs every line of it at tiny sizes on a CPU. Each step has its own process, so that a crash or
 running out of memory affects no other. After each, DIR/report.json and DIR/report.md hold all rows so far; the output of the
-processes is in DIR/report.log. The step `model` trains the bundled network for the rest of the time; DIR/parts then holds its
-snapshot in parts, and DIR/model.safetensors its averaged weights: at most eight files in all.
+processes is in DIR/report.log.
+
+The small networks are trained beside the steps for the whole time, from scratch or from weights, and the tests run beside them;
+all are paused while a step is measured: much of a step is compiling. DIR then holds the averaged weights and the log of each:
+seven files in all.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
@@ -29,21 +34,21 @@ from data.files import write_json, write_text
 from model.runtime import pick_device
 from tests.benchmark import gpu_steps, gpu_variants
 from tests.benchmark.gpu_steps import GIB, Bench, Row, Step
-from tests.benchmark.measure import in_words, machine, table, table_line
+from tests.benchmark.gpu_training import CLOSING_SECONDS, RECIPES, Training
+from tests.benchmark.measure import PAUSED, in_words, machine, signal_group, table, table_line, undisturbed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds that a step's process takes to start; with less left, the step is skipped.
 LEAST_SECONDS = 15
-# Seconds that the model's training reserves for imports, the last snapshot and validation.
-CLOSING_SECONDS = 60
-# Most files in --out.
-MOST_FILES = 8
 HEAD = ("what", "seconds", "rate", "share of matmul", "peak memory", "found", "target", "met", "published")
-MODEL_RECIPE = "config/train/gpu_objects_64.yaml"
-TINY_MODEL = (
-    "--device cpu --precision float32 --image_size 16 16 --pool 4 --num_all_views 4 --num_input_views 2 --min_input_views 2 "
-    "--num_target_views 2 --bs_per_gpu 2 --no-compile --warmup 1 --log_every 2 --val_data_path synthetic:objects:1"
-)
+# The step that runs beside all others, and is paused while they measure.
+BESIDE = "tests"
+# The test that runs alone, since it takes nearly all of the GPU's memory.
+ALONE = "takes_half_of_it"
+# Key of the rows of the trainings.
+TRAINED = "trained"
+# GiB of a GPU that steps leave to trainings beside them, over what these hold already.
+KEPT_GIB = 12
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes: figures mean nothing")
     parser.add_argument("--only", nargs="+", choices=list(STEPS), metavar="NAME", help=f"of {', '.join(STEPS)}")
+    names = f"of {', '.join(RECIPES)}, by default all; with a file, from its weights"
+    parser.add_argument("--train", nargs="*", default=list(RECIPES), metavar="NAME[=FILE]", help=names)
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.step:
@@ -68,6 +75,9 @@ def main(argv: list[str] | None = None) -> int:
 def work(args: argparse.Namespace, seconds: float) -> None:
     """Run one step in this process; write its rows to the file --out, one per line."""
     os.chdir(ROOT)
+    if PAUSED in os.environ and torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        torch.cuda.set_per_process_memory_fraction(max(free - KEPT_GIB * GIB, GIB) / total)
     bench = Bench(pick_device(args.device), args.rehearse, seconds, args.out.parent)
     with args.out.open("a", encoding="utf-8") as file:
         if args.step == "machine":
@@ -89,6 +99,8 @@ class Report:
         self.machine: dict[str, str] = {}
         self.rows: dict[str, list[Row]] = {}
         self.left_out: list[str] = []
+        self.trainings: list[Training] = []
+        self.tests: subprocess.Popen | None = None
         args.out.mkdir(parents=True, exist_ok=True)
         self.log = (args.out / "report.log").open("w", encoding="utf-8")
 
@@ -97,27 +109,52 @@ class Report:
         # No figure can be read without the machine's own rates.
         names, failed = list(dict.fromkeys(["machine", *(self.args.only or STEPS)])), []
         with tempfile.TemporaryDirectory() as folder:
+            self.train(Path(folder))
+            if BESIDE in names:
+                names.remove(BESIDE)
+                self.tests = self.prepare(BESIDE, Path(folder))
+                self.allow(self.tests, STEPS[BESIDE].seconds)
             waiting = [self.prepare(names[0], Path(folder))]
             for i, name in enumerate(names):
                 process = waiting.pop()
                 waiting += [self.prepare(other, Path(folder)) for other in names[i + 1 : i + 2]]
-                left = self.args.minutes * 60 - (time.monotonic() - self.started)
-                if left < LEAST_SECONDS + CLOSING_SECONDS * (name == "model"):
+                if self.left() < LEAST_SECONDS:
                     self.left_out.append(name)
                     process.communicate()  # no input: it exits
                     continue
-                problem = self.run_step(name, process, left, Path(folder) / name)
-                if problem:
-                    failed.append(name)
-                    self.rows[name].append({"what": f"step {name}", "value": problem})
-                self.write()
-                for row in self.rows[name]:
-                    print("  " + line(row, self.best_rate()), flush=True)
+                seconds = min(STEPS[name].seconds, self.left())
+                print(f"{name}: {STEPS[name].title} (at most {seconds:.0f} s)", flush=True)
+                self.allow(process, seconds)
+                failed += self.finish(name, process, seconds, Path(folder))
+            if self.tests is not None:
+                failed += self.finish(BESIDE, self.tests, max(self.left(), LEAST_SECONDS), Path(folder))
+            failed += self.end_trainings()
         self.write()
         self.log.close()
         told = f"failed: {', '.join(failed) or 'none'}; skipped for time: {', '.join(self.left_out) or 'none'}"
         print(f"{(time.monotonic() - self.started) / 60:.1f} minutes; {told}")
         return int(bool(failed))
+
+    def left(self) -> float:
+        """Return the seconds that are left."""
+        return self.args.minutes * 60 - (time.monotonic() - self.started)
+
+    def train(self, folder: Path) -> None:
+        """Start the trainings."""
+        for wanted in self.args.train:
+            name, _, weights = wanted.partition("=")
+            self.trainings.append(Training(name, weights, self.left(), self.args.device, self.args.rehearse, folder, self.log))
+
+    def end_trainings(self) -> list[str]:
+        """Wait for the trainings, which end by the clock; return the names of those that failed."""
+        failed = []
+        for training in self.trainings:
+            row, problem = training.end(max(self.left(), 2 * CLOSING_SECONDS), self.args.out)
+            failed += [training.name] * problem
+            self.rows.setdefault(TRAINED, []).append(row)
+            self.write()
+            print("  " + line(row, self.best_rate()), flush=True)
+        return failed
 
     def prepare(self, name: str, folder: Path) -> subprocess.Popen:
         """Start the process of a step: it imports its modules and waits."""
@@ -126,32 +163,41 @@ class Report:
         command = [sys.executable, __file__, "--step", name, "--out", str(rows), "--device", self.args.device]
         command += ["--rehearse"] * self.args.rehearse
         pipes = {"stdin": subprocess.PIPE, "stdout": self.log, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, **pipes, text=True, start_new_session=True)
+        groups = {PAUSED: " ".join(str(process.pid) for process in self.beside())} if self.beside() else {}
+        return subprocess.Popen(command, **pipes, text=True, start_new_session=True, env=os.environ | groups)
 
-    def run_step(self, name: str, process: subprocess.Popen, left: float, folder: Path) -> str | None:
-        """Let the process of a step run; return what went wrong, if anything."""
-        seconds = left if name == "model" else min(STEPS[name].seconds, left)
-        print(f"{name}: {STEPS[name].title} (at most {seconds:.0f} s)", flush=True)
+    def beside(self) -> list[subprocess.Popen]:
+        """Return the processes that run beside the steps."""
+        return [training.process for training in self.trainings] + [self.tests] * (self.tests is not None)
+
+    @staticmethod
+    def allow(process: subprocess.Popen, seconds: float) -> None:
+        """Let the process of a step begin; one that has failed to start is told of later."""
+        with contextlib.suppress(BrokenPipeError):
+            print(seconds, file=process.stdin, flush=True)
+
+    def finish(self, name: str, process: subprocess.Popen, seconds: float, folder: Path) -> list[str]:
+        """Wait for the process of a step, take its rows and print them; return the step's name if it failed."""
+        problem = None
         try:
-            process.communicate(f"{seconds}\n", timeout=seconds)
-            problem = f"failed with status {process.returncode}: {self.last_words()}" if process.returncode else None
+            process.communicate(timeout=seconds)
+            if process.returncode:
+                problem = f"failed with status {process.returncode}: {self.last_words()}"
         except subprocess.TimeoutExpired:
             problem = f"cut off after {seconds:.0f} s"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        self.rows[name] = list(self.take(folder / "rows.jsonl"))
-        self.take_training(folder / "outputs" / Path(MODEL_RECIPE).stem)
-        return problem
-
-    def take_training(self, output: Path) -> None:
-        """Keep the parts and the weights of a training, even of one that was cut off."""
-        if (output / "parts").is_dir():
-            shutil.copytree(output / "parts", self.args.out / "parts", dirs_exist_ok=True)
-            weights = output / "model.safetensors"
-            if weights.is_file() and len(list((output / "parts").iterdir())) + 4 <= MOST_FILES:
-                shutil.copy(weights, self.args.out)
+            for other in self.beside():  # a step that was cut off may have left them paused
+                signal_group(other.pid, signal.SIGCONT)
+        self.rows[name] = list(self.take(folder / name / "rows.jsonl"))
+        if problem:
+            self.rows[name].append({"what": f"step {name}", "value": problem})
+        self.write()
+        for row in self.rows[name]:
+            print("  " + line(row, self.best_rate()), flush=True)
+        return [name] if problem else []
 
     def take(self, path: Path) -> Iterator[Row]:
         """Yield the rows that a step has written, except a half-written last one."""
@@ -181,7 +227,7 @@ class Report:
         parts = [f"{in_words(self.machine)}. Shares are of the best matrix product over sizes, before and after."]
         parts += ["Rehearsal at tiny sizes: figures mean nothing."] * self.args.rehearse
         for name, rows in self.rows.items():
-            parts += ["", f"### {STEPS[name].title}", "", table(HEAD)]
+            parts += ["", f"### {STEPS[name].title if name in STEPS else 'Small networks, trained beside'}", "", table(HEAD)]
             parts += [line(row, self.best_rate()) for row in rows]
         if self.left_out:
             parts += ["", f"Skipped for time: {', '.join(self.left_out)}."]
@@ -209,52 +255,44 @@ def line(row: Row, rate: float | None) -> str:
 
 def run_tests(bench: Bench) -> Iterator[Row]:
     """Run the tests that need a GPU; a rehearsal runs one of their twins on the CPU."""
-    chosen = ["tests/test_device_network.py", "-k", "cpu and chunks"] if bench.tiny else ["-m", "gpu"]
-    # Modules that need a missing package are reported and skipped: they test no GPU.
-    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=20", "--durations=10", "--continue-on-collection-errors", *chosen]
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    print(done.stdout, done.stderr, flush=True)
+    told = pytest_output(
+        ["tests/test_device_network.py", "-k", "cpu and chunks"] if bench.tiny else ["-m", "gpu", "-k", f"not {ALONE}"]
+    )
     seconds = time.perf_counter() - start
-    counts = dict(reversed(found) for found in re.findall(r"(\d+) (passed|failed|errors?|skipped)", done.stdout[-200:]))
+    counts = dict(reversed(found) for found in re.findall(r"(\d+) (passed|failed|errors?|skipped)", told))
     value = ", ".join(f"{number} {word}" for word, number in counts.items())
-    met = "passed" in counts and "failed" not in counts and seconds <= 120
-    yield {"what": "python -m pytest -m gpu", "seconds": seconds, "value": value, "target": "all pass, ≤ 120 s", "met": met}
-    for word, name in re.findall(r"^(FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE):
+    met = "passed" in counts and "failed" not in counts
+    yield {"what": "python -m pytest -m gpu", "seconds": seconds, "value": value, "target": "all pass", "met": met}
+    for word, name in re.findall(r"^(FAILED|ERROR) (\S+)", told, re.MULTILINE):
         yield {"what": name, "value": word.lower()}
 
 
-def run_model(bench: Bench) -> Iterator[Row]:
-    """Train the bundled network until time is up."""
-    start = time.perf_counter()
-    subprocess.run(model_command(bench), cwd=bench.folder, check=True)
-    log = (bench.folder / "outputs" / Path(MODEL_RECIPE).stem / "log.jsonl").read_text(encoding="utf-8")
-    print(log, flush=True)
-    last = {name: value for text in log.splitlines() for name, value in json.loads(text).items()}
-    value = f"step {last['step']}, {last['samples_per_s']:.0f} scenes/s, data wait {last['data_wait']:.0%}, "
-    value += f"skipped {last['skips']}, examples {last['val_psnr']:.2f} dB"
-    row = {"what": f"train.py --recipe {MODEL_RECIPE}", "seconds": time.perf_counter() - start, "value": value}
-    yield row | {"target": "ends on time, leaves its parts", "met": True}
+def run_test_alone(bench: Bench) -> Iterator[Row]:
+    """Run the test that takes nearly all of the GPU's memory."""
+    with undisturbed():
+        told = pytest_output(["tests/test_runtime.py", "-k", "numbers"] if bench.tiny else ["-m", "gpu", "-k", ALONE])
+    yield {"what": f"python -m pytest -m gpu -k {ALONE}", "value": told.splitlines()[-1], "met": "failed" not in told}
 
 
-def model_command(bench: Bench) -> list[str]:
-    """Return the command that trains the bundled network; a rehearsal trains a tiny one."""
-    seconds = bench.seconds - CLOSING_SECONDS
-    config = f"config/{gpu_steps.BUNDLED}.yaml"
-    flags = ["--val_data_path", str(ROOT / "data_example" / "objects_data_path.json"), "--device", str(bench.device)]
-    if bench.tiny:
-        config, flags, seconds = "config/debug.yaml", TINY_MODEL.split(), min(seconds, 5)
-    command = [sys.executable, str(ROOT / "train.py"), "--recipe", str(ROOT / MODEL_RECIPE), *flags]
-    return [*command, "--config", str(ROOT / config), "--max_hours", str(max(seconds, 1) / 3600)]
+def pytest_output(chosen: Sequence[str]) -> str:
+    """Run tests; log their output, and return its short summary."""
+    # Modules that need a missing package are reported and skipped: they test no GPU.
+    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=20", "--durations=10", "--continue-on-collection-errors", *chosen]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    print(done.stdout, done.stderr, flush=True)
+    return "\n".join(text for text in done.stdout.splitlines() if re.match(r"FAILED|ERROR|.* in [\d.:]+s", text)) + "\n"
 
 
 # In order of value. Seconds are the limit of each on an H100.
 STEPS = {
     "machine": Step("The machine", gpu_steps.run_machine, 40),
-    "tests": Step("Tests on the GPU", run_tests, 150),
+    BESIDE: Step("Tests on the GPU", run_tests, 400),
     "inference_512": Step("Rendering and reconstruction at 512×512", gpu_steps.run_inference_512, 80),
     "train_object_256": Step("Training step, objects at 256×256", gpu_steps.run_train_object_256, 110),
     "inference_536": Step("Rendering and reconstruction at 536×960", gpu_steps.run_inference_536, 70),
+    "inference_long": Step("Reconstruction of long inputs", gpu_steps.run_inference_long, 70),
+    "profile": Step("Kernels", gpu_steps.run_profile, 70),
     "small": Step("The bundled network", gpu_steps.run_small, 80),
     "generator": Step("The generator", gpu_steps.run_generator, 50),
     "baseline": Step("Against the plain network in float32", gpu_steps.run_baseline_512, 45),
@@ -265,8 +303,8 @@ STEPS = {
     "memory": Step("Memory of a training step", gpu_steps.run_memory, 90),
     "newton_schulz": Step("Variants: Newton-Schulz", gpu_variants.run_newton_schulz, 50),
     "chunks": Step("Variants: views at a time", gpu_variants.run_chunks, 30),
+    "test_alone": Step("A test that takes nearly all memory", run_test_alone, 40),
     "machine_after": Step("The machine, afterwards", gpu_steps.run_machine, 30),
-    "model": Step("The bundled network, trained", run_model, 0),
 }
 
 

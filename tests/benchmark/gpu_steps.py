@@ -26,7 +26,7 @@ from model import LaCTLVSM
 from model.runtime import pick_dtype
 from model.training.flops import matmul_rate, synchronise
 from tests.benchmark.inference import count_flops, run_baseline
-from tests.benchmark.measure import copy_rate, give_memory_back, peak, random_scene, reset_peak, show, time_calls
+from tests.benchmark.measure import copy_rate, give_memory_back, peak, random_scene, reset_peak, show, time_calls, undisturbed
 from tests.benchmark.training import our_step, work_of
 
 Row = dict[str, Any]
@@ -126,7 +126,8 @@ def seconds_target(row: Row, most: float) -> Row:
 
 def run_machine(bench: Bench) -> Iterator[Row]:
     for dtype in dict.fromkeys((bench.dtype, torch.float32)):
-        rate = matmul_rate(bench.device, dtype)
+        with undisturbed():
+            rate = matmul_rate(bench.device, dtype)
         row = {"what": f"{show(dtype)} matrix product, best of several sizes", "value": f"{rate / 1e12:.2f} TFLOP/s"}
         yield row | {"rate": rate, "dtype": show(dtype)}
     rate = copy_rate(bench.device, 1 << 20 if bench.tiny else None)
@@ -176,14 +177,57 @@ def run_inference_536(bench: Bench) -> Iterator[Row]:
     model, size = bench.model(TTT4X), (536, 960)
     row = render_row(bench, model, size, 8, f"render 536×960, {TTT4X}")
     yield frames_target(row | {"published": "1.8 frames/s (third party, released code, A100)"}, 50)
-    for views, published in ((16, 14.6), (32, 29.3), (64, 59)):
+    for views, published in ((32, 29.3), (16, 14.6)):
         row = reconstruct_row(bench, model, size, views, f"reconstruct {views} × 536×960, {TTT4X}", 1)
         row["published"] = f"{published} s (third party, released code, A100)"
         yield seconds_target(row, 0.95) if views == 32 else row
+
+
+def run_inference_long(bench: Bench) -> Iterator[Row]:
+    model, size = bench.model(TTT4X), (536, 960)
     tokens = math.prod(size) // 64 * 128 / 1e6
     row = reconstruct_row(bench, model, size, 128, f"reconstruct 128 × 536×960 ({tokens:.2f} M tokens), {TTT4X}", 1)
     row["published"] = "out of memory at 80 GB (third party, released code)"
     yield with_target(row, "< 24 GB", row["peak_bytes"] < 24e9)
+    row = reconstruct_row(bench, model, size, 64, f"reconstruct 64 × 536×960, {TTT4X}", 1)
+    yield row | {"published": "59 s (third party, released code, A100)"}
+
+
+def run_profile(bench: Bench) -> Iterator[Row]:
+    """Name the kernels that take the most time, in inference and in a training step."""
+    model, size = bench.model(TTT2X, 4), bench.size((512, 512))
+    scene, wanted = random_scene(bench.count(16), size, bench.device), random_scene(bench.count(16), size, bench.device)
+    state = model.reconstruct(**scene)
+    yield from kernel_rows("render 512×512, 4 blocks", lambda: model.render(state, wanted["fxfycxcy"], wanted["c2w"], size), bench)
+    yield from kernel_rows("reconstruct 16 × 512×512, 4 blocks", lambda: model.reconstruct(**scene), bench)
+    recipe = bench.recipe("gpu_objects_64", "--no-compile")
+    yield from kernel_rows("step of the bundled network, eager", our_step(recipe, bench.device, bench.dtype), bench)
+
+
+def kernel_rows(what: str, call: Callable[[], object], bench: Bench, most: int = 16) -> Iterator[Row]:
+    """Yield the kernels of a call, those that take the most time first, with their share of all kernels' time."""
+    call(), call()
+    with profiled(bench) as profile:
+        call()
+    cuda = bench.device.type == "cuda"
+    events = [(e.self_device_time_total if cuda else e.self_cpu_time_total, e.count, e.key) for e in profile.key_averages()]
+    total = sum(time for time, *_ in events)
+    yield {"what": f"{what}: all kernels", "seconds": total / 1e6, "value": f"{sum(count for _, count, _ in events)} calls"}
+    for seconds, count, name in sorted(events, reverse=True)[:most]:
+        yield {"what": f"{what}: {name[:120]}", "seconds": seconds / 1e6, "value": f"{seconds / total:.1%}, {count} calls"}
+
+
+@contextlib.contextmanager
+def profiled(bench: Bench) -> Iterator[torch.profiler.profile]:
+    """Profile the kernels of the device inside the block."""
+    activity = torch.profiler.ProfilerActivity
+    synchronise(bench.device)
+    with (
+        undisturbed(),
+        torch.profiler.profile(activities=[activity.CUDA if bench.device.type == "cuda" else activity.CPU]) as profile,
+    ):
+        yield profile
+        synchronise(bench.device)
 
 
 def run_baseline_512(bench: Bench) -> Iterator[Row]:
@@ -220,6 +264,7 @@ def run_train_object_256(bench: Bench) -> Iterator[Row]:
     yield row
     row = training_row(bench, bench.recipe("object_256"), "step of object_256, actckpt, compiled")
     yield row | {"target": "≥ 45 % of the matrix product", "least_share": 0.45}
+    give_memory_back()
     fits = bench.count(int(largest_batch(row["peak_bytes"], 8, parameters(bench, "object_256"), memory_gib(bench))), 3)
     with contextlib.suppress(torch.OutOfMemoryError):
         large = bench.recipe("object_256", "--bs_per_gpu", str(max(fits * 9 // 10, 1)))
@@ -239,7 +284,11 @@ def parameters(bench: Bench, recipe: str) -> int:
 
 
 def memory_gib(bench: Bench) -> float:
-    return torch.cuda.get_device_properties(bench.device).total_memory / GIB if bench.device.type == "cuda" else 16.0
+    """Return the GiB of memory that this process may use, on a GPU."""
+    if bench.device.type != "cuda":
+        return 16.0
+    total = torch.cuda.get_device_properties(bench.device).total_memory
+    return total * torch.cuda.get_per_process_memory_fraction(bench.device) / GIB
 
 
 def largest_batch(peak_bytes: float, scenes: int, weights: int, gib: float) -> int:
@@ -268,9 +317,9 @@ def run_memory(bench: Bench) -> Iterator[Row]:
 
 def run_small(bench: Bench) -> Iterator[Row]:
     for scenes in (8, 64):
-        for flags in (["--no-compile"], [], ["--compile_mode", "reduce-overhead"]):
+        for flags in (["--no-compile"], ["--compile"], ["--compile", "--compile_mode", "reduce-overhead"]):
             recipe = bench.recipe("gpu_objects_64", "--bs_per_gpu", str(scenes), *flags)
-            what = "step of the bundled network, 64×64, " + (" ".join(flags).lstrip("-") or "compiled")
+            what = "step of the bundled network, 64×64, " + " ".join(flags)
             with failing_is_a_row(what) as failed:
                 step = our_step(recipe, bench.device, bench.dtype)
                 row = training_row(bench, recipe, what, 10, step)
@@ -302,11 +351,9 @@ def failing_is_a_row(what: str) -> Iterator[list[Row]]:
 
 def idle_share(call: Callable[[], object], bench: Bench, repeats: int = 20) -> float:
     """Return the share of time in which the device runs no kernel, by the profiler's sum of kernels; profiling adds to it."""
-    activity = torch.profiler.ProfilerActivity
     cuda = bench.device.type == "cuda"
     repeats = bench.count(repeats)
-    synchronise(bench.device)
-    with torch.profiler.profile(activities=[activity.CUDA if cuda else activity.CPU]) as profile:
+    with profiled(bench) as profile:
         start = time.perf_counter()
         for _ in range(repeats):
             call()

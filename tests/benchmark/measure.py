@@ -1,13 +1,16 @@
 """Measurement tools: seconds, peak memory, rates and description of the machine, tables of figures."""
 
+import contextlib
 import ctypes
 import datetime
 import gc
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,19 +20,43 @@ from model.camera_path import turntable
 from model.training.flops import synchronise
 from model.training.snapshot import code_version
 
+# Environment variable: process groups to pause while something is measured; and the seconds in which a GPU finishes their kernels.
+PAUSED, PAUSE_SECONDS = "PAUSED_WHILE_MEASURING", 0.5
 # Bytes that are copied to measure bandwidth: several times any cache.
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 32}
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Pause the process groups that the environment variable PAUSED_WHILE_MEASURING names, inside the block."""
+    groups = [int(group) for group in os.environ.get(PAUSED, "").split()]
+    for group in groups:
+        signal_group(group, signal.SIGSTOP)
+    if groups:
+        time.sleep(PAUSE_SECONDS)
+    try:
+        yield
+    finally:
+        for group in groups:
+            signal_group(group, signal.SIGCONT)
+
+
+def signal_group(group: int, number: int) -> None:
+    """Send a signal to a process group, if it is still there."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def time_calls(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     """Return the median seconds of `repeats` runs, without warm-up."""
     seconds = []
-    for _ in range(repeats):
-        synchronise(device)
-        start = time.perf_counter()
-        call()
-        synchronise(device)
-        seconds.append(time.perf_counter() - start)
+    with undisturbed():
+        for _ in range(repeats):
+            synchronise(device)
+            start = time.perf_counter()
+            call()
+            synchronise(device)
+            seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
@@ -38,7 +65,7 @@ def copy_rate(device: torch.device, size: int | None = None) -> float:
     source = torch.empty(size or COPY_BYTES[device.type], dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
     target.copy_(source)
-    return 2 * source.numel() / min(time_calls(lambda: target.copy_(source), device, 1) for _ in range(5))
+    return 2 * source.numel() / time_calls(lambda: target.copy_(source), device, 5)
 
 
 def reset_peak(device: torch.device) -> int:

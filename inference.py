@@ -25,6 +25,7 @@ from torch import Tensor
 from config.errors import InputError
 from config.flags import read_command_line, refuse_without_effect, settings
 from config.rendering import (
+    DEFAULT_SCENE_WEIGHTS,
     DEFAULT_WEIGHTS,
     SETTINGS,
     Machine,
@@ -104,8 +105,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         adopt_slurm()
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
         check_flags(given, world_size())
-        trained = trained_with(settings(Network, given).weights)
         state = SceneState.load(given["load_state"]) if "load_state" in given else None
+        of_scenes = given.get("scene_inference", state is not None and state.normalised)
+        given.setdefault("load", str(DEFAULT_SCENE_WEIGHTS if of_scenes else DEFAULT_WEIGHTS))
+        trained = trained_with(given["load"])
         normalised = trained.scene_pose_normalize if state is None or state.normalised is None else state.normalised
         given.setdefault("scene_inference", bool(normalised))
         if not given["scene_inference"]:
@@ -205,8 +208,9 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: P
         model.context = context
         renderer = Renderer(model, context, machine.chunk_views)
         check_image_size(dataset.image_size, model.config.patch_size)
-        bundled = resolve_weights(network.weights).resolve() == DEFAULT_WEIGHTS.resolve()
-        # With the bundled model nothing is downloaded.
+        weights = resolve_weights(network.weights).resolve()
+        bundled = weights in (DEFAULT_WEIGHTS.resolve(), DEFAULT_SCENE_WEIGHTS.resolve())
+        # With a bundled model nothing is downloaded.
         metrics, not_computed = choose_metrics(jobs, results.no_lpips, not bundled, processes.device)
     if processes.highest(len(not_computed)) > len(not_computed):  # another process lacks LPIPS: none computes it
         del metrics["lpips"]
@@ -225,7 +229,7 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: P
             rows += [row for part in processes.gather(mine) or [] for row in part]
             progress.update(len(turn))
     if processes.first and rows:
-        about = {**settings_of(given), "load": str(DEFAULT_WEIGHTS) if bundled else network.weights, "data_path": scenes.source}
+        about = {**settings_of(given), "load": str(weights) if bundled else network.weights, "data_path": scenes.source}
         about |= {"image_size": dataset.image_size, "device": str(processes.device), "precision": str(model.compute_dtype)}
         about |= {"not_computed": not_computed, "input_views": {job.folder.name: job.inputs for job in jobs}}
         about |= {"trained_with": trained.to_dict(), "warnings": notes}

@@ -9,7 +9,9 @@ from config.flags import flag, refuse_without_effect
 from config.paths import ROOT
 from config.recipe import COMPILE_MODES
 
-DEFAULT_WEIGHTS = ROOT / "weight" / "lact_objects_64.safetensors"  # the bundled model
+# The bundled models.
+DEFAULT_WEIGHTS = ROOT / "weight" / "lact_objects_64.safetensors"
+DEFAULT_SCENE_WEIGHTS = ROOT / "weight" / "lact_scenes_64.safetensors"
 DEFAULT_OBJECTS = ROOT / "data_example" / "objects_data_path.json"
 DEFAULT_SCENES = ROOT / "data_example" / "scene_data_path.json"
 VIEW_SELECTIONS = ("uniform", "spread", "random", "kmeans")
@@ -21,13 +23,15 @@ FAST_WEIGHT_OPS = ("auto", "naive", "compiled", "autotuned")
 class Network:
     load: str | None = flag(
         None, "weights: a file, or a published name such as weight/obj_res256.pt, downloaded if missing",
-        group="network", unset="the bundled model",
+        group="network", unset="the bundled model of objects, or of scenes",
     )  # fmt: skip
     config: str | None = flag(None, "network config, a YAML file", unset="the one that belongs to the weights")
 
     @property
     def weights(self) -> str:
-        return self.load or str(DEFAULT_WEIGHTS)
+        """The weights; `main` fills in the default, which depends on the kind of scene."""
+        assert self.load is not None
+        return self.load
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from tests.support.inference_run import metrics
 from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path
 
-CONFIG = "config/lact_l4_d256.yaml"
+CONFIG = "config/lact_l4_d256_foot.yaml"
 
 
 @pytest.fixture(autouse=True)

@@ -49,11 +49,11 @@ def test_the_table_for_people_is_the_table_for_the_program():
         for name, row in groups["published"].items()
     ]
     assert told == kept
-    (small,) = (row for row in cells if row[0].startswith("lact_"))
-    ((name, row),) = groups["bundled"].items()
-    shape = "x".join(map(str, row["resolution"]))
-    assert small[:6] == [name, row["file"], row["config"], shape, row["kind"], str(row["num_input_views"])]
-    assert int(small[6]) == (ROOT / "weight" / row["file"]).stat().st_size < 16e6
+    small = [row for row in cells if row[0].startswith("lact_")]
+    for found, (name, row) in zip(small, groups["bundled"].items(), strict=True):
+        shape = "x".join(map(str, row["resolution"]))
+        assert found[:6] == [name, row["file"], row["config"], shape, row["kind"], str(row["num_input_views"])]
+        assert int(found[6]) == (ROOT / "weight" / row["file"]).stat().st_size < 16e6
     lpips = {row[0]: row[1:] for row in cells if row[0].endswith(".pth")}
     assert lpips == {file.name: [file.url, str(file.size), file.sha256] for file in LPIPS_FILES}
 

@@ -44,11 +44,11 @@ def load_model(
 
     Example:
         >>> from model import load_model
-        >>> model = load_model("lact_objects_64.safetensors", device="cpu")  # the bundled model
+        >>> model = load_model("lact_objects_64.safetensors", device="cpu")  # a bundled model
         >>> model.config.layers, model.config.dim, model.config.patch_size
-        (4, 256, 8)
+        (4, 256, 4)
         >>> model.input_linear.weight.shape
-        torch.Size([256, 768])
+        torch.Size([256, 192])
     """
     if newton_schulz_dtype not in PRECISIONS:
         raise InputError("newton_schulz_dtype", f"is {newton_schulz_dtype!r}", " or ".join(PRECISIONS))

@@ -44,25 +44,32 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--target_every", type=int, default=4)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="auto", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--scenes", action="store_true", help="poses normalised, inputs even along the list")
     parser.add_argument("--picture", default="outputs/memories.png")
     args = parser.parse_args(argv)
     dataset = SceneDataset(args.data_path, tuple(args.image_size), 8)
-    rows = {}
+    rows, selection = {}, "uniform" if args.scenes else "spread"
     for word in args.weights:
         name, _, place = word.partition("=")
         file, _, config = place.partition("@")
         model = load_model(file, config or None, args.device, args.precision)
         for count in args.num_input_views:
-            rows[name, count] = measure(model, dataset, count, args.target_every, f"{name}, {count}")
+            rows[name, count] = measure(model, dataset, count, args.target_every, f"{name}, {count}", args.scenes, selection)
     print_table(rows, model.device)
     draw(args.picture, rows)
     print(f"\n{args.picture}: the same as a plot")
 
 
 def measure(
-    model: LaCTLVSM, dataset: SceneDataset, count: int, target_every: int, what: str, normalise: bool = False
+    model: LaCTLVSM,
+    dataset: SceneDataset,
+    count: int,
+    target_every: int,
+    what: str,
+    normalise: bool = False,
+    selection: str = "spread",
 ) -> dict[str, float]:
-    """Return means over scenes of PSNR and of the inputs' mean's PSNR, and medians of seconds and frames per second.
+    """Return means over scenes of PSNR, also of the inputs' mean and of the nearest input, and medians of seconds and frames/s.
 
     Args:
         model: the network.
@@ -71,19 +78,20 @@ def measure(
         target_every: targets are the views 0, k, 2k, …; 0 takes all that are not inputs.
         what: label of the progress bar.
         normalise: normalise poses to the frame and scale of the mean camera of inputs and targets (scenes).
+        selection: of inputs.
     """
-    scores, floors, taken, rendered = [], [], [], []
+    scores, floors, nearest, taken, rendered = [], [], [], [], []
     for i in tqdm(range(len(dataset)), desc=what, unit="scene", leave=False, disable=None):
         scene = dataset[i]
         poses = np.stack([view.c2w for view in scene.views])
         num_targets = None if target_every else len(poses) - count
-        inputs, targets = select_views(poses, None, count, num_targets, "spread", target_every=target_every or None)
+        inputs, targets = select_views(poses, None, count, num_targets, selection, target_every=target_every or None)
         given, wanted = (
             {key: value[None].to(model.device) for key, value in dataset.load(scene, views).items()} for views in (inputs, targets)
         )
         if normalise:
-            poses = normalise_poses(torch.cat([given["c2w"], wanted["c2w"]], dim=1))
-            given["c2w"], wanted["c2w"] = poses.split([len(inputs), len(targets)], dim=1)
+            normalised = normalise_poses(torch.cat([given["c2w"], wanted["c2w"]], dim=1))
+            given["c2w"], wanted["c2w"] = normalised.split([len(inputs), len(targets)], dim=1)
         synchronise(model.device)
         start = time.perf_counter()
         state = model.reconstruct(**given)
@@ -96,9 +104,13 @@ def measure(
         scores.append(psnr(images, wanted["image"]).mean().item())
         mean = given["image"].mean(1, keepdim=True).expand_as(wanted["image"])
         floors.append(psnr(mean, wanted["image"]).mean().item())
+        places = [torch.from_numpy(poses[views, :3, 3]).float() for views in (targets, inputs)]
+        near = given["image"][:, torch.cdist(places[0], places[1]).argmin(1).to(model.device)]
+        nearest.append(psnr(near, wanted["image"]).mean().item())
     return {
         "psnr": statistics.mean(scores),
         "floor": statistics.mean(floors),
+        "nearest": statistics.mean(nearest),
         "reconstruct": statistics.median(taken),
         "frames_per_second": statistics.median(rendered),
     }
@@ -125,8 +137,9 @@ def print_table(rows: dict[tuple[str, int], dict[str, float]], device: torch.dev
     lines = []
     for (name, count), row in rows.items():
         speeds = [f"{row['reconstruct']:.4f}", f"{row['frames_per_second']:.0f}"]
-        lines.append([name, str(count), f"{row['psnr']:.2f}", f"{row['floor']:.2f}", *speeds])
-    print(table(["network", "inputs", "PSNR, dB", "mean of the inputs, dB", "seconds to reconstruct", "frames/s"], lines))
+        lines.append([name, str(count), f"{row['psnr']:.2f}", f"{row['floor']:.2f}", f"{row['nearest']:.2f}", *speeds])
+    head = ["network", "inputs", "PSNR, dB", "mean of the inputs, dB", "nearest input, dB", "seconds to reconstruct", "frames/s"]
+    print(table(head, lines))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", nargs="*", default=list(RECIPES), metavar="NAME[=FILE]", help=names)
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    unknown = [name for name in args.train if name.partition("=")[0] not in RECIPES]
+    if unknown:
+        parser.error(f"--train {unknown[0]}: wanted {' or '.join(RECIPES)}, with =FILE or without")
     if args.step:
         # Everything is imported; the previous step may still be measuring. The parent sends the time limit when this one may start.
         seconds = sys.stdin.readline()
@@ -108,7 +111,7 @@ class Report:
         """Run the steps one after another; return 1 if one failed, else 0."""
         # No figure can be read without the machine's own rates.
         names, failed = list(dict.fromkeys(["machine", *(self.args.only or STEPS)])), []
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, self.ending_all():
             self.train(Path(folder))
             if BESIDE in names:
                 names.remove(BESIDE)
@@ -134,6 +137,15 @@ class Report:
         told = f"failed: {', '.join(failed) or 'none'}; skipped for time: {', '.join(self.left_out) or 'none'}"
         print(f"{(time.monotonic() - self.started) / 60:.1f} minutes; {told}")
         return int(bool(failed))
+
+    @contextlib.contextmanager
+    def ending_all(self) -> Iterator[None]:
+        """End what runs beside the steps, however the block ends."""
+        try:
+            yield
+        finally:
+            for process in self.beside():
+                signal_group(process.pid, signal.SIGKILL)
 
     def left(self) -> float:
         """Return the seconds that are left."""
@@ -284,25 +296,25 @@ def pytest_output(chosen: Sequence[str]) -> str:
     return "\n".join(text for text in done.stdout.splitlines() if re.match(r"FAILED|ERROR|.* in [\d.:]+s", text)) + "\n"
 
 
-# In order of value. Seconds are the limit of each on an H100.
+# In order of value: first what no GPU has shown yet (model/README.md, On a GPU). Seconds are the limit of each on an H100.
 STEPS = {
     "machine": Step("The machine", gpu_steps.run_machine, 40),
-    BESIDE: Step("Tests on the GPU", run_tests, 400),
-    "inference_512": Step("Rendering and reconstruction at 512×512", gpu_steps.run_inference_512, 80),
-    "train_object_256": Step("Training step, objects at 256×256", gpu_steps.run_train_object_256, 110),
-    "inference_536": Step("Rendering and reconstruction at 536×960", gpu_steps.run_inference_536, 70),
-    "inference_long": Step("Reconstruction of long inputs", gpu_steps.run_inference_long, 70),
+    BESIDE: Step("Tests on the GPU", run_tests, 480),
+    "fast_weight": Step("Variants: fast-weight operations", gpu_variants.run_fast_weight, 90),
+    "memory": Step("Memory of a training step", gpu_steps.run_memory, 90),
+    "train_object_256": Step("Training step, objects at 256×256", gpu_steps.run_train_object_256, 200),
+    "inference_512": Step("Rendering and reconstruction at 512×512", gpu_steps.run_inference_512, 120),
+    "chunks": Step("Variants: views at a time", gpu_variants.run_chunks, 40),
+    "newton_schulz": Step("Variants: Newton-Schulz", gpu_variants.run_newton_schulz, 60),
     "profile": Step("Kernels", gpu_steps.run_profile, 70),
-    "small": Step("The bundled network", gpu_steps.run_small, 80),
-    "generator": Step("The generator", gpu_steps.run_generator, 50),
-    "baseline": Step("Against the plain network in float32", gpu_steps.run_baseline_512, 45),
+    "small": Step("The bundled network", gpu_steps.run_small, 150),
+    "train_scenes": Step("Training steps, scenes", gpu_steps.run_train_scenes, 200),
+    "generator": Step("The generator", gpu_steps.run_generator, 80),
+    "inference_536": Step("Rendering and reconstruction at 536×960", gpu_steps.run_inference_536, 70),
+    "inference_long": Step("Reconstruction of long inputs", gpu_steps.run_inference_long, 90),
     "cuda_graph": Step("Variants: CUDA graphs", gpu_variants.run_cuda_graph, 40),
     "attention": Step("Variants: attention", gpu_variants.run_attention, 40),
-    "fast_weight": Step("Variants: fast-weight operations", gpu_variants.run_fast_weight, 90),
-    "train_scenes": Step("Training steps, scenes", gpu_steps.run_train_scenes, 110),
-    "memory": Step("Memory of a training step", gpu_steps.run_memory, 90),
-    "newton_schulz": Step("Variants: Newton-Schulz", gpu_variants.run_newton_schulz, 50),
-    "chunks": Step("Variants: views at a time", gpu_variants.run_chunks, 30),
+    "baseline": Step("Against the plain network in float32", gpu_steps.run_baseline_512, 45),
     "test_alone": Step("A test that takes nearly all memory", run_test_alone, 40),
     "machine_after": Step("The machine, afterwards", gpu_steps.run_machine, 30),
 }

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path, PurePosixPath
 
-# Rounds for which a thread of GNU's OpenMP, which torch's Linux packages hold, spins while it waits for the others, before it
-# sleeps. By default it is 300,000, about a millisecond: alone that saves nothing over this, but where other processes want the
-# cores, each thread waits for one that is not running, and keeps it from running. tests/benchmark/threads.py measures this.
-SPINS = "10000"
+# Rounds for which a thread of GNU's OpenMP, which torch's packages for Linux hold, spins while it waits for the others, before it
+# sleeps: about as long as it takes to be woken, 25 to 50 µs. The default is 300,000, 7 ms or more: where other processes want the
+# cores, a thread then spins through its share of time, waiting for one that the spinning keeps from running.
+# tests/benchmark/threads.py compares them.
+SPINS = "1000"
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
 _PERIOD_US = b"100000"  # the kernel's default
@@ -16,8 +17,9 @@ _PERIOD_US = b"100000"  # the kernel's default
 def choose_threads(environment: MutableMapping[str, str] = os.environ, root: Path = Path("/")) -> None:
     """Set the number of threads and how they wait, in the environment that OpenMP reads when torch is imported.
 
-    What the user, torchrun or a scheduler has set stays. Without a cgroup's limit the number is left to OpenMP: it heeds the
-    affinity by itself.
+    What the user, torchrun or a scheduler has set stays. Without a cgroup's limit the number is left to OpenMP, which heeds the
+    affinity. The load of the machine has no say: sums over another number of threads differ in their last bits, and the same
+    command must give the same result.
 
     Args:
         environment: changed; child processes inherit it.

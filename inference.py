@@ -9,6 +9,11 @@ groups of M processes, called contexts, split the views of one scene, for scenes
 Letters: v input views, u target views, h w pixels.
 """
 
+if __name__ == "__main__":  # before torch is imported, which reads these settings
+    from config.startup import start
+
+    start()
+
 import contextlib
 import os
 import signal
@@ -36,6 +41,7 @@ from config.rendering import (
     Views,
     check_flags,
 )
+from config.threads import cores
 from data.dataset import SceneDataset, check_image_size
 from data.output.report import SceneReport, bar, check_rendered, folder_names, layer_bar, open_folder, table, write_report
 from data.output.video import VideoWriter, find_encoder, to_uint8
@@ -45,6 +51,7 @@ from data.scene_problems import CameraWarnings
 from data.view_selection import read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
+from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.launcher import adopt_slurm, world_size
@@ -103,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         adopt_slurm()
-        given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv)
+        given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv, version=version)
         check_flags(given, world_size())
         state = SceneState.load(given["load_state"]) if "load_state" in given else None
         of_scenes = given.get("scene_inference", state is not None and state.normalised)
@@ -231,6 +238,7 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: P
     if processes.first and rows:
         about = {**settings_of(given), "load": str(weights) if bundled else network.weights, "data_path": scenes.source}
         about |= {"image_size": dataset.image_size, "device": str(processes.device), "precision": str(model.compute_dtype)}
+        about |= {"machine": describe_machine(processes.device, model.compute_dtype)}
         about |= {"not_computed": not_computed, "input_views": {job.folder.name: job.inputs for job in jobs}}
         about |= {"trained_with": trained.to_dict(), "warnings": notes}
         write_report(scenes.output_dir, rows, about)
@@ -248,7 +256,7 @@ def plan(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | 
     """Read the scenes' cameras and choose the views of each; no image is read yet."""
     image_size = scenes.image_size or trained.image_size or DEFAULT_IMAGE_SIZE
     most_inputs = trained.num_input_views or DEFAULT_INPUT_VIEWS
-    workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+    workers = min(8, cores()) if num_workers is None else num_workers
     dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known when the model is loaded
     found = [dataset[i] for i in range(len(dataset))]
     jobs = []

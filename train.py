@@ -10,6 +10,11 @@ for inference.py.
 Letters: b scenes, v input views, u target views.
 """
 
+if __name__ == "__main__":  # before torch is imported, which reads these settings
+    from config.startup import start
+
+    start()
+
 import contextlib
 import enum
 import math
@@ -32,6 +37,7 @@ from config.messages import counted
 from config.recipe import TrainingRecipe, read_recipe
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
+from model.machine import describe_machine, in_words, version
 from model.metric import LPIPS
 from model.parallel.context import ContextGroup, join_context
 from model.parallel.launcher import adopt_slurm
@@ -80,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         adopt_slurm()
-        recipe = read_recipe(argv, defaults_of_run)
+        recipe = read_recipe(argv, defaults_of_run, version)
     except (InputError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"train.py: {error}", file=sys.stderr, flush=True)
@@ -137,7 +143,8 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
         take_step = StepGraphs(take_step, state.optimizer, window, device)
     ending, bad_data = Ending.NONE, None
     with recorder, contextlib.closing(source), contextlib.closing(batches):
-        recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", *notes]))
+        machine = f"{folder}: {in_words(describe_machine(device, dtype))}"
+        recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", machine, *notes]))
         if held_out and state.step > 0 and recorder.lacks_validation(state.step, recipe):  # the run ended before it
             with window.paused():
                 valid, bad_data = validate(state, held_out, recipe, processes, recorder)

@@ -1,5 +1,7 @@
 """Network configs: YAML in this project's spelling or in the published one, checked before a network is built from it."""
 
+import config.startup  # noqa: F401 (first: it refuses an old Python)  # isort: skip
+
 import dataclasses
 import difflib
 import os

@@ -18,7 +18,7 @@ import dataclasses
 import os
 import sys
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -65,7 +65,12 @@ def flag(
 
 
 def read_command_line(
-    program: str, description: str, kinds: Iterable[type], argv: Sequence[str] | None = None, negatable: bool = False
+    program: str,
+    description: str,
+    kinds: Iterable[type],
+    argv: Sequence[str] | None = None,
+    negatable: bool = False,
+    version: Callable[[], str] | None = None,
 ) -> dict[str, Any]:
     """Read the flags of some settings dataclasses.
 
@@ -75,6 +80,7 @@ def read_command_line(
         kinds: the dataclasses; no two fields share a name.
         argv: the command line; None for the process's own.
         negatable: give every switch a `--no-NAME` too, to turn off what another source, such as a YAML, turned on.
+        version: makes the text that `--version` prints; None for no such flag.
 
     Returns:
         the value of every flag that was given, by name. `settings` makes instances of it.
@@ -84,6 +90,8 @@ def read_command_line(
     """
     fields = _fields(kinds)
     parser = _parser(program, description, fields, negatable)
+    if version is not None:
+        parser.add_argument("--version", action=_Version, text=version)
     try:
         found, unknown = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -189,6 +197,24 @@ def show(value: Any) -> str:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError("command line", f"cannot be read ({message})", "flags as --help lists them")
+
+
+class _Version(argparse.Action):
+    """The flag that prints a text, which is made only then, and ends the program."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, default: str, text: Callable[[], str]) -> None:
+        super().__init__(
+            option_strings,
+            dest,
+            nargs=0,
+            default=default,
+            help="print the versions of code, Python and torch, and the machine; exit",
+        )
+        self.text = text
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        print(self.text())
+        parser.exit()
 
 
 def _parser(program: str, description: str, fields: Mapping[str, tuple[dataclasses.Field, Any]], negatable: bool) -> _Parser:

@@ -131,7 +131,9 @@ class RecipeFile:
 
 
 def read_recipe(
-    argv: Sequence[str] | None = None, defaults: Callable[[TrainingRecipe], Mapping[str, Any]] | None = None
+    argv: Sequence[str] | None = None,
+    defaults: Callable[[TrainingRecipe], Mapping[str, Any]] | None = None,
+    version: Callable[[], str] | None = None,
 ) -> TrainingRecipe:
     """Read a run's settings: defaults, over these the YAML of `--recipe`, over these the command line.
 
@@ -142,12 +144,15 @@ def read_recipe(
         argv: command-line arguments; None takes the program's.
         defaults: called with the settings of a run that loads weights; returns the defaults that these imply; the YAML overrides
             them.
+        version: as for `read_command_line`.
 
     Raises:
         FileNotFoundError: there is no such YAML.
         InputError: an unknown flag or key, a value of the wrong type or out of range, or settings that contradict each other.
     """
-    given = read_command_line("train.py", "Train a LaCT network.", (RecipeFile, TrainingRecipe), argv, negatable=True)
+    given = read_command_line(
+        "train.py", "Train a LaCT network.", (RecipeFile, TrainingRecipe), argv, negatable=True, version=version
+    )
     path = given.pop("recipe", None)
     values = {} if path is None else _found_from(find_path(path), read_mapping(TrainingRecipe, read_yaml(path), str(path)))
     chosen = {**values, **given}

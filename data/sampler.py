@@ -8,7 +8,6 @@ Letters: b samples, n views of a sample: inputs are the first of them, targets t
 """
 
 import functools
-import os
 import sys
 import threading
 from collections import deque
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from config.recipe import TrainingRecipe
+from config.threads import cores
 from data.dataset import SceneDataset, check_image_size
 from data.poses import normalise_poses
 from data.scene_format import Scene
@@ -317,7 +317,7 @@ class PoolSource(SyntheticSource):
         self.ahead = 0  # the pool has a thread of its own
         assert recipe.pool is not None  # `open_source` takes another source then
         # On a CPU, rendering already keeps the cores busy.
-        processes = min(recipe.workers, max((os.cpu_count() or 1) - 1, 0)) if device.type == "cuda" else 0
+        processes = min(recipe.workers, max(cores() - 1, 0)) if device.type == "cuda" else 0
         self.data_share = data_share
         self.pool = ScenePool(
             self.kind, recipe.seed, recipe.pool, recipe.num_all_views, recipe.image_size, device, data_share, processes

@@ -8,28 +8,34 @@ on standard error.
 
 # Letters: v views, h w pixels.
 
-import hashlib
 import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
+from config.threads import cores
 from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
 from data.scene_problems import camera_problems, describe
-from data_preprocess.command import MOST_WORKERS, cores, run_script
+from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.scene_folder import refuse_linked_folders
 
 # Photos on a contact sheet, and their longer side in pixels until it is drawn.
@@ -122,10 +128,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
     problems, lines, views = [], [], 0
     folders: set[str] = set()
     seen: set[Path] = set()
-    with (
-        ThreadPoolExecutor(check.workers or cores()) as pool,
-        tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True) as progress,
-    ):
+    progress = tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True)
+    with ThreadPoolExecutor(check.workers or cores()) as pool, progress:
         for i, path in enumerate(progress):
             if path in seen:
                 problems.append(f"{check.data_path}, entry {i}: is {path} again; wanted each scene once")

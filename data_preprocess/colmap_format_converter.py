@@ -11,19 +11,25 @@ centred and scaled as `inference.py` expects. Safe to re-run; finished scenes ar
 """
 
 import sys
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import numpy as np
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted, some
+from config.threads import cores
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
@@ -33,7 +39,7 @@ from data_preprocess.capture.video_frames import draw_frames
 from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.colmap.sparse_model import Image, find_models, lens_of, unused_models
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
-from data_preprocess.command import check_one_of, cores, run_script, say, say_left_out
+from data_preprocess.command import check_one_of, run_script, say, say_left_out
 from data_preprocess.scene_folder import refuse_linked_folders
 
 # Folders of models, which do not give a scene its name.

@@ -65,11 +65,6 @@ def check_list_name(name: str) -> None:
         raise InputError("--name", f"is {name!r:.80}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
 
 
-def cores() -> int:
-    """Return the number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def say(line: str) -> None:
     """Print a line above the progress bars."""
     tqdm.write(" ".join(line.splitlines()))

@@ -11,18 +11,23 @@ size), `images_2`, `images_4` (960×540) and `images_8` are downloaded to the sa
 A scene's transforms.json is written last: where it exists, the images do too. The same command continues an interrupted download.
 """
 
-import shutil
 import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from tqdm import tqdm
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings

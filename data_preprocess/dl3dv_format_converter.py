@@ -7,18 +7,24 @@ is a folder HASH with transforms.json and images_4, or with a folder nerfstudio 
 conversion continues and finished scenes are skipped.
 """
 
-import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path, PurePosixPath
-
-import numpy as np
+from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import PurePosixPath
+
+import numpy as np
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings

@@ -14,24 +14,30 @@ A scene appears as ODIR/HASH/nerfstudio once it is complete, laid out like the b
 images and transforms.json are unpacked. The same command continues an interrupted download.
 """
 
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
 import contextlib
 import os
 import re
 import shutil
 import stat
-import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import WeakFileLock
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings

@@ -8,17 +8,23 @@ lists these two. The files and their git hashes are listed by GitHub's API (60 r
 one) and downloaded from raw.githubusercontent.com. For mirrors, LACT_GITHUB_API and LACT_GITHUB_RAW replace the two addresses.
 """
 
-import os
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path, PurePosixPath
-from urllib.parse import quote
+from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import PurePosixPath
+from urllib.parse import quote
 
 from huggingface_hub.utils import get_session
 

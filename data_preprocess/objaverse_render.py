@@ -10,26 +10,32 @@ is 0.75, or less for a chunky object, so that no part is farther than 0.85 from 
 NAME_failed.json and tried again by the next run. Safe to re-run; finished views are skipped.
 """
 
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
 import contextlib
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 
 from tqdm import tqdm
-
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, some
+from config.threads import cores
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
@@ -40,7 +46,6 @@ from data_preprocess.command import (
     MOST_WORKERS,
     check_list_name,
     check_one_of,
-    cores,
     run_script,
     say_left_out,
 )

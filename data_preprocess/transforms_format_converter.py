@@ -7,17 +7,22 @@ are undistorted, transparency is kept. Cameras are turned upright, centred and s
 how. Safe to re-run; an interrupted conversion continues and finished scenes are skipped.
 """
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings

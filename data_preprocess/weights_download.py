@@ -7,12 +7,17 @@ weight/checkpoints.yaml lists them. inference.py downloads a missing checkpoint 
 """
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from huggingface_hub.hf_api import RepoFile
 

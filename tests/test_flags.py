@@ -53,6 +53,29 @@ def test_a_single_value_may_be_given_by_its_place():
         read_command_line("x.py", "A program.", (Check,), [])
 
 
+def test_the_version_is_made_and_printed_only_where_it_is_requested(capsys):
+    made = []
+
+    def version():
+        made.append(1)
+        return "commit 1234"
+
+    def words(*argv):
+        return read_command_line("x.py", "A program.", (Scenes,), argv, version=version)
+
+    words("--output", "out")
+    with pytest.raises(SystemExit):
+        words("--help")
+    assert "--version" in capsys.readouterr().out
+    assert not made
+    with pytest.raises(SystemExit) as ended:
+        words("--version")  # without the flags that a run needs
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "commit 1234\n"
+    with pytest.raises(InputError, match=r"^--version: is unknown"):
+        read("--output", "out", "--version")
+
+
 def test_switches_can_be_switched_off_where_something_else_may_have_switched_them_on():
     assert read("--output", "out", "--no-quiet", negatable=True)["quiet"] is False
     with pytest.raises(InputError, match=r"^--no-quiet: is unknown"):

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor
 
 import inference
 from config import rendering
+from config.threads import cores
 from data import view_selection
 from data.dataset import load_views
 from data.scene_format import read_scene
@@ -308,7 +308,7 @@ def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypat
     assert seen == {"workers": 0, "order": "nearest", **compiled}
     del seen["compiled"]
     infer(words, data="scene_0/opencv_cameras.json")
-    assert seen == {"workers": min(8, os.cpu_count()), "order": "given", "fast_weight": (torch.float32, "auto")}
+    assert seen == {"workers": min(8, cores()), "order": "given", "fast_weight": (torch.float32, "auto")}
 
 
 def test_scenes_of_one_name_get_a_folder_each(infer, place):

@@ -19,11 +19,11 @@ from config import config_from_dict
 from config.errors import InputError
 from config.recipe import DEFAULT_CONFIG
 from model import LaCTLVSM, load_model
+from model.machine import code_version
 from model.training.snapshot import (
     FORMAT,
     SnapshotWriter,
     check_same_run,
-    code_version,
     copied,
     list_snapshots,
     read_snapshot,
@@ -305,12 +305,6 @@ def test_restoring_another_network_is_refused(tmp_path):
     (path,) = written(tmp_path, 1)
     with pytest.raises(InputError, match=r"step_00000001.pt, input_linear.weight: is \(8, 48\), and \(12, 48\)"):
         trained(seed=0, dim=12).restore(read_snapshot(path), path, rank=0)
-
-
-def test_code_version_is_the_commit_or_unknown(monkeypatch):
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|unknown", code_version())
-    monkeypatch.setenv("PATH", "")
-    assert code_version() == "unknown"
 
 
 def test_weights_of_a_snapshot_bring_their_config(tmp_path):

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from config.errors import InputError
 from config.flags import flag
 from config.messages import counted
+from config.threads import cores
 from data.files import replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
@@ -25,7 +26,7 @@ from data.scene_format import Scene, View, read_scene, write_data_path
 from data.scene_problems import camera_problems, describe
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
-from data_preprocess.command import MOST_WORKERS, cores
+from data_preprocess.command import MOST_WORKERS
 from data_preprocess.scene_folder import SceneFolder
 
 

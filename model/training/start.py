@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError
 from config.recipe import TrainingRecipe, recipe_from_dict
+from model.machine import code_version
 from model.parallel.processes import Processes
-from model.training.snapshot import check_same_run, code_version, find_snapshot, read_snapshot
+from model.training.snapshot import check_same_run, find_snapshot, read_snapshot
 from model.training.state import TrainingState
 from model.weights.file import read_weights
 from model.weights.hub import resolve_weights

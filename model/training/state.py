@@ -15,9 +15,10 @@ from config.messages import with_type
 from config.recipe import TrainingRecipe
 from data.sampler import empty_batch, split
 from model.lact_lvsm import LaCTLVSM
+from model.machine import code_version
 from model.parallel.processes import Processes
 from model.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer, update_average
-from model.training.snapshot import WHOLE, code_version, copied, set_rng_state
+from model.training.snapshot import WHOLE, copied, set_rng_state
 from model.weights.load import load_weights
 from model.weights.values import all_finite
 

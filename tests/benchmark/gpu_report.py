@@ -31,11 +31,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from data.files import write_json, write_text
+from model.machine import in_words
 from model.runtime import pick_device
 from tests.benchmark import gpu_steps, gpu_variants
 from tests.benchmark.gpu_steps import GIB, Bench, Row, Step
 from tests.benchmark.gpu_training import CLOSING_SECONDS, RECIPES, Training
-from tests.benchmark.measure import PAUSED, in_words, machine, signal_group, table, table_line, undisturbed
+from tests.benchmark.measure import PAUSED, machine, signal_group, table, table_line, undisturbed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds that a step's process takes to start; with less left, the step is skipped.

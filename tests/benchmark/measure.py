@@ -10,15 +10,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from model.camera_path import turntable
+from model.machine import Facts, describe_machine
 from model.training.flops import synchronise
-from model.training.snapshot import code_version
 
 # Environment variable: process groups to pause while something is measured; and the seconds in which a GPU finishes their kernels.
 PAUSED, PAUSE_SECONDS = "PAUSED_WHILE_MEASURING", 0.5
@@ -107,23 +107,16 @@ def random_scene(views: int, image_size: tuple[int, int], device: torch.device) 
     }
 
 
-def machine(device: torch.device) -> dict[str, str]:
-    """Return the context of a figure: device, driver, torch, date and commit."""
-    about = {"device": f"CPU, {torch.get_num_threads()} threads", "driver": "-"}
+def machine(device: torch.device) -> Facts:
+    """Return the context of a figure: see `describe_machine`; also the GPU's driver, and the date."""
+    facts = describe_machine(device)
     if device.type == "cuda":
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         try:
-            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
+            facts["driver"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0]
         except (OSError, subprocess.CalledProcessError, IndexError):
-            driver = "unknown"
-        gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        about = {"device": f"{torch.cuda.get_device_name(device)}, {gib:.0f} GiB", "driver": driver}
-    return about | {"torch": torch.__version__, "date": datetime.date.today().isoformat(), "commit": code_version()}
-
-
-def in_words(about: Mapping[str, str]) -> str:
-    """Return the result of `machine` as a line of text."""
-    return ", ".join(f"{name} {value}" for name, value in about.items())
+            facts["driver"] = "unknown"
+    return facts | {"date": datetime.date.today().isoformat()}
 
 
 def table_line(cells: Sequence[str]) -> str:

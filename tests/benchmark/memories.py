@@ -27,9 +27,10 @@ from data.output.curves import Panel, draw_panels
 from data.poses import normalise_poses
 from data.view_selection import select_views
 from model import LaCTLVSM, load_model
+from model.machine import in_words
 from model.metric import psnr
 from model.training.flops import synchronise
-from tests.benchmark.measure import in_words, machine, table
+from tests.benchmark.measure import machine, table
 
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
 

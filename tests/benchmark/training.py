@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from config import load_config
 from config.recipe import TrainingRecipe, read_recipe
 from model import LaCTLVSM
+from model.machine import in_words
 from model.runtime import keep_freed_memory, pick_device, pick_dtype
 from model.training.flops import matmul_rate, training_flops
 from model.training.loss import render_loss
 from model.training.optimizer import apply_step, build_optimizer, gradient_norm
 from tests.benchmark.measure import (
     give_memory_back,
-    in_words,
     machine,
     peak,
     random_scene,

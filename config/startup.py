@@ -1,0 +1,48 @@
+"""Start of every program, before it imports anything else: versions checked, threads chosen while torch is not loaded.
+
+config/__init__.py imports this module before all others, so that an older Python ends with one line instead of a traceback from
+further in. Therefore everything here must run there, and the programs must at least parse.
+"""
+
+import os
+import re
+import sys
+
+OLDEST_PYTHON, OLDEST_TORCH = (3, 10), (2, 9)
+
+
+def start():
+    """Check torch's version, and choose the number of threads and how they wait; in programs, not where they are imported."""
+    from config.threads import choose_threads
+
+    check_torch()
+    choose_threads()
+
+
+def check_python(version=sys.version_info):
+    """End the program with one line and exit code 2 if this Python is too old."""
+    if tuple(version[:2]) < OLDEST_PYTHON:
+        refuse("Python: is {}.{}.{} ({}); wanted {}.{} or newer".format(*version[:3], sys.executable, *OLDEST_PYTHON))
+
+
+def check_torch():
+    """End the program with one line and exit code 2 if torch is installed and too old; not all programs import it."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("torch")
+    except PackageNotFoundError:
+        return
+    numbers = re.match(r"(\d+)\.(\d+)", found)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_TORCH:
+        refuse("torch: is {}; wanted {}.{} or newer: pip install -r requirement.txt".format(found, *OLDEST_TORCH))
+
+
+def refuse(problem):
+    """Print a problem, once for all processes of a machine, and end the program."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+check_python()

@@ -15,10 +15,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from config.signals import end_at_once
+
+    end_at_once()
+
+import numpy as np
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings

@@ -27,11 +27,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import WeakFileLock
-
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from config.signals import end_at_once
+
+    end_at_once()
+
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import WeakFileLock
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings

@@ -19,6 +19,10 @@ from urllib.parse import quote
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from config.signals import end_at_once
+
+    end_at_once()
 
 from huggingface_hub.utils import get_session
 

@@ -12,7 +12,6 @@ NAME_failed.json and tried again by the next run. Safe to re-run; finished views
 
 import contextlib
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,14 +21,19 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from config.signals import end_at_once
+
+    end_at_once()
+
+from tqdm import tqdm
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, some
+from config.signals import held
 from data.files import write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
@@ -141,10 +145,14 @@ def read_uids(given: Sequence[str]) -> list[str]:
 
 def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, str]]:
     """Download objects of Objaverse; yield the uid, the file or None, and the problem."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log, subprocess.Popen(
-        [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-        errors="replace", env=clean_environment(),
-    ) as process:  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+        with held():
+            process = stack.enter_context(subprocess.Popen(
+                [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                errors="replace", start_new_session=True, env=clean_environment(),
+            ))  # fmt: skip
+            stack.callback(process.kill)
         # Writes while we read: many uids and their answers fit into the pipes only if both flow.
         feeding = threading.Thread(target=_feed, args=(process, uids), daemon=True)
         feeding.start()
@@ -294,6 +302,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Exit in an orderly way, so that the workers end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

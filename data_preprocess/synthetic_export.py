@@ -8,9 +8,7 @@ machine. Safe to re-run; finished images are skipped.
 
 # Letters: v views, h w pixels.
 
-import contextlib
 import multiprocessing
-import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,18 +17,23 @@ from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from config.signals import end_at_once
+
+    end_at_once()
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-if __package__ in (None, ""):
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
+from config.signals import end_with_parent, end_workers, held
 from data.files import replace_when_finished
 from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
@@ -115,37 +118,29 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
             yield export_scene(export, index)
         return
     context = multiprocessing.get_context("spawn")
-    workers, interrupted = min(export.workers, len(indices)), context.Event()
+    workers = min(export.workers, len(indices))
+    with held():  # starts a process that cleans up after the others
+        interrupted = context.Event()
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(interrupted,)) as pool:
         try:
-            with _interrupts_held():
+            with held():
                 paths = pool.map(export_scene, [export] * len(indices), indices)  # starts all processes
             yield from paths
         except BrokenProcessPool as error:
+            end_workers()
             found = "has lost a process, which the system ended"
             raise InputError("--workers", found, f"more memory, {_LESS_MEMORY}") from error
         except (KeyboardInterrupt, GeneratorExit):
             interrupted.set()
+            pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _start_worker(interrupted: Event) -> None:
     global _interrupted
     _interrupted = interrupted
+    end_with_parent()
     torch.set_num_threads(1)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold interrupts from the keyboard back in the block, and for good in processes started there: the parent stops those."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _indices(export: Export, given: Collection[str]) -> Sequence[int]:

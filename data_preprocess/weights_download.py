@@ -13,6 +13,10 @@ from pathlib import Path
 
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from config.signals import end_at_once
+
+    end_at_once()
 
 from huggingface_hub.hf_api import RepoFile
 

@@ -132,7 +132,7 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
             raise InputError("--workers", found, f"more memory, {_LESS_MEMORY}") from error
         except (KeyboardInterrupt, GeneratorExit):
             interrupted.set()
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
 
 

@@ -92,6 +92,30 @@ def end_at_once() -> None:
             signal.signal(number, _end)
 
 
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Let signals end the process as `end_at_once` does, in a block in which the main thread waits where Python handles none."""
+    if threading.current_thread() is not threading.main_thread() or _current is None:
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write)  # gets the number of every signal as it arrives
+
+    def watch() -> None:
+        with open(read, "rb", buffering=0) as numbers:
+            while number := numbers.read(1):
+                if number[0] in SIGNALS:
+                    _end(number[0], None)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
+
+
 def _end(number: int, frame: FrameType | None) -> None:
     _leave_lost_terminal()
     _tell(f"{Path(sys.argv[0]).name}: interrupted")

@@ -17,7 +17,7 @@ import train
 from config.lock import NAME
 from config.signals import SIGNALS
 from model.training.snapshot import list_snapshots, read_snapshot
-from tests.support.processes import ROOT, environment, run_processes
+from tests.support.processes import ROOT, environment, free_ports, run_processes
 from tests.support.training_run import arguments, assert_same, final, program, rows, stop_with_sigterm, work_in
 
 STATUS = {signal.SIGTERM: 0, signal.SIGINT: 130, signal.SIGHUP: 129}
@@ -193,6 +193,22 @@ def test_a_signal_while_the_pool_is_filled_ends_the_run_soon():
     assert Path("err.txt").read_text().endswith("train.py: interrupted\n")
     assert "Traceback" not in told()
     assert leftovers() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_while_other_processes_are_awaited_ends_with_one_line(monkeypatch, rank):
+    group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": free_ports(1)[0]}
+    for name, value in group.items():
+        monkeypatch.setenv(name, str(value))
+    code = "import model.parallel.processes as p; true = p.rendezvous\n"
+    code += "p.rendezvous = lambda *a, **k: print('waits', flush=True) or true(*a, **k)\n"
+    with running(["-c", code + program(arguments("run"))], lambda: "waits" in told()) as process:
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 143
+    assert re.sub(r".*(socket.cpp|TCPStore).*\n", "", told()) == ("waits\n-c: interrupted\n" if rank == 0 else "waits\n")
+    assert not Path("outputs").exists()
 
 
 # A signal to process 1 alone, in its third step.

@@ -22,6 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 from config.errors import InputError
 from config.lock import lock_folder
 from config.messages import one_line
+from config.signals import ending_at_once
 from model.parallel.launcher import world_size
 from model.runtime import pick_device
 
@@ -166,9 +167,10 @@ def start_processes(device: str, context: int = 1) -> Processes:
     shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
     backend = "gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl"
     try:
-        store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
-        store.set_timeout(LONGEST_WAIT)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
+        with ending_at_once():
+            store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
+            store.set_timeout(LONGEST_WAIT)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
     except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses
         found = f"cannot be joined ({type(error).__name__}: {error})"
         raise InputError(f"the {world} processes of the run", found, "the environment that torchrun or srun sets up") from error

@@ -9,14 +9,13 @@ groups of M processes, called contexts, split the views of one scene, for scenes
 Letters: v input views, u target views, h w pixels.
 """
 
-if __name__ == "__main__":  # before torch is imported, which reads these settings
+if __name__ == "__main__":  # before the imports below, which take seconds, and before torch reads its settings
     from config.startup import start
 
     start()
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +40,7 @@ from config.rendering import (
     Views,
     check_flags,
 )
+from config.signals import run_interruptibly
 from config.threads import cores
 from data.dataset import SceneDataset, check_image_size
 from data.output.report import SceneReport, bar, check_rendered, folder_names, layer_bar, open_folder, table, write_report
@@ -55,7 +55,7 @@ from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.launcher import adopt_slurm, world_size
-from model.parallel.processes import Processes, end_processes, start_processes
+from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
 from model.weights.hub import resolve_lpips, resolve_weights
 from model.weights.trained_with import TrainedWith, departure, trained_with
@@ -106,8 +106,13 @@ class Renderer:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code.
 
-    0: done; 2: an error that the user can fix, with one line on standard error; 130: interrupted; 143: ended by SIGTERM.
+    0: done; 2: an error that the user can fix, with one line on standard error; 128 + the number of a signal: interrupted.
     """
+    return run_interruptibly("inference.py", lambda signals: begin(argv))
+
+
+def begin(argv: Sequence[str] | None) -> int:
+    """Read the flags, join the other processes and run; return the exit code."""
     try:
         adopt_slurm()
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv, version=version)
@@ -126,14 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     machine = settings(Machine, given)
     try:
-        with full_memory_is_refused(LESS_MEMORY):
+        with full_memory_is_refused(LESS_MEMORY), lost_processes_are_refused():
             run(given, trained, state, start_processes(machine.device, machine.context_parallel))
     except USER_ERRORS as error:
         print(f"inference.py: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("inference.py: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
     finally:
         end_processes()
     return 0
@@ -172,10 +174,11 @@ def run(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | None
         if video.video_format != "none":
             find_encoder(f"video.{video.video_format}")
         open_folder(scenes.output_dir)
-    if state is None:
-        evaluate_scenes(given, trained, processes)
-    else:
-        render_saved(state, given, trained, processes.device)
+    with processes.locked(Path(scenes.output_dir), "--output_dir"):
+        if state is None:
+            evaluate_scenes(given, trained, processes)
+        else:
+            render_saved(state, given, trained, processes.device)
     if processes.first:
         print(f"results in {scenes.output_dir}")
 
@@ -437,6 +440,4 @@ def write_video(frames: Iterable[np.ndarray], folder: Path, video: Video) -> Non
 
 
 if __name__ == "__main__":
-    # torchrun, when another process has failed, and schedulers send SIGTERM: exit cleanly, so that unfinished files are removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

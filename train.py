@@ -10,7 +10,7 @@ for inference.py.
 Letters: b scenes, v input views, u target views.
 """
 
-if __name__ == "__main__":  # before torch is imported, which reads these settings
+if __name__ == "__main__":  # before the imports below, which take seconds, and before torch reads its settings
     from config.startup import start
 
     start()
@@ -21,7 +21,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,13 +34,14 @@ from torch.nn.parallel import DistributedDataParallel
 from config.errors import InputError
 from config.messages import counted
 from config.recipe import TrainingRecipe, read_recipe
+from config.signals import Signals, run_interruptibly
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
 from model.lact_lvsm import LaCTLVSM
 from model.machine import describe_machine, in_words, version
 from model.metric import LPIPS
 from model.parallel.context import ContextGroup, join_context
 from model.parallel.launcher import adopt_slurm
-from model.parallel.processes import Processes, end_processes, start_processes
+from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.parallel.share import ViewShare, share_views
 from model.runtime import PRECISIONS, full_memory_is_refused, keep_freed_memory, pick_dtype
 from model.training.flops import matmul_rate, workload_of
@@ -82,8 +82,14 @@ class Due(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit status.
 
-    0: finished, or stopped cleanly; 1: training broke down; 2: an error that the user can fix; 130: interrupted.
+    0: finished, or stopped cleanly by time or SIGTERM; 1: training broke down; 2: an error that the user can fix; 129, 130: stopped
+    cleanly by SIGHUP, SIGINT; these and 143 for SIGTERM: interrupted before training began.
     """
+    return run_interruptibly("train.py", lambda signals: run(argv, signals))
+
+
+def run(argv: Sequence[str] | None, signals: Signals) -> int:
+    """Read the recipe, join the other processes and train; return the exit status."""
     try:
         adopt_slurm()
         recipe = read_recipe(argv, defaults_of_run, version)
@@ -92,19 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
     try:
-        with stop_signal() as stop, full_memory_is_refused(LESS_MEMORY):
-            return train(recipe, start_processes(recipe.device, recipe.context_parallel), stop)
+        with full_memory_is_refused(LESS_MEMORY), lost_processes_are_refused():
+            processes = start_processes(recipe.device, recipe.context_parallel)
+            with processes.locked(recipe.folder, "--expname"):
+                return train(recipe, processes, signals)
     except (InputError, OSError) as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         return 2
-    except KeyboardInterrupt:
-        print("train.py: interrupted", file=sys.stderr, flush=True)
-        return 128 + signal.SIGINT
     finally:
         end_processes()
 
 
-def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -> int:
+def train(recipe: TrainingRecipe, processes: Processes, signals: Signals) -> int:
     """Run the training that `recipe` describes, from the start or from its newest snapshot; return the exit status."""
     deadline = time.monotonic() + (math.inf if recipe.max_hours is None else recipe.max_hours * 3600)
     folder, device = recipe.folder, processes.device
@@ -147,15 +152,19 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
         recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", machine, *notes]))
         if held_out and state.step > 0 and recorder.lacks_validation(state.step, recipe):  # the run ended before it
             with window.paused():
-                valid, bad_data = validate(state, held_out, recipe, processes, recorder)
+                valid, bad_data = validate(state, held_out, recipe, processes, recorder, signals)
             ending = ending if valid else Ending.BAD_DATA
+        # Signals end a run after its step. They interrupt a first step that takes minutes, to compile or to fill the pool.
+        if not recipe.compile and recipe.pool is None:
+            signals.defer()
         while state.step < recipe.steps and ending is Ending.NONE:
             # Gradients of all micro-steps, and the update, on all processes or on none.
             setting = setting_of(state.step, recipe)
             figures, skipped, bad_data = take_step(batches, setting)
+            signals.defer()
 
             # Agreement: a process with bad data must not leave the others waiting. Then this step is not counted on any process.
-            ending = agree(processes, bad_data, deadline, stop)
+            ending = agree(processes, bad_data, deadline, signals)
             if ending is Ending.BAD_DATA:
                 break
             state.finish_step(skipped, recipe)
@@ -174,7 +183,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
                 recorder.save(state)
             if held_out and due.validation:
                 with window.paused():
-                    valid, bad_data = validate(state, held_out, recipe, processes, recorder)
+                    valid, bad_data = validate(state, held_out, recipe, processes, recorder, signals)
                 ending = ending if valid else Ending.BAD_DATA
         if ending is Ending.BAD_DATA:
             if state.step > first_step and not state.fault(recipe):
@@ -183,7 +192,7 @@ def train(recipe: TrainingRecipe, processes: Processes, stop: threading.Event) -
             processes.highest(0)  # a process that exits has the others ended, too: all wait for the snapshot
             if bad_data:  # on the others, `finish` returns the same exit status
                 raise bad_data
-    return finish(ending, state, recipe, processes, recorder)
+    return finish(ending, state, recipe, processes, recorder) or status_of(signals, processes)
 
 
 def open_sources(recipe: TrainingRecipe, patch_size: int, share: ViewShare, processes: Processes) -> tuple[Source, Source | None]:
@@ -332,12 +341,12 @@ def next_batch(
     return empty_batch(recipe.bs_per_gpu, len(share.inputs) + len(share.targets), recipe.image_size, device), bad_data
 
 
-def agree(processes: Processes, bad_data: Exception | None, deadline: float, stop: threading.Event) -> Ending:
+def agree(processes: Processes, bad_data: Exception | None, deadline: float, signals: Signals) -> Ending:
     """Return why all processes must stop now, or `Ending.NONE`. Communicates over the CPU: no host sync."""
     own = Ending.NONE
     if time.monotonic() > deadline:
         own = Ending.OUT_OF_TIME
-    if stop.is_set():
+    if signals.received:
         own = Ending.SIGNAL
     if bad_data:
         own = Ending.BAD_DATA
@@ -395,15 +404,14 @@ def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtyp
     return f"{parameters:.2f} M parameters, {processes.world} × {processes.device}, {precision}, {per_step}"
 
 
-@contextlib.contextmanager
-def stop_signal() -> Iterator[threading.Event]:
-    """Yield an event that SIGTERM sets."""
-    event = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def status_of(signals: Signals, processes: Processes) -> int:
+    """Return the exit status after signals to any process: 0 after SIGTERM, which schedulers send, as after none. Collective.
+
+    It is the same on all processes, and none returns before the first has written everything: torchrun ends the others once one
+    has failed.
+    """
+    stopped_by = signals.number or signal.SIGTERM
+    return processes.highest(0 if stopped_by == signal.SIGTERM else 128 + stopped_by)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Start of every program, before it imports anything else: versions checked, threads chosen while torch is not loaded.
+"""Start of every program, before it imports anything else: signals, versions checked, threads chosen while torch is not loaded.
 
 config/__init__.py imports this module before all others, so that an older Python ends with one line instead of a traceback from
 further in. Therefore everything here must run there, and the programs must at least parse.
@@ -12,9 +12,11 @@ OLDEST_PYTHON, OLDEST_TORCH = (3, 10), (2, 9)
 
 
 def start():
-    """Check torch's version, and choose the number of threads and how they wait; in programs, not where they are imported."""
+    """Let signals end the imports, check torch's version, choose threads; in programs, not where these are imported."""
+    from config.signals import end_at_once
     from config.threads import choose_threads
 
+    end_at_once()
     check_torch()
     choose_threads()
 

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from config.signals import held
+
 # Bytes of a file's name that its temporary file's name begins with.
 _LONGEST_STEM = 100
 
@@ -25,10 +27,12 @@ def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # File systems take 255 bytes, which the name itself may have.
     stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
-    handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        with held():
+            handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+            temporary = Path(name)
+        os.close(handle)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -37,7 +41,8 @@ def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.messages import left_out, one_line
+from config.signals import run_interruptibly
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
 MOST_WORKERS = 1024
@@ -18,22 +19,24 @@ _LONGEST_NAME = 200
 
 
 def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:
-    """Run a script; return its exit code: 0, 2 with one line per problem on standard error, or 130 when interrupted.
+    """Run a script; return its exit code: 0, 2 with one line per problem on standard error, or 128 + the number of a signal.
 
     Args:
         program: the script's name, at the start of each line.
         work: takes the command line; returns problems, if any, or raises what the user can fix.
         argv: the command line, None for the process's own.
     """
+    return run_interruptibly(program, lambda signals: _report(program, work, argv), "; run again to complete")
+
+
+def _report(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:
+    """Run a script; print its problems, and return the exit code."""
     try:
         problems = work(argv) or ()
     except (InputError, OSError) as error:
         problems = [str(error)]
     except MemoryError as error:
         problems = [f"memory: is full ({one_line(error)}); wanted more of it, or fewer --workers"]
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted; run again to complete", file=sys.stderr)
-        return 130
     for problem in problems:
         print(f"{program}: {' '.join(problem.split())}", file=sys.stderr)
     return 2 if problems else 0

@@ -22,7 +22,6 @@ if __name__ == "__main__":
 
 import contextlib
 import re
-import signal
 import subprocess
 import tempfile
 import threading
@@ -35,6 +34,7 @@ from tqdm import tqdm
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, some
+from config.signals import held
 from config.threads import cores
 from data.files import write_json
 from data.scene_format import write_data_path
@@ -146,10 +146,14 @@ def read_uids(given: Sequence[str]) -> list[str]:
 
 def fetch(python: str, uids: Sequence[str]) -> Iterator[tuple[str, Path | None, str]]:
     """Download objects of Objaverse; yield the uid, the file or None, and the problem."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log, subprocess.Popen(
-        [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-        errors="replace", env=clean_environment(),
-    ) as process:  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+        with held():
+            process = stack.enter_context(subprocess.Popen(
+                [python, str(_FETCH)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                errors="replace", start_new_session=True, env=clean_environment(),
+            ))  # fmt: skip
+            stack.callback(process.kill)
         # Writes while we read: many uids and their answers fit into the pipes only if both flow.
         feeding = threading.Thread(target=_feed, args=(process, uids), daemon=True)
         feeding.start()
@@ -299,6 +303,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Exit in an orderly way, so that the workers end.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

@@ -18,9 +18,7 @@ if __name__ == "__main__":
 
     start()
 
-import contextlib
 import multiprocessing
-import signal
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -36,6 +34,7 @@ from tqdm import tqdm
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
+from config.signals import end_with_parent, end_workers, held
 from data.files import replace_when_finished
 from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
@@ -120,37 +119,29 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
             yield export_scene(export, index)
         return
     context = multiprocessing.get_context("spawn")
-    workers, interrupted = min(export.workers, len(indices)), context.Event()
+    workers = min(export.workers, len(indices))
+    with held():  # starts a process that cleans up after the others
+        interrupted = context.Event()
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(interrupted,)) as pool:
         try:
-            with _interrupts_held():
+            with held():
                 paths = pool.map(export_scene, [export] * len(indices), indices)  # starts all processes
             yield from paths
         except BrokenProcessPool as error:
+            end_workers()
             found = "has lost a process, which the system ended"
             raise InputError("--workers", found, f"more memory, {_LESS_MEMORY}") from error
         except (KeyboardInterrupt, GeneratorExit):
             interrupted.set()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
 def _start_worker(interrupted: Event) -> None:
     global _interrupted
     _interrupted = interrupted
+    end_with_parent()
     torch.set_num_threads(1)
-
-
-@contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold interrupts from the keyboard back in the block, and for good in processes started there: the parent stops those."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _indices(export: Export, given: Collection[str]) -> Sequence[int]:

@@ -60,7 +60,8 @@ def code_version() -> str:
     """Return the commit of the program, with `-dirty` where files were changed; `unknown` outside a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        # In a separate session: signals that end a run leave it alone.
+        return subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

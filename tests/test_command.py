@@ -1,8 +1,13 @@
 """Scripts of data_preprocess as commands: help, user errors in one line, tracebacks for faults of the program."""
 
+import ast
 import errno
 import importlib
+import os
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,7 @@ import pytest
 import data_preprocess.check_scenes as check_scenes
 import data_preprocess.transforms_format_converter as converter
 from config.errors import InputError
+from config.signals import SIGNALS
 from data_preprocess.command import check_list_name, check_one_of, run_script, say_left_out
 from tests.support.captures import orbit, write_transforms
 from tests.support.scenes import write_random_data_path
@@ -112,6 +118,36 @@ def test_help_shows_every_flag_in_a_named_group_with_its_default(capsys, monkeyp
         assert re.search(r"\((?:.*; )?(?:required|default: \S.*)\)$", entry), entry
     # No system starts more threads or processes than this.
     assert any(re.match(r"--workers WORKERS .*\([01] to 1024; default: ", entry) for entry in entries)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_middle_of_a_conversion_is_one_line_and_leaves_no_temporary_file(tmp_path, number):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 255, (600, 900, 3), np.uint8)] * 200
+    write_transforms(tmp_path / "in" / "a", images, orbit(200), {"fl_x": 900.0, "k1": 0.05})
+    command = [sys.executable, converter.__file__, "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(list((tmp_path / "out").rglob("[0-9]*.png"))) < 5:
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert re.split(r"[\r\n]+", error.strip())[-1] == "transforms_format_converter.py: interrupted; run again to complete"
+    assert "Traceback" not in error
+    assert not list(tmp_path.rglob("*.tmp*"))
+    assert len(list((tmp_path / "out").rglob("*.png"))) < 150
+
+
+@pytest.mark.parametrize("name", [*SCRIPTS, "../train", "../inference"])
+def test_signals_are_handled_before_imports_that_take_seconds(name):
+    statements = ast.parse((Path(check_scenes.__file__).parent / f"{name}.py").read_text()).body
+    guard = next(i for i, x in enumerate(statements) if isinstance(x, ast.If) and "end_at_once()" in ast.unparse(x))
+    for statement in statements[:guard]:
+        if isinstance(statement, ast.Import | ast.ImportFrom):
+            module = statement.module if isinstance(statement, ast.ImportFrom) else statement.names[0].name
+            assert module.split(".")[0] in sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

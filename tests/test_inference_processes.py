@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -11,13 +10,16 @@ import pytest
 
 import inference
 from config.errors import InputError
+from config.lock import lock_folder
+from config.signals import SIGNALS
 from data.scene_format import read_json
 from tests.support.inference_run import BARS, command, files, metrics, told
 from tests.support.processes import environment, run_processes
 
 
 @pytest.mark.slow
-def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_in_the_middle_of_a_video_is_one_line_and_leaves_the_old_one(place, tmp_path, number):
     (tmp_path / "scene_0").mkdir()
     (tmp_path / "scene_0" / "video.mp4").write_bytes(b"old")
     words = command(place, tmp_path, place / "scene_0" / "opencv_cameras.json", "--video_frames", "1000000")
@@ -31,13 +33,51 @@ def test_stopped_in_the_middle_of_a_video_as_a_scheduler_does(place, tmp_path):
             assert time.monotonic() < deadline, shown.read_text()
             time.sleep(0.05)
         assert len(list((tmp_path / "scene_0").glob(".video.*.mp4"))) == 1
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
     finally:
         process.kill()
-    assert told(shown.read_text()) == []
+    assert told(shown.read_text()) == ["inference.py: interrupted"]
     assert files(tmp_path) == ["scene_0/comparison.png", "scene_0/video.mp4", "shown.txt"]
     assert (tmp_path / "scene_0" / "video.mp4").read_bytes() == b"old"
+
+
+@pytest.mark.slow
+def test_a_folder_that_another_run_writes_to_is_refused(place, tmp_path):
+    with lock_folder(tmp_path, "--output_dir"):
+        words = command(place, tmp_path, place / "scene_0" / "opencv_cameras.json", "--video_format", "none")
+        done = subprocess.run([sys.executable, *words], env=environment(**BARS), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    (line,) = told(done.stderr)
+    assert re.fullmatch(
+        rf"inference.py: {tmp_path}: is in use by process \d+ on \S+; wanted it to end, or another --output_dir", line
+    )
+    assert files(tmp_path) == []
+
+
+# A signal to process 1 alone, before its second scene.
+ALONE = """
+import os, signal, sys, inference
+
+render_scene, scenes = inference.render_scene, []
+
+def counted(*words):
+    scenes.append(words)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return render_scene(*words)
+
+inference.render_scene = counted
+sys.exit(inference.main({argv!r}) and 1)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_left_alone_says_so_in_one_line(place, tmp_path):
+    argv = command(place, tmp_path / "out", place / "test_data_path.json", "--video_format", "none")[1:]
+    errors = run_processes(2, ["-c", ALONE.format(argv=argv)], tmp_path, status=1, **BARS)
+    (line,) = [line for error in errors for line in told(error)]
+    assert line.startswith("inference.py: other processes of the run: have ended (")
 
 
 @pytest.mark.slow

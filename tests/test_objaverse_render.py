@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from config.errors import InputError
+from config.signals import SIGNALS
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.blender import pool as blender_pool
@@ -238,22 +238,26 @@ def test_what_is_left_out_and_what_exists_is_counted(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_terminated_call_ends_its_workers(tmp_path):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_one_line_and_ends_the_workers(tmp_path, number):
     python = stand_in(tmp_path / "blender")
     write_glbs(tmp_path / "in", a="hang", b="hang", c="hang")
-    process = subprocess.Popen([sys.executable, str(SCRIPT), *flags(tmp_path, python)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *flags(tmp_path, python)], stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 60
         while len(list((tmp_path / "out").glob("*/images/00000.png"))) < 2:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+        assert process.returncode == 128 + number
     finally:
         process.kill()
-    for number in (python.parent / "processes").read_text().split():
+    assert error.splitlines()[-1].endswith("objaverse_render.py: interrupted; run again to complete")
+    assert "Traceback" not in error
+    for worker in (python.parent / "processes").read_text().split():
         with pytest.raises(ProcessLookupError):
-            os.kill(int(number), 0)
+            os.kill(int(worker), 0)
 
 
 def test_objects_of_objaverse_are_fetched_by_uid(tmp_path):

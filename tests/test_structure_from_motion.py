@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import pytest
 from PIL import Image
 
 from config.errors import InputError
+from config.signals import SIGNALS
 from data.output.video import VideoWriter
 from data.scene_format import read_data_path, read_scene
 from data_preprocess.colmap import structure_from_motion
@@ -340,6 +343,28 @@ def test_pairs_of_a_sequence_reach_far_with_few(tmp_path, stand_in):
     assert len(jobs["all", 30]) == len(jobs["auto", 30]) == 435
     assert jobs["auto", 200] == jobs["sequence", 200]
     assert {j - i for i, j in jobs["sequence", 200]} == {*range(1, 13), 24, 48, 96, 192}
+
+
+@pytest.mark.slow
+@with_pycolmap
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_one_line_and_ends_colmap(tmp_path, number):
+    script = Path(__file__).parent.parent / "data_preprocess" / "colmap_format_converter.py"
+    (tmp_path / "room").mkdir()
+    for i, photo in enumerate(corner_of_a_room(40)[0]):
+        Image.fromarray(photo).save(tmp_path / "room" / f"{i}.png")
+    command = [sys.executable, str(script), "--from_images", str(tmp_path / "room"), "--output", str(tmp_path / "out")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "out_colmap" / "room" / "database.db").is_file():
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert re.split(r"[\r\n]+", error.strip())[-1] == "colmap_format_converter.py: interrupted; run again to complete"
+    assert "Traceback" not in error + (tmp_path / "out_colmap" / "room" / "colmap.log").read_text()
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in running
 
 
 @pytest.mark.parametrize(

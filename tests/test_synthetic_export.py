@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from config.signals import SIGNALS
 from data.dataset import SceneDataset
 from data.scene_format import read_data_path
 from data.synthetic import synthetic_batch
@@ -183,7 +183,8 @@ def test_a_killed_worker_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_interrupt_from_the_keyboard_is_one_line_and_ends_the_workers(tmp_path):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_all_processes_is_one_line_and_ends_the_workers(tmp_path, number):
     script = Path(synthetic_export.__file__)
     flags = ["--kind", "objects", "--count", "500", "--num_views", "8", "--image_size", "64", "64", "--workers", "2"]
     command = [sys.executable, str(script), *flags, "--output", str(tmp_path)]
@@ -191,12 +192,25 @@ def test_an_interrupt_from_the_keyboard_is_one_line_and_ends_the_workers(tmp_pat
     while not list(tmp_path.rglob("*.png")):
         assert process.poll() is None
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert error.splitlines()[-1] == "synthetic_export.py: interrupted; run again to complete"
     assert "Traceback" not in error
     assert not list(tmp_path.rglob(".*.tmp.png"))
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = Path(synthetic_export.__file__)
+    flags = ["--kind", "objects", "--count", "500", "--num_views", "8", "--image_size", "64", "64", "--workers", "2"]
+    command = [sys.executable, str(script), *flags, "--output", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(tmp_path.rglob("*.png")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.communicate(timeout=30)  # until the last process has closed standard error
 
 
 def test_full_memory_is_one_line(tmp_path, capsys, monkeypatch):

@@ -13,6 +13,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from config.signals import end_with_parent, end_workers, held
 from data.synthetic.batch import describe
 from data.synthetic.render import render
 from data.synthetic.tables import Batch, pack
@@ -28,10 +30,16 @@ from data.synthetic.tables import Batch, pack
 # Scenes rendered together, and the step of the window: enough to fill a GPU. The same number on every device, so that a run sees
 # the same scenes wherever it continues, and always in the same groups, so that a resumed run sees the same pixels.
 GROUP = 64
+# Rays per pixel.
+SAMPLES = 4
 # Groups that may be ready, or in progress, beyond the window.
 AHEAD = 2
 
 Described = tuple[Batch, np.ndarray, np.ndarray]
+
+
+class _Closed(Exception):
+    """The pool is closed: what its thread is making is not wanted."""
 
 
 class ScenePool:
@@ -157,7 +165,8 @@ class ScenePool:
     def _make_all(self) -> None:
         group = self._made
         try:
-            waiting = [self._described(group + i) for i in range(AHEAD)]
+            with held():  # for the processes that these start
+                waiting = [self._described(group + i) for i in range(AHEAD)]
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda group=group: self._closed or group < self._first + self.slots)
@@ -172,7 +181,11 @@ class ScenePool:
                     if event is not None:
                         self._ready[group - 1] = event
                     self._changed.notify_all()
+        except _Closed:
+            return
         except Exception as problem:  # of any type: raised again in the thread that waits for the scenes
+            if isinstance(problem, BrokenProcessPool):
+                end_workers()
             with self._changed:
                 self._problem = problem
                 self._changed.notify_all()
@@ -186,7 +199,7 @@ class ScenePool:
         with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
             views = render(
                 _to(batch, self.device), torch.from_numpy(c2w).to(self.device), torch.from_numpy(fxfycxcy).to(self.device),
-                self.image_size,
+                self.image_size, SAMPLES, self._check_open,
             )  # fmt: skip
             if stream is not None and released is not None:
                 stream.wait_event(released)
@@ -194,6 +207,10 @@ class ScenePool:
             event = None if stream is None else stream.record_event()
         self._c2w[slot], self._fxfycxcy[slot] = c2w, fxfycxcy
         return event
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise _Closed
 
     def _described(self, group: int) -> Callable[[], Described]:
         """Start describing a group, in another process if there are any; return a function that returns the result."""
@@ -211,7 +228,13 @@ def _describe_group(kind: str, seed: int, indices: list[int], num_views: int, im
 def _describers(processes: int) -> Executor | None:
     if processes == 0:
         return None
-    return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,))
+    with held():  # starts a process that cleans up after the others
+        return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_describer)
+
+
+def _start_describer() -> None:
+    end_with_parent()
+    torch.set_num_threads(1)
 
 
 def _to(value: Any, device: torch.device) -> Any:

@@ -7,6 +7,7 @@ Letters: b scenes, v views, h w pixels, s samples per pixel, t tiles of 8×8 pix
 m = 64 s rays of a group in the order (s, row, column), p solids per scene, k hits.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +50,7 @@ def render(
     fxfycxcy: Tensor,
     image_size: tuple[int, int],
     samples: int = 4,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, Tensor]:
     """Render the views of every scene.
 
@@ -58,6 +60,7 @@ def render(
         fxfycxcy: (b, v, 4) in pixels.
         image_size: (h, w), any.
         samples: rays per pixel, a power of two; a single one goes through the pixel's centre.
+        check: called between parts of the work; what it raises ends the rendering.
 
     Returns:
         `image` (b, v, 3, h, w) 0..1, in display (gamma 2) colours, on white; `alpha` (b, v, 1, h, w) the share of samples
@@ -89,6 +92,8 @@ def render(
     step = max(1, _rays_at_once(device) // m)
     result = torch.empty(b * v * tiles, 5, TILE * TILE, dtype=dtype, device=device)
     for start in range(0, b * v * tiles, step):
+        if check is not None:
+            check()
         group = torch.arange(start, min(start + step, b * v * tiles), device=device)
         pencil, tile = group // tiles, group % tiles
         corner = TILE * torch.stack([tile % columns, tile // columns]).to(dtype)

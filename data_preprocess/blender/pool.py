@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.errors import InputError
+from config.signals import held
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("worker.py")
@@ -134,11 +135,11 @@ class _Worker:
         self._jobs, self._timed_out = 0, False
         log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by stop)
         self._log = self._open.enter_context(log)
-        # A separate session: an interrupt from the keyboard reaches only the parent process, which then ends its workers.
-        self._process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
-            errors="replace", start_new_session=True, env=clean_environment(),
-        )  # fmt: skip
+        with held():  # in a separate session: signals reach only the parent process, which then ends its workers
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, encoding="utf-8",
+                errors="replace", start_new_session=True, env=clean_environment(),
+            )  # fmt: skip
         message = self._hear()
         if message is None:
             raise InputError(self._command[0], f"cannot start Blender ({self._end()})", "an environment in which it starts")

@@ -233,7 +233,11 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
     cv2.setNumThreads(1)
     try:
         with ThreadPoolExecutor(count) as pool:
-            yield pool
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     finally:
         cv2.setNumThreads(before)
 

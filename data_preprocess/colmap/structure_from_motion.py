@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.messages import counted
+from config.signals import held
 from data.files import write_json
 from data.images import open_image
 from data.scene_format import read_json
@@ -156,15 +157,20 @@ def _run(folder: Path, work: Path, threads: int, place: Mapping[str, str]) -> No
     """Run the worker, with a progress bar per stage; `place` maps the names given to COLMAP to the photos' own."""
     command = [sys.executable, str(_WORKER), str(work), str(threads)]
     log = work / _LOG
+    process = None
     with log.open("ab") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8")
         try:
+            with held():  # in a separate session: signals reach only this process, which then ends the worker
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", start_new_session=True
+                )
             problem = _follow(process.stdout)
             code = process.wait()
         finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+            if process is not None:
+                process.kill()
+                process.wait()
+                process.stdout.close()
     if problem is None and code == 0:
         return
     if problem is None:

@@ -4,8 +4,10 @@ import contextlib
 import datetime
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from config.errors import InputError
+from config.lock import lock_folder
+from config.messages import one_line
+from config.signals import ending_at_once
 from model.parallel.launcher import world_size
 from model.runtime import pick_device
 
@@ -112,6 +117,24 @@ class Processes:
         if self._end_turn(failed=False):
             raise SystemExit(2)
 
+    @contextlib.contextmanager
+    def locked(self, folder: Path, flag: str) -> Iterator[None]:
+        """Hold the lock of a folder, on the first process, in the block; say so if its file system has no locks.
+
+        Args:
+            folder, flag: see `lock_folder`.
+
+        Raises:
+            InputError: on the first process, if another program holds the lock; the others exit.
+            OSError: likewise, if the folder cannot be created.
+        """
+        with contextlib.ExitStack() as stack:
+            with self.first_then_others():
+                problem = stack.enter_context(lock_folder(folder, flag)) if self.first else None
+            if problem:
+                print(problem, file=sys.stderr, flush=True)
+            yield
+
     def _end_turn(self, failed: bool) -> bool:
         """Return whether the block failed on any process; the first opens the turn of the others, unless it has failed."""
         if self.first and self.highest(int(failed)):
@@ -144,13 +167,32 @@ def start_processes(device: str, context: int = 1) -> Processes:
     shared = not own and int(os.environ.get("LOCAL_WORLD_SIZE", world)) > 1
     backend = "gloo" if picked.type != "cuda" or shared else "cpu:gloo,cuda:nccl"
     try:
-        store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
-        store.set_timeout(LONGEST_WAIT)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
+        with ending_at_once():
+            store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
+            store.set_timeout(LONGEST_WAIT)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
     except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses
         found = f"cannot be joined ({type(error).__name__}: {error})"
         raise InputError(f"the {world} processes of the run", found, "the environment that torchrun or srun sets up") from error
     return Processes(dist.get_rank(), dist.get_world_size(), picked, context)
+
+
+@contextlib.contextmanager
+def lost_processes_are_refused() -> Iterator[None]:
+    """Turn errors of communication with a process of the run that has ended into an InputError, on the first process.
+
+    Raises:
+        InputError: another process has ended; on all but the first process, SystemExit.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "by peer" not in str(error):  # gloo raises a bare RuntimeError
+            raise
+        if os.environ.get("RANK", "0") != "0":
+            raise SystemExit(2) from error
+        found = f"have ended ({one_line(error)[:160]})"
+        raise InputError("other processes of the run", found, "all of them until the end: see their messages") from error
 
 
 def end_processes() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from config.recipe import TrainingRecipe
+from config.signals import Signals
 from data.output.picture import comparison
 from data.output.video import to_uint8
 from data.sampler import Batch, Source, split
@@ -21,9 +22,11 @@ from model.training.state import TrainingState
 
 @torch.no_grad()
 def validate(
-    state: TrainingState, held_out: Source, recipe: TrainingRecipe, processes: Processes, recorder: Recorder
+    state: TrainingState, held_out: Source, recipe: TrainingRecipe, processes: Processes, recorder: Recorder, signals: Signals
 ) -> tuple[bool, Exception | None]:
     """Render the held-out scenes, shared among the processes, and record means over scenes of PSNR and SSIM over their views.
+
+    A signal to any process, which leaves no time, ends it early, and nothing is recorded.
 
     Returns:
         whether all scenes could be read, else nothing is recorded; this process's read error, or None.
@@ -32,6 +35,8 @@ def validate(
     first_scene, bad_data = None, None
     context, model.context = model.context, None  # each process renders scenes of its own
     for i in range(processes.rank, held_out.count_validation_scenes(), processes.world):
+        if signals.received:
+            break
         try:
             batch = {key: value.to(processes.device) for key, value in held_out.validation_batch(i).items()}
         except (InputError, OSError) as error:
@@ -45,6 +50,8 @@ def validate(
     model.context = context
     if processes.highest(int(bad_data is not None)):
         return False, bad_data
+    if processes.highest(int(signals.received)):
+        return True, None
     total = processes.total(sums)
     if processes.first and first_scene:
         draw(recorder.folder / "picture" / f"step_{state.step:08d}.png", *first_scene)

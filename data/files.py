@@ -1,14 +1,41 @@
-"""Atomic file writes: a reader sees the old file or the finished new one, never half of one."""
+"""Atomic file writes: a reader sees the old file or the finished new one, never half of one.
+
+A file grows under a temporary name, `.STEM.RANDOM.tmp.SUFFIX` in its folder, which its process holds locked. Those of processes
+that were killed have no lock, and the next process that writes into the folder deletes them.
+"""
 
 import contextlib
+import errno
+import functools
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Bytes of a file's name that its temporary file's name begins with.
-_LONGEST_STEM = 100
+from config.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is locked, and nothing collected
+    fcntl = None
+
+# Most bytes of a file's stem and suffix that are in its temporary name: file systems take 255 bytes, some 143.
+_LONGEST_STEM, _LONGEST_SUFFIX = 100, 16
+_TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\.[^.]+)?", re.DOTALL)
+# Places where the system keeps its own files; /dev/shm is a disk in memory.
+_OF_THE_SYSTEM = re.compile(r"/(dev(?!/shm(/|$))|proc|sys)(/|$)")
+# What a disk that takes no more answers, and what helps.
+_REMEDIES = {
+    errno.ENOSPC: "free space on its disk",
+    errno.EDQUOT: "free space within the quota",
+    errno.EFBIG: "a disk and a limit of file sizes (ulimit -f) that allow it",
+    errno.EROFS: "a disk that is not read-only",
+    errno.EIO: "a disk that works",
+}
+_PROBE_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
@@ -20,15 +47,14 @@ def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
 
     Yields:
         the temporary path, in the same folder and so on the same file system: the rename is atomic.
+
+    Raises:
+        InputError: `path` is a folder, device, FIFO or socket, which no file may replace.
+        OSError: it cannot be written, as on a full disk, whatever the block raised for that; see `unwritable`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # File systems take 255 bytes, which the name itself may have.
-    stem = os.fsencode(path.stem)[:_LONGEST_STEM].decode("utf-8", "ignore")
-    handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    check_output(path)
+    with temporary_beside(path) as temporary, naming(path, temporary):
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
@@ -36,14 +62,142 @@ def replace_when_finished(path: str | os.PathLike) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Iterator[Path]:
+    """Yield a new file next to `path`, locked against `remove_leftovers` of other processes; delete it at the end."""
+    stem, suffix = shortened(path.stem, _LONGEST_STEM), path.suffix
+    suffix = suffix if len(os.fsencode(suffix)) <= _LONGEST_SUFFIX else ""
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent.absolute())
+        while True:
+            handle, name = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".tmp{suffix}", dir=path.parent)
+            if _lock(handle, name):
+                break
+            os.close(handle)  # another process took it for a leftover before it was locked
+    temporary = Path(name)
+    try:
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+@functools.cache
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of killed processes in a folder; once per process, since a folder may hold many files.
+
+    A file that is being written stays: its process holds a lock on it, which the system ends with the process. Where the file
+    system has no locks, everything stays.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries if fcntl else ():
+            if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                continue
+            with contextlib.suppress(OSError), open(entry.path, "r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(entry.path)
+
+
+def _lock(handle: int, name: str) -> bool:
+    """Lock a new file, where that is possible; return whether it is still there under its name."""
+    if fcntl is None:
+        return True
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return os.path.lexists(name)
+
+
+def check_output(path: str | os.PathLike) -> None:
+    """Check that a finished file may take the place of whatever is at `path`.
+
+    A link is replaced, not what it leads to, unless that is no regular file.
+
+    Raises:
+        InputError: it is a folder, device, FIFO or socket, or in a folder of the system, such as /dev.
+        OSError: there can be no such file, as where its name is too long.
+    """
+    path, wanted = Path(path), "a regular file, or none yet"
+    with naming(path):
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            mode = None
+    if mode is not None and stat.S_ISDIR(mode):
+        raise InputError(path, "is a folder", wanted)
+    if mode is not None and not stat.S_ISREG(mode):
+        raise InputError(path, "is not a regular file, and would be replaced by one", wanted)
+    if _OF_THE_SYSTEM.match(os.path.realpath(path.parent)):
+        raise InputError(path, "is in a folder of the system", "a place on a disk")
+
+
+def unwritable(path: str | os.PathLike, code: int) -> OSError:
+    """Return the error `PATH: cannot be written (REASON); wanted REMEDY`, of the type and with the `errno` of an error number."""
+    text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {_REMEDIES.get(code, 'a place to write to')}"
+    error = type(OSError(code, ""))(text)
+    error.errno = code
+    return error
+
+
+@contextlib.contextmanager
+def naming(path: Path, written: Path | None = None) -> Iterator[None]:
+    """Turn whatever the block raises because the disk does not take `path` into the error of `unwritable`.
+
+    Args:
+        path: the file, as the user knows it.
+        written: the file that the block writes, if it has another name.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # encoders and serialisers have types of their own for what the system answers
+        code = _code_of(error, path, written)
+        if code is None:
+            raise
+        raise unwritable(path, code) from error
+
+
+def _code_of(error: Exception, path: Path, written: Path | None) -> int | None:
+    """Return the number of the system's error behind an error of a writer; None if it is about something else."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.strerror is None:  # named already
+            return None
+        if error.filename is None:
+            return error.errno if error.errno in _REMEDIES else None
+        names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+        own = any(name in (path, written, path.parent) or _TEMPORARY.fullmatch(name.name) for name in names)
+        return error.errno if own else None
+    if written is None or (isinstance(error, OSError) and type(error) is not OSError):
+        return None
+    said = next((code for code in _REMEDIES if os.strerror(code) in str(error)), None)
+    return said or _probe(written)
+
+
+def _probe(path: Path) -> int | None:
+    """Return what the disk answers to more bytes in a file that a writer gave up; None if it takes them."""
+    try:
+        with path.open("ab", buffering=0) as file:
+            file.write(bytes(_PROBE_BYTES))
+            os.fsync(file.fileno())
+            file.write(bytes(1))  # the first may have been cut short
+    except OSError as error:
+        return error.errno if error.errno in _REMEDIES else None
+    return None
+
+
+def shortened(name: str, most: int) -> str:
+    """Return the start of a name, of `most` bytes on disk."""
+    return os.fsencode(name)[:most].decode("utf-8", "ignore")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` to `path` as UTF-8, atomically."""
     with replace_when_finished(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # Names from disk may have bytes that are not UTF-8: they are written as they are on disk.
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path: str | os.PathLike, value: object) -> None:

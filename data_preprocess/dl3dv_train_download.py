@@ -36,7 +36,7 @@ if __package__ in (None, ""):
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, one_line
-from data.files import write_json
+from data.files import naming, write_json
 from data.scene_format import read_json
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.dl3dv import HASH, IMAGE, benchmark_scenes, check_hashes
@@ -180,7 +180,7 @@ def unpack(archive: Path, scene: str, folder: Path) -> None:
         for name, info in members.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as target:
+            with naming(path), path.open("wb") as target:
                 for block in _blocks(archive, file, info):
                     target.write(block)
                 target.flush()

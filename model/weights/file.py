@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -142,10 +142,7 @@ def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: 
         OSError: it cannot be written, as on a full disk.
     """
     with replace_when_finished(path) as temporary:
-        try:
-            save_file(tensors, temporary, {**metadata, CHECKSUM: checksum_of(tensors, metadata)})
-        except SafetensorError as error:  # its own type, for the system's errors too
-            raise OSError(f"{path}: cannot be written ({error})") from error
+        save_file(tensors, temporary, {**metadata, CHECKSUM: checksum_of(tensors, metadata)})
 
 
 def save_weights(

@@ -27,8 +27,8 @@ _LONGEST_STEM, _LONGEST_SUFFIX = 100, 16
 _TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\.[^.]+)?", re.DOTALL)
 # Places where the system keeps its own files; /dev/shm is a disk in memory.
 _OF_THE_SYSTEM = re.compile(r"/(dev(?!/shm(/|$))|proc|sys)(/|$)")
-# What a disk that takes no more answers, and what helps.
-_REMEDIES = {
+# Error numbers of a disk that takes no more, and what helps.
+DISK_ERRORS = {
     errno.ENOSPC: "free space on its disk",
     errno.EDQUOT: "free space within the quota",
     errno.EFBIG: "a disk and a limit of file sizes (ulimit -f) that allow it",
@@ -135,7 +135,7 @@ def check_output(path: str | os.PathLike) -> None:
 
 def unwritable(path: str | os.PathLike, code: int) -> OSError:
     """Return the error `PATH: cannot be written (REASON); wanted REMEDY`, of the type and with the `errno` of an error number."""
-    text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {_REMEDIES.get(code, 'a place to write to')}"
+    text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {DISK_ERRORS.get(code, 'a place to write to')}"
     error = type(OSError(code, ""))(text)
     error.errno = code
     return error
@@ -166,13 +166,13 @@ def _code_of(error: Exception, path: Path, written: Path | None) -> int | None:
         if error.strerror is None:  # named already
             return None
         if error.filename is None:
-            return error.errno if error.errno in _REMEDIES else None
+            return error.errno if error.errno in DISK_ERRORS else None
         names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
         own = any(name in (path, written, path.parent) or _TEMPORARY.fullmatch(name.name) for name in names)
         return error.errno if own else None
     if written is None or (isinstance(error, OSError) and type(error) is not OSError):
         return None
-    said = next((code for code in _REMEDIES if os.strerror(code) in str(error)), None)
+    said = next((code for code in DISK_ERRORS if os.strerror(code) in str(error)), None)
     return said or _probe(written)
 
 
@@ -184,7 +184,7 @@ def _probe(path: Path) -> int | None:
             os.fsync(file.fileno())
             file.write(bytes(1))  # the first may have been cut short
     except OSError as error:
-        return error.errno if error.errno in _REMEDIES else None
+        return error.errno if error.errno in DISK_ERRORS else None
     return None
 
 

@@ -363,7 +363,10 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
         if exporting and not fault:
             weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
             settings = of_run(recipe, state.step).to_dict()
-            save_weights(recorder.weights_path, weights, state.model.config, precision, settings)
+            try:
+                save_weights(recorder.weights_path, weights, state.model.config, precision, settings)
+            except OSError as error:
+                raise OSError(f"{error}; {last_good(folder / 'snapshot')}") from error
         recorder.check()
         if not finished:
             print(f"{folder}: stopped at step {state.step}; rerun the same command to continue", flush=True)

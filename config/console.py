@@ -56,7 +56,7 @@ def forgiving_console() -> Iterator[None]:
 
 def _forgiving(stream: TextIO | None, name: str) -> TextIO:
     if stream is None:
-        return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (open until the end)
+        return open(os.devnull, "w", encoding="utf-8", errors="backslashreplace")
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):

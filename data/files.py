@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from config.errors import InputError
+from config.messages import one_line
 
 try:
     import fcntl
@@ -155,9 +156,11 @@ def naming(path: Path, written: Path | None = None) -> Iterator[None]:
         raise
     except Exception as error:  # encoders and serialisers have types of their own for what the system answers
         code = _code_of(error, path, written)
-        if code is None:
-            raise
-        raise unwritable(path, code) from error
+        if code is not None:
+            raise unwritable(path, code) from error
+        if "inline_container" in str(error):  # torch's writer, which does not pass on what the system answered
+            raise OSError(f"{path}: cannot be written ({one_line(error)[:160]}); wanted a disk that takes it") from error
+        raise
 
 
 def _code_of(error: Exception, path: Path, written: Path | None) -> int | None:
@@ -167,17 +170,19 @@ def _code_of(error: Exception, path: Path, written: Path | None) -> int | None:
             return None
         if error.filename is None:
             return error.errno if error.errno in DISK_ERRORS else None
-        names = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))]
+        names = [
+            Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))
+        ]
         own = any(name in (path, written, path.parent) or _TEMPORARY.fullmatch(name.name) for name in names)
         return error.errno if own else None
     if written is None or (isinstance(error, OSError) and type(error) is not OSError):
         return None
     said = next((code for code in DISK_ERRORS if os.strerror(code) in str(error)), None)
-    return said or _probe(written)
+    return said or disk_problem(written)
 
 
-def _probe(path: Path) -> int | None:
-    """Return what the disk answers to more bytes in a file that a writer gave up; None if it takes them."""
+def disk_problem(path: Path) -> int | None:
+    """Return the error number with which the disk answers more bytes in a file that a writer gave up; None if it takes them."""
     try:
         with path.open("ab", buffering=0) as file:
             file.write(bytes(_PROBE_BYTES))

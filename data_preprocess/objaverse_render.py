@@ -30,7 +30,7 @@ if __package__ in (None, ""):
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, some
-from data.files import write_json
+from data.files import check_output, write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
@@ -231,6 +231,8 @@ def check(chosen: ObjectRender, given: Collection[str]) -> None:
     """
     check_one_of(given, "input", "uids", "a folder of GLB files, or objects of Objaverse")
     check_list_name(chosen.name)
+    for path in list_paths(chosen):
+        check_output(path)
     if chosen.num_views == 0 and not chosen.rings:
         raise InputError("--num_views", "is 0", "1 or more without --rings")
 
@@ -261,6 +263,11 @@ def work(argv: Sequence[str] | None) -> list[str]:
     return report(chosen, assets, failed, earlier)
 
 
+def list_paths(chosen: ObjectRender) -> tuple[Path, Path]:
+    """Return the files of the lists of finished and of failed objects."""
+    return chosen.output / f"{chosen.name}_data_path.json", chosen.output / f"{chosen.name}_failed.json"
+
+
 def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, str], earlier: int) -> list[str]:
     """Write the lists of finished and of failed objects, and say how many there are; return the problems.
 
@@ -271,7 +278,7 @@ def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, s
         earlier: number of objects that earlier runs have finished.
     """
     finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
-    data_path, failed_path = (chosen.output / f"{chosen.name}_{what}.json" for what in ("data_path", "failed"))
+    data_path, failed_path = list_paths(chosen)
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
     else:

@@ -279,11 +279,13 @@ def test_a_snapshot_that_cannot_be_written_is_reported(capsys, monkeypatch, cras
         monkeypatch.setattr(train, "validate", crash)
         with pytest.raises(RuntimeError, match="crash"):
             train.main(arguments("full", val_data_path="scenes/test_data_path.json", val_every=2))
-        unwritten = r"outputs/full/snapshot/step_00000002.pt: cannot be written \(.*unexpected pos .*\)"
+        unwritten = r"outputs/full/snapshot/step_00000002.pt: cannot be written \(.*unexpected pos .*; there is no snapshot yet"
         message = rf"outputs/full: not all was written \({unwritten}\)\n"
     else:
         assert train.main(arguments("full", save_every=6)) == 2
-        message = r"train.py: outputs/full/snapshot/step_00000006.pt: cannot be written \(.*unexpected pos .*\)\n"
+        message = (
+            r"train.py: outputs/full/snapshot/step_00000006.pt: cannot be written \(.*unexpected pos .*; there is no snapshot yet\n"
+        )
     assert re.fullmatch(message, capsys.readouterr().err)
     assert rows("full")
 
@@ -294,7 +296,8 @@ def test_files_that_the_system_refuses_to_extend_are_one_line(folder):
     """As on a full disk, with the errors that torch and safetensors really raise: files may have 20 kB, a snapshot has more."""
     lines = "import resource, signal, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
     (error,) = run_processes(1, ["-c", lines + program(arguments("large"))], folder, status=2)
-    assert re.search(r"^train.py: \S*step_00000002.pt: cannot be written \(.+\)$", error, re.MULTILINE)
+    message = r"step_00000004.pt: cannot be written \(File too large\); wanted .*; there is no snapshot yet$"
+    assert re.search(rf"^train.py: \S*{message}", error, re.MULTILINE)
     assert "Traceback" not in error
     assert not list(Path("outputs/large").rglob("*.pt"))
     save = """

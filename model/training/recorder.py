@@ -20,8 +20,8 @@ from model.training.state import TrainingState
 class Recorder:
     """Recorder through which a run writes everything while it trains; a context manager.
 
-    However the `with` block ends, the snapshot in the making is finished, the log closed, and the curves drawn. A snapshot that
-    cannot be written ends the run, at the next `save` or in `check`; a log, picture or curve does not.
+    However the `with` block ends, the snapshot in the making is finished, the log closed, and the curves drawn. Two
+    snapshots in a row that cannot be written end the run, in `save`, and so does the last one, in `check`; nothing else does.
 
     Args:
         folder: of the run.
@@ -110,14 +110,18 @@ class Recorder:
             self._log.write({"step": step, **row})
 
     def save(self, state: TrainingState) -> None:
-        """Write a snapshot in the background. Collective.
+        """Write a snapshot in the background; at once, if the one before could not be written. Collective.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: neither this one nor the one before could be written.
         """
         rng = self.processes.gather(rng_state(self.processes.device))
         if self._writer and rng:
+            problem = _problem_of(self._writer.wait)
             self._writer.save(state.content(self.recipe, rng, self.processes.data_ranks))
+            if problem:
+                self._writer.wait()
+                self._report(problem)
 
 
 def _problem_of(action: Callable[[], None]) -> Exception | None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from config import NetworkConfig, config_from_dict
-from config.errors import InputError, missing_file
+from config.errors import InputError, check_file
 from config.messages import with_article
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import remove_leftovers, replace_when_finished
@@ -145,8 +145,8 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         InputError: it cannot be read, is damaged, or is something else.
     """
-    if not path.exists():
-        raise missing_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
+    if not path.is_dir():
+        check_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
     source = join_parts(path) if path.is_dir() else path
     content = load_torch_file(source, path, WHOLE)
     if isinstance(content, dict) and content.get("format") == OLD_FORMAT and "optimiser" in content:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import nn
 
-from config.errors import InputError
+from config.errors import InputError, check_file
 from data.files import naming, replace_when_finished, temporary_beside, write_text
 from model.weights.checksum import sha256_of
 
@@ -93,6 +93,7 @@ def join_parts(folder: Path) -> io.BytesIO:
         InputError: there is none, or a part is missing or damaged.
     """
     sums = folder / f"{Path(name_of_parts(folder)).stem}.sha256"
+    check_file(sums, "checksums, as sha256sum writes them")
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
     matches = [match for match in map(SUM_LINE.fullmatch, lines) if match]
     if not lines or len(matches) < len(lines):

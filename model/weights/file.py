@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config import NetworkConfig
-from config.errors import InputError
+from config.errors import InputError, check_file
 from data.files import replace_when_finished
 from model.weights.checksum import checksum_of
 from model.weights.torch_file import load_torch_file, unreadable
@@ -48,7 +48,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
             tensor of a kind that cannot be copied.
     """
     path = Path(path)
-    path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage
+    check_file(path, "a weight file")
+    path.open("rb").close()  # missing permission is reported as such, not as damage
     notes: list[str] = []
     if is_safetensors(path):
         state, _ = read_tensors(path, WANTED)

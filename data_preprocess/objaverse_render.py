@@ -231,8 +231,8 @@ def check(chosen: ObjectRender, given: Collection[str]) -> None:
     """
     check_one_of(given, "input", "uids", "a folder of GLB files, or objects of Objaverse")
     check_list_name(chosen.name)
-    for path in list_paths(chosen):
-        check_output(path)
+    for what in ("data_path", "failed"):
+        check_output(chosen.output / f"{chosen.name}_{what}.json")
     if chosen.num_views == 0 and not chosen.rings:
         raise InputError("--num_views", "is 0", "1 or more without --rings")
 
@@ -263,11 +263,6 @@ def work(argv: Sequence[str] | None) -> list[str]:
     return report(chosen, assets, failed, earlier)
 
 
-def list_paths(chosen: ObjectRender) -> tuple[Path, Path]:
-    """Return the files of the lists of finished and of failed objects."""
-    return chosen.output / f"{chosen.name}_data_path.json", chosen.output / f"{chosen.name}_failed.json"
-
-
 def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, str], earlier: int) -> list[str]:
     """Write the lists of finished and of failed objects, and say how many there are; return the problems.
 
@@ -278,7 +273,7 @@ def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, s
         earlier: number of objects that earlier runs have finished.
     """
     finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
-    data_path, failed_path = list_paths(chosen)
+    data_path, failed_path = (chosen.output / f"{chosen.name}_{what}.json" for what in ("data_path", "failed"))
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
     else:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from config.console import forgiving_console
@@ -70,7 +71,8 @@ def test_letters_that_a_terminal_lacks_are_escapes(tmp_path, encoding):
 @linux_only
 @pytest.mark.parametrize("redirection", ["| head -c 1", "> /dev/full", ">&- 2>&-"])
 def test_a_script_whose_output_is_lost_writes_its_files(tmp_path, redirection):
-    write_transforms(tmp_path / "写", orbit(4))
+    images = list(np.random.default_rng(0).integers(0, 256, (4, 20, 30, 3), np.uint8))
+    write_transforms(tmp_path / "写", images, orbit(4), {"fl_x": 30.0})
     command = f'"$PY" "$ROOT/data_preprocess/transforms_format_converter.py" --input 写 --output out {redirection}'
     found = shell(tmp_path, f'{command}; echo "${{PIPESTATUS[0]}}" > status', PYTHONIOENCODING="ascii")
     assert (tmp_path / "status").read_text() == "0\n"

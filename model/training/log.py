@@ -79,7 +79,7 @@ class TrainingLog:
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
-        self.attempt("lines on standard output", lambda: _print_above_bar(text))
+        self.attempt("lines on standard output", lambda: print_above_bar(text))
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row of figures by name, with its `step`, everywhere."""
@@ -260,7 +260,8 @@ def format_seconds(seconds: float) -> str:
     return f"{m}m{s:02d}s" if minutes else f"{s}s"
 
 
-def _print_above_bar(text: str) -> None:
+def print_above_bar(text: str) -> None:
+    """Print a line on standard output, with progress bars out of its way."""
     with tqdm.external_write_mode(file=sys.stdout):
         print(text, flush=True)
 

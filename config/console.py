@@ -10,7 +10,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 
 class _Forgiving(io.FileIO):
@@ -25,7 +25,7 @@ class _Forgiving(io.FileIO):
         super().__init__(descriptor, "w", closefd=False)
         self._stream, self._failed = name, False
 
-    def write(self, data: bytes, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]  (any buffer)
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data) or len(data)  # nothing: a terminal that blocks
         except OSError as error:

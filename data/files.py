@@ -90,11 +90,14 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of killed processes in a folder; once per process, since a folder may hold many files.
 
-    A file that is being written stays: its process holds a lock on it, which the system ends with the process. Where the file
+    A file that is being written stays: its process holds a lock on it, which the system ends with the process. Machines that share
+    a disk see each other's locks on all but unusual ones (NFS and Lustre mounted with locks of each machine's own). Where the file
     system has no locks, everything stays.
     """
+    if fcntl is None:
+        return
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries if fcntl else ():
+        for entry in entries:
             if not _TEMPORARY.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
                 continue
             with contextlib.suppress(OSError), open(entry.path, "r+b") as file:

@@ -124,23 +124,22 @@ def check_output(path: str | os.PathLike) -> None:
         OSError: there can be no such file, as where its name is too long.
     """
     path, wanted = Path(path), "a regular file, or none yet"
-    with naming(path):
-        try:
-            mode = os.stat(path).st_mode
-        except FileNotFoundError:
-            mode = None
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        mode = None
     if mode is not None and stat.S_ISDIR(mode):
         raise InputError(path, "is a folder", wanted)
     if mode is not None and not stat.S_ISREG(mode):
         raise InputError(path, "is not a regular file, and would be replaced by one", wanted)
-    if _OF_THE_SYSTEM.match(os.path.realpath(path.parent)):
+    if path.parent.is_dir() and _OF_THE_SYSTEM.match(os.path.realpath(path.parent)):
         raise InputError(path, "is in a folder of the system", "a place on a disk")
 
 
 def unwritable(path: str | os.PathLike, code: int) -> OSError:
-    """Return the error `PATH: cannot be written (REASON); wanted REMEDY`, of the type and with the `errno` of an error number."""
-    text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {DISK_ERRORS.get(code, 'a place to write to')}"
-    error = type(OSError(code, ""))(text)
+    """Return the error `PATH: cannot be written (REASON); wanted REMEDY` for a number of `DISK_ERRORS`, which is its `errno`."""
+    text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {DISK_ERRORS[code]}"
+    error = OSError(text)
     error.errno = code
     return error
 
@@ -148,6 +147,8 @@ def unwritable(path: str | os.PathLike, code: int) -> OSError:
 @contextlib.contextmanager
 def naming(path: Path, written: Path | None = None) -> Iterator[None]:
     """Turn whatever the block raises because the disk does not take `path` into the error of `unwritable`.
+
+    Errors of the system about a temporary file name `path` instead.
 
     Args:
         path: the file, as the user knows it.
@@ -158,26 +159,23 @@ def naming(path: Path, written: Path | None = None) -> Iterator[None]:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # encoders and serialisers have types of their own for what the system answers
-        code = _code_of(error, path, written)
-        if code is not None:
+        code = _code_of(error, written)
+        if code is not None and code in DISK_ERRORS:
             raise unwritable(path, code) from error
+        if isinstance(error, OSError) and isinstance(error.filename, str):
+            is_temporary = _TEMPORARY.fullmatch(os.path.basename(error.filename))
+            error.filename = os.fspath(path) if is_temporary else error.filename
         if "inline_container" in str(error):  # torch's writer, which does not pass on what the system answered
             raise OSError(f"{path}: cannot be written ({one_line(error)[:160]}); wanted a disk that takes it") from error
         raise
 
 
-def _code_of(error: Exception, path: Path, written: Path | None) -> int | None:
+def _code_of(error: Exception, written: Path | None) -> int | None:
     """Return the number of the system's error behind an error of a writer; None if it is about something else."""
     if isinstance(error, OSError) and error.errno is not None:
-        if error.strerror is None:  # named already
-            return None
-        if error.filename is None:
-            return error.errno if error.errno in DISK_ERRORS else None
-        names = [
-            Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes, os.PathLike))
-        ]
-        own = any(name in (path, written, path.parent) or _TEMPORARY.fullmatch(name.name) for name in names)
-        return error.errno if own else None
+        ours = error.filename is None or written is None or Path(os.fsdecode(error.filename)) in (written, written.parent)
+        named = error.strerror is None  # by `unwritable`
+        return error.errno if ours and not named else None
     if written is None or (isinstance(error, OSError) and type(error) is not OSError):
         return None
     said = next((code for code in DISK_ERRORS if os.strerror(code) in str(error)), None)

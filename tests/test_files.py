@@ -95,7 +95,7 @@ def test_names_as_long_as_the_disk_takes(tmp_path, name):
 
 def test_a_name_that_is_too_long_is_refused_before_anything_is_written(tmp_path):
     with (
-        pytest.raises(OSError, match=r"n{252}.png: cannot be written \(File name too long\)"),
+        pytest.raises(OSError, match=r"File name too long: .*/n{252}\.png"),
         replace_when_finished(tmp_path / ("n" * 252 + ".png")),
     ):
         pytest.fail("the block ran")

@@ -8,11 +8,15 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from config.errors import InputError
 from data.files import check_output, replace_when_finished, write_json, write_text
+from data.output.video import VideoWriter
+from model.weights.file import read_tensors, read_weights, save_tensors
 
 ROOT = Path(__file__).parent.parent
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes, locks, devices")
@@ -197,3 +201,17 @@ def test_leftovers_of_killed_processes_are_deleted_and_no_file_of_a_living_one(t
 def test_bytes_in_names_that_are_not_utf_8_are_written_as_they_are(tmp_path):
     write_text(tmp_path / "x", "a\udcffb")
     assert (tmp_path / "x").read_bytes() == b"a\xffb"
+
+
+@linux_only
+def test_names_that_are_not_utf_8_are_written_and_read(tmp_path):
+    name = os.fsdecode("写".encode() + b"\xff")
+    save_tensors({"x": torch.arange(3.0)}, tmp_path / f"{name}.safetensors", {"kind": "test"})
+    with replace_when_finished(tmp_path / f"{name}.pt") as temporary:
+        torch.save({"x": torch.arange(3.0)}, temporary)
+    assert read_tensors(tmp_path / f"{name}.safetensors", "")[1] == {"kind": "test"}
+    for suffix in ("safetensors", "pt"):
+        assert read_weights(tmp_path / f"{name}.{suffix}")["x"].tolist() == [0.0, 1.0, 2.0]
+    with VideoWriter(tmp_path / f"{name}.mp4") as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8))
+    assert len(list(tmp_path.iterdir())) == 3

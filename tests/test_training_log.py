@@ -14,7 +14,8 @@ from config.errors import InputError
 from data.output.curves import draw_curves, series, ticks
 from model.parallel.processes import Processes
 from model.training.flops import Workload
-from model.training.log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
+from model.training.log import TrainingLog, Window, format_line, format_seconds, read_rows
+from model.training.services import open_tensorboard, start_wandb
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)

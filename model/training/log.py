@@ -3,9 +3,7 @@
 import contextlib
 import json
 import math
-import os
 import resource
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from data.files import naming, write_text
 from data.output.curves import draw_curves
 from model.parallel.processes import Processes
 from model.training.flops import Workload
+from model.training.services import import_wandb, open_tensorboard, start_wandb
 
 # Name in a row → (name in the line, format).
 LINE = {
@@ -277,41 +276,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def open_tensorboard(folder: Path, step: int) -> Any:
-    """Return a writer of TensorBoard events, or None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(os.fspath(folder), purge_step=step + 1)
-
-
-def import_wandb() -> Any:
-    """Return the package of Weights & Biases.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]  (optional)
-    except ImportError:
-        raise InputError("--wandb", "needs wandb, which is not installed", "pip install wandb, or no --wandb") from None
-    return wandb
-
-
-def start_wandb(project: str, folder: Path, step: int, settings: dict[str, Any]) -> Any:
-    """Start a run in Weights & Biases, or, from a step above 0, continue the one that this folder began.
-
-    Its id is kept in `wandb_id` in the folder: folder names are not unique across machines and projects.
-
-    Raises:
-        InputError: wandb is not installed.
-    """
-    wandb = import_wandb()
-    id_path = folder / "wandb_id"
-    if step == 0 or not id_path.is_file():
-        write_text(id_path, secrets.token_hex(8))
-    run_id = id_path.read_text(encoding="utf-8")
-    return wandb.init(project=project, name=folder.name, id=run_id, resume="allow", dir=folder, config=settings)

@@ -1,9 +1,10 @@
 """Weight files: torch and safetensors files read, tensors only; safetensors written with network config and checksum."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from config import NetworkConfig
 from config.errors import InputError, check_file
+from config.messages import is_plain
 from data.files import replace_when_finished
 from model.weights.checksum import checksum_of
 from model.weights.torch_file import load_torch_file, unreadable
@@ -86,7 +88,7 @@ def read_tensors(path: str | os.PathLike, wanted: str, problem: str = "cannot be
         InputError: it is not a safetensors file, or is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             metadata = file.metadata() or {}
             # The reader maps the file into memory: with copies, it may be overwritten in place while a program runs.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not iterable itself)
@@ -114,7 +116,7 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
         InputError: the file is damaged, or `key` holds something else.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             text = (file.metadata() or {}).get(key)
     except MemoryError:
         raise
@@ -129,6 +131,15 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
     if not isinstance(value, dict):
         raise InputError(f"{path}, metadata {key}", f"is {text[:40]!r}", wanted)
     return value
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    with open(path, "rb") as file:
+        name = os.fspath(path)
+        # The package takes names in UTF-8 only; others are opened by their descriptor.
+        with safe_open(name if is_plain(name) else f"/dev/fd/{file.fileno()}", framework="pt") as tensors:
+            yield tensors
 
 
 def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str]) -> None:

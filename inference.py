@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.console import forgiving_console
 from config.errors import InputError
 from config.flags import read_command_line, refuse_without_effect, settings
 from config.rendering import (
@@ -103,6 +104,7 @@ class Renderer:
     chunk_views: int | None
 
 
+@forgiving_console()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return its exit code.
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from config.console import forgiving_console
 from config.errors import InputError
 from config.messages import counted
 from config.recipe import TrainingRecipe, read_recipe
@@ -49,7 +50,7 @@ from model.training.log import Window
 from model.training.loss import render_loss
 from model.training.optimizer import apply_step, gradient_norm, learning_rate
 from model.training.recorder import Recorder
-from model.training.snapshot import list_snapshots
+from model.training.snapshot import last_good
 from model.training.start import begin, defaults_of_run, find_run, network_of
 from model.training.state import TrainingState
 from model.training.step_graphs import StepGraphs
@@ -79,6 +80,7 @@ class Due(NamedTuple):
     validation: bool
 
 
+@forgiving_console()
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; return the exit status.
 
@@ -361,7 +363,11 @@ def due_after(step: int, ending: Ending, recipe: TrainingRecipe) -> Due:
 
 
 def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, processes: Processes, recorder: Recorder) -> int:
-    """Export the weights if the run is finished or out of time, and report how it ended; return the exit status."""
+    """Export the weights if the run is finished or out of time, and report how it ended; return the exit status.
+
+    Raises:
+        OSError: weights or snapshot could not be written.
+    """
     folder, finished = recorder.folder, state.step == recipe.steps
     exporting = ending is Ending.OUT_OF_TIME or (finished and ending in (Ending.NONE, Ending.SIGNAL))
     fault = state.fault_of_result(PRECISIONS[recipe.export]) if exporting else None
@@ -373,7 +379,11 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
         if exporting and not fault:
             weights, precision = state.result.state_dict(), PRECISIONS[recipe.export]
             settings = of_run(recipe, state.step).to_dict()
-            save_weights(folder / "model.safetensors", weights, state.model.config, precision, settings)
+            try:
+                save_weights(recorder.weights_path, weights, state.model.config, precision, settings)
+            except OSError as error:
+                raise OSError(f"{error}; {last_good(folder / 'snapshot')}") from error
+        recorder.check()
         if not finished:
             print(f"{folder}: stopped at step {state.step}; rerun the same command to continue", flush=True)
         elif not fault:
@@ -390,9 +400,7 @@ def finish(ending: Ending, state: TrainingState, recipe: TrainingRecipe, process
 
 def breakdown_message(state: TrainingState, recipe: TrainingRecipe, folder: Path) -> str:
     """Return the message of a run that broke down: the reason, and the last good snapshot."""
-    found = list_snapshots(folder / "snapshot")
-    good = f"the last good snapshot is {found[-1][1]}" if found else "there is no snapshot yet"
-    return f"{state.fault(recipe)}; {good}"
+    return f"{state.fault(recipe)}; {last_good(folder / 'snapshot')}"
 
 
 def describe(model: LaCTLVSM, recipe: TrainingRecipe, processes: Processes, dtype: torch.dtype) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from config.errors import InputError, missing_file
+from config.errors import InputError, check_file, missing_file
 from config.messages import with_article
 from config.paths import find_path
 
@@ -104,12 +104,11 @@ def read_yaml(path: str | os.PathLike) -> dict:
     """
     path, wanted = Path(path), "a YAML file with a mapping of settings"
     try:
-        content = find_path(path).read_bytes()
+        check_file(found := find_path(path), wanted)
+        content = found.read_bytes()
     except FileNotFoundError:
         known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
         raise missing_file(path, f"a YAML file; {did_you_mean(str(path), known)}") from None
-    except IsADirectoryError:
-        raise InputError(path, "is a folder", wanted) from None
     try:
         value = yaml.safe_load(content.decode())
     except MemoryError:

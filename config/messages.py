@@ -3,13 +3,15 @@
 import unicodedata
 from collections.abc import Sequence
 
+from config.secrets import without_secrets
+
 # Names in a message, unless it asks for fewer.
 MOST_NAMES = 20
 
 
 def one_line(error: Exception) -> str:
-    """Return an error's message in one line; its type where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """Return an error's message in one line, without passwords; its type where it has none."""
+    return " ".join(without_secrets(str(error)).split()) or type(error).__name__
 
 
 def with_type(error: Exception, most: int = 160) -> str:

@@ -82,9 +82,9 @@ def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = 
     if pictures is not None:
         try:
             refuse_linked_folders(pictures.parent, [pictures / "contact_sheet.png"])
-        except InputError as error:
+            _draw(scene, thumbnails, pictures)
+        except (InputError, OSError) as error:
             return [*problems, str(error)]
-        _draw(scene, thumbnails, pictures)
     return problems
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from tqdm import tqdm
 
+from config.console import forgiving_console
 from config.errors import InputError
 from config.messages import left_out, one_line
 from config.signals import run_interruptibly
@@ -18,6 +19,7 @@ MOST_VIEWS, LARGEST_SIDE = 100_000, 8192
 _LONGEST_NAME = 200
 
 
+@forgiving_console()
 def run_script(program: str, work: Callable[[Sequence[str] | None], Sequence[str] | None], argv: Sequence[str] | None) -> int:
     """Run a script; return its exit code: 0, 2 with one line per problem on standard error, or 128 + the number of a signal.
 

@@ -42,7 +42,7 @@ from huggingface_hub.utils import WeakFileLock
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, one_line
-from data.files import write_json
+from data.files import naming, write_json
 from data.scene_format import read_json
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.dl3dv import HASH, IMAGE, benchmark_scenes, check_hashes
@@ -186,7 +186,7 @@ def unpack(archive: Path, scene: str, folder: Path) -> None:
         for name, info in members.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("wb") as target:
+            with naming(path), path.open("wb") as target:
                 for block in _blocks(archive, file, info):
                     target.write(block)
                 target.flush()

@@ -31,6 +31,8 @@ from huggingface_hub.utils import get_session
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, one_line
+from config.secrets import without_secrets
+from data.files import check_output
 from data.scene_format import CAMERAS, read_json, read_scene
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.transfers import Item, Transfer, bytes_text, is_inside, missing
@@ -61,18 +63,19 @@ def list_example() -> dict[str, tuple[int, str]]:
     """
     api = (os.environ.get("LACT_GITHUB_API") or "https://api.github.com").rstrip("/")
     url = f"{api}/repos/{REPO}/git/trees/{BRANCH}?recursive=1"
+    shown = without_secrets(url)
     try:
         answer = get_session().get(url, timeout=TIMEOUT_S, follow_redirects=True)
     except MemoryError:
         raise
     except Exception as error:  # such as an invalid address
-        raise ConnectionError(f"{url}: is unreachable ({one_line(error)}); wanted the list of files: try again later") from error
+        raise ConnectionError(f"{shown}: is unreachable ({one_line(error)}); wanted the list of files: try again later") from error
     if answer.status_code in (403, 429):
         raise OSError(
-            f"{url}: answers HTTP {answer.status_code}, GitHub's limit of requests per hour; wanted a list: try again later"
+            f"{shown}: answers HTTP {answer.status_code}, GitHub's limit of requests per hour; wanted a list: try again later"
         )
     if answer.status_code != 200:
-        raise OSError(f"{url}: answers HTTP {answer.status_code}; wanted the list of files: try again later")
+        raise OSError(f"{shown}: answers HTTP {answer.status_code}; wanted the list of files: try again later")
     try:
         content = answer.json()
     except MemoryError:
@@ -81,15 +84,15 @@ def list_example() -> dict[str, tuple[int, str]]:
         content = None
     tree = content.get("tree") if isinstance(content, dict) else None
     if not isinstance(tree, list) or not all(isinstance(entry, dict) for entry in tree):
-        raise OSError(f"{url}: answers with something else; wanted GitHub's list of files: check proxies")
+        raise OSError(f"{shown}: answers with something else; wanted GitHub's list of files: check proxies")
     blobs = [entry for entry in tree if entry.get("type") == "blob" and is_wanted(entry.get("path"))]
     files = {entry["path"].removeprefix(f"{FOLDER}/"): (entry.get("size"), entry.get("sha")) for entry in blobs}
     for path, (size, sha) in files.items():
         if type(size) is not int or size < 0 or not isinstance(sha, str) or not re.fullmatch("[0-9a-f]{40}", sha):
-            raise OSError(f"{url}: lists {path} with size {size!r} and hash {sha!r}; wanted bytes and 40 hexadecimal digits")
+            raise OSError(f"{shown}: lists {path} with size {size!r} and hash {sha!r}; wanted bytes and 40 hexadecimal digits")
     for name in (LIST, *(f"{name}/{CAMERAS}" for name in OBJECTS)):
         if name not in files:
-            raise FileNotFoundError(f"{url}: lists no {FOLDER}/{name}; wanted this file: the release has changed")
+            raise FileNotFoundError(f"{shown}: lists no {FOLDER}/{name}; wanted this file: the release has changed")
     return files
 
 
@@ -136,6 +139,7 @@ def work(argv: Sequence[str] | None) -> None:
     """Download the example."""
     given = read_command_line("gso_example_download.py", __doc__.split("\n")[0], (ExampleDownload,), argv)
     chosen = settings(ExampleDownload, given)
+    check_output(chosen.output / LIST)
     files = list_example()
     final, unchecked = chosen.output / LIST, chosen.output / ".cache" / LIST
     places = {path: chosen.output / path for path in files} | {LIST: final if final.is_file() else unchecked}

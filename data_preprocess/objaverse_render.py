@@ -36,7 +36,7 @@ from config.flags import flag, read_command_line, settings
 from config.messages import counted, some
 from config.signals import held
 from config.threads import cores
-from data.files import write_json
+from data.files import check_output, write_json
 from data.scene_format import write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
@@ -240,6 +240,8 @@ def check(chosen: ObjectRender, given: Collection[str]) -> None:
     """
     check_one_of(given, "input", "uids", "a folder of GLB files, or objects of Objaverse")
     check_list_name(chosen.name)
+    for what in ("data_path", "failed"):
+        check_output(chosen.output / f"{chosen.name}_{what}.json")
     if chosen.num_views == 0 and not chosen.rings:
         raise InputError("--num_views", "is 0", "1 or more without --rings")
 

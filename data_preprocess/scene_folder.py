@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import InputError
+from config.errors import InputError, check_file
 from data.files import write_text
 from data.scene_format import CAMERAS, View, check_views, read_json, read_scene, same_views, write_scene
 
@@ -98,7 +98,9 @@ class SceneFolder:
 
     def _start(self, made_from: str) -> None:
         """Mark the folder; keep images with the same mark, but not links, which no script makes."""
-        marked = self._mark.exists()
+        marked = os.path.lexists(self._mark)
+        if marked:
+            check_file(self._mark, "a file of this program")
         same = marked and self._mark.read_bytes() == made_from.encode()
         for view in self.views:
             if not marked and view.file_path.exists() and not view.file_path.is_symlink():

@@ -35,7 +35,7 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
 from config.signals import end_with_parent, end_workers, held
-from data.files import replace_when_finished
+from data.files import check_output, replace_when_finished
 from data.scene_format import write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
@@ -154,6 +154,11 @@ def _indices(export: Export, given: Collection[str]) -> Sequence[int]:
     return export.indices
 
 
+def list_path(export: Export) -> Path:
+    """Return the file of the list of scenes."""
+    return export.output / f"{export.name or export.kind}_data_path.json"
+
+
 def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
     """Read the command line; return the settings, with the device resolved, and the indices of the scenes to export.
 
@@ -168,6 +173,7 @@ def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
     if export.kind != "objects":
         refuse_without_effect(given, f"with --kind {export.kind}", ["layout"])
     check_list_name(export.name or export.kind)
+    check_output(list_path(export))
     return replace(export, device=str(pick_device(export.device))), indices
 
 
@@ -175,9 +181,8 @@ def work(argv: Sequence[str] | None) -> None:
     """Write the scenes and the list of them."""
     export, indices = read_export(argv)
     scenes = list(tqdm(_export_all(export, indices), total=len(indices), unit="scene"))
-    json_path = export.output / f"{export.name or export.kind}_data_path.json"
-    write_data_path(json_path, scenes)
-    print(f"{counted(len(scenes), 'scene')} in {json_path}")
+    write_data_path(list_path(export), scenes)
+    print(f"{counted(len(scenes), 'scene')} in {list_path(export)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,6 +1,5 @@
 """Scripts of data_preprocess as commands: help, user errors in one line, tracebacks for faults of the program."""
 
-import ast
 import errno
 import importlib
 import os
@@ -138,16 +137,6 @@ def test_a_signal_in_the_middle_of_a_conversion_is_one_line_and_leaves_no_tempor
     assert "Traceback" not in error
     assert not list(tmp_path.rglob("*.tmp*"))
     assert len(list((tmp_path / "out").rglob("*.png"))) < 150
-
-
-@pytest.mark.parametrize("name", [*SCRIPTS, "../train", "../inference"])
-def test_signals_are_handled_before_imports_that_take_seconds(name):
-    statements = ast.parse((Path(check_scenes.__file__).parent / f"{name}.py").read_text()).body
-    guard = next(i for i, x in enumerate(statements) if isinstance(x, ast.If) and "end_at_once()" in ast.unparse(x))
-    for statement in statements[:guard]:
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            module = statement.module if isinstance(statement, ast.ImportFrom) else statement.names[0].name
-            assert module.split(".")[0] in sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

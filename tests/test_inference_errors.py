@@ -155,7 +155,8 @@ def test_error_in_the_middle_of_a_video_leaves_the_old_one(infer, place, tmp_pat
     monkeypatch.setattr(inference.VideoWriter, "write", failing)
     with pytest.raises(AssertionError):
         infer(flags, data="scene_0/opencv_cameras.json")
-    assert told(capsys.readouterr().err)[-1] == "inference.py: [Errno 28] No space left on device"
+    unwritten = f"/scene_0/video.{extension}: cannot be written (No space left on device); wanted free space on its disk"
+    assert told(capsys.readouterr().err)[-1].endswith(unwritten)
     assert files(folder) == [f"scene_0/video.{extension}"]
     assert (folder / "scene_0" / f"video.{extension}").read_bytes() == old
 

@@ -44,6 +44,15 @@ def test_a_program_starts_by_checking_versions_and_choosing_threads(path):
     assert not any(isinstance(node, (ast.FunctionDef, ast.ClassDef)) for node in before)
 
 
+def test_a_program_starts_by_letting_signals_end_it(monkeypatch):
+    called = []
+    monkeypatch.setattr(signals, "end_at_once", lambda: called.append("signals"))
+    monkeypatch.setattr(startup, "check_torch", lambda: called.append("torch"))
+    monkeypatch.setattr(threads, "choose_threads", lambda: called.append("threads"))
+    startup.start()
+    assert called == ["signals", "torch", "threads"]
+
+
 @pytest.mark.parametrize("name", ["__init__.py", "startup.py"])
 def test_what_is_imported_before_the_check_can_be_parsed_by_an_old_python(name):
     tree = ast.parse((ROOT / "config" / name).read_text(encoding="utf-8"), feature_version=OLD)

@@ -1,5 +1,6 @@
 """Training on bad input, broken samples and diverging steps; crashes and full disks."""
 
+import errno
 import os
 import re
 import signal
@@ -279,11 +280,13 @@ def test_a_snapshot_that_cannot_be_written_is_reported(capsys, monkeypatch, cras
         monkeypatch.setattr(train, "validate", crash)
         with pytest.raises(RuntimeError, match="crash"):
             train.main(arguments("full", val_data_path="scenes/test_data_path.json", val_every=2))
-        unwritten = r"outputs/full/snapshot/step_00000002.pt: cannot be written \(.*unexpected pos .*\)"
+        unwritten = r"outputs/full/snapshot/step_00000002.pt: cannot be written \(.*unexpected pos .*; there is no snapshot yet"
         message = rf"outputs/full: not all was written \({unwritten}\)\n"
     else:
         assert train.main(arguments("full", save_every=6)) == 2
-        message = r"train.py: outputs/full/snapshot/step_00000006.pt: cannot be written \(.*unexpected pos .*\)\n"
+        message = (
+            r"train.py: outputs/full/snapshot/step_00000006.pt: cannot be written \(.*unexpected pos .*; there is no snapshot yet\n"
+        )
     assert re.fullmatch(message, capsys.readouterr().err)
     assert rows("full")
 
@@ -294,7 +297,8 @@ def test_files_that_the_system_refuses_to_extend_are_one_line(folder):
     """As on a full disk, with the errors that torch and safetensors really raise: files may have 20 kB, a snapshot has more."""
     lines = "import resource, signal, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
     (error,) = run_processes(1, ["-c", lines + program(arguments("large"))], folder, status=2)
-    assert re.search(r"^train.py: \S*step_00000002.pt: cannot be written \(.+\)$", error, re.MULTILINE)
+    message = r"step_00000004.pt: cannot be written \(File too large\); wanted .*; there is no snapshot yet$"
+    assert re.search(rf"^train.py: \S*{message}", error, re.MULTILINE)
     assert "Traceback" not in error
     assert not list(Path("outputs/large").rglob("*.pt"))
     save = """
@@ -402,3 +406,64 @@ def test_faults_of_the_program_are_not_told_as_mistakes_of_the_user(monkeypatch,
     with pytest.raises(ValueError, match="not enough values") as caught:
         train.main(arguments("fault", **changes))
     assert caught.type is ValueError
+
+
+def test_a_disk_that_is_full_for_a_while_costs_one_snapshot(capsys, monkeypatch):
+    save, calls = torch.save, [0]
+
+    def full_at_the_second(content, path):
+        calls[0] += 1
+        if calls[0] == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr("model.training.snapshot.torch.save", full_at_the_second)
+    assert train.main(arguments("full")) == 0
+    unwritten = "outputs/full/snapshot/step_00000004.pt: cannot be written (No space left on device); wanted free space on its disk"
+    good = "the last good snapshot is outputs/full/snapshot/step_00000002.pt"
+    assert f"outputs/full: not all was written ({unwritten}; {good})\n" in capsys.readouterr().err
+    assert sorted(path.name for path in Path("outputs/full/snapshot").iterdir()) == ["step_00000002.pt", "step_00000006.pt"]
+
+
+def test_a_last_snapshot_that_cannot_be_written_leaves_the_weights(capsys, monkeypatch):
+    save = torch.save
+
+    def full_at_the_end(content, path):
+        if content["step"] == 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(content, path)
+
+    monkeypatch.setattr("model.training.snapshot.torch.save", full_at_the_end)
+    refused(capsys, arguments("full"), r"step_00000006.pt: cannot be written .*; the last good snapshot is .*step_00000004.pt$")
+    assert read_tensors(Path("outputs/full/model.safetensors"), "")[0]
+
+
+def test_weights_that_cannot_be_written_name_the_last_snapshot(capsys, monkeypatch):
+    def full(*_):
+        raise OSError("w: cannot be written")
+
+    monkeypatch.setattr(train, "save_weights", full)
+    refused(capsys, arguments("full"), r"w: cannot be written; the last good snapshot is .*step_00000006.pt$")
+
+
+def test_a_picture_that_cannot_be_written_ends_nothing(capsys, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("model.training.validation.comparison", full)
+    assert train.main(arguments("full", val_data_path="scenes/test_data_path.json", val_every=2)) == 0
+    assert capsys.readouterr().err.count("outputs/full: goes on without pictures (") == 1
+    assert [row["step"] for row in rows("full") if "val_psnr" in row] == [2, 4, 6]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="special files")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("log.jsonl", "is not a regular file"), ("model.safetensors", "is not a reg"), ("snapshot/step_00000006.pt", "is not a reg")],
+)
+def test_special_files_in_the_place_of_outputs_and_inputs(capsys, name, message):
+    path = Path("outputs/special", name)
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    refused(capsys, arguments("special"), f"{path}: {message}")
+    assert path.is_fifo()

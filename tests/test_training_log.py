@@ -1,5 +1,6 @@
 """Training log: rows, lines, curves, TensorBoard and Weights & Biases."""
 
+import errno
 import json
 import math
 import sys
@@ -13,7 +14,8 @@ from config.errors import InputError
 from data.output.curves import draw_curves, series, ticks
 from model.parallel.processes import Processes
 from model.training.flops import Workload
-from model.training.log import TrainingLog, Window, format_line, format_seconds, open_tensorboard, read_rows, start_wandb
+from model.training.log import TrainingLog, Window, format_line, format_seconds, read_rows
+from model.training.services import open_tensorboard, start_wandb
 
 CPU = torch.device("cpu")
 ALONE = Processes(0, 1, CPU)
@@ -197,6 +199,77 @@ def test_wandb_that_is_not_installed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(InputError, match=r"--wandb: needs wandb, which is not installed; wanted pip install wandb, or no --wandb"):
         start_wandb("views", tmp_path, 0, {})
+
+
+def failing(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_cannot_be_told_is_said_once_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    class Service:
+        log = finish = add_scalar = close = failing
+
+    init = types.SimpleNamespace(init=lambda **_: Service())
+    monkeypatch.setitem(sys.modules, "wandb", init)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=lambda *_, **__: Service()))
+    found = TrainingLog(tmp_path, 0, 100, "views", {})
+    monkeypatch.setattr("model.training.log.draw_curves", failing)
+    monkeypatch.setattr("model.training.log.print_above_bar", failing)
+    monkeypatch.setattr(found._bar, "update", failing)
+    for step in (2, 4):
+        found.write({"step": step, "loss": 0.5})
+        found.advance(step)
+        found.attempt("pictures", failing)
+    found.close()
+    assert [row["step"] for row in read_rows(tmp_path / "log.jsonl")] == [2, 4]
+    lines = capsys.readouterr().err.splitlines()
+    parts = ["lines on standard output", "TensorBoard", "Weights & Biases", "the progress bar", "pictures", "curves"]
+    said = [line for line in lines if "goes on without" in line]
+    assert [line.partition(" goes on without ")[2].partition(" (")[0] for line in said] == parts
+    assert all("No space left on device" in line for line in said)
+
+
+@pytest.mark.parametrize("broken", ["wandb", "tensorboard"])
+def test_services_that_do_not_start_are_left_out(tmp_path, monkeypatch, capsys, broken):
+    def start(*_, **__):
+        raise RuntimeError("no account")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=start))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=start))
+    found = TrainingLog(tmp_path, 0, 100, "views" if broken == "wandb" else None, {})
+    found.write({"step": 2, "loss": 0.5})
+    found.close()
+    name = "Weights & Biases" if broken == "wandb" else "TensorBoard"
+    assert f"{tmp_path}: goes on without {name} (no account)\n" in capsys.readouterr().err
+
+
+def test_the_log_is_whole_again_once_its_disk_has_room(tmp_path, monkeypatch, capsys):
+    found = log(tmp_path)
+    found.write({"step": 2, "loss": 0.5})
+    file, start = found._file, found._start_file
+
+    class Full:
+        def write(self, text):
+            file.write(text[:9])  # half a row
+
+        def flush(self):
+            file.flush()
+            failing()
+
+        def close(self):
+            file.close()
+
+    found._file = Full()
+    found.write({"step": 4, "loss": 0.4})
+    monkeypatch.setattr(found, "_start_file", failing)
+    found.write({"step": 6, "loss": 0.3})
+    monkeypatch.setattr(found, "_start_file", start)
+    for step in (8, 10):
+        found.write({"step": step, "loss": 0.2})
+    found.close()
+    assert [row["step"] for row in read_rows(tmp_path / "log.jsonl")] == [2, 4, 6, 8, 10]
+    said = f"{tmp_path}: goes on without rows of the log ({tmp_path}/log.jsonl: cannot be written (No space left on device); wanted"
+    assert capsys.readouterr().err.count(said) == 1
 
 
 def coloured(image: Image.Image, colour: tuple[int, int, int]) -> list[tuple[int, int]]:

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.messages import counted
-from data.files import replace_when_finished, write_json
+from data.files import check_output, replace_when_finished, write_json
 from data.output.picture import MOST_TARGETS, comparison
 from data.output.video import to_uint8
 
 METRICS = ("psnr", "ssim", "lpips")
+SUMMARY, TABLES = "metrics.json", ("metrics_views.csv", "metrics_scenes.csv")
 DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
 
 
@@ -53,9 +54,10 @@ def layer_bar(device: torch.device) -> Iterator[Callable[[int, int], None]]:
 
 
 def open_folder(path: str | os.PathLike) -> None:
-    """Create a folder if it does not exist, and check that it is writable.
+    """Create the folder of a report if it does not exist, and check that it is writable.
 
     Raises:
+        InputError: something that is not a file is in the place of one of the report's.
         OSError: it cannot be created or written to.
     """
     try:
@@ -63,6 +65,8 @@ def open_folder(path: str | os.PathLike) -> None:
         tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise OSError(f"{path}: cannot be written to ({error.strerror}); wanted a folder for the results") from error
+    for name in (SUMMARY, *TABLES):
+        check_output(Path(path) / name)
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
@@ -173,12 +177,11 @@ def write_report(folder: str | os.PathLike, rows: Sequence[dict], about: dict) -
         about: settings that the figures depend on.
     """
     folder, summary = Path(folder), summarise(rows)
-    write_json(folder / "metrics.json", _finite({"about": about, **summary, "views": list(rows)}))
-    for path, first, lines in (
-        (folder / "metrics_views.csv", ("scene", "view"), rows),
-        (folder / "metrics_scenes.csv", ("scene", "views"), summary["scenes"]),
-    ):
-        with replace_when_finished(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    write_json(folder / SUMMARY, _finite({"about": about, **summary, "views": list(rows)}))
+    for name, first, lines in zip(TABLES, (("scene", "view"), ("scene", "views")), (rows, summary["scenes"]), strict=True):
+        # Names of scenes may have bytes that are not UTF-8: they are written as they are on disk.
+        options: dict = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+        with replace_when_finished(folder / name) as temporary, temporary.open("w", **options) as file:
             writer = csv.DictWriter(file, [*first, *METRICS])
             writer.writeheader()
             writer.writerows(lines)

@@ -19,7 +19,7 @@ from config.errors import InputError
 from config.flags import flag
 from config.messages import counted
 from config.threads import cores
-from data.files import replace_when_finished
+from data.files import check_output, replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
 from data.scene_format import Scene, View, read_scene, write_data_path
@@ -89,7 +89,11 @@ def convert(
 
     Returns:
         one line for each scene that could not be converted, and for each problem with the cameras of a converted one.
+
+    Raises:
+        InputError: `data_path_json` is no place for a file.
     """
+    check_output(data_path_json)
     workers = cores() if workers is None else workers
     finished, problems, lines = [], [], []
     with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
@@ -186,8 +190,9 @@ def _fits(lens: Lens, h: int, w: int) -> bool:
 def _write(task: Task) -> None:
     pixels = read_stored(task.photo.source, task.upright)
     if task.copied:
+        content = task.photo.source.read_bytes()
         with replace_when_finished(task.view.file_path) as temporary:
-            temporary.write_bytes(task.photo.source.read_bytes())
+            temporary.write_bytes(content)
         return
     try:
         pixels = undistort(pixels, task.lens, task.photo.as_published)

@@ -4,7 +4,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from config.errors import InputError
+from config.errors import InputError, check_file
 from config.messages import counted
 
 
@@ -12,6 +12,7 @@ class BinaryFile:
     """A file's numbers and names, little-endian, read in sequence."""
 
     def __init__(self, path: Path) -> None:
+        check_file(path, "a file of a COLMAP model")
         self.path, self.content, self.position, self.entry = path, path.read_bytes(), 0, "the count"
 
     def take(self, form: str) -> tuple:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from config.errors import InputError
 from config.messages import counted
 from config.signals import held
-from data.files import write_json
+from data.files import disk_problem, temporary_beside, unwritable, write_json
 from data.images import open_image
 from data.scene_format import read_json
 from data_preprocess.capture.stored_image import read_stored, write_png
@@ -176,6 +176,10 @@ def _run(folder: Path, work: Path, threads: int, place: Mapping[str, str]) -> No
     if problem is None:
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         problem = f"exit code {code}: {lines[-1] if lines else 'no message'}"
+    with temporary_beside(work / "probe") as probe:
+        code = disk_problem(probe)
+    if code is not None:  # COLMAP's messages say it in many ways
+        raise unwritable(work, code)
     for link, name in place.items():
         problem = problem.replace(f"photos/{link}", name)
     raise InputError(folder, f"made COLMAP fail ({' '.join(problem.split())})", f"photos it can use: see {log}")

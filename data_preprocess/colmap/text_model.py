@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from config.errors import InputError
+from config.errors import InputError, check_file
 from config.messages import counted
 
 
@@ -77,6 +77,7 @@ def text_images(path: Path, cameras: Collection[int]) -> Iterator[ImageEntry]:
 
 def _lines(path: Path, blank: bool = False) -> Iterator[tuple[str, str]]:
     """Yield (where, line) for all lines except comments and, unless `blank`, blank ones."""
+    check_file(path, "a text file of a COLMAP model")
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     for number, line in enumerate(text.split("\n"), 1):
         if not line.lstrip().startswith("#") and (blank or line.strip()):

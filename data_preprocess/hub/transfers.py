@@ -4,7 +4,6 @@
 """
 
 import glob
-import os
 import queue
 import re
 import shutil
@@ -22,8 +21,9 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.messages import counted, one_line
+from config.secrets import without_secrets
 from data_preprocess.scene_folder import refuse_linked_folders
-from model.weights.hub import download
+from model.weights.hub import download, hub_endpoint, keep_secrets_out_of_log, name_in_cache
 
 PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
 # Between attempts at one file; longer where the server asks for it.
@@ -224,8 +224,9 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         PermissionError: access is denied.
         OSError: the hub is unreachable, or its answer is not a listing.
     """
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-    where = f"{repo}/{folder}".rstrip("/")
+    endpoint = hub_endpoint()
+    where, shown = f"{repo}/{folder}".rstrip("/"), without_secrets(endpoint)
+    keep_secrets_out_of_log()
     try:
         api = HfApi(endpoint=endpoint)
         entries = list(api.list_repo_tree(repo, folder or None, recursive=recursive, repo_type=repo_type))
@@ -234,15 +235,15 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         if status in (401, 403):
             raise _no_access(repo, repo_type, error) from error
         if status == 404:
-            raise FileNotFoundError(f"{where}: is not on {endpoint} (HTTP 404); wanted a folder of its listing") from error
+            raise FileNotFoundError(f"{where}: is not on {shown} (HTTP 404); wanted a folder of its listing") from error
         if status is not None:
-            raise OSError(f"{where}: is answered by {endpoint} with HTTP {status}; wanted a listing: try again later") from error
+            raise OSError(f"{where}: is answered by {shown} with HTTP {status}; wanted a listing: try again later") from error
         raise ConnectionError(f"{where}: is unreachable ({one_line(error)}); wanted a listing from the hub") from error
     except (OSError, MemoryError):
         raise
     except Exception as error:  # an unexpected answer may make the package raise anything
         raise OSError(
-            f"{where}: is requested from {endpoint}, which does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"
+            f"{where}: is requested from {shown}, which does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"
         ) from error
     for entry in entries:
         if not isinstance(entry.path, str) or not is_inside(entry.path, folder):
@@ -276,7 +277,7 @@ def bytes_text(count: float) -> str:
 def _received(item: Item) -> int:
     """Return how many bytes of an item are on disk, in its file or in the partial file of `model.weights.hub` in `.cache/`."""
     cache = item.destination.parent / ".cache"
-    for path in (item.destination, *cache.glob(f"{glob.escape(item.destination.name)}.*.incomplete")):
+    for path in (item.destination, *cache.glob(f"{glob.escape(name_in_cache(item.destination))}.*.incomplete")):
         try:
             return min(path.stat().st_size, item.size)
         except FileNotFoundError:  # missing, or just renamed

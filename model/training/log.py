@@ -3,24 +3,24 @@
 import contextlib
 import json
 import math
-import os
 import resource
-import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import InputError
-from data.files import write_text
+from config.messages import one_line
+from data.files import naming, write_text
 from data.output.curves import draw_curves
 from model.parallel.processes import Processes
 from model.training.flops import Workload
+from model.training.services import import_wandb, open_tensorboard, start_wandb
 
 # Name in a row → (name in the line, format).
 LINE = {
@@ -46,6 +46,8 @@ ONLY_IF_ANY = ("skips", "broken")
 class TrainingLog:
     """Log of one run, kept by its first process.
 
+    Nothing that cannot be told ends a run, whatever the disk, a terminal or a service answers: see `attempt`.
+
     Args:
         folder: of the run; `log.jsonl` in it is continued, `events` holds TensorBoard's files.
         step: steps done so far; later rows, of a run killed after its last snapshot, are dropped.
@@ -55,50 +57,95 @@ class TrainingLog:
 
     Raises:
         InputError: wandb is requested and not installed.
+        OSError: the log cannot be written to begin with.
     """
 
     def __init__(self, folder: Path, step: int, steps: int, wandb_project: str | None, settings: dict[str, Any]) -> None:
         self.path, self.steps = folder / "log.jsonl", steps
+        self._failed: set[str] = set()
         self.rows = [row for row in read_rows(self.path) if row["step"] <= step]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._events = open_tensorboard(folder / "events", step)
-        self._wandb = start_wandb(wandb_project, folder, step, settings) if wandb_project is not None else None
+        self._file: TextIO | None = self._start_file()
+        self._events = self.attempt("TensorBoard", lambda: open_tensorboard(folder / "events", step))
+        self._wandb = None
+        if wandb_project is not None:
+            import_wandb()
+            self._wandb = self.attempt("Weights & Biases", lambda: start_wandb(wandb_project, folder, step, settings))
         self._bar = tqdm(total=steps, initial=step, disable=None, dynamic_ncols=True, unit="step")
 
     def advance(self, step: int) -> None:
         """Move the progress bar."""
-        self._bar.update(step - self._bar.n)
+        self.attempt("the progress bar", lambda: self._bar.update(step - self._bar.n))
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
-        with tqdm.external_write_mode(file=sys.stdout):
-            print(text, flush=True)
+        self.attempt("lines on standard output", lambda: print_above_bar(text))
 
     def write(self, row: dict[str, Any]) -> None:
         """Write one row of figures by name, with its `step`, everywhere."""
         row = {name: finite(value) for name, value in row.items()}
         self.rows.append(row)
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        self.attempt("rows of the log", lambda: self._append(row))
         self.say(format_line(row, self.steps))
-        self._bar.set_postfix_str(" · ".join(f"{name} {row[name]:.4g}" for name in ("loss", "psnr") if row.get(name) is not None))
+        shown = " · ".join(f"{name} {row[name]:.4g}" for name in ("loss", "psnr") if row.get(name) is not None)
+        self.attempt("the progress bar", lambda: self._bar.set_postfix_str(shown))
         numbers = {name: value for name, value in row.items() if name != "step" and value is not None}
-        if self._events is not None:
+        if (events := self._events) is not None:
             for name, value in numbers.items():
-                self._events.add_scalar(name, value, row["step"])
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=row["step"])
+                self.attempt("TensorBoard", lambda name=name, value=value: events.add_scalar(name, value, row["step"]))
+        if (wandb := self._wandb) is not None:
+            self.attempt("Weights & Biases", lambda: wandb.log(numbers, step=row["step"]))
 
     def close(self) -> None:
         """Finish all files, and draw `curves.png`."""
-        self._bar.close()
-        self._file.close()
+        self.attempt("the progress bar", self._bar.close)
+        self.attempt("rows of the log", self._close_file)
         if self._events is not None:
-            self._events.close()
+            self.attempt("TensorBoard", self._events.close)
         if self._wandb is not None:
-            self._wandb.finish()
-        draw_curves(self.path.parent / "curves.png", self.rows)
+            self.attempt("Weights & Biases", self._wandb.finish)
+        self.attempt("curves", lambda: draw_curves(self.path.parent / "curves.png", self.rows))
+
+    def attempt(self, what: str, action: Callable[[], Any]) -> Any:
+        """Tell something about the run; what cannot be told is said once, on standard error, and the run goes on.
+
+        Args:
+            what: what is missing if it fails, in words.
+            action: tells it; may raise anything, since services and encoders do.
+
+        Returns:
+            what `action` returns; None if it fails.
+        """
+        try:
+            return action()
+        except Exception as error:
+            if what not in self._failed:
+                self._failed.add(what)
+                with contextlib.suppress(OSError, ValueError):
+                    print(f"{self.path.parent}: goes on without {what} ({one_line(error)})", file=sys.stderr, flush=True)
+            return None
+
+    def _start_file(self) -> TextIO:
+        """Write all rows so far, and return the file for more."""
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        return self.path.open("a", encoding="utf-8")
+
+    def _append(self, row: dict[str, Any]) -> None:
+        if self._file is None:  # the file may end in half a row
+            self._file = self._start_file()
+            return
+        try:
+            with naming(self.path):
+                self._file.write(json.dumps(row, allow_nan=False) + "\n")
+                self._file.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._close_file()
+            raise
+
+    def _close_file(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 class Window:
@@ -212,6 +259,12 @@ def format_seconds(seconds: float) -> str:
     return f"{m}m{s:02d}s" if minutes else f"{s}s"
 
 
+def print_above_bar(text: str) -> None:
+    """Print a line on standard output, with progress bars out of its way."""
+    with tqdm.external_write_mode(file=sys.stdout):
+        print(text, flush=True)
+
+
 def finite(value: Any) -> Any:
     """Return None for a number that JSON cannot hold, else the value."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -223,31 +276,3 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def open_tensorboard(folder: Path, step: int) -> Any:
-    """Return a writer of TensorBoard events, or None where TensorBoard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(os.fspath(folder), purge_step=step + 1)
-
-
-def start_wandb(project: str, folder: Path, step: int, settings: dict[str, Any]) -> Any:
-    """Start a run in Weights & Biases, or, from a step above 0, continue the one that this folder began.
-
-    Its id is kept in `wandb_id` in the folder: folder names are not unique across machines and projects.
-
-    Raises:
-        InputError: wandb is not installed.
-    """
-    try:
-        import wandb  # pyright: ignore[reportMissingImports]  (optional)
-    except ImportError:
-        raise InputError("--wandb", "needs wandb, which is not installed", "pip install wandb, or no --wandb") from None
-    id_path = folder / "wandb_id"
-    if step == 0 or not id_path.is_file():
-        write_text(id_path, secrets.token_hex(8))
-    run_id = id_path.read_text(encoding="utf-8")
-    return wandb.init(project=project, name=folder.name, id=run_id, resume="allow", dir=folder, config=settings)

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from config.errors import InputError
 from config.recipe import TrainingRecipe
+from data.files import check_output
 from model.parallel.processes import Processes
 from model.training.log import TrainingLog
 from model.training.snapshot import SnapshotWriter, rng_state
@@ -18,7 +20,8 @@ from model.training.state import TrainingState
 class Recorder:
     """Recorder through which a run writes everything while it trains; a context manager.
 
-    However the `with` block ends, the snapshot in the making is finished, the log closed, and the curves drawn.
+    However the `with` block ends, the snapshot in the making is finished, the log closed, and the curves drawn. Two
+    snapshots in a row that cannot be written end the run, in `save`, and so does the last one, in `check`; nothing else does.
 
     Args:
         folder: of the run.
@@ -28,17 +31,20 @@ class Recorder:
 
     Raises:
         InputError: the snapshot would not fit its parts, or Weights & Biases is not installed.
-        OSError: the folder cannot be written to; on leaving the block, a snapshot was not written.
+        OSError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path, recipe: TrainingRecipe, processes: Processes, state: TrainingState) -> None:
         self.folder, self.recipe, self.processes = folder, recipe, processes
         self._log: TrainingLog | None = None
         self._writer: SnapshotWriter | None = None
+        self._problem: Exception | None = None
+        self.weights_path = folder / "model.safetensors"
         sizes = recipe.snapshot_part_bytes
         if sizes:
             check_parts(state.model, state.average is not None, sizes[1])
         if processes.first:
+            check_output(self.weights_path)
             self._writer = SnapshotWriter(folder / "snapshot", recipe.keep, sizes)
             self._log = TrainingLog(folder, state.step, recipe.steps, recipe.wandb, dataclasses.asdict(recipe))
 
@@ -49,9 +55,19 @@ class Recorder:
         closing = [close for close in (self._writer and self._writer.close, self._log and self._log.close) if close]
         problems = [problem for problem in map(_problem_of, closing) if problem]
         if problems and error is None:
-            raise problems[0]
+            self._problem = problems[0]
+            return
         for problem in problems:
             self._report(problem)
+
+    def check(self) -> None:
+        """Check, after the block, that everything was written.
+
+        Raises:
+            OSError: the last snapshot was not.
+        """
+        if self._problem:
+            raise self._problem
 
     def wait(self) -> None:
         """Wait until the last snapshot is on disk; report it if it cannot be written."""
@@ -59,7 +75,7 @@ class Recorder:
         if problem:
             self._report(problem)
 
-    def _report(self, problem: OSError) -> None:
+    def _report(self, problem: Exception) -> None:
         print(f"{self.folder}: not all was written ({problem})", file=sys.stderr, flush=True)
 
     def lacks_validation(self, step: int, recipe: TrainingRecipe) -> bool:
@@ -78,6 +94,11 @@ class Recorder:
         if self._log:
             self._log.say(text)
 
+    def attempt(self, what: str, action: Callable[[], Any]) -> None:
+        """Do something that must not end the run if it fails; see `TrainingLog.attempt`."""
+        if self._log:
+            self._log.attempt(what, action)
+
     def advance(self, step: int) -> None:
         """Move the progress bar."""
         if self._log:
@@ -89,19 +110,23 @@ class Recorder:
             self._log.write({"step": step, **row})
 
     def save(self, state: TrainingState) -> None:
-        """Write a snapshot in the background. Collective.
+        """Write a snapshot in the background; at once, if the one before could not be written. Collective.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: neither this one nor the one before could be written.
         """
         rng = self.processes.gather(rng_state(self.processes.device))
         if self._writer and rng:
+            problem = _problem_of(self._writer.wait)
             self._writer.save(state.content(self.recipe, rng, self.processes.data_ranks))
+            if problem:
+                self._writer.wait()
+                self._report(problem)
 
 
-def _problem_of(action: Callable[[], None]) -> OSError | None:
+def _problem_of(action: Callable[[], None]) -> Exception | None:
     try:
         action()
-    except OSError as problem:
+    except (InputError, OSError) as problem:
         return problem
     return None

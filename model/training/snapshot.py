@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from config import NetworkConfig, config_from_dict
-from config.errors import InputError, missing_file
-from config.messages import one_line, with_article
+from config.errors import InputError, check_file
+from config.messages import with_article
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
-from data.files import replace_when_finished
+from data.files import remove_leftovers, replace_when_finished
 from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT
 from model.weights.torch_file import load_torch_file
@@ -57,8 +57,7 @@ class SnapshotWriter:
         self.whole: bool | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._pending: Future | None = None
-        for leftover in folder.glob(".step_*.tmp.pt"):
-            leftover.unlink()
+        remove_leftovers(folder.absolute())
 
     def save(self, content: dict[str, Any]) -> None:
         """Copy `content`, of `TrainingState`, to the CPU and start writing it, once the previous one is on disk.
@@ -86,11 +85,15 @@ class SnapshotWriter:
 
     def _write(self, content: dict[str, Any]) -> None:
         path = self.folder / f"step_{content['step']:08d}.pt"
-        _save(content, path)
-        if self.parts:
-            self.whole = write_parts(
-                path, self.folder.parent / "parts", *self.parts, lambda file: _save({**content, "optimizer": None}, file)
-            )
+        try:
+            with replace_when_finished(path) as temporary:
+                torch.save(content, temporary)
+            if self.parts:
+                reduced = {**content, "optimizer": None}
+                folder = self.folder.parent / "parts"
+                self.whole = write_parts(path, folder, *self.parts, lambda file: torch.save(reduced, file))
+        except OSError as error:
+            raise OSError(f"{error}; {last_good(self.folder)}") from error
         for _, old in list_snapshots(self.folder)[: -self.keep]:
             old.unlink()
 
@@ -99,6 +102,12 @@ def list_snapshots(folder: Path) -> list[tuple[int, Path]]:
     """Return (step, path) of the finished snapshots of a folder, oldest first."""
     found = [(NAME.fullmatch(path.name), path) for path in folder.glob("step_*.pt")]
     return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def last_good(folder: Path) -> str:
+    """Return which snapshot of a folder is the newest, in words for the message of a run that ends early."""
+    found = list_snapshots(folder)
+    return f"the last good snapshot is {found[-1][1]}" if found else "there is no snapshot yet"
 
 
 def find_snapshot(resume: str, folder: Path) -> Path | None:
@@ -135,8 +144,8 @@ def read_snapshot(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         InputError: it cannot be read, is damaged, or is something else.
     """
-    if not path.exists():
-        raise missing_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
+    if not path.is_dir():
+        check_file(path, "a snapshot of outputs/EXPNAME/snapshot, or a folder with its parts")
     source = join_parts(path) if path.is_dir() else path
     content = load_torch_file(source, path, WHOLE)
     if isinstance(content, dict) and content.get("format") == OLD_FORMAT and "optimiser" in content:
@@ -199,16 +208,6 @@ def set_rng_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"].clone())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].clone())
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    with replace_when_finished(path) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:
-            if "inline_container" not in str(error):  # torch's writer of files, which has no type for a full disk
-                raise
-            raise OSError(f"{path}: cannot be written ({one_line(error)[:160]})") from error
 
 
 def copied(value: Any) -> Any:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from torch import nn
 
-from config.errors import InputError
-from data.files import replace_when_finished, write_text
+from config.errors import InputError, check_file
+from data.files import naming, replace_when_finished, temporary_beside, write_text
 from model.weights.checksum import sha256_of
 
 SUMS = re.compile(r"(step_\d+)\.sha256")
@@ -49,20 +49,25 @@ def write_parts(snapshot: Path, folder: Path, part_bytes: int, total_bytes: int,
 
     Returns:
         whether it is the whole snapshot.
+
+    Raises:
+        OSError: a file cannot be written; then those of the older snapshot are still whole.
     """
     whole = snapshot.stat().st_size <= total_bytes
-    if whole:
-        names = _cut(snapshot, snapshot.name, folder, part_bytes)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        reduced = folder / f".{snapshot.stem}.tmp.pt"
-        try:
-            write_reduced(reduced)
-            names = _cut(reduced, snapshot.name, folder, part_bytes)
-        finally:
-            reduced.unlink(missing_ok=True)
     sums = f"{snapshot.stem}.sha256"
-    write_text(folder / sums, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
+    try:
+        if whole:
+            names = _cut(snapshot, snapshot.name, folder, part_bytes)
+        else:
+            with temporary_beside(folder / snapshot.name) as reduced:
+                with naming(folder / snapshot.name, reduced):
+                    write_reduced(reduced)
+                names = _cut(reduced, snapshot.name, folder, part_bytes)
+        write_text(folder / sums, "".join(f"{sha256_of(folder / name)}  {name}\n" for name in names))
+    except OSError:
+        for part in folder.glob(f"{snapshot.name}.part*"):  # worthless without the others
+            part.unlink()
+        raise
     for path in folder.iterdir():
         if path.name not in (*names, sums) and path.name.startswith("step_"):
             path.unlink()
@@ -88,6 +93,7 @@ def join_parts(folder: Path) -> io.BytesIO:
         InputError: there is none, or a part is missing or damaged.
     """
     sums = folder / f"{Path(name_of_parts(folder)).stem}.sha256"
+    check_file(sums, "checksums, as sha256sum writes them")
     lines = sums.read_text(encoding="utf-8", errors="replace").splitlines()
     matches = [match for match in map(SUM_LINE.fullmatch, lines) if match]
     if not lines or len(matches) < len(lines):

@@ -54,7 +54,8 @@ def validate(
         return True, None
     total = processes.total(sums)
     if processes.first and first_scene:
-        draw(recorder.folder / "picture" / f"step_{state.step:08d}.png", *first_scene)
+        path = recorder.folder / "picture" / f"step_{state.step:08d}.png"
+        recorder.attempt("pictures", lambda: draw(path, *first_scene))
     recorder.write(state.step, {"val_psnr": float(total[0] / total[2]), "val_ssim": float(total[1] / total[2])})
     return True, None
 

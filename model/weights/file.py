@@ -1,19 +1,21 @@
 """Weight files: torch and safetensors files read, tensors only; safetensors written with network config and checksum."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from config import NetworkConfig
-from config.errors import InputError
+from config.errors import InputError, check_file
+from config.messages import is_plain
 from data.files import replace_when_finished
 from model.weights.checksum import checksum_of
 from model.weights.torch_file import load_torch_file, unreadable
@@ -48,7 +50,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
             tensor of a kind that cannot be copied.
     """
     path = Path(path)
-    path.open("rb").close()  # a wrong name or missing permission is reported as such, not as damage
+    check_file(path, "a weight file")
+    path.open("rb").close()  # missing permission is reported as such, not as damage
     notes: list[str] = []
     if is_safetensors(path):
         state, _ = read_tensors(path, WANTED)
@@ -85,7 +88,7 @@ def read_tensors(path: str | os.PathLike, wanted: str, problem: str = "cannot be
         InputError: it is not a safetensors file, or is damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             metadata = file.metadata() or {}
             # The reader maps the file into memory: with copies, it may be overwritten in place while a program runs.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not iterable itself)
@@ -113,7 +116,7 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
         InputError: the file is damaged, or `key` holds something else.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _opened(path) as file:
             text = (file.metadata() or {}).get(key)
     except MemoryError:
         raise
@@ -130,6 +133,15 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
     return value
 
 
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[Any]:
+    with open(path, "rb") as file:
+        name = os.fspath(path)
+        # The package takes names in UTF-8 only; others are opened by their descriptor.
+        with safe_open(name if is_plain(name) else f"/dev/fd/{file.fileno()}", framework="pt") as tensors:
+            yield tensors
+
+
 def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: dict[str, str]) -> None:
     """Write a `.safetensors` file with a checksum of tensors and metadata, atomically.
 
@@ -142,10 +154,7 @@ def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike, metadata: 
         OSError: it cannot be written, as on a full disk.
     """
     with replace_when_finished(path) as temporary:
-        try:
-            save_file(tensors, temporary, {**metadata, CHECKSUM: checksum_of(tensors, metadata)})
-        except SafetensorError as error:  # its own type, for the system's errors too
-            raise OSError(f"{path}: cannot be written ({error})") from error
+        save_file(tensors, temporary, {**metadata, CHECKSUM: checksum_of(tensors, metadata)})
 
 
 def save_weights(

@@ -8,6 +8,7 @@ by the hash of the complete file, and the hash is checked too. Plain HTTP throug
 import errno
 import glob
 import hashlib
+import logging
 import os
 import queue
 import re
@@ -32,12 +33,15 @@ from config import did_you_mean
 from config.errors import missing_file
 from config.messages import with_type
 from config.paths import find_path
+from config.secrets import without_secrets
+from data.files import DISK_ERRORS, check_output, shortened
 from model.weights.checksum import sha256_of
 from model.weights.table import LPIPS_FILES, WEIGHT_DIR, known_weights
 
 # A compressed response has no length and no ranges in bytes of the file.
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
-
+# Bytes of a file's name in `.cache/`, where more is appended to it.
+_LONGEST_NAME = 200
 
 _lpips_failures: dict[str, str] = {}
 
@@ -62,6 +66,7 @@ def download(
         `destination`.
 
     Raises:
+        InputError: a folder or device is in the place of the file.
         FileNotFoundError: the hub cannot be reached, or has no such file.
         PermissionError: the hub refuses access: the repository is gated or private.
         OSError: the transfer broke off (run again to continue), the disk is full, or size or hash are not the stated ones.
@@ -71,7 +76,9 @@ def download(
     destination = Path(destination)
     if destination.is_file():
         return destination
-    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    check_output(destination)
+    keep_secrets_out_of_log()
+    endpoint = hub_endpoint()
     url = hf_hub_url(repo, file, repo_type=repo_type, revision=revision, endpoint=endpoint)
     by_hand = _by_hand(url, destination)
     if _offline():
@@ -79,7 +86,7 @@ def download(
     try:
         metadata = get_hf_file_metadata(url, endpoint=endpoint)
         if metadata.commit_hash is None or metadata.etag is None:
-            why = f"{endpoint} does not answer as a hub does"
+            why = f"{without_secrets(endpoint)} does not answer as a hub does"
             raise _not_there(destination, why, f"HF_ENDPOINT and proxies that lead to one, or {by_hand}")
         # Pinned to the commit, so that a push between two attempts cannot mix two files; the hub's own address, since the
         # signed one that it redirects to expires.
@@ -111,6 +118,8 @@ def download_url(url: str, destination: str | os.PathLike, size: int, sha256: st
     destination = Path(destination)
     if destination.is_file():
         return destination
+    check_output(destination)
+    keep_secrets_out_of_log()
     by_hand = _by_hand(url, destination)
     if _offline():
         raise _not_there(destination, "HF_HUB_OFFLINE forbids fetching it", by_hand)
@@ -172,8 +181,32 @@ def resolve_lpips(fetch: bool = True) -> tuple[Path, Path]:
     return trunk, heads
 
 
+def hub_endpoint() -> str:
+    """Return the address of the hub: that of HF_ENDPOINT, or the public one."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def keep_secrets_out_of_log() -> None:
+    """Take passwords out of the warnings of huggingface_hub, which name the addresses of its requests."""
+    for handler in logging.getLogger("huggingface_hub").handlers:
+        handler.addFilter(_clean)  # one object: it is added once
+
+
+def _clean(record: logging.LogRecord) -> bool:
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    return True
+
+
+def name_in_cache(destination: Path) -> str:
+    """Return what the names of a download's partial files begin with; the name of its file, or a short one with a hash."""
+    name = destination.name
+    if len(os.fsencode(name)) <= _LONGEST_NAME:
+        return name
+    return f"{shortened(name, _LONGEST_NAME // 2)}.{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+
+
 def _by_hand(url: str, destination: Path) -> str:
-    return f"the file by hand: get {url} and save it as {destination}"
+    return f"the file by hand: get {without_secrets(url)} and save it as {destination}"
 
 
 def _not_there(path: Path, why: str, wanted: str) -> FileNotFoundError:
@@ -206,12 +239,13 @@ def _fetch(url: str, destination: Path, size: int | None, etag: str, headers: di
     """Download `url` to `destination` through a partial file that outlives this process; one process at a time."""
     cache = destination.parent / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    content = re.sub("[^0-9A-Za-z]", "", etag)[:16]
-    partial = cache / f"{destination.name}.{content}.incomplete"
-    with WeakFileLock(cache / f"{destination.name}.lock"):
+    content, name = re.sub("[^0-9A-Za-z]", "", etag)[:16], name_in_cache(destination)
+    partial = cache / f"{name}.{content}.incomplete"
+    check_output(partial)
+    with WeakFileLock(cache / f"{name}.lock"):
         if destination.is_file():
             return
-        for stale in set(cache.glob(f"{glob.escape(destination.name)}.*.incomplete")) - {partial}:
+        for stale in set(cache.glob(f"{glob.escape(name)}.*.incomplete")) - {partial}:
             stale.unlink()
         _receive(url, partial, destination, size, headers)
         _verify(url, partial, destination, size, etag)
@@ -242,10 +276,11 @@ def _receive(url: str, partial: Path, destination: Path, size: int | None, heade
             raise
         except (HTTPError, OSError) as error:
             before, have = have, partial.stat().st_size
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                full = error.errno == errno.ENOSPC
+                why, wanted = ("the disk is full", "free space") if full else (error.strerror, DISK_ERRORS[error.errno])
                 raise OSError(
-                    f"{destination}: broke off at {have} of {size} bytes, since the disk is full; "
-                    "wanted free space, then the same command again"
+                    f"{destination}: broke off at {have} of {size} bytes, since {why}; wanted {wanted}, then the same command again"
                 ) from error
             if size is not None and have > size:
                 return

@@ -10,7 +10,7 @@ from typing import IO
 import torch
 
 from config.errors import InputError
-from config.messages import with_type
+from config.messages import is_plain, with_type
 from model.weights.checksum import check_members
 
 ZIP_START = b"PK\x03\x04"
@@ -51,7 +51,8 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
         all_stored = is_zip(source) and check_members(source)
         if not isinstance(source, Path):
             source.seek(0)
-        return torch.load(source, map_location="cpu", weights_only=True, mmap=all_stored and isinstance(source, Path))
+        mapped = all_stored and isinstance(source, Path) and is_plain(str(source))  # torch maps names in UTF-8 only
+        return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except MemoryError:
         raise
     except Exception as error:  # a damaged file raises nearly anything, from IndexError to struct.error

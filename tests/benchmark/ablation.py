@@ -27,6 +27,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from config.console import forgiving_console
 from config.errors import InputError
 from data.dataset import SceneDataset
 from data.files import write_json, write_text
@@ -73,6 +74,7 @@ class Run:
         return self.folder / "network" / f"{self.name.partition('@')[0]}.yaml"
 
 
+@forgiving_console()
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, test and report as requested; return 0, 1 if a run failed, 2 for bad input, 130 when interrupted."""
     args = parse(argv)

@@ -30,6 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+from config.console import forgiving_console
 from data.files import write_json, write_text
 from model.machine import in_words
 from model.runtime import pick_device
@@ -52,6 +53,7 @@ TRAINED = "trained"
 KEPT_GIB = 12
 
 
+@forgiving_console()
 def main(argv: list[str] | None = None) -> int:
     """Run the steps, or a single one in this process; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

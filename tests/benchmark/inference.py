@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from config import load_config
+from config.console import forgiving_console
 from model import LaCTLVSM
 from model.machine import in_words
 from model.ops.fast_weight import IMPLEMENTATIONS
@@ -33,6 +34,7 @@ A third party's run of the published code, A100, 536x960 (l24 ttt4x): 16/32/64 i
 HEAD = ("pass", "seconds", "TFLOP", "share of matmul rate", "peak memory", "baseline seconds", "times as fast")
 
 
+@forgiving_console()
 def main(argv: list[str] | None = None) -> None:
     """Run the benchmark and print a table in Markdown."""
     args = parse(argv)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
+from config.console import forgiving_console
 from data.dataset import SceneDataset
 from data.output.curves import Panel, draw_panels
 from data.poses import normalise_poses
@@ -35,6 +36,7 @@ from tests.benchmark.measure import machine, table
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
 
 
+@forgiving_console()
 def main(argv: list[str] | None = None) -> None:
     """Run the comparison; print a table in Markdown and write the plot."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])

@@ -23,6 +23,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from config import load_config
+from config.console import forgiving_console
 from config.recipe import TrainingRecipe, read_recipe
 from model import LaCTLVSM
 from model.machine import in_words
@@ -48,6 +49,7 @@ HEAD = ("step", "inputs + targets", "size", "scenes", "seconds", "tokens/s", "TF
 LR = 1e-6
 
 
+@forgiving_console()
 def main(argv: list[str] | None = None) -> None:
     """Run the benchmark and print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)

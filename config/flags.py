@@ -24,9 +24,12 @@ from typing import Any, NoReturn, TypeVar
 
 from config import did_you_mean
 from config.errors import InputError
+from config.messages import shown, shown_key
 from config.paths import ROOT
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+# Whole numbers of any setting; larger ones overflow what they are multiplied with.
+LARGEST_WHOLE = 2**31 - 1
 PAIR, MANY = "two whole numbers, height and width", "one or more values"
 
 Settings = TypeVar("Settings")
@@ -128,7 +131,9 @@ def read_mapping(kind: type, values: Mapping[str, Any], where: str) -> dict[str,
     fields = _fields([kind])
     for key in values:
         if key not in fields:
-            raise InputError(f"{where}, {key}", "is unknown", f"a known key; {did_you_mean(str(key), list(fields))}")
+            raise InputError(
+                f"{where}, {shown_key(key)}", "is unknown", f"a known key; {did_you_mean(shown_key(key), list(fields))}"
+            )
     checked = {}
     for key, value in values.items():
         field, declared = fields[key]
@@ -145,6 +150,8 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
     """
     least, above, most = (field.metadata[bound] for bound in ("least", "above", "most"))
     numbers = value if isinstance(value, tuple) else (value,)
+    if most is None and any(isinstance(number, int) and number > LARGEST_WHOLE for number in numbers):
+        raise InputError(where, f"is {shown(value)}", f"{LARGEST_WHOLE} at most")
     if value is None or (least is None and above is None and most is None):
         return
     for number in numbers:
@@ -291,12 +298,12 @@ def _exact(field: dataclasses.Field, declared: Any, value: Any, where: str) -> A
         known = all(type(item) is kind and (not choices or item in choices) for item in items)
         if items and known and (many == 1 or len(items) == 2):
             return tuple(items)
-        raise InputError(where, f"is {value!r}", _wanted(field, declared))
+        raise InputError(where, f"is {shown(value)}", _wanted(field, declared))
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind:
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
-        raise InputError(where, f"is {value!r}", WORDS[kind] + hint)
+        raise InputError(where, f"is {shown(value)}", WORDS[kind] + hint)
     if choices and value not in choices:
-        raise InputError(where, f"is {value!r}", _wanted(field, declared))
+        raise InputError(where, f"is {shown(value)}", _wanted(field, declared))
     return value

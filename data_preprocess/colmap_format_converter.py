@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
-from config.messages import counted, some
+from config.messages import counted, shown, some
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
@@ -258,7 +258,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     for path in captures.input or captures.from_images or ():
         name = scene_name(path)
         if name in scenes:
-            raise InputError(path, f"is a second input for the scene {name!r}", "a different name for each")
+            raise InputError(path, f"is a second input for the scene {shown(name, 200)}", "a different name for each")
         if captures.input:
             scenes[name] = partial(read_capture, path, captures.images, frame)
         else:

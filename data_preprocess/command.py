@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from tqdm import tqdm
 
 from config.errors import InputError
-from config.messages import left_out, one_line
+from config.messages import left_out, one_line, shown
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
 MOST_WORKERS = 1024
@@ -62,7 +62,7 @@ def check_list_name(name: str) -> None:
         InputError: it has a slash, so that the list would be written elsewhere, or is too long for a file's name.
     """
     if os.path.basename(name) != name or len(os.fsencode(name)) > _LONGEST_NAME:
-        raise InputError("--name", f"is {name!r:.80}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
+        raise InputError("--name", f"is {shown(name, 80)}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
 
 
 def cores() -> int:

@@ -35,7 +35,7 @@ if __package__ in (None, ""):
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
-from config.messages import counted, one_line
+from config.messages import counted, one_line, shown
 from data.files import write_json
 from data.scene_format import read_json
 from data_preprocess.command import MOST_WORKERS, run_script
@@ -208,11 +208,11 @@ def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dic
     """Return what to unpack, by path relative to the folder of `transforms.json`."""
     for info in infos:
         if stat.S_ISLNK(info.external_attr >> 16) or not is_inside(info.filename.removesuffix("/")):
-            raise InputError(archive.name, f"has the member {info.filename[:80]!r}", "plain files within the zip")
+            raise InputError(archive.name, f"has the member {shown(info.filename)}", "plain files within the zip")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InputError(archive.name, f"has the compression {info.compress_type}", "deflated or stored members")
         if info.flag_bits & 1:
-            raise InputError(archive.name, f"has the encrypted member {info.filename[:80]!r}", "plain ones")
+            raise InputError(archive.name, f"has the encrypted member {shown(info.filename)}", "plain ones")
     tables = [info.filename for info in infos if PurePosixPath(info.filename).name == "transforms.json"]
     if len(tables) != 1:
         raise InputError(archive.name, f"has {len(tables)} transforms.json", "one")

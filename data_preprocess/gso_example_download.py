@@ -24,7 +24,7 @@ from huggingface_hub.utils import get_session
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
-from config.messages import counted, one_line
+from config.messages import counted, one_line, shown
 from data.scene_format import CAMERAS, read_json, read_scene
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.hub.transfers import Item, Transfer, bytes_text, is_inside, missing
@@ -80,7 +80,9 @@ def list_example() -> dict[str, tuple[int, str]]:
     files = {entry["path"].removeprefix(f"{FOLDER}/"): (entry.get("size"), entry.get("sha")) for entry in blobs}
     for path, (size, sha) in files.items():
         if type(size) is not int or size < 0 or not isinstance(sha, str) or not re.fullmatch("[0-9a-f]{40}", sha):
-            raise OSError(f"{url}: lists {path} with size {size!r} and hash {sha!r}; wanted bytes and 40 hexadecimal digits")
+            raise OSError(
+                f"{url}: lists {path} with size {shown(size)} and hash {shown(sha)}; wanted bytes and 40 hexadecimal digits"
+            )
     for name in (LIST, *(f"{name}/{CAMERAS}" for name in OBJECTS)):
         if name not in files:
             raise FileNotFoundError(f"{url}: lists no {FOLDER}/{name}; wanted this file: the release has changed")
@@ -113,7 +115,7 @@ def check_list(path: Path, output: Path) -> list[str]:
     known = {f"{name}/{CAMERAS}" for name in OBJECTS}
     entries = [str(PurePosixPath(entry)) for entry in content if isinstance(entry, str)] if isinstance(content, list) else []
     if not entries or not isinstance(content, list) or len(entries) != len(content) or not known.issuperset(entries):
-        raise InputError(path, f"holds {content!r:.120}", f"a list of {' and '.join(sorted(known))}")
+        raise InputError(path, f"holds {shown(content, 120)}", f"a list of {' and '.join(sorted(known))}")
     summaries = []
     for entry in entries:
         scene = read_scene(output / entry)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from config.errors import InputError
+from config.messages import shown
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Tokens of a chunk: enough to fill the matrix units; on a CPU few enough that a layer's intermediate results stay in cache
@@ -31,12 +32,12 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise InputError("device", f"is {device!r}", "auto, cpu, cuda or cuda:N") from error
+        raise InputError("device", f"is {shown(device)}", "auto, cpu, cuda or cuda:N") from error
     if picked.type not in ("cpu", "cuda"):
-        raise InputError("device", f"is {str(device)!r}", "auto, cpu, cuda or cuda:N")
+        raise InputError("device", f"is {shown(str(device))}", "auto, cpu, cuda or cuda:N")
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         there = torch.cuda.device_count()
-        raise InputError("device", f"is {str(device)!r} on a machine with {there} CUDA devices", "one of them, or cpu")
+        raise InputError("device", f"is {shown(str(device))} on a machine with {there} CUDA devices", "one of them, or cpu")
     return picked
 
 
@@ -57,7 +58,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     if precision not in PRECISIONS:
-        raise InputError("precision", f"is {precision!r}", f"auto, {' or '.join(PRECISIONS)}")
+        raise InputError("precision", f"is {shown(precision)}", f"auto, {' or '.join(PRECISIONS)}")
     return PRECISIONS[precision]
 
 

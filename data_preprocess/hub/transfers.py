@@ -21,7 +21,7 @@ from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
 from config.errors import InputError
-from config.messages import counted, one_line
+from config.messages import counted, one_line, shown
 from data_preprocess.scene_folder import refuse_linked_folders
 from model.weights.hub import download
 
@@ -246,9 +246,9 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         ) from error
     for entry in entries:
         if not isinstance(entry.path, str) or not is_inside(entry.path, folder):
-            raise OSError(f"{where}: is listed with {entry.path!r}; wanted paths in that folder")
+            raise OSError(f"{where}: is listed with {shown(entry.path)}; wanted paths in that folder")
         if isinstance(entry, RepoFile) and (type(entry.size) is not int or entry.size < 0):
-            raise OSError(f"{where}: is listed with {entry.path} of size {entry.size!r}; wanted bytes")
+            raise OSError(f"{where}: is listed with {entry.path} of size {shown(entry.size)}; wanted bytes")
     return entries
 
 

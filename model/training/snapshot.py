@@ -14,12 +14,14 @@ from torch import Tensor
 
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError, missing_file
+from config.flags import LARGEST_WHOLE
 from config.messages import one_line, shown, with_article
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import replace_when_finished
 from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT
 from model.weights.torch_file import load_torch_file
+from model.weights.values import check_kinds
 
 FORMAT = f"{SNAPSHOT_FORMAT} 2"
 # Spells one key differently.
@@ -154,8 +156,9 @@ def _check_types(content: dict[str, Any], path: Path) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise InputError(f"{path}, {name}", f"is {with_article(type(value))}", " or ".join(map(with_article, kinds)))
     for name, least in (("step", 0), ("skips", 0), ("data_ranks", 1)):
-        if content[name] < least:
-            raise InputError(f"{path}, {name}", f"is {content[name]}", f"{least} or more")
+        if not least <= content[name] <= LARGEST_WHOLE:
+            raise InputError(f"{path}, {name}", f"is {shown(content[name])}", f"{least} to {LARGEST_WHOLE}")
+    check_kinds({name: content[name] for name in PARTS}, f"{path}")
     for name in ("model", "average"):
         for key, value in (content[name] or {}).items():
             if not isinstance(key, str) or not isinstance(value, Tensor):

@@ -24,7 +24,7 @@ from typing import Any, NoReturn, TypeVar
 
 from config import did_you_mean
 from config.errors import InputError
-from config.messages import shown, shown_key
+from config.messages import is_path, shown, shown_key
 from config.paths import ROOT
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
@@ -98,6 +98,8 @@ def read_command_line(
         wanted = did_you_mean(label.partition("=")[0], [_label(field) for field, _ in fields.values()])
         raise InputError(label, "is unknown", f"a known flag; {wanted}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items() if value is not None}
+    for name, value in given.items():
+        _check_text(value, _label(fields[name][0]))
     given = {name: in_home(value) for name, value in given.items()}
     for name, (field, _) in fields.items():
         if name in given:
@@ -137,6 +139,7 @@ def read_mapping(kind: type, values: Mapping[str, Any], where: str) -> dict[str,
     checked = {}
     for key, value in values.items():
         field, declared = fields[key]
+        _check_text(value, f"{where}, {key}")
         checked[key] = in_home(_exact(field, declared, value, f"{where}, {key}"))
         check_range(field, checked[key], f"{where}, {key}")
     return checked
@@ -159,6 +162,13 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
         high_enough = (least is None or number >= least) and (above is None or number > above)
         if not (low_enough and high_enough):
             raise InputError(where, f"is {show(value)}", _range(field))
+
+
+def _check_text(value: Any, where: str) -> None:
+    """Refuse text that no path can have; it would raise wherever it is used as one."""
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(item, (str, Path)) and not is_path(str(item)):
+            raise InputError(where, f"is {shown(str(item))}", "text without NUL and halves of letters")
 
 
 def in_home(value: Any) -> Any:

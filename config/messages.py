@@ -1,5 +1,6 @@
 """Wording of messages: in one line, with numbers and nouns that agree, and lists of names that stay short."""
 
+import os
 import reprlib
 import unicodedata
 from collections.abc import Sequence
@@ -63,6 +64,14 @@ def counted(number: int, noun: str) -> str:
 def is_plain(text: str) -> bool:
     """Return whether a text is free of control characters, which garble messages, and of halves of surrogate pairs."""
     return not {"Cc", "Cs"} & set(map(unicodedata.category, text))
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text can be a file system path: a JSON string can hold NUL or half of a surrogate pair."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def some(names: Sequence[str], most: int = MOST_NAMES) -> str:

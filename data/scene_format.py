@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError, check_file, missing_file
-from config.messages import is_plain, shown
+from config.messages import is_path, is_plain, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pinhole import check_intrinsics
@@ -212,7 +212,7 @@ def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str
 
 def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
     where = f"{json_path}, entry {i}"
-    if not isinstance(entry, str) or not entry or not _is_path(entry):
+    if not isinstance(entry, str) or not entry or not is_path(entry):
         raise InputError(where, f"is {shown(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
     if not path.exists():  # a link to a list elsewhere
@@ -300,7 +300,7 @@ def _inside(where: str, folder: Path, value: object) -> Path:
     The path as written must stay in it. Links on disk may lead anywhere: download caches and data on other disks consist of them,
     and their target is the choice of whoever made them. `..` after a link would leave the folder that the link is in.
     """
-    if not isinstance(value, str) or not value or not _is_path(value):
+    if not isinstance(value, str) or not value or not is_path(value):
         raise InputError(where, f"is {shown(value)}", "a path relative to the JSON")
     relative = Path(value)
     # An anchor is a slash at the start; on Windows also a drive.
@@ -311,14 +311,6 @@ def _inside(where: str, folder: Path, value: object) -> Path:
 
 def _found_beside(json_path: Path, file_path: Path) -> Path:
     return find_beside(json_path, os.path.relpath(file_path, json_path.parent)) or file_path
-
-
-def _is_path(text: str) -> bool:
-    """Return whether a text can be a file system path: a JSON string can hold NUL or half of a surrogate pair."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
 
 
 def _check_name(json_path: Path, name: object) -> None:

@@ -59,9 +59,9 @@ def check_list_name(name: str) -> None:
     """Check NAME in NAME_data_path.json.
 
     Raises:
-        InputError: it has a slash, so that the list would be written elsewhere, or is too long for a file's name.
+        InputError: it is empty, has a slash, so that the list would be written elsewhere, or is too long for a file's name.
     """
-    if os.path.basename(name) != name or len(os.fsencode(name)) > _LONGEST_NAME:
+    if not name or os.path.basename(name) != name or len(os.fsencode(name)) > _LONGEST_NAME:
         raise InputError("--name", f"is {shown(name, 80)}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
 
 

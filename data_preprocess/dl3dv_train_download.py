@@ -58,6 +58,8 @@ BENCHMARK_SIZE = 140
 WORK = ".download"
 # Most bytes of a file in a zip; an image of 960×540 has 1 MB. A small zip can unpack to any number of zeros.
 LARGEST_MEMBER = 50_000_000
+# A zip may unpack to so many times its size: DEFLATE could turn 1 MB into 1 GB.
+MOST_GROWTH = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +230,10 @@ def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dic
     for name, info in wanted.items():
         if info.file_size > LARGEST_MEMBER:
             raise InputError(archive.name, f"has {name} of {bytes_text(info.file_size)}", f"{bytes_text(LARGEST_MEMBER)} at most")
+    unpacked, packed = sum(info.file_size for info in wanted.values()), archive.stat().st_size
+    if unpacked > MOST_GROWTH * packed + LARGEST_MEMBER:
+        found = f"unpacks {bytes_text(packed)} to {bytes_text(unpacked)}"
+        raise InputError(archive.name, found, f"photos, which hardly shrink: {MOST_GROWTH} times as much at most")
     return wanted
 
 

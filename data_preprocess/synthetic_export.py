@@ -171,7 +171,7 @@ def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
         raise InputError("--samples", f"is {export.samples}", "a power of two")
     if export.kind != "objects":
         refuse_without_effect(given, f"with --kind {export.kind}", ["layout"])
-    check_list_name(export.name or export.kind)
+    check_list_name(export.kind if export.name is None else export.name)
     return replace(export, device=str(pick_device(export.device))), indices
 
 

@@ -11,8 +11,8 @@ from config.messages import left_out, one_line, shown
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
 MOST_WORKERS = 1024
-# Views are numbered with five digits. Larger square images are more than Pillow opens without a warning.
-MOST_VIEWS, LARGEST_SIDE = 100_000, 8192
+# Larger square images are more than Pillow opens without a warning.
+LARGEST_SIDE = 8192
 # File systems take 255 bytes; `_data_path.json` and the suffix of a temporary file follow.
 _LONGEST_NAME = 200
 

@@ -31,12 +31,11 @@ from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, shown, some
 from data.files import write_json
-from data.scene_format import write_data_path
+from data.scene_format import MOST_VIEWS, write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
 from data_preprocess.command import (
     LARGEST_SIDE,
-    MOST_VIEWS,
     MOST_WORKERS,
     check_list_name,
     check_one_of,

@@ -32,12 +32,12 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
 from data.files import replace_when_finished
-from data.scene_format import write_data_path
+from data.scene_format import MOST_VIEWS, write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
-from data_preprocess.command import LARGEST_SIDE, MOST_VIEWS, MOST_WORKERS, check_list_name, run_script
+from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, check_list_name, run_script
 from data_preprocess.scene_folder import SceneFolder, rendered_views
 from model.runtime import full_memory_is_refused, pick_device
 

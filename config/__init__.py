@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from config.errors import InputError, check_file, missing_file
-from config.messages import with_article
+from config.messages import shown, shown_key, some, with_article
 from config.paths import find_path
 
 CONFIG_DIR = Path(__file__).parent
@@ -27,6 +27,15 @@ PUBLISHED_TYPES = {
 # Phases that an address can have, and sites of a fast-weight layer that it can rotate: see `model.layers.address`.
 PHASES = ("image", "line", "foot")
 SITES = ("qk", "hidden", "vo")
+
+# Bounds of a network, far above any that is trained, within which its sizes can be computed and its modules be built in seconds.
+MOST_PATCH, MOST_DIM, MOST_LAYERS = 1024, 1 << 16, 4096
+# Bounds of the frequencies of an address: their products with positions stay finite in float32.
+LEAST_FREQUENCY, MOST_FREQUENCY = 1e-9, 1e9
+# Settings take a few thousand bytes; the parser reads this many in about a second.
+MOST_YAML_BYTES = 1 << 17
+# Known names in a message.
+MOST_KNOWN = 12
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,20 @@ class NetworkConfig:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the end of an error message: the nearest known name, if one is close, and all known names."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(known)}"
+    """Return the end of an error message: the nearest known name, if one is close, and the known names, or the first of many."""
+    near = difflib.get_close_matches(name[:80], known, n=1, cutoff=0.5)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"known: {some(known, MOST_KNOWN)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain values; a key that is there twice is an error, since all but one of its values would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for _, key in keys if keys.count((_, key)) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(problem=f"the key {shown(twice)} is there twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | os.PathLike) -> dict:
@@ -100,17 +120,20 @@ def read_yaml(path: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file; the message lists the YAML files of config/.
-        InputError: the file is not YAML, or not a mapping.
+        InputError: the file is not YAML, not a mapping, or far too long for settings.
     """
     path, wanted = Path(path), "a YAML file with a mapping of settings"
     try:
         check_file(found := find_path(path), wanted)
+        size = found.stat().st_size
+        if size > MOST_YAML_BYTES:
+            raise InputError(path, f"has {size} bytes", f"{wanted}, {MOST_YAML_BYTES} bytes at most")
         content = found.read_bytes()
     except FileNotFoundError:
         known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
         raise missing_file(path, f"a YAML file; {did_you_mean(str(path), known)}") from None
     try:
-        value = yaml.safe_load(content.decode())
+        value = yaml.load(content.decode(), _Loader)
     except MemoryError:
         raise
     except Exception as error:  # the parser also passes on errors of constructors, such as for dates
@@ -137,32 +160,36 @@ def config_from_dict(value: Mapping, where: str = "config") -> NetworkConfig:
         where: name in error messages, such as the file's.
 
     Raises:
-        InputError: a key is unknown or missing, or a value has the wrong type.
+        InputError: a key is unknown or missing, or a value has the wrong type or is out of range. Parameters of layers are checked
+            by the layers.
     """
     value = _rename(value, PUBLISHED_KEYS)
     _check_keys(value, NetworkConfig, where)
-    for key in ("patch_size", "dim", "layers"):
-        if type(value[key]) is not int or value[key] < 1:
-            raise InputError(f"{where}, {key}", f"is {value[key]!r}", "a whole number of at least 1")
+    for key, most in (("patch_size", MOST_PATCH), ("dim", MOST_DIM), ("layers", MOST_LAYERS)):
+        if type(value[key]) is not int or not 1 <= value[key] <= most:
+            raise InputError(f"{where}, {key}", f"is {shown(value[key])}", f"a whole number of at least 1, {most} at most")
     if not isinstance(value["block"], (list, tuple)) or not value["block"]:
-        raise InputError(f"{where}, block", f"is {value['block']!r}", "a list of layers")
+        raise InputError(f"{where}, block", f"is {shown(value['block'])}", "a list of layers")
+    if len(value["block"]) * value["layers"] > MOST_LAYERS:
+        found = f"has {len(value['block'])} layers, in {value['layers']} blocks"
+        raise InputError(f"{where}, block", found, f"{MOST_LAYERS} layers in all blocks at most")
     block = tuple(_layer(layer, f"{where}, block[{i}]") for i, layer in enumerate(value["block"]))
     return NetworkConfig(value["patch_size"], value["dim"], value["layers"], block)
 
 
 def _layer(value: object, where: str) -> LayerConfig:
     if not isinstance(value, Mapping):
-        raise InputError(where, f"is {value!r}", "a mapping with type, length_dim and params")
+        raise InputError(where, f"is {shown(value)}", "a mapping with type, length_dim and params")
     _check_keys(value, LayerConfig, where)
     if not isinstance(value["type"], str):
-        raise InputError(f"{where}, type", f"is {value['type']!r}", "the name of a layer")
+        raise InputError(f"{where}, type", f"is {shown(value['type'])}", "the name of a layer")
     if value["length_dim"] not in ("l", "vl"):
-        raise InputError(f"{where}, length_dim", f"is {value['length_dim']!r}", "l (one image) or vl (all images)")
+        raise InputError(f"{where}, length_dim", f"is {shown(value['length_dim'])}", "l (one image) or vl (all images)")
     kind = PUBLISHED_TYPES.get(value["type"], value["type"])
-    params = value.get("params") or {}
+    params = {} if value.get("params") is None else value["params"]
     if not isinstance(params, Mapping):
-        raise InputError(f"{where}, params", f"is {params!r}", "a mapping")
-    params = {key: _param(key, param, f"{where}, params, {key}") for key, param in params.items()}
+        raise InputError(f"{where}, params", f"is {shown(params)}", "a mapping")
+    params = {key: _param(key, param, f"{where}, params, {shown_key(key)}") for key, param in params.items()}
     return LayerConfig(kind, value["length_dim"], params)
 
 
@@ -170,29 +197,30 @@ def _param(key: str, value: object, where: str) -> bool | float | AddressConfig:
     if key == "address":
         return _address(value, where)
     if not isinstance(value, (bool, int, float)):
-        raise InputError(where, f"is {value!r}", "a number (YAML reads 1e-4 as text: write 1.0e-4)")
+        raise InputError(where, f"is {shown(value)}", "a number (YAML reads 1e-4 as text: write 1.0e-4)")
     return value
 
 
 def _address(value: object, where: str) -> AddressConfig:
     if not isinstance(value, Mapping):
-        raise InputError(where, f"is {value!r}", "a mapping with phases, sites, lowest and highest")
+        raise InputError(where, f"is {shown(value)}", "a mapping with phases, sites, lowest and highest")
     _check_keys(value, AddressConfig, where)
     if value["phases"] not in PHASES:
-        raise InputError(f"{where}, phases", f"is {value['phases']!r}", ", ".join(PHASES))
+        raise InputError(f"{where}, phases", f"is {shown(value['phases'])}", ", ".join(PHASES))
     sites = value["sites"]
     known = isinstance(sites, (list, tuple)) and all(site in SITES for site in sites)
     if not known or not 0 < len(sites) == len(set(sites)):
-        raise InputError(f"{where}, sites", f"is {sites!r}", f"a list of one or more of {', '.join(SITES)}")
+        raise InputError(f"{where}, sites", f"is {shown(sites)}", f"a list of one or more of {', '.join(SITES)}")
     for key in ("lowest", "highest"):
-        if type(value[key]) not in (int, float) or not 0 < value[key] < float("inf"):
-            wanted = "a number above 0 (YAML reads 1e-4 as text: write 1.0e-4)"
-            raise InputError(f"{where}, {key}", f"is {value[key]!r}", wanted)
+        if type(value[key]) not in (int, float) or not LEAST_FREQUENCY <= value[key] <= MOST_FREQUENCY:
+            wanted = f"{LEAST_FREQUENCY:g} to {MOST_FREQUENCY:g} (YAML reads 1e-4 as text: write 1.0e-4)"
+            raise InputError(f"{where}, {key}", f"is {shown(value[key])}", wanted)
     if value["lowest"] > value["highest"]:
         raise InputError(f"{where}, lowest", f"is {value['lowest']}", f"highest, {value['highest']}, or less")
     frequencies = value.get("frequencies")
-    if frequencies is not None and (type(frequencies) is not int or frequencies < 0):
-        raise InputError(f"{where}, frequencies", f"is {frequencies!r}", "a whole number, or nothing for all that fit")
+    if frequencies is not None and (type(frequencies) is not int or not 0 <= frequencies <= MOST_DIM):
+        wanted = f"a whole number, {MOST_DIM} at most, or nothing for all that fit"
+        raise InputError(f"{where}, frequencies", f"is {shown(frequencies)}", wanted)
     return AddressConfig(value["phases"], tuple(sites), float(value["lowest"]), float(value["highest"]), frequencies)
 
 
@@ -211,7 +239,9 @@ def _check_keys(value: Mapping, cls: type, where: str) -> None:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in value:
         if key not in fields:
-            raise InputError(f"{where}, {key}", "is unknown", f"a known key; {did_you_mean(str(key), list(fields))}")
+            raise InputError(
+                f"{where}, {shown_key(key)}", "is unknown", f"a known key; {did_you_mean(shown_key(key), list(fields))}"
+            )
     for name, field in fields.items():
         if name not in value and field.default_factory is field.default is dataclasses.MISSING:
             raise InputError(f"{where}, {name}", "is missing", ", ".join(fields))

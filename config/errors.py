@@ -7,6 +7,9 @@ shows its traceback.
 import os
 from pathlib import Path
 
+# Letters of a part of a message. A place may hold a path, which is worth nothing when it is cut.
+_MOST_FOUND, _MOST_PLACE = 300, 1000
+
 
 class InputError(ValueError):
     """Input that cannot be used, as `WHERE: FOUND; wanted WANTED`.
@@ -17,12 +20,14 @@ class InputError(ValueError):
         wanted: what would have been right and, where it helps, what to do: `a number above 0`.
 
     Line breaks, common in messages of decoders and parsers and in names from damaged files, become spaces: the message is one line.
+    What is longer than any of this project's own words is cut; `config.messages.shown` shortens a single value.
     Raised where input is read and checked, and nowhere else: what only a bug can cause is another error.
     """
 
     def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:
-        self.where, self.wanted = (" ".join(text.splitlines()) for text in (os.fspath(where), wanted))
-        self.found = " ".join(found.split())
+        self.where = _cut(" ".join(os.fspath(where).splitlines()), _MOST_PLACE)
+        self.wanted = _cut(" ".join(wanted.splitlines()), _MOST_FOUND)
+        self.found = _cut(" ".join(found.split()), _MOST_FOUND)
         # All three go to the base class, so that the error can be pickled.
         super().__init__(self.where, self.found, self.wanted)
 
@@ -32,6 +37,10 @@ class InputError(ValueError):
     def within(self, outer: str | os.PathLike) -> "InputError":
         """Return the same error with an outer place in front: `OUTER, WHERE: …`."""
         return InputError(f"{os.fspath(outer)}, {self.where}", self.found, self.wanted)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None) -> FileNotFoundError:

@@ -24,9 +24,12 @@ from typing import Any, NoReturn, TypeVar
 
 from config import did_you_mean
 from config.errors import InputError
+from config.messages import is_path, shown, shown_key
 from config.paths import ROOT
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
+# Whole numbers of any setting; larger ones overflow what they are multiplied with.
+LARGEST_WHOLE = 2**31 - 1
 PAIR, MANY = "two whole numbers, height and width", "one or more values"
 
 Settings = TypeVar("Settings")
@@ -103,6 +106,8 @@ def read_command_line(
         wanted = did_you_mean(label.partition("=")[0], [_label(field) for field, _ in fields.values()])
         raise InputError(label, "is unknown", f"a known flag; {wanted}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items() if value is not None}
+    for name, value in given.items():
+        _check_text(value, _label(fields[name][0]))
     given = {name: in_home(value) for name, value in given.items()}
     for name, (field, _) in fields.items():
         if name in given:
@@ -136,10 +141,13 @@ def read_mapping(kind: type, values: Mapping[str, Any], where: str) -> dict[str,
     fields = _fields([kind])
     for key in values:
         if key not in fields:
-            raise InputError(f"{where}, {key}", "is unknown", f"a known key; {did_you_mean(str(key), list(fields))}")
+            raise InputError(
+                f"{where}, {shown_key(key)}", "is unknown", f"a known key; {did_you_mean(shown_key(key), list(fields))}"
+            )
     checked = {}
     for key, value in values.items():
         field, declared = fields[key]
+        _check_text(value, f"{where}, {key}")
         checked[key] = in_home(_exact(field, declared, value, f"{where}, {key}"))
         check_range(field, checked[key], f"{where}, {key}")
     return checked
@@ -153,6 +161,8 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
     """
     least, above, most = (field.metadata[bound] for bound in ("least", "above", "most"))
     numbers = value if isinstance(value, tuple) else (value,)
+    if most is None and any(isinstance(number, int) and number > LARGEST_WHOLE for number in numbers):
+        raise InputError(where, f"is {shown(value)}", f"{LARGEST_WHOLE} at most")
     if value is None or (least is None and above is None and most is None):
         return
     for number in numbers:
@@ -160,6 +170,13 @@ def check_range(field: dataclasses.Field, value: Any, where: str) -> None:
         high_enough = (least is None or number >= least) and (above is None or number > above)
         if not (low_enough and high_enough):
             raise InputError(where, f"is {show(value)}", _range(field))
+
+
+def _check_text(value: Any, where: str) -> None:
+    """Refuse text that no path can have; it would raise wherever it is used as one."""
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(item, (str, Path)) and not is_path(str(item)):
+            raise InputError(where, f"is {shown(str(item))}", "text without NUL and halves of letters")
 
 
 def in_home(value: Any) -> Any:
@@ -317,12 +334,12 @@ def _exact(field: dataclasses.Field, declared: Any, value: Any, where: str) -> A
         known = all(type(item) is kind and (not choices or item in choices) for item in items)
         if items and known and (many == 1 or len(items) == 2):
             return tuple(items)
-        raise InputError(where, f"is {value!r}", _wanted(field, declared))
+        raise InputError(where, f"is {shown(value)}", _wanted(field, declared))
     if kind is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if type(value) is not kind:
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if kind is float and isinstance(value, str) else ""
-        raise InputError(where, f"is {value!r}", WORDS[kind] + hint)
+        raise InputError(where, f"is {shown(value)}", WORDS[kind] + hint)
     if choices and value not in choices:
-        raise InputError(where, f"is {value!r}", _wanted(field, declared))
+        raise InputError(where, f"is {shown(value)}", _wanted(field, declared))
     return value

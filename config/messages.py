@@ -1,5 +1,7 @@
 """Wording of messages: in one line, with numbers and nouns that agree, and lists of names that stay short."""
 
+import os
+import reprlib
 import unicodedata
 from collections.abc import Sequence
 
@@ -7,6 +9,35 @@ from config.secrets import without_secrets
 
 # Names in a message, unless it asks for fewer.
 MOST_NAMES = 20
+
+
+class _Short(reprlib.Repr):
+    """Python's notation of values from files, in bounded time: a few YAML aliases can stand for a billion items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxset = 3, 20, 20, 20, 20
+        self.maxstring = self.maxlong = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return the digits of a number; of one that has more than Python converts, their number."""
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"<a whole number of {x.bit_length()} bits>"
+
+
+def shown(value: object, most: int = 60) -> str:
+    """Return a value of any type and size as a message shows it: as Python writes it, the first `most` letters."""
+    text = _Short().repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def shown_key(key: object, most: int = 60) -> str:
+    """Return a key of a mapping from a file as a message shows it: a text without quotes, cut after `most` letters."""
+    if not isinstance(key, str):
+        return shown(key, most)
+    return key if len(key) <= most else f"{key[:most]}…"
 
 
 def one_line(error: Exception) -> str:
@@ -35,6 +66,14 @@ def counted(number: int, noun: str) -> str:
 def is_plain(text: str) -> bool:
     """Return whether a text is free of control characters, which garble messages, and of halves of surrogate pairs."""
     return not {"Cc", "Cs"} & set(map(unicodedata.category, text))
+
+
+def is_path(text: str) -> bool:
+    """Return whether a text can be a file system path: a JSON string can hold NUL or half of a surrogate pair."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def some(names: Sequence[str], most: int = MOST_NAMES) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from config import read_yaml
 from config.errors import InputError
 from config.flags import flag, read_command_line, read_mapping
+from config.messages import shown
 from config.paths import find_beside, find_path
 
 DEFAULT_CONFIG = "config/lact_l14_d768_ttt2x.yaml"
@@ -183,7 +184,7 @@ def differences(old: TrainingRecipe, new: TrainingRecipe, world: tuple[int, int]
     changed = [
         name for name, field in FIELDS.items() if not field.metadata.get("free") and getattr(old, name) != getattr(new, name)
     ]
-    found = [f"{name} {getattr(old, name)!r} → {getattr(new, name)!r}" for name in changed]
+    found = [f"{name} {shown(getattr(old, name), 200)} → {shown(getattr(new, name), 200)}" for name in changed]
     if new.pool is not None and world[0] != world[1]:
         found.append(f"processes with a pool of scenes each {world[0]} → {world[1]}")
     scenes = [recipe.bs_per_gpu * recipe.grad_accum * ranks for recipe, ranks in zip((old, new), world, strict=True)]
@@ -200,7 +201,7 @@ def parse_size(text: str, where: str) -> int:
     """
     match = re.fullmatch(r"(\d{1,6})([KMG])", text)
     if match is None or int(match[1]) == 0:
-        raise InputError(where, f"is {text!r}", "a whole number and K, M or G, such as 15M")
+        raise InputError(where, f"is {shown(text)}", "a whole number and K, M or G, such as 15M")
     return int(match[1]) << {"K": 10, "M": 20, "G": 30}[match[2]]
 
 
@@ -239,7 +240,7 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
     if recipe.ema >= 1:
         raise InputError(place("ema"), f"is {recipe.ema}", "less than 1, such as 0.999")
     if recipe.expname in (".", "..", "") or os.path.basename(recipe.expname) != recipe.expname:
-        raise InputError(place("expname"), f"is {recipe.expname!r}", "the name of a folder in outputs")
+        raise InputError(place("expname"), f"is {shown(recipe.expname, 200)}", "the name of a folder in outputs")
     if recipe.val_data_path is None and named.get("val_every") == "--val_every":
         raise InputError("--val_every", "has no effect without val_data_path", "both or neither")
     both = recipe.num_input_views + recipe.num_target_views

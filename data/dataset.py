@@ -125,10 +125,7 @@ def _load_into(slot: np.ndarray, view: View) -> np.ndarray:
     pixels = read_pixels(view.file_path)
     intrinsics = np.array([view.fx, view.fy, view.cx, view.cy])
     intrinsics = rescale_intrinsics(intrinsics, (view.h, view.w), pixels.shape[:2], view.file_path)
-    try:
-        pixels, intrinsics = resize_and_crop(pixels, intrinsics, slot.shape[1:])
-    except InputError as error:
-        raise error.within(view.file_path) from None
+    pixels, intrinsics = resize_and_crop(pixels, intrinsics, slot.shape[1:])
     pixels = pixels.transpose(2, 0, 1)
     if pixels.dtype == np.uint8:
         np.divide(pixels, 255, out=slot, dtype=np.float32)

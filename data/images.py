@@ -142,20 +142,22 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     Returns:
         (H, W, 3) of the same dtype, and its intrinsics (4,) float64.
 
-    Raises:
-        InputError: the aspect ratios differ so much that the scaled image would fill the memory.
+    Cost: the scaled image, or only the crop where that would take more than `MOST_SCALED_PIXELS`, whatever the aspect ratios.
     """
     h, w = image.shape[:2]
     scale = max(size[1] / w, size[0] / h)
     scaled = round(h * scale), round(w * scale)
-    if scaled[0] * scaled[1] > MOST_SCALED_PIXELS:
-        found = f"is {w}×{h} (w×h), and would be {scaled[1]}×{scaled[0]} when it covers {size[1]}×{size[0]}"
-        raise InputError("image", found, "an aspect ratio nearer to that of --image_size")
-    if scaled != (h, w):
-        image = _lanczos(image, scaled)
-    top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
+    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
     intrinsics = np.asarray(intrinsics, dtype=np.float64) * scale - (0, 0, left, top)
-    return image[top : top + size[0], left : left + size[1]], intrinsics
+    if scaled == (h, w):
+        return image[top : top + size[0], left : left + size[1]], intrinsics
+    if scaled[0] * scaled[1] <= MOST_SCALED_PIXELS:
+        image = _lanczos(image, scaled, (0, 0, w, h))
+        return image[top : top + size[0], left : left + size[1]], intrinsics
+    # Only the part that the crop shows. The filter also reads beyond it; the result differs by rounding alone.
+    y, x = h / scaled[0], w / scaled[1]
+    part = left * x, top * y, min((left + size[1]) * x, w), min((top + size[0]) * y, h)
+    return _lanczos(image, size, part), intrinsics
 
 
 def rescale_intrinsics(
@@ -264,9 +266,12 @@ def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
     return colours if alpha is None else colours * alpha + (1 - alpha)
 
 
-def _lanczos(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    h, w = size
+def _lanczos(image: np.ndarray, size: tuple[int, int], part: tuple[float, float, float, float]) -> np.ndarray:
+    """Return a part of an image (left, top, right, bottom) at another size (h, w)."""
+
+    def scaled(pixels: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS, part))
+
     if image.dtype == np.uint8:
-        return np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.LANCZOS))
-    colours = [Image.fromarray(np.ascontiguousarray(image[..., c])).resize((w, h), Image.Resampling.LANCZOS) for c in range(3)]
-    return np.stack([np.asarray(colour) for colour in colours], axis=2).clip(0, 1)
+        return scaled(image)
+    return np.stack([scaled(np.ascontiguousarray(image[..., c])) for c in range(3)], axis=2).clip(0, 1)

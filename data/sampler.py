@@ -8,6 +8,7 @@ Letters: b samples, n views of a sample: inputs are the first of them, targets t
 """
 
 import functools
+import os
 import sys
 import threading
 from collections import deque
@@ -89,11 +90,28 @@ def open_source(
         FileNotFoundError, InputError: nothing of that name, an unreadable file, or images that the patch does not divide.
     """
     check_image_size(recipe.image_size, patch_size)
+    _check_batch(recipe)
     if path.startswith(SYNTHETIC):
         if recipe.pool is not None and data_share is not None:
             return PoolSource(path, recipe, device, views, data_share)
         return SyntheticSource(path, recipe, device, views)
     return FolderSource(path, recipe, patch_size, views)
+
+
+def _check_batch(recipe: TrainingRecipe) -> None:
+    """Refuse a batch whose images alone exceed the machine's memory, before its samples are computed one by one.
+
+    Raises:
+        InputError: they do.
+    """
+    h, w = recipe.image_size
+    needed, memory = (
+        recipe.bs_per_gpu * views_of_sample(recipe) * 12 * h * w,
+        os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+    )
+    if needed > memory:
+        found = f"is {recipe.bs_per_gpu}, with {needed >> 20} MB of images on a machine with {memory >> 20}"
+        raise InputError("bs_per_gpu", found, "fewer scenes at a time, with grad_accum for the rest")
 
 
 def views_of_sample(recipe: TrainingRecipe) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError, check_file, missing_file
-from config.messages import is_plain
+from config.messages import is_path, is_plain, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pinhole import check_intrinsics
@@ -24,6 +24,8 @@ from data.pinhole import check_intrinsics
 # File name of a scene's JSON.
 CAMERAS = "opencv_cameras.json"
 
+# Views of a scene, as many as five digits number; reading them takes 20 s and 0.2 GB on one slow core.
+MOST_VIEWS = 100_000
 ORTHONORMAL_TOLERANCE = 1e-3
 LAST_ROW_TOLERANCE = 1e-6
 # Beyond these, squares and quotients of camera parameters overflow float32: pictures and networks would get infinity or NaN.
@@ -102,9 +104,9 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
         entries = _required(f"{json_path}", content, "frames")
         name = content.get("scene_name", name)
     if not isinstance(entries, list):
-        raise InputError(json_path, f"holds {_show(entries)}", "a list of views")
-    if not entries:
-        raise InputError(json_path, "holds no views", "at least one")
+        raise InputError(json_path, f"holds {shown(entries)}", "a list of views")
+    if not 1 <= len(entries) <= MOST_VIEWS:
+        raise InputError(json_path, f"holds {len(entries) or 'no'} views", f"at least one, {MOST_VIEWS} at most")
     _check_name(json_path, name)
     views = tuple(_view(json_path, i, entry) for i, entry in enumerate(entries))
     if json_path.is_symlink():  # in a cache of downloads the images are beside the link, else beside what it leads to
@@ -178,7 +180,7 @@ def read_data_path(json_path: str | os.PathLike) -> list[Path]:
     if isinstance(content, dict) and "frames" in content:
         return [json_path]
     if not isinstance(content, list):
-        raise InputError(json_path, f"holds {_show(content)}", "a list of paths to scenes")
+        raise InputError(json_path, f"holds {shown(content)}", "a list of paths to scenes")
     if not content:
         raise InputError(json_path, "holds no scenes", "at least one")
     if isinstance(content[0], dict):
@@ -212,8 +214,8 @@ def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str
 
 def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
     where = f"{json_path}, entry {i}"
-    if not isinstance(entry, str) or not entry or not _is_path(entry):
-        raise InputError(where, f"is {_show(entry)}", "the path of a scene's JSON")
+    if not isinstance(entry, str) or not entry or not is_path(entry):
+        raise InputError(where, f"is {shown(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
     if not path.exists():  # a link to a list elsewhere
         path = find_beside(json_path, entry) or path
@@ -234,7 +236,7 @@ def _entry(view: View, folder: Path) -> dict:
 def _view(json_path: Path, i: int, entry: object) -> View:
     where = f"{json_path}, view {i}"
     if not isinstance(entry, dict):
-        raise InputError(where, f"is {_show(entry)}", "an object with w, h, fx, fy, cx, cy, w2c, file_path")
+        raise InputError(where, f"is {shown(entry)}", "an object with w, h, fx, fy, cx, cy, w2c, file_path")
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
@@ -246,44 +248,44 @@ def _view(json_path: Path, i: int, entry: object) -> View:
 
 def _required(where: str, entry: dict, key: str) -> object:
     if key not in entry:
-        raise InputError(f"{where}, {key}", "is missing", f"it along with {_show(sorted(entry))}")
+        raise InputError(f"{where}, {key}", "is missing", f"it along with {shown(sorted(entry))}")
     return entry[key]
 
 
 def _number(where: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InputError(where, f"is {_show(value)}", "a number")
+        raise InputError(where, f"is {shown(value)}", "a number")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise InputError(where, f"is {_show(value)}", "a finite number")
+        raise InputError(where, f"is {shown(value)}", "a finite number")
     if abs(number) > LARGEST_NUMBER:
-        raise InputError(where, f"is {_show(value)}", f"a number between {-LARGEST_NUMBER:g} and {LARGEST_NUMBER:g}")
+        raise InputError(where, f"is {shown(value)}", f"a number between {-LARGEST_NUMBER:g} and {LARGEST_NUMBER:g}")
     return number
 
 
 def _size(where: str, entry: dict, key: str) -> int:
     number = _number(f"{where}, {key}", _required(where, entry, key))
     if number < 1 or number != int(number):
-        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", "a whole number of pixels, 1 or more")
+        raise InputError(f"{where}, {key}", f"is {shown(entry[key])}", "a whole number of pixels, 1 or more")
     return int(number)
 
 
 def _focal(where: str, entry: dict, key: str) -> float:
     number = _number(f"{where}, {key}", _required(where, entry, key))
     if number < LEAST_FOCAL:
-        raise InputError(f"{where}, {key}", f"is {_show(entry[key])}", f"a focal length above 0, at least {LEAST_FOCAL:g} pixels")
+        raise InputError(f"{where}, {key}", f"is {shown(entry[key])}", f"a focal length above 0, at least {LEAST_FOCAL:g} pixels")
     return number
 
 
 def _rigid(where: str, value: object) -> np.ndarray:
     if not (isinstance(value, list) and [_length(row) for row in value] == [4] * 4):
-        raise InputError(where, f"is {_show(value)}", "4 rows of 4 numbers")
+        raise InputError(where, f"is {shown(value)}", "4 rows of 4 numbers")
     w2c = np.array([[_number(where, number) for number in row] for row in value], dtype=np.float64)
     if np.abs(w2c[3] - (0, 0, 0, 1)).max() > LAST_ROW_TOLERANCE:
-        raise InputError(where, f"has the last row {_show(value[3])}", "0 0 0 1")
+        raise InputError(where, f"has the last row {shown(value[3])}", "0 0 0 1")
     rotation = w2c[:3, :3]
     error = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if not error <= ORTHONORMAL_TOLERANCE:
@@ -300,12 +302,12 @@ def _inside(where: str, folder: Path, value: object) -> Path:
     The path as written must stay in it. Links on disk may lead anywhere: download caches and data on other disks consist of them,
     and their target is the choice of whoever made them. `..` after a link would leave the folder that the link is in.
     """
-    if not isinstance(value, str) or not value or not _is_path(value):
-        raise InputError(where, f"is {_show(value)}", "a path relative to the JSON")
+    if not isinstance(value, str) or not value or not is_path(value):
+        raise InputError(where, f"is {shown(value)}", "a path relative to the JSON")
     relative = Path(value)
     # An anchor is a slash at the start; on Windows also a drive.
     if relative.anchor or ".." in relative.parts or not relative.parts:
-        raise InputError(where, f"is {_show(value)}", "a file in the folder of the JSON")
+        raise InputError(where, f"is {shown(value)}", "a file in the folder of the JSON")
     return folder / value
 
 
@@ -313,23 +315,10 @@ def _found_beside(json_path: Path, file_path: Path) -> Path:
     return find_beside(json_path, os.path.relpath(file_path, json_path.parent)) or file_path
 
 
-def _is_path(text: str) -> bool:
-    """Return whether a text can be a file system path: a JSON string can hold NUL or half of a surrogate pair."""
-    try:
-        return b"\0" not in os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-
-
 def _check_name(json_path: Path, name: object) -> None:
     if not isinstance(name, str) or name in ("", ".", "..") or not is_plain(name) or set(name) & set("/\\"):
-        raise InputError(f"{json_path}, scene_name", f"is {_show(name)}", "a valid folder name")
+        raise InputError(f"{json_path}, scene_name", f"is {shown(name)}", "a valid folder name")
 
 
 def _length(row: object) -> int | None:
     return len(row) if isinstance(row, list) else None
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from config.errors import InputError
+from config.messages import shown
 from data.scene_format import read_json
 
 MAX_STARTS = 64
@@ -113,7 +114,7 @@ def read_view_index(path: str | os.PathLike, scene_name: str) -> dict[str, list[
         raise InputError(path, f"holds a {type(content).__name__}", "an object with inputs and targets")
     where, entry = f"{path}", content
     if not any(isinstance(content.get(key), list) for keys in INDEX_KEYS.values() for key in keys):
-        where, entry = f"{path}, scene {scene_name!r}", content.get(scene_name)
+        where, entry = f"{path}, scene {shown(scene_name, 200)}", content.get(scene_name)
         if not isinstance(entry, dict):
             raise InputError(where, f"has no entry among {len(content)}", "its inputs and targets")
     return {name: _index_list(where, entry, name) for name in INDEX_KEYS}
@@ -122,7 +123,7 @@ def read_view_index(path: str | os.PathLike, scene_name: str) -> dict[str, list[
 def _index_list(where: str, entry: dict, name: str) -> list[int]:
     values = next((entry[key] for key in INDEX_KEYS[name] if key in entry), None)
     if not isinstance(values, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in values):
-        raise InputError(f"{where}, {name}", f"is {values!r:.60}", "a list of view numbers")
+        raise InputError(f"{where}, {name}", f"is {shown(values)}", "a list of view numbers")
     return values
 
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
-from config.messages import counted, some
+from config.messages import counted, shown, some
 from config.threads import cores
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.lens import Lens
@@ -264,7 +264,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     for path in captures.input or captures.from_images or ():
         name = scene_name(path)
         if name in scenes:
-            raise InputError(path, f"is a second input for the scene {name!r}", "a different name for each")
+            raise InputError(path, f"is a second input for the scene {shown(name, 200)}", "a different name for each")
         if captures.input:
             scenes[name] = partial(read_capture, path, captures.images, frame)
         else:

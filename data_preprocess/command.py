@@ -8,13 +8,13 @@ from tqdm import tqdm
 
 from config.console import forgiving_console
 from config.errors import InputError
-from config.messages import left_out, one_line
+from config.messages import left_out, one_line, shown
 from config.signals import run_interruptibly
 
 # More threads or processes than any machine has use for, and fewer than systems refuse to start.
 MOST_WORKERS = 1024
-# Views are numbered with five digits. Larger square images are more than Pillow opens without a warning.
-MOST_VIEWS, LARGEST_SIDE = 100_000, 8192
+# Larger square images are more than Pillow opens without a warning.
+LARGEST_SIDE = 8192
 # File systems take 255 bytes; `_data_path.json` and the suffix of a temporary file follow.
 _LONGEST_NAME = 200
 
@@ -64,10 +64,10 @@ def check_list_name(name: str) -> None:
     """Check NAME in NAME_data_path.json.
 
     Raises:
-        InputError: it has a slash, so that the list would be written elsewhere, or is too long for a file's name.
+        InputError: it is empty, has a slash, so that the list would be written elsewhere, or is too long for a file's name.
     """
-    if os.path.basename(name) != name or len(os.fsencode(name)) > _LONGEST_NAME:
-        raise InputError("--name", f"is {name!r:.80}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
+    if not name or os.path.basename(name) != name or len(os.fsencode(name)) > _LONGEST_NAME:
+        raise InputError("--name", f"is {shown(name, 80)}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
 
 
 def say(line: str) -> None:

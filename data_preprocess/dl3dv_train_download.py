@@ -41,7 +41,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
-from config.messages import counted, one_line
+from config.messages import counted, one_line, shown
 from data.files import naming, write_json
 from data.scene_format import read_json
 from data_preprocess.command import MOST_WORKERS, run_script
@@ -64,6 +64,8 @@ BENCHMARK_SIZE = 140
 WORK = ".download"
 # Most bytes of a file in a zip; an image of 960×540 has 1 MB. A small zip can unpack to any number of zeros.
 LARGEST_MEMBER = 50_000_000
+# A zip may unpack to so many times its size: DEFLATE could turn 1 MB into 1 GB.
+MOST_GROWTH = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +216,11 @@ def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dic
     """Return what to unpack, by path relative to the folder of `transforms.json`."""
     for info in infos:
         if stat.S_ISLNK(info.external_attr >> 16) or not is_inside(info.filename.removesuffix("/")):
-            raise InputError(archive.name, f"has the member {info.filename[:80]!r}", "plain files within the zip")
+            raise InputError(archive.name, f"has the member {shown(info.filename)}", "plain files within the zip")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise InputError(archive.name, f"has the compression {info.compress_type}", "deflated or stored members")
         if info.flag_bits & 1:
-            raise InputError(archive.name, f"has the encrypted member {info.filename[:80]!r}", "plain ones")
+            raise InputError(archive.name, f"has the encrypted member {shown(info.filename)}", "plain ones")
     tables = [info.filename for info in infos if PurePosixPath(info.filename).name == "transforms.json"]
     if len(tables) != 1:
         raise InputError(archive.name, f"has {len(tables)} transforms.json", "one")
@@ -234,6 +236,10 @@ def _members(archive: Path, infos: Sequence[zipfile.ZipInfo], scene: str) -> dic
     for name, info in wanted.items():
         if info.file_size > LARGEST_MEMBER:
             raise InputError(archive.name, f"has {name} of {bytes_text(info.file_size)}", f"{bytes_text(LARGEST_MEMBER)} at most")
+    unpacked, packed = sum(info.file_size for info in wanted.values()), archive.stat().st_size
+    if unpacked > MOST_GROWTH * packed + LARGEST_MEMBER:
+        found = f"unpacks {bytes_text(packed)} to {bytes_text(unpacked)}"
+        raise InputError(archive.name, found, f"photos, which hardly shrink: {MOST_GROWTH} times as much at most")
     return wanted
 
 

@@ -30,7 +30,7 @@ from huggingface_hub.utils import get_session
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
-from config.messages import counted, one_line
+from config.messages import counted, one_line, shown
 from config.secrets import without_secrets
 from data.files import check_output
 from data.scene_format import CAMERAS, read_json, read_scene
@@ -63,19 +63,21 @@ def list_example() -> dict[str, tuple[int, str]]:
     """
     api = (os.environ.get("LACT_GITHUB_API") or "https://api.github.com").rstrip("/")
     url = f"{api}/repos/{REPO}/git/trees/{BRANCH}?recursive=1"
-    shown = without_secrets(url)
+    address = without_secrets(url)
     try:
         answer = get_session().get(url, timeout=TIMEOUT_S, follow_redirects=True)
     except MemoryError:
         raise
     except Exception as error:  # such as an invalid address
-        raise ConnectionError(f"{shown}: is unreachable ({one_line(error)}); wanted the list of files: try again later") from error
+        raise ConnectionError(
+            f"{address}: is unreachable ({one_line(error)}); wanted the list of files: try again later"
+        ) from error
     if answer.status_code in (403, 429):
         raise OSError(
-            f"{shown}: answers HTTP {answer.status_code}, GitHub's limit of requests per hour; wanted a list: try again later"
+            f"{address}: answers HTTP {answer.status_code}, GitHub's limit of requests per hour; wanted a list: try again later"
         )
     if answer.status_code != 200:
-        raise OSError(f"{shown}: answers HTTP {answer.status_code}; wanted the list of files: try again later")
+        raise OSError(f"{address}: answers HTTP {answer.status_code}; wanted the list of files: try again later")
     try:
         content = answer.json()
     except MemoryError:
@@ -84,15 +86,17 @@ def list_example() -> dict[str, tuple[int, str]]:
         content = None
     tree = content.get("tree") if isinstance(content, dict) else None
     if not isinstance(tree, list) or not all(isinstance(entry, dict) for entry in tree):
-        raise OSError(f"{shown}: answers with something else; wanted GitHub's list of files: check proxies")
+        raise OSError(f"{address}: answers with something else; wanted GitHub's list of files: check proxies")
     blobs = [entry for entry in tree if entry.get("type") == "blob" and is_wanted(entry.get("path"))]
     files = {entry["path"].removeprefix(f"{FOLDER}/"): (entry.get("size"), entry.get("sha")) for entry in blobs}
     for path, (size, sha) in files.items():
         if type(size) is not int or size < 0 or not isinstance(sha, str) or not re.fullmatch("[0-9a-f]{40}", sha):
-            raise OSError(f"{shown}: lists {path} with size {size!r} and hash {sha!r}; wanted bytes and 40 hexadecimal digits")
+            raise OSError(
+                f"{address}: lists {path} with size {shown(size)} and hash {shown(sha)}; wanted bytes and 40 hexadecimal digits"
+            )
     for name in (LIST, *(f"{name}/{CAMERAS}" for name in OBJECTS)):
         if name not in files:
-            raise FileNotFoundError(f"{shown}: lists no {FOLDER}/{name}; wanted this file: the release has changed")
+            raise FileNotFoundError(f"{address}: lists no {FOLDER}/{name}; wanted this file: the release has changed")
     return files
 
 
@@ -122,7 +126,7 @@ def check_list(path: Path, output: Path) -> list[str]:
     known = {f"{name}/{CAMERAS}" for name in OBJECTS}
     entries = [str(PurePosixPath(entry)) for entry in content if isinstance(entry, str)] if isinstance(content, list) else []
     if not entries or not isinstance(content, list) or len(entries) != len(content) or not known.issuperset(entries):
-        raise InputError(path, f"holds {content!r:.120}", f"a list of {' and '.join(sorted(known))}")
+        raise InputError(path, f"holds {shown(content, 120)}", f"a list of {' and '.join(sorted(known))}")
     summaries = []
     for entry in entries:
         scene = read_scene(output / entry)

@@ -33,16 +33,15 @@ from tqdm import tqdm
 
 from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
-from config.messages import counted, some
+from config.messages import counted, shown, some
 from config.signals import held
 from config.threads import cores
 from data.files import check_output, write_json
-from data.scene_format import write_data_path
+from data.scene_format import MOST_VIEWS, write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
 from data_preprocess.command import (
     LARGEST_SIDE,
-    MOST_VIEWS,
     MOST_WORKERS,
     check_list_name,
     check_one_of,
@@ -136,7 +135,7 @@ def read_uids(given: Sequence[str]) -> list[str]:
         uids = Path(where).read_text(encoding="utf-8", errors="replace").split()
     for uid in uids:
         if not UID.fullmatch(uid):
-            raise InputError(where, f"has {uid[:60]!r}", "a uid of Objaverse: 32 digits of 0-9 and a-f")
+            raise InputError(where, f"has {shown(uid)}", "a uid of Objaverse: 32 digits of 0-9 and a-f")
     if not uids:
         raise InputError(where, "holds no uid", "at least one")
     if len(set(uids)) < len(uids):

@@ -36,12 +36,12 @@ from config.flags import flag, read_command_line, refuse_without_effect, setting
 from config.messages import counted
 from config.signals import end_with_parent, end_workers, held
 from data.files import check_output, replace_when_finished
-from data.scene_format import write_data_path
+from data.scene_format import MOST_VIEWS, write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
-from data_preprocess.command import LARGEST_SIDE, MOST_VIEWS, MOST_WORKERS, check_list_name, run_script
+from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, check_list_name, run_script
 from data_preprocess.scene_folder import SceneFolder, rendered_views
 from model.runtime import full_memory_is_refused, pick_device
 
@@ -172,7 +172,7 @@ def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
         raise InputError("--samples", f"is {export.samples}", "a power of two")
     if export.kind != "objects":
         refuse_without_effect(given, f"with --kind {export.kind}", ["layout"])
-    check_list_name(export.name or export.kind)
+    check_list_name(export.kind if export.name is None else export.name)
     check_output(list_path(export))
     return replace(export, device=str(pick_device(export.device))), indices
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
+from config.messages import shown
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.frame_photos import match_photos
@@ -63,7 +64,7 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
             name = json_path.parent.name + (f"_{part}" if part else "")
             if name in captures:
                 raise InputError(
-                    "--input", f"has {captures[name]} and {json_path} for the scene {name!r}", "a different name for each"
+                    "--input", f"has {captures[name]} and {json_path} for the scene {shown(name, 200)}", "a different name for each"
                 )
             captures[name] = json_path
     return captures

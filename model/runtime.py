@@ -3,17 +3,28 @@
 import contextlib
 import ctypes
 import os
+import resource
 import sys
 from collections.abc import Iterator
 
 import torch
 
 from config.errors import InputError
+from config.messages import shown
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Tokens of a chunk: enough to fill the matrix units; on a CPU few enough that a layer's intermediate results stay in cache
 # (2048 tokens of width 1536 in bfloat16 are 6 MB), which made element-wise passes up to 5 times as fast as 8192 did.
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 65536}
+# Parts of messages about full memory: of torch's allocator, C++, oneDNN, OpenCV, and of sizes of tensors beyond 64 bits.
+FULL_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "std::bad_alloc",
+    "could not create a memory object",
+    "Insufficient memory",
+    "Storage size calculation overflowed",
+    "integer multiplication overflow",
+)
 # Options of glibc's mallopt, see malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 # Share of the free memory that the intermediate results of one chunk may take.
@@ -31,12 +42,12 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise InputError("device", f"is {device!r}", "auto, cpu, cuda or cuda:N") from error
+        raise InputError("device", f"is {shown(device)}", "auto, cpu, cuda or cuda:N") from error
     if picked.type not in ("cpu", "cuda"):
-        raise InputError("device", f"is {str(device)!r}", "auto, cpu, cuda or cuda:N")
+        raise InputError("device", f"is {shown(str(device))}", "auto, cpu, cuda or cuda:N")
     if picked.type == "cuda" and (picked.index or 0) >= torch.cuda.device_count():
         there = torch.cuda.device_count()
-        raise InputError("device", f"is {str(device)!r} on a machine with {there} CUDA devices", "one of them, or cpu")
+        raise InputError("device", f"is {shown(str(device))} on a machine with {there} CUDA devices", "one of them, or cpu")
     return picked
 
 
@@ -57,7 +68,7 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16(device) else torch.float32
     if precision not in PRECISIONS:
-        raise InputError("precision", f"is {precision!r}", f"auto, {' or '.join(PRECISIONS)}")
+        raise InputError("precision", f"is {shown(precision)}", f"auto, {' or '.join(PRECISIONS)}")
     return PRECISIONS[precision]
 
 
@@ -66,12 +77,8 @@ def free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":") for line in file)
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    available = _meminfo().get("MemAvailable")
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if available is None else available
 
 
 @contextlib.contextmanager
@@ -85,16 +92,53 @@ def full_memory_is_refused(wanted: str) -> Iterator[None]:
         InputError: memory ran out.
     """
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
+        with _no_more_than_free_memory():
+            yield
+    except Exception as error:
         if isinstance(error, torch.OutOfMemoryError):
             memory = "GPU memory"
-        # On a CPU torch raises a bare RuntimeError.
-        elif isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
+        # On a CPU torch and OpenCV raise errors of no type of their own.
+        elif isinstance(error, MemoryError) or any(sign in str(error) for sign in FULL_MEMORY):
             memory = "memory"
         else:
             raise
         raise InputError(memory, "is full", wanted) from error
+
+
+@contextlib.contextmanager
+def _no_more_than_free_memory() -> Iterator[None]:
+    """Let allocations beyond what is free now fail while the block runs; children inherit the limit.
+
+    Linux grants more memory than there is, and kills a process that uses it. Not on machines with a GPU, whose drivers reserve
+    addresses without using memory.
+    """
+    if not os.path.exists("/proc/self/statm") or torch.cuda.is_available():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    limits = [_data_bytes() + free_memory(torch.device("cpu")) + _meminfo().get("SwapFree", 0), *before]
+    least = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_bytes() -> int:
+    """Return the bytes that count towards this process's RLIMIT_DATA: writable memory of its own, used or not."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[5]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _meminfo() -> dict[str, int]:
+    """Return what Linux says of its memory, in bytes; nothing on other systems."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            fields = dict(line.split(":") for line in file)
+        return {name: int(value.split()[0]) * 1024 for name, value in fields.items()}
+    except (OSError, ValueError):
+        return {}
 
 
 def keep_freed_memory() -> bool:

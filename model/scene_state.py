@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from config.errors import InputError, missing_file
-from config.messages import counted
+from config.messages import counted, shown
 from model.weights.file import read_tensors, save_tensors
 from model.weights.values import check_values
 
@@ -99,7 +99,7 @@ class SceneState:
             raise missing_file(path, WANTED)
         tensors, about = read_tensors(path, WANTED, "is not a safetensors file")
         if about.get("format") != FORMAT:
-            raise InputError(f"{path}, format", f"is {about.get('format')!r:.80}", repr(FORMAT))
+            raise InputError(f"{path}, format", f"is {shown(about.get('format'), 80)}", repr(FORMAT))
         for name, tensor in tensors.items():
             check_values(tensor, f"{path}, {name}")
         b = _count_scenes(tensors, path)
@@ -110,7 +110,7 @@ class SceneState:
             raise InputError(f"{path}, model", "is missing", "the fingerprint of the weights that wrote it")
         layers = [{name: x.to(device) for name, x in layer.items()} for layer in _layers(tensors, path)]
         if about.get("normalised") not in (None, "true", "false"):
-            raise InputError(f"{path}, normalised", f"is {about['normalised']!r:.40}", "true or false")
+            raise InputError(f"{path}, normalised", f"is {shown(about['normalised'], 40)}", "true or false")
         normalised = json.loads(about.get("normalised", "null"))
         return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus, normalised)
 
@@ -148,6 +148,6 @@ def _image_size(about: dict[str, str], path: str | os.PathLike) -> tuple[int, in
     except (ValueError, RecursionError):
         size = None
     if not isinstance(size, list) or [type(side) for side in size] != [int, int] or not 0 < min(size) <= max(size) <= MOST_PIXELS:
-        found = f"is {about['image_size']!r:.40}" if "image_size" in about else "is missing"
+        found = f"is {shown(about['image_size'], 40)}" if "image_size" in about else "is missing"
         raise InputError(f"{path}, image_size", found, f"[height, width], {MOST_PIXELS} pixels at most each")
     return size[0], size[1]

@@ -470,6 +470,14 @@ def test_a_zip_that_holds_a_huge_file_is_not_unpacked(hub, tmp_path, capsys, mon
     assert not (tmp_path / FOX).exists()
 
 
+def test_a_zip_whose_files_share_their_bytes_is_not_unpacked(hub, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training, "LARGEST_MEMBER", 10_000)
+    hub.repos[TRAIN][f"1K/{FOX}.zip"] = archive({**GOOD, **{f"images_4/{i}.png": bytes(9_000) for i in range(40)}})
+    assert train(tmp_path, "--subset", "1K") == 0
+    assert re.search(rf"unusable: {FOX}.zip: unpacks [.\d]+kB to 3\d\dkB; wanted photos, which hardly", capsys.readouterr().err)
+    assert not (tmp_path / FOX).exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", USELESS)
 def test_an_unusable_zip_is_reported_and_not_fetched_again(hub, tmp_path, capsys, case):

@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from config.errors import InputError
+from data import images
 from data.images import open_image, read_pixels, rescale_intrinsics, resize_and_crop
 from data_preprocess.capture.stored_image import read_header, read_stored
 from tests.support.images import chunk, deep_png, png
@@ -288,11 +289,23 @@ def test_image_of_another_shape(real):
         rescale_intrinsics(np.ones(4), (36, 64), real, "a.png")
 
 
-def test_image_too_long_to_be_scaled():
-    message = "image: is 60000×1 (w×h), and would be 15360000×256 when it covers 256×256; wanted an aspect ratio nearer to"
-    with pytest.raises(InputError, match=re.escape(message)):
-        resize_and_crop(np.zeros((1, 60_000, 3), np.uint8), np.ones(4), (256, 256))
-    assert resize_and_crop(np.zeros((2, 600, 3), np.uint8), np.ones(4), (256, 256))[0].shape == (256, 256, 3)
+@pytest.mark.parametrize(("size", "wanted"), [((1, 600), (24, 31)), ((500, 2), (31, 24)), ((40, 90), (11, 11))])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_what_is_cropped_need_not_be_scaled(rng, monkeypatch, size, wanted, dtype):
+    # Smooth, since rounding between the passes, whose order may differ, shows in noise.
+    image = np.sin(np.arange(size[0])[:, None, None] / 9 + np.arange(size[1])[:, None] / 7 + np.arange(3)) / 2 + 0.5
+    image = (image * (255 if dtype == np.uint8 else 1)).astype(dtype)
+    whole, camera = resize_and_crop(image, np.arange(4.0), wanted)
+    monkeypatch.setattr(images, "MOST_SCALED_PIXELS", 0)
+    part, same_camera = resize_and_crop(image, np.arange(4.0), wanted)
+    np.testing.assert_array_equal(same_camera, camera)
+    assert (part.shape, part.dtype) == ((*wanted, 3), dtype)
+    np.testing.assert_allclose(part.astype(float), whole.astype(float), atol=1.01 if dtype == np.uint8 else 1e-5)
+
+
+def test_a_long_strip_does_not_fill_the_memory():
+    scaled, _ = resize_and_crop(np.full((1, 60_000, 3), 7, np.uint8), np.ones(4), (256, 256))  # all of it: 12 GB
+    np.testing.assert_array_equal(scaled, np.full((256, 256, 3), 7))
 
 
 def test_image_too_large_to_be_one(tmp_path):

@@ -13,6 +13,7 @@ from config.errors import InputError
 from model import LaCTLVSM
 from model.layers import BLOCKS, LocalLayer, MixingLayer, State, build_layer
 from model.layers.address import Address, Places
+from model.layers.block import check_layers
 from model.layers.primitives import Linear
 from model.parallel.context import Shares
 from tests.support.networks import FAST_WEIGHT, LAYERS, random_views, relative_error, small_config, small_model
@@ -270,6 +271,15 @@ def test_initial_weights_have_the_documented_spread() -> None:
             LayerConfig("register_attention", "vl", {"head_dim": 8, "num_registers": 0}),
             r"num_registers: is 0; wanted a whole number of at least 1",
         ),
+        (LayerConfig("self_attention", "l", {"head_dim": 10**400}), r"head_dim: is 10{40,60}.*; wanted a divisor"),
+        (LayerConfig("self_attention", "l", {"head_dim": 8, "use_qk_norm": 1}), r"use_qk_norm: is 1; wanted true or false"),
+        (LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "w1_only": 1.5}), r"w1_only: is 1.5; wanted true or false"),
+        (LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "base_lr": True}), r"base_lr: is True; wanted a number above 0"),
+        (LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "inter_multi": True}), r"inter_multi: is True; wanted a number"),
+        (
+            LayerConfig("fast_weight", "vl", {**FAST_WEIGHT.params, "muon_update_steps": 10**9}),
+            r"muon_update_steps: is 1000000000; wanted a whole number of at least 0, 100 at most",
+        ),
         (LayerConfig("self_attention", "l", {"head_dim": 5}), r"self_attention, head_dim: is 5; wanted a divisor of dim, 48"),
         (LayerConfig("fast_weight", "l", FAST_WEIGHT.params), r"fast_weight, length_dim: is 'l'; wanted vl"),
         (LayerConfig("register_attention", "l", {"head_dim": 8}), r"register_attention, length_dim: is 'l'; wanted vl"),
@@ -278,6 +288,12 @@ def test_initial_weights_have_the_documented_spread() -> None:
 def test_a_layer_that_cannot_be_built_is_refused(layer: LayerConfig, match: str) -> None:
     with pytest.raises(InputError, match=match):
         build_layer(layer, 48)
+
+
+def test_a_layer_that_cannot_be_built_is_named_by_its_file_and_place() -> None:
+    config = NetworkConfig(8, 48, 1, (FAST_WEIGHT, LayerConfig("self_attention", "l", {"head_dim": 8.0})))
+    with pytest.raises(InputError, match=r"^c.yaml, block\[1\], self_attention, head_dim: is 8.0; wanted a divisor of dim, 48"):
+        check_layers(config, "c.yaml")
 
 
 def test_small_config_is_a_recipe() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from config.messages import MOST_NAMES, counted, is_plain, left_out, one_line, some, with_article, with_type
+from config.messages import MOST_NAMES, counted, is_plain, left_out, one_line, shown, shown_key, some, with_article, with_type
 
 
 def test_an_error_without_a_message_is_reported_by_its_type():
@@ -22,10 +22,10 @@ def test_text_of_any_language_is_plain(text):
     assert some([text]) == text
 
 
-@pytest.mark.parametrize(("text", "shown"), [("a\nb", "a\\nb"), ("\7", "\\x07"), ("\udce9t", "\\udce9t")])
-def test_control_characters_and_undecodable_bytes_are_not(text, shown):
+@pytest.mark.parametrize(("text", "escaped"), [("a\nb", "a\\nb"), ("\7", "\\x07"), ("\udce9t", "\\udce9t")])
+def test_control_characters_and_undecodable_bytes_are_not(text, escaped):
     assert not is_plain(text)
-    assert some([text]) == shown
+    assert some([text]) == escaped
 
 
 def test_many_names_are_counted():
@@ -34,3 +34,14 @@ def test_many_names_are_counted():
     assert some(names, 2) == "0, 1 and 23 more"
     assert left_out("frames", names[:2]) == "left out, frames (2): 0, 1"
     assert left_out("frames", names, of=99, most=1) == "left out, frames (25 of 99): 0 and 24 more"
+
+
+def test_values_are_shown_in_bounded_time_and_length():
+    bomb: list = ["x"]
+    for _ in range(30):
+        bomb = [bomb] * 10
+    assert shown(bomb).startswith("[[[[...], [...]")
+    assert len(shown(bomb)) == 61
+    assert shown(1 << 70_000) == "<a whole number of 70001 bits>"  # Python refuses to write it
+    assert (shown("a" * 99, 5), shown({"a": 1.5}), shown(True)) == ("'aaaa…", "{'a': 1.5}", "True")
+    assert (shown_key("a" * 99, 5), shown_key("a b"), shown_key(1)) == ("aaaaa…", "a b", "1")

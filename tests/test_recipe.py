@@ -97,9 +97,11 @@ def test_shipped_stages_lead_into_each_other(monkeypatch):
     ("text", "message"),
     [
         ("learning_rate: 1.0", r"recipe.yaml, learning_rate: is unknown; wanted a known key; .*known: config, expname"),
+        (r'load: "a\0b"', r"recipe.yaml, load: is 'a\\x00b'; wanted text without NUL"),
         ("warm_up: 1", r"recipe.yaml, warm_up: is unknown; wanted a known key; did you mean 'warmup'\?"),
         ("lr: 1e-4", r"recipe.yaml, lr: is '1e-4'; wanted a number \(YAML reads 1e-4 as text: write 1.0e-4\)"),
         ("steps: 1.0e+3", r"recipe.yaml, steps: is 1000.0; wanted a whole number"),
+        (f"bs_per_gpu: {10**400}", r"recipe.yaml, bs_per_gpu: is 10{40}.*; wanted 2147483647 at most"),
         ("steps: true", r"recipe.yaml, steps: is True; wanted a whole number"),
         ("lr: true", r"recipe.yaml, lr: is True; wanted a number"),
         ("compile: 1", r"recipe.yaml, compile: is 1; wanted true or false"),

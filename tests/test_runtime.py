@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from config.errors import InputError
 from model import runtime
 from model.runtime import even_chunks, free_memory, pick_dtype, split_views
 
@@ -36,6 +37,34 @@ def test_chunks_fit_cache_and_memory(
 ) -> None:
     monkeypatch.setattr(runtime, "free_memory", lambda device: free + 5000)
     assert split_views(views, tokens_per_view, 1000, 5000, CPU) == expected
+
+
+@pytest.mark.skipif(sys.platform != "linux" or torch.cuda.is_available(), reason="a limit of Linux, set without a GPU")
+@pytest.mark.parametrize("kind", ["torch.ones(1 << 18)", "np.ones(1 << 17)", "bytearray(1 << 20)"])
+def test_memory_that_linux_would_grant_and_kill_for_is_refused(kind: str) -> None:
+    # In a process of its own. Many small allocations: Linux itself refuses only single ones beyond its whole memory.
+    script = f"""
+import resource, numpy as np, torch
+from config.errors import InputError
+from config.errors import InputError
+from model import runtime
+runtime.free_memory, runtime._meminfo = lambda device: 300 << 20, dict
+before, kept = resource.getrlimit(resource.RLIMIT_DATA), []
+try:
+    with runtime.full_memory_is_refused("less"):
+        for _ in range(1000):
+            kept.append({kind})
+except InputError as error:
+    print(len(kept) > 200, error, resource.getrlimit(resource.RLIMIT_DATA) == before)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("True memory: is full; wanted less True\n", "")
+
+
+@pytest.mark.parametrize("shape", [(1 << 50,), (1 << 40, 1 << 40), (3, 1 << 62)])
+def test_tensors_beyond_any_memory_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"^memory: is full; wanted less$"), runtime.full_memory_is_refused("less"):
+        torch.empty(shape)
 
 
 def test_free_memory_is_that_of_the_machine() -> None:

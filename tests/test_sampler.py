@@ -294,3 +294,10 @@ def test_held_out_seeds_are_not_for_training():
 def test_one_scene_stands_for_itself(tmp_path):
     path = write_random_scene(tmp_path / "alone", n=6, size=(10, 15))
     assert open_source(str(path), RECIPE, 4, CPU).count_validation_scenes() == 1
+
+
+@pytest.mark.parametrize("source", ["synthetic:objects", "scenes.json"])
+def test_a_batch_that_no_machine_holds_is_refused_before_its_samples_are_computed(source):
+    recipe = dataclasses.replace(RECIPE, bs_per_gpu=2_000_000_000)
+    with pytest.raises(InputError, match=r"^bs_per_gpu: is 2000000000, with \d+ MB of images on a machine with \d+; wanted fewer"):
+        open_source(source, recipe, 4, CPU)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from config.errors import InputError
+from data import scene_format
 from data.images import read_pixels
 from data.scene_format import View, read_data_path, read_json, read_scene, same_views, write_data_path, write_scene
 from tests.support.scenes import random_c2w, write_random_data_path, write_random_scene
@@ -461,3 +462,10 @@ def test_data_path_writer_refuses_what_the_reader_would(tmp_path, scene_json):
     with pytest.raises(FileNotFoundError, match=r"l.json, entry 1, .*/sofa/opencv_cameras.json: is not there"):
         write_data_path(tmp_path / "l.json", [scene_json, tmp_path / "sofa" / "opencv_cameras.json"])
     assert os.listdir(tmp_path) == ["chair"]
+
+
+def test_a_scene_has_a_bound_of_views(scene_json, monkeypatch):
+    monkeypatch.setattr(scene_format, "MOST_VIEWS", 1)
+    refuses(
+        scene_json, f"opencv_cameras.json: holds {len(json.loads(scene_json.read_text()))} views; wanted at least one, 1 at most"
+    )

@@ -128,18 +128,18 @@ def test_a_closed_terminal_does_not_disturb_the_cleaning_up(tmp_path):
 
 def test_only_the_first_of_several_processes_prints_the_line(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert run_interruptibly("x.py", lambda _: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert run_interruptibly("x.py", lambda _: signal.raise_signal(signal.SIGTERM)) == 143
     assert capsys.readouterr().err == ""
 
 
 def test_a_signal_that_was_lost_is_raised_again_by_a_later_one(monkeypatch):
     def work(signals):
         with pytest.raises(Interrupted):
-            os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)  # too soon
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)  # too soon
         monkeypatch.setattr(signals_module, "CLEANING_S", 0)
         with pytest.raises(Interrupted):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return 5
 
     assert run_interruptibly("x.py", work) == 5
@@ -149,8 +149,8 @@ def test_deferred_signals_are_noted_the_first_one_by_its_number():
     def work(signals):
         signals.defer()
         assert not signals.received
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGTERM)
         assert signals.received
         return signals.number
 
@@ -163,7 +163,7 @@ def test_a_signal_that_is_held_back_is_raised_after_the_block():
     def work(signals):
         with held():
             with held():
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             passed.append("inside")
         passed.append("after")
         return 0
@@ -191,7 +191,7 @@ def test_a_signal_while_a_temporary_file_is_made_leaves_none(tmp_path, monkeypat
 
     def made(**words):
         found = mkstemp(**words)
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         return found
 
     monkeypatch.setattr("data.files.tempfile.mkstemp", made)

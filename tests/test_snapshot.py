@@ -190,12 +190,22 @@ def test_other_files_are_no_snapshots(tmp_path):
         read_snapshot(tmp_path / "pickle.pt")
 
 
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"step": "7"}, "step: is a str; wanted an int"),
-        ({"step": -1}, "step: is -1; wanted 0 or more"),
+        ({"step": -1}, "step: is -1; wanted 0 to 2147483647"),
         ({"skips": None}, "skips: is nothing; wanted an int"),
+        ({"step": 10**400}, "step: is 10{40}.*; wanted 0 to 2147483647"),
+        ({"skips": -1}, "skips: is -1; wanted 0 to 2147483647"),
+        ({"rng": [{"torch": torch.zeros(1).expand(10**12)}]}, "rng, 0, torch: is .1000000000000,., 4000000000000 bytes of which"),
+        ({"optimizer": {"state": {0: {"step": torch.empty(3, device="meta")}}}}, "optimizer, state, 0, step: is without values"),
+        ({"model": {"x": torch.eye(2).to_sparse()}}, "model, x: is sparse"),
+        ({"rng": nested(30)}, "rng, 0, 0, 0: is nested more than 20 deep"),
         ({"data_ranks": True}, "data_ranks: is a bool"),
         ({"recipe": []}, "recipe: is a list; wanted a dict"),
         ({"config": 3}, "config: is an int; wanted a dict"),

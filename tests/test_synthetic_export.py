@@ -135,6 +135,7 @@ def test_other_flags_do_not_pass_for_the_same_scene(tmp_path, capsys):
         (["--samples", "12"], "--samples: is 12; wanted a power of two"),
         (["--samples", "0"], "--samples: is 0; wanted 1 to 4096"),
         (["--samples", str(1 << 65)], f"--samples: is {1 << 65}; wanted 1 to 4096"),
+        (["--name", ""], "--name: is ''; wanted the start of a file's name: no slash, 200 bytes at most"),
         (["--name", "walks/long"], "--name: is 'walks/long'; wanted the start of a file's name: no slash, 200 bytes at most"),
         (["--name", "ä" * 101], "--name: is 'äää"),
         (["--kind", "scenes", "--layout", "rings"], "--layout: has no effect with --kind scenes; wanted it left out"),

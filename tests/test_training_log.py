@@ -58,6 +58,30 @@ def test_damage_before_the_last_line_is_an_error(tmp_path):
         log(tmp_path, step=9)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (b"7", r"line 2: is 7; wanted a row of a training log: an object with the number of its step"),
+        (b"{}", r"line 2: is {}; wanted a row"),
+        (b'{"step": 1.5}', r"line 2: is {'step': 1.5}; wanted a row"),
+        (b'{"step": true}', r"line 2: is {'step': True}; wanted a row"),
+        (b'{"step": 2, "loss": "low"}', r"line 2, loss: is 'low'; wanted a number"),
+        (b'{"step": 2, "loss": ' + b"9" * 400 + b"}", r"line 2, loss: is 9{40}.*; wanted a number"),
+        (b"\xff", r"line 2: is not JSON"),
+        (b"[" * 100_000, r"line 2: is not JSON"),
+    ],
+)
+def test_rows_of_something_else_are_refused(tmp_path, row, message):
+    (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n' + row + b'\n{"step": 3}\n')
+    with pytest.raises(InputError, match=rf"log.jsonl, {message}"):
+        log(tmp_path, step=9)
+
+
+def test_figures_that_are_not_finite_are_read_as_missing(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss": NaN, "psnr": -Infinity, "lr": 1e308}\n\n')
+    assert read_rows(tmp_path / "log.jsonl") == [{"step": 1, "loss": None, "psnr": None, "lr": 1e308}]
+
+
 def test_line_of_all_figures():
     row = {
         "step": 5,

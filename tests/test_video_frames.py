@@ -57,6 +57,16 @@ def test_frames_are_drawn_once(tmp_path, capsys):
     assert len(list((tmp_path / "frames").glob("*.png"))) == 5
 
 
+@pytest.mark.parametrize("content", ["[]", "7", "{}", '{"frames": 3, "of": 30}', '{"frames": [null], "of": 30}', "null"])
+def test_a_list_of_frames_that_something_else_wrote_is_replaced(tmp_path, content):
+    write_video(tmp_path / "walk.mp4", frames=4)
+    files = draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 2)
+    made = (tmp_path / "frames" / "frames.json").read_text()
+    (tmp_path / "frames" / "frames.json").write_text(content)
+    assert draw_frames(tmp_path / "walk.mp4", tmp_path / "frames", 2) == files
+    assert (tmp_path / "frames" / "frames.json").read_text() == made
+
+
 def test_a_short_video_gives_all_it_has(tmp_path):
     write_video(tmp_path / "short.mp4", frames=4)
     files = draw_frames(tmp_path / "short.mp4", tmp_path / "frames", 10)

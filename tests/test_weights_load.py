@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -12,7 +13,7 @@ from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.weights.file import save_weights
 from model.weights.infer import infer_config
-from model.weights.load import config_for, load_weights, read_config
+from model.weights.load import config_for, load_model, load_weights, read_config
 from tests.support.weights import equal, fails, small_weights
 
 ROOT = Path(__file__).parent.parent
@@ -84,3 +85,20 @@ def test_weights_of_another_network_name_the_first_difference():
         given = {key: tensor for key, tensor in {**changed, **weights, **changed}.items() if tensor is not None}
         fails(InputError, match, load_weights, network, given, "w.pt")
         assert equal(network.state_dict(), before)
+
+
+def test_a_config_far_larger_than_its_weights_takes_no_memory(tmp_path):
+    weights = small_weights()
+    claimed = dataclasses.replace(infer_config(weights), dim=12 << 12, layers=1000)
+    save_weights(tmp_path / "w.safetensors", weights, claimed)  # 40 TB
+    with pytest.raises(InputError, match=r"w.safetensors, input_linear.weight: is .*, and \(49152, .*in this network"):
+        load_model(tmp_path / "w.safetensors", device="cpu")
+
+
+def test_parameters_of_layers_in_metadata_are_checked(tmp_path):
+    weights = small_weights()
+    told = infer_config(weights)
+    layers = [dataclasses.replace(told.block[0], params={**told.block[0].params, "head_dim": 8.0}), *told.block[1:]]
+    save_weights(tmp_path / "w.safetensors", weights, dataclasses.replace(told, block=tuple(layers)))
+    with pytest.raises(InputError, match=r"w.safetensors, metadata config, block\[0\], .*, head_dim: is 8.0; wanted"):
+        load_model(tmp_path / "w.safetensors", device="cpu")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.errors import InputError
+from config.messages import shown
 from config.signals import held
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +64,7 @@ def read_answer(python: str, line: str) -> dict:
     except Exception:  # a parser may raise anything at another program's output
         answer = None
     if not isinstance(answer, dict):
-        raise InputError(python, f"answers {line.strip()!r:.80}", "the Python of an environment with Blender")
+        raise InputError(python, f"answers {shown(line.strip(), 80)}", "the Python of an environment with Blender")
     return answer
 
 

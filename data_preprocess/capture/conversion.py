@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from config.errors import InputError
 from config.flags import flag
-from config.messages import counted
+from config.messages import counted, shown
 from config.threads import cores
 from data.files import check_output, replace_when_finished
 from data.images import rescale_intrinsics
@@ -204,7 +204,7 @@ def _write(task: Task) -> None:
 def _check_place(photo: Photo, folder: Path) -> None:
     name = PurePosixPath(photo.name)
     if name.is_absolute() or ".." in name.parts or not name.name:
-        raise InputError(photo.source, f"would be written as {photo.name!r}", "a name in the scene's folder")
+        raise InputError(photo.source, f"would be written as {shown(photo.name, 200)}", "a name in the scene's folder")
     # As written and as it is on disk: the input's folders and photos may be links.
     inside = folder.absolute() in photo.source.absolute().parents or folder.resolve() in photo.source.resolve().parents
     if inside:

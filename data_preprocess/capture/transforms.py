@@ -18,7 +18,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from config.messages import is_plain
+from config.messages import is_plain, shown
 from data.scene_format import LARGEST_NUMBER, read_json
 from data_preprocess.capture.lens import Lens
 
@@ -102,13 +102,13 @@ class Frame:
         model = self.values.get("camera_model")
         known = ", ".join(PERSPECTIVE + FISHEYE)
         if not (model is None or model in PERSPECTIVE + FISHEYE):
-            raise InputError(f"{self.where}, camera_model", f"is {model!r:.60}", f"one of {known}")
+            raise InputError(f"{self.where}, camera_model", f"is {shown(model)}", f"one of {known}")
         for key in ("equirectangular", "latlong", "ftheta_p0", "lens_mode"):
             if self.values.get(key):
                 raise InputError(f"{self.where}, {key}", "stands for a camera that is not a lens", f"one of {known}")
         params = self.values.get("distortion_params")
         if params and not (isinstance(params, list) and not any(params)):
-            raise InputError(f"{self.where}, distortion_params", f"is {params!r:.60}", f"terms by name: {', '.join(_TERMS)}")
+            raise InputError(f"{self.where}, distortion_params", f"is {shown(params)}", f"terms by name: {', '.join(_TERMS)}")
         terms = {key: self._number(key, 0.0) for key in _TERMS}
         fisheye = model in FISHEYE or (model is None and bool(self.values.get("is_fisheye")))
         used = ("k1", "k2", "k3", "k4") if fisheye else _TERMS if model == "FULL_OPENCV" else _TERMS[:5]
@@ -139,7 +139,7 @@ class Frame:
     def _size(self, key: str) -> int:
         number = self._number(key, None)
         if number is None or number < 1 or number != int(number):
-            raise InputError(f"{self.where}, {key}", f"is {self.values[key]!r:.60}", "a whole number of pixels")
+            raise InputError(f"{self.where}, {key}", f"is {shown(self.values[key])}", "a whole number of pixels")
         return int(number)
 
     def _number(self, key: str, default: float | None) -> float | None:
@@ -147,7 +147,7 @@ class Frame:
         if value is None:
             return default
         if not _is_usable(value):
-            raise InputError(f"{self.where}, {key}", f"is {value!r:.60}", f"a finite number, {LARGEST_NUMBER:g} at most")
+            raise InputError(f"{self.where}, {key}", f"is {shown(value)}", f"a finite number, {LARGEST_NUMBER:g} at most")
         return float(value)
 
 
@@ -168,20 +168,20 @@ def read_transforms(json_path: str | os.PathLike) -> list[Frame]:
 
 def _frame(where: str, top: dict, entry: object) -> Frame:
     if not isinstance(entry, dict):
-        raise InputError(where, f"is {entry!r:.60}", "an object with file_path and transform_matrix")
+        raise InputError(where, f"is {shown(entry)}", "an object with file_path and transform_matrix")
     file_path, matrix = entry.get("file_path"), entry.get("transform_matrix")
     if not isinstance(file_path, str) or not file_path or not is_plain(file_path):
-        raise InputError(f"{where}, file_path", f"is {file_path!r:.60}", "a path relative to the JSON")
+        raise InputError(f"{where}, file_path", f"is {shown(file_path, 200)}", "a path relative to the JSON")
     path = PurePosixPath(file_path.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.name or re.match("[a-zA-Z]:", file_path):
-        raise InputError(f"{where}, file_path", f"is {file_path!r:.60}", "a file in the folder of the JSON")
+        raise InputError(f"{where}, file_path", f"is {shown(file_path, 200)}", "a file in the folder of the JSON")
     rows = matrix if isinstance(matrix, list) else []
     numbers = [number for row in rows if isinstance(row, list) and len(row) == 4 for number in row]
     if len(rows) not in (3, 4) or len(numbers) != 4 * len(rows):
-        raise InputError(f"{where}, transform_matrix", f"is {matrix!r:.60}", "4 rows of 4 numbers")
+        raise InputError(f"{where}, transform_matrix", f"is {shown(matrix)}", "4 rows of 4 numbers")
     for number in numbers:
         if not _is_usable(number):
-            raise InputError(f"{where}, transform_matrix", f"holds {number!r:.60}", f"finite numbers, {LARGEST_NUMBER:g} at most")
+            raise InputError(f"{where}, transform_matrix", f"holds {shown(number)}", f"finite numbers, {LARGEST_NUMBER:g} at most")
     c2w = np.eye(4)
     c2w[: len(rows)] = np.array(numbers, dtype=np.float64).reshape(-1, 4)
     return Frame(where, path, _merge(where, top, entry), c2w)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from data_preprocess.command import say
 
 # Sharpness is measured at this width: finer detail is more sensor noise than scene.
 _MEASURED_WIDTH = 640
-_DONE = "frames.json"
+_DONE, _FRAME = "frames.json", re.compile(r"\d+\.png")
 # FFmpeg's AVCOL_SPC_UNSPECIFIED.
 _UNTAGGED = 2
 
@@ -49,10 +50,12 @@ def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int)
     done = folder / _DONE
     if done.exists():
         content = read_json(done)
-        files, total = [folder / name for name in content.pop("frames")], content.pop("of", None)
-        if content == made_from and total is not None and all(file.exists() for file in files):
-            _say(video, len(files), total)
-            return files
+        names, total = (content.pop(key, None) for key in ("frames", "of")) if isinstance(content, dict) else (None, None)
+        if content == made_from and isinstance(names, list) and isinstance(total, int):
+            files = [folder / name for name in names if isinstance(name, str) and _FRAME.fullmatch(name)]
+            if len(files) == len(names) and all(file.exists() for file in files):
+                _say(video, len(files), total)
+                return files
         done.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.png"):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from config.errors import InputError
-from config.messages import counted, is_plain, some
+from config.messages import counted, is_plain, shown, some
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.colmap.binary_file import BinaryFile
@@ -259,7 +259,7 @@ def _cameras(entries: Iterable[CameraEntry]) -> dict[int, Camera]:
     cameras = {}
     for where, camera_id, model, numbers in entries:
         if model not in PARAMETERS:
-            raise InputError(where, f"has the camera model {model!r:.60}", f"one of {', '.join(PARAMETERS)}")
+            raise InputError(where, f"has the camera model {shown(model)}", f"one of {', '.join(PARAMETERS)}")
         if len(numbers) != 2 + len(PARAMETERS[model]):
             wanted = f"CAMERA_ID MODEL WIDTH HEIGHT and {len(PARAMETERS[model])} of {model}: {' '.join(PARAMETERS[model])}"
             raise InputError(where, f"has {counted(max(0, len(numbers) - 2), 'parameter')}", wanted)
@@ -274,7 +274,7 @@ def _images(path: Path, entries: Iterable[ImageEntry], cameras: dict[int, Camera
     for where, image_id, pose, camera_id, name in entries:
         image = _image(where, name, camera_id, pose, cameras)
         if image.name in images:
-            raise InputError(path, f"holds the image {image.name!r} twice", "each once")
+            raise InputError(path, f"holds the image {shown(image.name, 200)} twice", "each once")
         if image_id in ids:
             raise InputError(where, f"has the id {image_id} of an image above it", "an id of its own")
         images[image.name] = image
@@ -308,7 +308,7 @@ def _image(where: str, name: str, camera_id: int, pose: Sequence[float], cameras
         )
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.name or path.is_absolute() or ".." in path.parts or not is_plain(name):
-        raise InputError(where, f"has the name {name!r}", "a printable path inside the folder of images")
+        raise InputError(where, f"has the name {shown(name, 200)}", "a printable path inside the folder of images")
     w, x, y, z, *translation = _finite(f"{where}, {name}", pose)
     norm = math.sqrt(w * w + x * x + y * y + z * z)
     if not 0.5 < norm < 2:

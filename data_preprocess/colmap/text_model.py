@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import InputError, check_file
-from config.messages import counted
+from config.messages import counted, shown
 
 
 class CameraEntry(NamedTuple):
@@ -69,7 +69,7 @@ def text_images(path: Path, cameras: Collection[int]) -> Iterator[ImageEntry]:
         where, keypoints = next(lines, (where, ""))
         if not _are_keypoints(keypoints) or _is_image(keypoints, cameras):
             wanted = "the keypoints of the image above, X Y POINT3D_ID of each, or an empty line, after each image"
-            raise InputError(where, f"is {keypoints[:40].strip()!r}", wanted)
+            raise InputError(where, f"is {shown(keypoints[:40].strip())}", wanted)
     stated = stated_count(path)
     if count < stated:
         raise InputError(path, f"holds {count} of the {stated} images of its header", "all of them, or the header corrected")
@@ -114,7 +114,7 @@ def _is_image(line: str, cameras: Collection[int]) -> bool:
 def _numbers(where: str, words: list[str]) -> list[float]:
     wrong = next(filter(_no_number, words), None)
     if wrong is not None:
-        raise InputError(where, f"holds {wrong[:40]!r}", "a finite number")
+        raise InputError(where, f"holds {shown(wrong)}", "a finite number")
     return [float(word) for word in words]
 
 

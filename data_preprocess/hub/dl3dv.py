@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from config.errors import InputError
+from config.messages import shown
 from data_preprocess.hub.transfers import list_files
 
 BENCHMARK = "DL3DV/DL3DV-10K-Benchmark"
@@ -28,4 +29,4 @@ def check_hashes(scenes: Sequence[str]) -> None:
     """
     for scene in scenes:
         if not HASH.fullmatch(scene):
-            raise InputError("--hash", f"is {scene!r:.80}", "64 hexadecimal digits in lower case")
+            raise InputError("--hash", f"is {shown(scene, 80)}", "64 hexadecimal digits in lower case")

@@ -20,7 +20,7 @@ from huggingface_hub.utils import logging as hub_logging
 from tqdm import tqdm
 
 from config.errors import InputError
-from config.messages import counted, one_line
+from config.messages import counted, one_line, shown
 from config.secrets import without_secrets
 from data_preprocess.scene_folder import refuse_linked_folders
 from model.weights.hub import download, hub_endpoint, keep_secrets_out_of_log, name_in_cache
@@ -225,7 +225,7 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         OSError: the hub is unreachable, or its answer is not a listing.
     """
     endpoint = hub_endpoint()
-    where, shown = f"{repo}/{folder}".rstrip("/"), without_secrets(endpoint)
+    where, address = f"{repo}/{folder}".rstrip("/"), without_secrets(endpoint)
     keep_secrets_out_of_log()
     try:
         api = HfApi(endpoint=endpoint)
@@ -235,21 +235,21 @@ def list_files(repo: str, folder: str = "", repo_type: str = "dataset", recursiv
         if status in (401, 403):
             raise _no_access(repo, repo_type, error) from error
         if status == 404:
-            raise FileNotFoundError(f"{where}: is not on {shown} (HTTP 404); wanted a folder of its listing") from error
+            raise FileNotFoundError(f"{where}: is not on {address} (HTTP 404); wanted a folder of its listing") from error
         if status is not None:
-            raise OSError(f"{where}: is answered by {shown} with HTTP {status}; wanted a listing: try again later") from error
+            raise OSError(f"{where}: is answered by {address} with HTTP {status}; wanted a listing: try again later") from error
         raise ConnectionError(f"{where}: is unreachable ({one_line(error)}); wanted a listing from the hub") from error
     except (OSError, MemoryError):
         raise
     except Exception as error:  # an unexpected answer may make the package raise anything
         raise OSError(
-            f"{where}: is requested from {shown}, which does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"
+            f"{where}: is requested from {address}, which does not answer like a hub; wanted a hub: check HF_ENDPOINT and proxies"
         ) from error
     for entry in entries:
         if not isinstance(entry.path, str) or not is_inside(entry.path, folder):
-            raise OSError(f"{where}: is listed with {entry.path!r}; wanted paths in that folder")
+            raise OSError(f"{where}: is listed with {shown(entry.path)}; wanted paths in that folder")
         if isinstance(entry, RepoFile) and (type(entry.size) is not int or entry.size < 0):
-            raise OSError(f"{where}: is listed with {entry.path} of size {entry.size!r}; wanted bytes")
+            raise OSError(f"{where}: is listed with {entry.path} of size {shown(entry.size)}; wanted bytes")
     return entries
 
 

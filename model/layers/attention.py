@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.layers.address import Address, Places
 from model.layers.contract import State
-from model.layers.primitives import LayerNorm, Linear, RMSNorm, check_whole, count_heads
+from model.layers.primitives import LayerNorm, Linear, RMSNorm, check_switch, check_whole, count_heads
 from model.ops.attention import attention
 from model.parallel.context import Shares
 
@@ -52,6 +52,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.mixes_views = length_dim == "vl"
         self.heads = count_heads(dim, head_dim)
+        check_switch("use_qk_norm", use_qk_norm)
         self.to_qkv = Linear(dim, 3 * dim)
         self.c_proj = Linear(dim, dim)
         self.q_norm = RMSNorm(head_dim) if use_qk_norm else nn.Identity()

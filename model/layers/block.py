@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from config import LayerConfig
+from config import LayerConfig, NetworkConfig
+from config.errors import InputError
 from model.layers.address import Address, Places
 from model.layers.contract import AnyMixing, Local, State
 from model.layers.primitives import LayerNorm
@@ -75,6 +76,20 @@ def layer_of(config: LayerConfig, dim: int) -> Layer:
     return MixingLayer(cast(AnyMixing, f), dim) if f.mixes_views else LocalLayer(cast(Local, f), dim)
 
 
+def check_layers(config: NetworkConfig, where: str) -> NetworkConfig:
+    """Return a network config, once it is certain that its block can be built; `where` is its file, for errors.
+
+    Raises:
+        InputError: it names an unknown layer or parameter, or one that is out of range.
+    """
+    try:
+        with torch.device("meta"):
+            Block(config.block, config.dim)
+    except InputError as error:
+        raise error.within(where) from error
+    return config
+
+
 @torch.no_grad()
 def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int) -> list[dict[str, tuple[int, ...]]]:
     """Return the shapes of what `finish` returns, for every mixing layer of a block, without computing it.
@@ -92,11 +107,20 @@ def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int)
 
 
 class Block(nn.Module):
-    """The layers of one block. `forward` is the training pass: inputs write, inputs and targets read."""
+    """The layers of one block. `forward` is the training pass: inputs write, inputs and targets read.
+
+    Raises:
+        InputError: an unknown layer or parameter, or one out of range.
+    """
 
     def __init__(self, layers: tuple[LayerConfig, ...], dim: int) -> None:
         super().__init__()
-        self.module_list = nn.ModuleList(layer_of(config, dim) for config in layers)
+        self.module_list = nn.ModuleList()
+        for i, config in enumerate(layers):
+            try:
+                self.module_list.append(layer_of(config, dim))
+            except InputError as error:
+                raise error.within(f"block[{i}]") from error
 
     @property
     def layers(self) -> Iterator[Layer]:

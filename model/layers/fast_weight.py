@@ -22,15 +22,18 @@ from torch import Tensor, nn
 
 from config import AddressConfig
 from config.errors import InputError
+from config.messages import shown
 from model.layers.address import Address, Places, address_of
 from model.layers.contract import State
-from model.layers.primitives import Linear, RMSNorm, check_whole, count_heads, hidden_width, unit
+from model.layers.primitives import Linear, RMSNorm, check_switch, check_whole, count_heads, hidden_width, unit
 from model.ops import fast_weight as op
 from model.ops.rotation import rotate
 from model.parallel.context import Shares
 
 # Keeps the inverse of softplus within float64.
 LARGEST_RATE = 100
+# Newton-Schulz converges in a dozen steps at most.
+MOST_STEPS = 100
 
 
 class FastWeightMemory(NamedTuple):
@@ -85,9 +88,10 @@ class FastWeight(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = count_heads(dim, head_dim)
-        check_whole("muon_update_steps", muon_update_steps, least=0)
-        if not 0 < base_lr <= LARGEST_RATE:
-            raise InputError("base_lr", f"is {base_lr}", f"a number above 0, {LARGEST_RATE} at most")
+        check_whole("muon_update_steps", muon_update_steps, least=0, most=MOST_STEPS)
+        check_switch("w1_only", w1_only)
+        if type(base_lr) not in (int, float) or not 0 < base_lr <= LARGEST_RATE:
+            raise InputError("base_lr", f"is {shown(base_lr)}", f"a number above 0, {LARGEST_RATE} at most")
         self.lr_offset = math.log(math.expm1(base_lr))  # c = softplus⁻¹(base_lr)
         self.muon_update_steps = muon_update_steps
         self.address_config = address

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from config.errors import InputError
+from config.messages import shown
 from model.ops.product import product
 
 # Bound of widths and counts, far above those of any layer.
@@ -66,7 +67,7 @@ def count_heads(dim: int, head_dim: int) -> int:
         InputError: it does not divide `dim`.
     """
     if type(head_dim) is not int or head_dim < 1 or dim % head_dim:
-        raise InputError("head_dim", f"is {head_dim}", f"a divisor of dim, {dim}")
+        raise InputError("head_dim", f"is {shown(head_dim)}", f"a divisor of dim, {dim}: a whole number of 1 or more")
     return dim // head_dim
 
 
@@ -76,18 +77,27 @@ def hidden_width(width: int, inter_multi: float) -> int:
     Raises:
         InputError: the product is not a valid width.
     """
-    if not 1 <= width * inter_multi < LARGEST:
-        raise InputError(
-            "inter_multi", f"is {inter_multi}", f"a number that makes {width} · inter_multi at least 1 and less than 2³¹"
-        )
+    if type(inter_multi) not in (int, float) or not 1 <= width * inter_multi < LARGEST:
+        wanted = f"a number that makes {width} · inter_multi at least 1 and less than 2³¹"
+        raise InputError("inter_multi", f"is {shown(inter_multi)}", wanted)
     return int(width * inter_multi)
 
 
-def check_whole(name: str, value: float, least: int) -> None:
+def check_whole(name: str, value: float, least: int, most: int = LARGEST - 1) -> None:
     """Check a parameter that is a whole number.
 
     Raises:
-        InputError: it is not, or is less than `least`.
+        InputError: it is not, or is out of range.
     """
-    if type(value) is not int or not least <= value < LARGEST:
-        raise InputError(name, f"is {value}", f"a whole number of at least {least}")
+    if type(value) is not int or not least <= value <= most:
+        raise InputError(name, f"is {shown(value)}", f"a whole number of at least {least}, {most} at most")
+
+
+def check_switch(name: str, value: bool) -> None:
+    """Check a parameter that is true or false.
+
+    Raises:
+        InputError: it is not.
+    """
+    if type(value) is not bool:
+        raise InputError(name, f"is {shown(value)}", "true or false")

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, MutableMapping
 
 from config.errors import InputError
+from config.messages import shown
 
 # Set in the tasks that srun starts. A batch script by itself has SLURM_NTASKS and SLURM_PROCID too, but is one process.
 STEP_TASKS = "SLURM_STEP_NUM_TASKS"
@@ -64,7 +65,9 @@ def adopt_slurm(environment: MutableMapping[str, str] = os.environ) -> None:
 def _number(environment: Mapping[str, str], name: str, source: str = f"srun sets it where {STEP_TASKS} is above 1") -> int:
     text = environment.get(name, "")
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise InputError(f"environment, {name}", f"is {text!r:.40}" if name in environment else "is missing", f"a number: {source}")
+        raise InputError(
+            f"environment, {name}", f"is {shown(text, 40)}" if name in environment else "is missing", f"a number: {source}"
+        )
     return int(text)
 
 
@@ -83,7 +86,9 @@ def _tasks_here(per_node: str, node: int) -> int:
     for part in per_node.split(","):
         match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
         if match is None:
-            raise InputError("environment, SLURM_STEP_TASKS_PER_NODE", f"is {per_node!r}", "numbers of tasks, such as 4(x2),3")
+            raise InputError(
+                "environment, SLURM_STEP_TASKS_PER_NODE", f"is {shown(per_node, 200)}", "numbers of tasks, such as 4(x2),3"
+            )
         counts += [int(match[1])] * int(match[2] or 1)
     return counts[min(node, len(counts) - 1)]
 
@@ -92,5 +97,7 @@ def _first_host(nodes: str) -> str:
     """Return the first of SLURM's list of hosts, such as `gpu[03-05,9],login1` or `rack1-[2-3]-ib`."""
     match = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^\[,]*))?", nodes)
     if match is None:
-        raise InputError("environment, SLURM_STEP_NODELIST", f"is {nodes!r}", "the names of the nodes, or MASTER_ADDR set")
+        raise InputError(
+            "environment, SLURM_STEP_NODELIST", f"is {shown(nodes, 200)}", "the names of the nodes, or MASTER_ADDR set"
+        )
     return match[1] + (match[2] or "") + (match[3] or "")

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from config.errors import InputError
-from config.messages import one_line
+from config.messages import one_line, shown, shown_key
 from data.files import naming, write_text
 from data.output.curves import draw_curves
 from model.parallel.processes import Processes
@@ -40,6 +40,7 @@ LINE = {
     "memory_gib": ("GiB", "{:.2f}"),
     "seconds_left": ("left", "{}"),
 }
+_WANTED_ROW = "a row of a training log: an object with the number of its step, and numbers by name"
 ONLY_IF_ANY = ("skips", "broken")
 
 
@@ -222,18 +223,30 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a log without a last line that a killed process left half written.
 
     Raises:
-        InputError: another line is damaged.
+        InputError: another line is damaged, or a row is something else.
     """
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
     rows = []
-    if path.is_file():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for i, line in enumerate(lines):
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                if i < len(lines) - 1:
-                    raise InputError(f"{path}, line {i + 1}", "is not JSON", "a row of a training log") from None
+    for i, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if any(lines[i + 1 :]):
+                raise InputError(f"{path}, line {i + 1}", "is not JSON", _WANTED_ROW) from None
+            break
+        rows.append(_checked_row(row, f"{path}, line {i + 1}"))
     return rows
+
+
+def _checked_row(row: object, where: str) -> dict[str, Any]:
+    """Return a row as `TrainingLog.write` takes it."""
+    if not isinstance(row, dict) or type(row.get("step")) is not int or row["step"] < 0:
+        raise InputError(where, f"is {shown(row)}", _WANTED_ROW)
+    for name, value in row.items():
+        # Compared, not converted: JSON may have integers too large for a float.
+        if value is not None and type(value) is not float and not (type(value) is int and abs(value) <= sys.float_info.max):
+            raise InputError(f"{where}, {shown_key(name)}", f"is {shown(value)}", "a number")
+    return {name: finite(value) for name, value in row.items()}
 
 
 def format_line(row: dict[str, Any], steps: int) -> str:

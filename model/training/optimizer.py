@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from config.errors import InputError
-from config.messages import counted, with_article, with_type
+from config.messages import counted, shown, with_article, with_type
 from model.weights.values import check_values
 
 BETAS = (0.9, 0.95)
@@ -95,7 +95,9 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, s
     for before, group in zip(settings, optimizer.param_groups, strict=True):
         changed = [name for name, value in before.items() if type(group.get(name)) is not type(value)]
         if changed:
-            raise InputError(f"{where}, {changed[0]}", f"is {group.get(changed[0])!r:.40}", with_article(type(before[changed[0]])))
+            raise InputError(
+                f"{where}, {changed[0]}", f"is {shown(group.get(changed[0]), 40)}", with_article(type(before[changed[0]]))
+            )
         group.update(before)
     parts = (optimizer.muon, optimizer.adamw) if isinstance(optimizer, MuonAndAdamW) else (optimizer,)
     for part in parts:
@@ -120,7 +122,7 @@ def optimizer_tensors(optimizer: Optimizer) -> list[Tensor]:
 def _check_moments(parameter: Any, state: Any, names: set[str], where: str, wanted: str) -> None:
     if not isinstance(parameter, Tensor) or not isinstance(state, dict) or set(state) != names:
         found = list(state) if isinstance(state, dict) else state
-        raise InputError(where, f"holds {found!r:.80}", f"{', '.join(sorted(names))} for every parameter")
+        raise InputError(where, f"holds {shown(found, 80)}", f"{', '.join(sorted(names))} for every parameter")
     for name, value in state.items():
         shape = () if name == "step" else tuple(parameter.shape)
         if not isinstance(value, Tensor) or tuple(value.shape) != shape:

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError, check_file
-from config.messages import with_article
+from config.flags import LARGEST_WHOLE
+from config.messages import shown, with_article
 from config.recipe import TrainingRecipe, differences, recipe_from_dict
 from data.files import remove_leftovers, replace_when_finished
 from model.training.snapshot_parts import join_parts, name_of_parts, write_parts
 from model.weights.file import SNAPSHOT_FORMAT
 from model.weights.torch_file import load_torch_file
+from model.weights.values import check_kinds
 
 FORMAT = f"{SNAPSHOT_FORMAT} 2"
 # Spells one key differently.
@@ -162,12 +164,13 @@ def _check_types(content: dict[str, Any], path: Path) -> None:
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise InputError(f"{path}, {name}", f"is {with_article(type(value))}", " or ".join(map(with_article, kinds)))
     for name, least in (("step", 0), ("skips", 0), ("data_ranks", 1)):
-        if content[name] < least:
-            raise InputError(f"{path}, {name}", f"is {content[name]}", f"{least} or more")
+        if not least <= content[name] <= LARGEST_WHOLE:
+            raise InputError(f"{path}, {name}", f"is {shown(content[name])}", f"{least} to {LARGEST_WHOLE}")
+    check_kinds({name: content[name] for name in PARTS}, f"{path}")
     for name in ("model", "average"):
         for key, value in (content[name] or {}).items():
             if not isinstance(key, str) or not isinstance(value, Tensor):
-                raise InputError(f"{path}, {name}, {key!r:.80}", f"is {with_article(type(value))}", "tensors by their names")
+                raise InputError(f"{path}, {name}, {shown(key, 80)}", f"is {with_article(type(value))}", "tensors by their names")
 
 
 def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, config: NetworkConfig, data_ranks: int) -> None:
@@ -178,12 +181,21 @@ def check_same_run(content: dict[str, Any], path: Path, recipe: TrainingRecipe, 
     """
     found = []
     was, new = config_from_dict(content["config"], f"{path}, config").to_dict(), config.to_dict()
-    found += [f"{recipe.config or recipe.load}: {key} {was[key]!r} → {new[key]!r}" for key in new if was[key] != new[key]]
+    found += [f"{recipe.config or recipe.load}: {change}" for change in _changes(was, new)]
     old = recipe_from_dict(content["recipe"], str(path))
     found += differences(old, dataclasses.replace(recipe, config=old.config), (content["data_ranks"], data_ranks))
     if found:
         wanted = "the same ones, or another --expname (with --load to start from its weights)"
         raise InputError(path, f"was trained with other settings ({'; '.join(found)})", wanted)
+
+
+def _changes(was: Any, new: Any, name: str = "") -> list[str]:
+    """Return which plain values of two configs differ, by name, old → new."""
+    if isinstance(was, dict) and isinstance(new, dict) and was.keys() == new.keys():
+        return [change for key in new for change in _changes(was[key], new[key], f"{name}, {key}" if name else key)]
+    if isinstance(was, list) and isinstance(new, list) and len(was) == len(new):
+        return [change for i, pair in enumerate(zip(was, new, strict=True)) for change in _changes(*pair, f"{name}[{i}]")]
+    return [] if was == new else [f"{name} {shown(was)} → {shown(new)}"]
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError
 from config.recipe import TrainingRecipe, recipe_from_dict
+from model.layers.block import check_layers
 from model.machine import code_version
 from model.parallel.processes import Processes
 from model.training.snapshot import check_same_run, find_snapshot, read_snapshot
@@ -49,7 +50,8 @@ def defaults_of_run(recipe: TrainingRecipe) -> dict[str, Any]:
 def network_of(recipe: TrainingRecipe, resumed: Snapshot | None) -> NetworkConfig:
     """Return the network config of the recipe; without one, that of the snapshot if there is one, else of the weights."""
     if recipe.config is None and resumed is not None:
-        return config_from_dict(resumed.content["config"], f"{resumed.path}, config")
+        where = f"{resumed.path}, config"
+        return check_layers(config_from_dict(resumed.content["config"], where), where)
     return read_network_config(recipe.config, recipe.load)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from config import NetworkConfig
 from config.errors import InputError, check_file
-from config.messages import is_plain
+from config.messages import is_plain, shown
 from data.files import replace_when_finished
 from model.weights.checksum import checksum_of
 from model.weights.torch_file import load_torch_file, unreadable
@@ -129,7 +129,7 @@ def read_metadata(path: str | os.PathLike, key: str, wanted: str) -> dict | None
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise InputError(f"{path}, metadata {key}", f"is {text[:40]!r}", wanted)
+        raise InputError(f"{path}, metadata {key}", f"is {shown(text)}", wanted)
     return value
 
 

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
+from config.messages import shown
 from model.lact_lvsm import LaCTLVSM
+from model.layers.block import check_layers
 from model.runtime import PRECISIONS, pick_device, pick_dtype
 from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_safetensors, read_metadata, read_weights
 from model.weights.hub import resolve_weights
@@ -51,7 +53,7 @@ def load_model(
         torch.Size([256, 192])
     """
     if newton_schulz_dtype not in PRECISIONS:
-        raise InputError("newton_schulz_dtype", f"is {newton_schulz_dtype!r}", " or ".join(PRECISIONS))
+        raise InputError("newton_schulz_dtype", f"is {shown(newton_schulz_dtype)}", " or ".join(PRECISIONS))
     picked = pick_device(device)
     dtype = pick_dtype(precision, picked)
     path = resolve_weights(weights)
@@ -59,10 +61,11 @@ def load_model(
     if config is None:
         config = config_for(path, tensors)
     elif not isinstance(config, NetworkConfig):
-        config = load_config(config)
+        config = check_layers(load_config(config), str(config))
     with torch.device("meta"):
         model = LaCTLVSM(config)
     model.set_compute_dtype(dtype, store=True).set_fast_weight(PRECISIONS[newton_schulz_dtype])
+    check_weights(model, tensors, str(path))  # before memory is taken for what the config claims
     model.to_empty(device=picked)
     load_weights(model, tensors, str(path))
     return model.eval().requires_grad_(False)
@@ -77,13 +80,14 @@ def read_config(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Netwo
     if is_safetensors(path):
         config = read_metadata(path, "config", "a network config in JSON")
         if config is not None:
-            return config_from_dict(config, where=f"{path}, metadata config")
+            where = f"{path}, metadata config"
+            return check_layers(config_from_dict(config, where), where)
     elif is_zip(path):
         content = load_torch_file(Path(path), path, WANTED)
         if isinstance(content, dict) and str(content.get("format")).startswith(SNAPSHOT_FORMAT):
             if not isinstance(content.get("config"), dict):
                 raise InputError(f"{path}, config", "is missing", "the network config that training writes into its snapshots")
-            return config_from_dict(content["config"], where=f"{path}, config")
+            return check_layers(config_from_dict(content["config"], f"{path}, config"), f"{path}, config")
     return infer_config(weights, where=str(path))
 
 
@@ -96,19 +100,33 @@ def config_for(path: str | os.PathLike, weights: Mapping[str, Tensor]) -> Networ
 def read_network_config(config: str | None, weights: str | None) -> NetworkConfig:
     """Return the network config in a YAML; without one, that of weights, which are downloaded if missing."""
     if config is not None:
-        return load_config(config)
+        return check_layers(load_config(config), config)
     assert weights is not None, "neither a config nor weights"
     path = resolve_weights(weights)
     return config_for(path, read_weights(path))
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Copy `weights` into `model`; names and shapes must match exactly, and the numbers be finite.
+    """Copy `weights` into `model`.
 
     Args:
         model: the network, on any device and of any dtype.
         weights: as `read_weights` returns them.
         where: name in error messages, such as the file's.
+
+    Raises:
+        InputError: they do not fit the network, see `check_weights`.
+    """
+    check_weights(model, weights, where)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Check that weights can be copied into `model`: names and shapes must match exactly, and the numbers be finite.
+
+    Args:
+        model: the network, on any device, also meta, and of any dtype.
+        weights, where: as for `load_weights`.
 
     Raises:
         InputError: a tensor is missing, of another shape, or unknown: the message names the first and counts the others. Or a
@@ -129,4 +147,3 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], where: str) ->
     for key, tensor in own.items():
         check_kind(weights[key], f"{where}, {key}")
         check_values(weights[key], f"{where}, {key}", tensor.dtype)
-    model.load_state_dict(weights)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import InputError
-from config.messages import counted
+from config.messages import counted, shown
 from config.recipe import TrainingRecipe, recipe_from_dict
 from model.weights.file import SNAPSHOT_FORMAT, WANTED, is_safetensors, read_metadata
 from model.weights.hub import resolve_weights
@@ -126,14 +126,14 @@ def _checked(stated: Mapping[str, Any], where: str) -> TrainedWith:
     """Return settings read from a file; unknown ones, as later versions may write, are ignored."""
     size, kind, normalised = stated.get("image_size"), stated.get("kind"), stated.get("scene_pose_normalize")
     if size is not None and not (isinstance(size, (list, tuple)) and len(size) == 2 and all(map(_is_count, size))):
-        raise InputError(f"{where}, image_size", f"is {size!r:.40}", "two whole numbers, height and width")
+        raise InputError(f"{where}, image_size", f"is {shown(size, 40)}", "two whole numbers, height and width")
     for key in ("num_input_views", "steps"):
         if stated.get(key) is not None and not _is_count(stated[key]):
-            raise InputError(f"{where}, {key}", f"is {stated[key]!r:.40}", "a whole number above 0")
+            raise InputError(f"{where}, {key}", f"is {shown(stated[key], 40)}", "a whole number above 0")
     if kind is not None and kind not in KINDS:
-        raise InputError(f"{where}, kind", f"is {kind!r:.40}", " or ".join(KINDS))
+        raise InputError(f"{where}, kind", f"is {shown(kind, 40)}", " or ".join(KINDS))
     if normalised is not None and type(normalised) is not bool:
-        raise InputError(f"{where}, scene_pose_normalize", f"is {normalised!r:.40}", "true or false")
+        raise InputError(f"{where}, scene_pose_normalize", f"is {shown(normalised, 40)}", "true or false")
     inputs, steps = stated.get("num_input_views"), stated.get("steps")
     return TrainedWith(None if size is None else (size[0], size[1]), inputs, kind, normalised, steps)
 

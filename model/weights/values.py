@@ -6,10 +6,13 @@ import torch
 from torch import Tensor
 
 from config.errors import InputError
+from config.messages import shown_key
 
 FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Tensors that claim no more than this may repeat numbers of the file.
 SMALL_BYTES = 1 << 20
+# Dicts and lists in a snapshot are nested five deep at most.
+MOST_DEPTH = 20
 WANTED_KIND = "a plain tensor, as torch.save(model.state_dict(), path) writes"
 WANTED_VALUES = "finite floating-point numbers"
 
@@ -32,6 +35,22 @@ def check_kind(tensor: Tensor, where: str) -> None:
     claimed, held = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
     if claimed > max(held, SMALL_BYTES):
         raise InputError(where, f"is {tuple(tensor.shape)}, {claimed} bytes of which the file holds {held}", WANTED_KIND)
+
+
+def check_kinds(value: object, where: str, depth: int = 0) -> None:
+    """Apply `check_kind` to all tensors in nested dicts, lists and tuples, such as a whole snapshot.
+
+    Raises:
+        InputError: a tensor is of another kind, or nesting does not end.
+    """
+    if isinstance(value, Tensor):
+        check_kind(value, where)
+        return
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    if depth > MOST_DEPTH and items:
+        raise InputError(where, f"is nested more than {MOST_DEPTH} deep", "plain dicts and lists of tensors and values")
+    for key, item in items:
+        check_kinds(item, f"{where}, {shown_key(key)}" if depth < 4 else where, depth + 1)
 
 
 def check_values(tensor: Tensor, where: str, dtype: torch.dtype | None = None) -> None:

@@ -10,7 +10,7 @@ from collections import Counter
 from torch import Tensor
 
 from config.errors import InputError
-from config.messages import left_out, with_article
+from config.messages import left_out, shown, with_article
 
 STATE_DICT = "a state dict, or {'model': state dict}"
 # Keys of a file under which programs save a network's state dict, and the same of averaged weights.
@@ -56,7 +56,7 @@ def find_state_dict(content: object, where: str) -> tuple[dict[str, Tensor], lis
     state = {key: value for key, value in content.items() if key not in set(beside)}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise InputError(f"{where}, {key!r:.80}", f"is {_kind(value)}", STATE_DICT)
+            raise InputError(f"{where}, {shown(key, 80)}", f"is {_kind(value)}", STATE_DICT)
     return state, notes
 
 

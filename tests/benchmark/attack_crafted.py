@@ -6,9 +6,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.benchmark.attack_cases import EITHER, HUGE, Case, attack, nothing
 from tests.benchmark.attack_inputs import CHECK, COLMAP, EXPORT, TRANSFORMS, convert, export, infer, train
 from tests.benchmark.attack_programs import Arena
-from tests.benchmark.attack_settings import EITHER, HUGE, Case, attack, nothing
 from tests.benchmark.attack_verdict import Outcome, judge, own_lines
 
 
@@ -132,7 +132,7 @@ def flags(arena: Arena) -> Iterator[Outcome]:
     folder = arena.place("train")
     yield from attack(arena, _flags(folder))
     run = arena.run(
-        ["data_preprocess/weights_download.py", "obj_res256", "--output", "w"], arena.place(), 90, HF_HUB_OFFLINE="0",
+        ["data_preprocess/weights_download.py", "obj_res256", "--output", "w"], arena.place(), 90, fresh=True, HF_HUB_OFFLINE="0",
         HF_ENDPOINT="http://user:SECRETPW@127.0.0.1:1", HF_HOME=str(folder / "hub"),
     )  # fmt: skip
     shown = "SECRETPW" in run.stderr + run.stdout

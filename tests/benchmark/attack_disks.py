@@ -5,8 +5,10 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from tests.benchmark.attack_cases import Case, attack
 from tests.benchmark.attack_inputs import CHECK, COLMAP, EXPORT, TRANSFORMS, contents, convert, export, infer, train
 from tests.benchmark.attack_programs import Arena, Pause, Run, small_disk
 from tests.benchmark.attack_verdict import Outcome, first_problem, judge, temporaries
@@ -117,10 +119,10 @@ def special_outputs(arena: Arena) -> Iterator[Outcome]:
         ("state", "place", infer("--save_state"), "output/scene_0/state.safetensors"),
         ("comparison", "place", infer(), "output/scene_1/comparison.png"),
         ("folder of inference", "place", infer("--output_dir", "X"), "X"),
-        ("exported weights", "train", train(folder), "outputs/run/model.safetensors"),
-        ("log", "train", train(folder), "outputs/run/log.jsonl"),
-        ("curves", "train", train(folder), "outputs/run/curves.png"),
-        ("folder of a run", "train", train(folder), "outputs/run"),
+        ("exported weights", "train", train(folder, steps=2), "outputs/run/model.safetensors"),
+        ("log", "train", train(folder, steps=2), "outputs/run/log.jsonl"),
+        ("curves", "train", train(folder, steps=2), "outputs/run/curves.png"),
+        ("folder of a run", "train", train(folder, steps=2), "outputs/run"),
     ):
         for kind in ("device", "FIFO", "socket"):
             yield Outcome(f"{name}, {kind}", _special(arena, arena.place(base), words, place, kind))
@@ -197,17 +199,20 @@ def special_inputs(arena: Arena) -> Iterator[Outcome]:
         ("capture", "capture", [TRANSFORMS, "--input", "X", "--output", "out"], "X"),
         ("kind of scenes", "place", [EXPORT, "--kind", "X", "--output", "out"], "X"),
     ]
-    for name, base, words, place in cases:
-        for kind in ("FIFO", "/dev/zero", "folder"):
-            path = arena.place(base) / place
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)
-            if kind == "FIFO":
-                os.mkfifo(path)
-            elif kind == "folder":
-                path.mkdir()
-            else:
-                path.symlink_to("/dev/zero")
-            root = path.parents[len(Path(place).parts) - 1]
-            run = arena.run(words, root, 30)
-            yield Outcome(f"{name}, {kind}", judge(run.status, run.stderr, [2], memory=run.memory))
+    kinds = ("FIFO", "/dev/zero", "folder")
+    yield from attack(
+        arena,
+        (Case(f"{name}, {kind}", base, words, partial(_put, place, kind)) for name, base, words, place in cases for kind in kinds),
+    )
+
+
+def _put(place: str, kind: str, folder: Path) -> None:
+    path = folder / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "FIFO":
+        make_special(path, kind)
+    else:
+        path.symlink_to(kind)

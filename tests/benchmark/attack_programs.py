@@ -1,7 +1,7 @@
 """Programs of a checkout under attack: how they are started, paused and ended. Linux only.
 
-A program runs as the main file of a forked copy of this interpreter, in which torch and other libraries are imported already, so
-that an attack costs a second and hits the program's own work; `fresh` starts a new interpreter instead, as a user does.
+A program runs as the main file of a forked copy of this interpreter, in which libraries and the checkout's modules are imported
+already, so that an attack costs a second and hits the program's own work; `fresh` starts a new interpreter instead, as users do.
 """
 
 import atexit
@@ -218,7 +218,7 @@ def _become(project: Path, words: Sequence[object]) -> NoReturn:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     sys.stdout, sys.stderr = (open(i, "w", buffering=1 if i == 2 else -1, encoding="utf-8") for i in (1, 2))  # noqa: SIM115
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("tests", "config", "data", "model")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:  # those of the checkout
         del sys.modules[name]
     work = words[0]
     program = project / "train.py" if callable(work) else project / str(work)

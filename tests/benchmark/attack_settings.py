@@ -1,48 +1,14 @@
-"""Crafted inputs and their verdict; here, layer parameters and YAML that a program must refuse in one line."""
+"""Layer parameters and YAML that a program must refuse in one line."""
 
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+from tests.benchmark.attack_cases import HUGE, Case, attack
 from tests.benchmark.attack_inputs import infer
 from tests.benchmark.attack_programs import Arena
-from tests.benchmark.attack_verdict import Outcome, first_problem, judge, temporaries
-
-HUGE = int("9" * 400)
-# A run that uses such a picture or number may also be right.
-EITHER = (0, 2)
-
-
-class Case(NamedTuple):
-    """A crafted input: what is changed in a folder of inputs, and the command that meets it."""
-
-    name: str
-    base: str
-    words: list
-    change: Callable[[Path], object]
-    statuses: tuple[int, ...] = (2,)
-
-
-def attack(arena: Arena, cases: Iterator[Case], seconds: float = 30) -> Iterator[Outcome]:
-    """Run cases; each is right if it ends with a right status, and one line where that is not 0."""
-    for case in cases:
-        folder = arena.place(case.base)
-        case.change(folder)
-        run = arena.run(case.words, folder, seconds)
-        left = temporaries(folder)
-        yield Outcome(
-            case.name,
-            first_problem(
-                judge(run.status, run.stderr, case.statuses, memory=run.memory),
-                f"{len(left)} temporaries left: {left[0]}" if left else "",
-            ),
-        )
-
-
-def nothing(folder: Path) -> None:
-    """Change nothing."""
+from tests.benchmark.attack_verdict import Outcome
 
 
 def settings(arena: Arena) -> Iterator[Outcome]:

@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.benchmark.attack_settings import EITHER, HUGE, Case, attack
+from tests.benchmark.attack_cases import EITHER, HUGE, Case, attack
 from tests.benchmark.attack_inputs import infer, train
 from tests.benchmark.attack_programs import Arena
 from tests.benchmark.attack_verdict import Outcome
@@ -40,7 +40,7 @@ def tensors(arena: Arena) -> Iterator[Outcome]:
     again = train(folder, steps=5)
     cases += [Case(f"snapshot, {path.stem}", "train", again, copy("snapshots", path.name, snapshot)) for path in snapshots]
     cases += [Case(f"log, {name}", "train", again, _with_log(folder / snapshot, row), EITHER) for name, row in LOGS.items()]
-    yield from attack(arena, iter(cases))
+    yield from attack(arena, cases)
 
 
 LOGS = {

@@ -27,8 +27,10 @@ from tests.benchmark.attack_programs import Arena, scratch_folder
 from tests.benchmark.attack_verdict import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
-# Libraries that every program would import again.
-LIBRARIES = ("torch._dynamo", "torch.distributed", "torch.nn.parallel", "cv2", "av", "einops", "yaml", "tqdm", "huggingface_hub")
+# Modules of the checkout and libraries that its programs would import again and again.
+MODULES = ("train", "inference", "data_preprocess.transforms_format_converter", "data_preprocess.colmap_format_converter",
+           "data_preprocess.synthetic_export", "data_preprocess.check_scenes", "data_preprocess.dl3dv_train_download",
+           "data_preprocess.weights_download", "torch._dynamo", "av")  # fmt: skip
 CATEGORIES: dict[str, Callable[[Arena], Iterator[Outcome]]] = {
     "kills of training": attack_kills.kills_of_training,
     "kills of inference": attack_kills.kills_of_inference,
@@ -56,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [name for name in CATEGORIES if not args.only or any(part in name for part in args.only)]
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     warnings.simplefilter("ignore")
-    for library in LIBRARIES:
-        importlib.import_module(library)
+    sys.path.insert(0, str(args.project.resolve()))
+    for module in MODULES:
+        importlib.import_module(module)
     with scratch_folder() as scratch:
         arena = Arena(args.project, scratch, args.repeats)
         made = arena.call(make_inputs, scratch / "inputs")

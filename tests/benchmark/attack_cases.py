@@ -25,15 +25,15 @@ class Case(NamedTuple):
 
 
 def attack(arena: Arena, cases: Iterable[Case], seconds: float = 20) -> Iterator[Outcome]:
-    """Run cases, two at a time; each is right if it ends with a right status, and one line where that is not 0."""
+    """Run cases, three at a time; each is right if it ends with a right status, and one line where that is not 0."""
     cases = iter(cases)
-    while pair := list(itertools.islice(cases, 2)):
+    while batch := list(itertools.islice(cases, 3)):
         runs = []
-        for case in pair:
+        for case in batch:
             folder = arena.place(case.base)
             case.change(folder)
             runs.append(arena.start(case.words, folder))
-        for case, run in zip(pair, runs, strict=True):
+        for case, run in zip(batch, runs, strict=True):
             run.finish(seconds)
             left = temporaries(run.folder)
             wrong = judge(run.status, run.stderr, case.statuses, memory=run.memory)

@@ -180,12 +180,12 @@ def _reading(read: Callable[[], object]) -> str:
 def mutated_files(arena: Arena) -> Iterator[Outcome]:
     """Change files of every kind at random; the readers raise nothing but InputError and OSError."""
     place, folder, made = arena.place("place"), arena.place("train"), arena.place()
-    shutil.copytree(arena.scratch / "inputs" / "colmap" / "capture", made / "colmap")
+    shutil.copytree(arena.scratch / "inputs" / "colmap", made / "colmap")
     shutil.copytree(arena.scratch / "inputs" / "capture" / "capture", made / "capture")
     arena.run(infer("--save_state"), place)
     arena.run(train(folder, steps=4), folder)
     arena.call(make_originals, arena.project, place, made)
-    sparse = made / "colmap" / "sparse" / "0"
+    sparse, text = made / "colmap/capture/sparse/0", made / "colmap/text"
     for kind, file, count in (
         ("list", place / "scenes/test_data_path.json", 500),
         ("scene", place / "scenes/scene_0/opencv_cameras.json", 1000),
@@ -199,8 +199,8 @@ def mutated_files(arena: Arena) -> Iterator[Outcome]:
         ("image", made / "photo.webp", 700),
         ("model .bin", sparse / "cameras.bin", 500),
         ("model .bin", sparse / "images.bin", 500),
-        ("model .txt", sparse / "cameras.txt", 500),
-        ("model .txt", sparse / "images.txt", 500),
+        ("model .txt", text / "cameras.txt", 500),
+        ("model .txt", text / "images.txt", 500),
         ("weights and settings", made / "plain.safetensors", 300),
         ("scene state", made / "plain_state.safetensors", 300),
         ("snapshot", folder / "outputs/run/snapshot/step_00000004.pt", 200),

@@ -72,7 +72,7 @@ def make_capture(folder: Path, photos: int) -> None:
 
 
 def make_colmap(folder: Path) -> None:
-    """Make a capture with the same model in both spellings, its photos beside it."""
+    """Make a capture with a model, and the model as text beside it."""
     import numpy as np
 
     from tests.support.captures import orbit
@@ -86,7 +86,7 @@ def make_colmap(folder: Path) -> None:
         w2c = np.linalg.inv(pose)
         images.append((i + 1, quaternion(w2c), w2c[:3, 3], 1, f"{i:05d}.png"))
     write_binary(folder / "sparse" / "0", cameras, images)
-    write_text(folder / "sparse" / "0", cameras, images)
+    write_text(folder.parent / "text", cameras, images)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -20,14 +20,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tests.benchmark.attack_verdict import own_lines
 
 # Bytes of memory that any run is given.
-MOST_MEMORY = 6 << 30
+MOST_MEMORY = 4 << 30
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Pause:
 
 @dataclass
 class Run:
-    """A running program: its process, and what it has printed."""
+    """A running program: its process, and what it has printed; `status` stays None if it has to be killed for taking too long."""
 
     pid: int
     folder: Path
@@ -50,7 +50,7 @@ class Run:
     resume: int
     status: int | None = None
     memory: int = 0
-    ended: list[int] = field(default_factory=list)
+    ended: bool = False
 
     @property
     def stdout(self) -> str:
@@ -80,11 +80,11 @@ class Run:
         return False
 
     def is_alive(self) -> bool:
-        if self.status is None:
+        if not self.ended:
             pid, status, usage = os.wait4(self.pid, os.WNOHANG)
             if pid:
-                self.status, self.memory = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
-        return self.status is None
+                self.ended, self.status, self.memory = True, os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
+        return not self.ended
 
     def send(self, number: int) -> None:
         if self.is_alive():
@@ -96,15 +96,17 @@ class Run:
         while self.is_alive() and time.monotonic() < limit:
             time.sleep(wait)
             wait = min(0.05, wait * 1.3)
-        status = self.status
+        late = not self.ended
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # with what it has started
         while self.is_alive():
             time.sleep(0.002)
+        if late:
+            self.status = None
         for handle in (self.paused, self.resume):
             with contextlib.suppress(OSError):
                 os.close(handle)
-        return status
+        return self.status
 
     def last_words(self) -> str:
         """Return the end of what the program said, in one short line."""

@@ -93,4 +93,5 @@ def _yaml_oddities() -> Iterator[Case]:
     for name, text in texts.items():
         for flag, base, words in (("--config", "place", infer("--config", "x.yaml")), ("--recipe", "train", None)):
             words = words or ["train.py", "--recipe", "x.yaml"]
-            yield Case(f"YAML, {flag}, {name}", base, words, lambda folder, text=text: (folder / "x.yaml").write_text(text))
+            own = text.replace("dim:", "steps:") if base == "train" else text  # a key that recipes have
+            yield Case(f"YAML, {flag}, {name}", base, words, lambda folder, text=own: (folder / "x.yaml").write_text(text))

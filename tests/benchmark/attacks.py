@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     before = json.loads(args.compare.read_text())["categories"] if args.compare else {}
     result = {"project": str(args.project), "commit": commit_of(args.project), "repeats": args.repeats, "categories": {}}
+    if args.out.exists() and (known := json.loads(args.out.read_text()))["commit"] == result["commit"]:
+        result["categories"] = known["categories"]
     chosen = [name for name in CATEGORIES if not args.only or any(part in name for part in args.only)]
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     warnings.simplefilter("ignore")
@@ -72,14 +74,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             result["categories"][name] = summary(list(CATEGORIES[name](arena)), time.monotonic() - start)
             args.out.write_text(json.dumps(result, indent=1) + "\n")
             print(in_words(name, result["categories"][name]), flush=True)
-    print(table(result["categories"], before))
+    print(table({name: result["categories"][name] for name in CATEGORIES if name in result["categories"]}, before))
     return 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--project", type=Path, default=ROOT, help="checkout whose programs are attacked")
-    parser.add_argument("--out", type=Path, required=True, help="JSON for the results")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON for the results; other categories of the same commit are kept in it"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="categories, or parts of their names")
     parser.add_argument("--repeats", type=float, default=1.0, help="factor of the numbers of kills, damaged and mutated files")
     parser.add_argument("--compare", type=Path, help="JSON of an earlier run, for a second column")

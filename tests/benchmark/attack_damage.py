@@ -33,7 +33,7 @@ def damaged_files(arena: Arena) -> Iterator[Outcome]:
         "weights .pt": place / "weights.pt",
         "scene state": place / "output/scene_0/state.safetensors",
     }
-    arena.call(write_pt, files["weights .safetensors"], files["weights .pt"])
+    arena.prepare(write_pt, files["weights .safetensors"], files["weights .pt"])
     for kind, file in files.items():
         yield from _told(arena, f"damaged {kind}", read_damaged, kind.split(".")[0].strip(), file, arena.many(300))
 
@@ -184,7 +184,7 @@ def mutated_files(arena: Arena) -> Iterator[Outcome]:
     shutil.copytree(arena.scratch / "inputs" / "capture" / "capture", made / "capture")
     arena.run(infer("--save_state"), place)
     arena.run(train(folder, steps=4), folder)
-    arena.call(make_originals, arena.project, place, made)
+    arena.prepare(make_originals, arena.project, place, made)
     sparse, text = made / "colmap/capture/sparse/0", made / "colmap/text"
     for kind, file, count in (
         ("list", place / "scenes/test_data_path.json", 500),

@@ -200,6 +200,12 @@ class Arena:
         """
         return self.run([work, *arguments], self.scratch, seconds)
 
+    def prepare(self, work: Callable[..., object], *arguments: object) -> None:
+        """Call a function in a process of its own that makes inputs; it must not fail."""
+        made = self.call(work, *arguments)
+        if made.status != 0:
+            raise RuntimeError(f"{work.__name__}: status {made.status}\n{made.stderr}")
+
 
 def _pause_at(pause: Pause, tell: int, listen: int) -> None:
     left = [pause.turn]

@@ -65,10 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         importlib.import_module(module)
     with scratch_folder() as scratch:
         arena = Arena(args.project, scratch, args.repeats)
-        made = arena.call(make_inputs, scratch / "inputs")
-        if made.status:
-            print(made.stderr, file=sys.stderr)
-            return 1
+        arena.prepare(make_inputs, scratch / "inputs")
         for name in chosen:
             start = time.monotonic()
             result["categories"][name] = summary(list(CATEGORIES[name](arena)), time.monotonic() - start)
@@ -95,7 +92,8 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> dict:
     skipped = [outcome.name for outcome in outcomes if outcome.problem.startswith("skipped")]
     counted = [outcome for outcome in outcomes if outcome.name not in skipped]
     wrong = {outcome.name: outcome.problem for outcome in counted if outcome.problem}
-    result = {"right": len(counted) - len(wrong), "all": len(counted), "seconds": round(seconds, 1), "wrong": wrong}
+    right = sum(not outcome.problem for outcome in counted)
+    result = {"right": right, "all": len(counted), "seconds": round(seconds, 1), "wrong": wrong}
     return result | ({"skipped": skipped} if skipped else {})
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.benchmark.attack_inputs import infer, train
 from tests.benchmark.attack_programs import Arena
-from tests.benchmark.attack_verdict import LONGEST, Outcome
+from tests.benchmark.attack_verdict import LONGEST, Outcome, letters
 
 SECONDS = 10  # for one file
 ODD = ["null", "true", "-1", "0", "1e999", "-1e999", "NaN", "1e308", "5e-324", "9" * 400, '""', '"x"', "[]", "{}", "[[[]]]", "1.5",
@@ -107,7 +107,7 @@ def read_damaged(kind: str, file: Path, count: int) -> None:
         how, copy = _damaged(whole, dice, i)
         file.write_bytes(copy)
         found: list = []
-        problem = _reading(lambda: found.append(_leaves(read(file))))  # noqa: B023 (called here)
+        problem = _reading(file, lambda path: found.append(_leaves(read(path))))  # noqa: B023 (called here)
         if not problem and found and not _same(found[0], truth):
             problem = "other values, silently"
         print(json.dumps([f"{how} {i}", problem]), flush=True)
@@ -129,8 +129,13 @@ def _damaged(whole: bytes, dice: random.Random, i: int) -> tuple[str, bytes]:
 
 
 def _leaves(value: object, name: str = "") -> dict[str, object]:
+    """Return the leaves of nested dicts and lists by their path; tensors are copied, for they may be mapped from the file."""
+    import torch
+
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else None
-    return {name: value} if items is None else {k: v for key, item in items for k, v in _leaves(item, f"{name}/{key}").items()}
+    if items is None:
+        return {name: value.clone() if isinstance(value, torch.Tensor) else value}
+    return {k: v for key, item in items for k, v in _leaves(item, f"{name}/{key}").items()}
 
 
 def _same(one: dict[str, object], other: dict[str, object]) -> bool:
@@ -148,8 +153,11 @@ class Late(BaseException):
     """A file takes too long. No `Exception`, which a reader might turn into its own."""
 
 
-def _reading(read: Callable[[], object]) -> str:
-    """Return what is wrong with how a file is read: nothing if it is read, or refused in one line within `SECONDS`."""
+def _reading(file: Path, read: Callable[[Path], object]) -> str:
+    """Return what is wrong with how a file is read: nothing if it is read, or refused in one line within `SECONDS`.
+
+    The folder of the file does not count as part of the line.
+    """
     from config.errors import InputError
 
     def late(*_: object) -> None:
@@ -158,16 +166,12 @@ def _reading(read: Callable[[], object]) -> str:
     signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        read()
+        read(file)
     except (InputError, OSError) as error:
-        text = str(error)
-        return (
-            f"{len(text.splitlines())} lines"
-            if "\n" in text
-            else f"{len(text)} letters: {text:.120}"
-            if len(text) > LONGEST
-            else ""
-        )
+        text = str(error).replace(f"{file.parent}/", "")
+        if "\n" in text:
+            return f"{len(text.splitlines())} lines: {text:.120}"
+        return f"{letters(text)} letters: {text:.120}" if letters(text) > LONGEST else ""
     except Late:
         return f"takes more than {SECONDS} s"
     except BaseException as error:
@@ -233,11 +237,11 @@ def read_mutated(kind: str, file: Path, count: int) -> None:
     """Print an outcome for each of `count` mutations of a file."""
     read, whole = readers()[kind], file.read_bytes()
     warnings.simplefilter("ignore")
-    if problem := _reading(lambda: read(file)):
+    if problem := _reading(file, read):
         print(json.dumps(["whole", problem]))
     for seed in range(count):
         file.write_bytes(mutated(whole, random.Random(seed)))
-        print(json.dumps([f"seed {seed}", _reading(lambda: read(file))]), flush=True)
+        print(json.dumps([f"seed {seed}", _reading(file, read)]), flush=True)
     file.write_bytes(whole)
 
 

@@ -24,6 +24,11 @@ def own_lines(stderr: str) -> list[str]:
     return [line for line in lines if line and not BAR.search(line)]
 
 
+def letters(line: str) -> int:
+    """Return the length of a message without the list of known names at its end, which is long and helps."""
+    return len(re.split(r"[;?] known: ", line)[0])
+
+
 def judge(
     status: int | None, stderr: str, statuses: Sequence[int] = (2,), lines: Sequence[int] = (1,), names: str = "", memory: int = 0
 ) -> str:
@@ -49,8 +54,7 @@ def judge(
     said = [line for line in said if ": left out, " not in line]  # a line of its own, before whatever comes
     if status != 0 and len(said) not in lines:
         return f"{len(said)} lines{words}"
-    # The list of known names at its end is long and helps.
-    longest = max((len(line.partition("; known: ")[0].partition("? known: ")[0]) for line in said), default=0)
+    longest = max(map(letters, said), default=0)
     if longest > LONGEST:
         return f"a line of {longest} letters{words}"
     if status != 0 and names not in "".join(said):

@@ -27,6 +27,8 @@ from tests.benchmark.attack_programs import Arena, scratch_folder
 from tests.benchmark.attack_verdict import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
+# Wrong outcomes of a category that are printed; the JSON has all.
+SHOWN = 60
 # Modules of the checkout and libraries that its programs would import again and again.
 MODULES = ("train", "inference", "data_preprocess.transforms_format_converter", "data_preprocess.colmap_format_converter",
            "data_preprocess.synthetic_export", "data_preprocess.check_scenes", "data_preprocess.dl3dv_train_download",
@@ -98,10 +100,12 @@ def summary(outcomes: Sequence[Outcome], seconds: float) -> dict:
 
 
 def in_words(name: str, category: Mapping) -> str:
-    """Return a line: `NAME: 19 of 20`, and the wrong outcomes below it."""
+    """Return a line, `NAME: 19 of 20 (60 s)`, and the first wrong outcomes below it."""
     head = f"{name}: {category['right']} of {category['all']} ({category['seconds']:.0f} s)"
     skipped = [f"  skipped: {', '.join(category['skipped'])}"] if category.get("skipped") else []
-    return "\n".join([head, *skipped, *(f"  {attack}: {problem}" for attack, problem in category["wrong"].items())])
+    wrong = [f"  {attack}: {problem}" for attack, problem in category["wrong"].items()]
+    more = [f"  and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+    return "\n".join([head, *skipped, *wrong[:SHOWN], *more])
 
 
 def table(after: Mapping[str, Mapping], before: Mapping[str, Mapping]) -> str:

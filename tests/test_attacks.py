@@ -48,6 +48,12 @@ def test_verdicts_with_other_wishes():
 
 def test_bars_are_no_lines():
     assert own_lines(BARS + LINE) == [LINE.strip()]
+    assert judge(2, "a.pt: left out, tensors (1): x\n" + LINE) == ""
+
+
+def test_known_names_do_not_make_a_line_long():
+    assert judge(2, f"train.py: --x: is unknown; wanted a known flag; known: {'--name, ' * 80}\n") == ""
+    assert judge(2, f"train.py: {'x' * 400}: is unknown; known: --name\n").startswith("a line of 422 letters")
 
 
 def test_counts_and_table():

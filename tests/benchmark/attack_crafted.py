@@ -37,6 +37,10 @@ def data(arena: Arena) -> Iterator[Outcome]:
 
 def _numbers() -> Iterator[Case]:
     scene, listed = "scenes/scene_0/opencv_cameras.json", "scenes/test_data_path.json"
+    yield from (
+        Case("scene, untouched", "place", infer(), nothing, (0,)),
+        Case("capture, untouched", "capture", convert(), nothing, (0,)),
+    )
     numbers = (HUGE, -HUGE, 1e308, 5e-324, 1e-300, float("nan"), float("inf"), 0, -1, True, None, "1", [1], {}, KeyError)
     for key in ("fx", "cx", "w", "h"):
         for value in numbers:
@@ -95,7 +99,8 @@ def _pictures() -> Iterator[Case]:
     profile_bomb = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(300 << 20)))
     many = b"".join(chunk(b"tEXt", b"k%d\0v" % i) for i in range(100_000))
     pictures: dict[str, tuple[bytes, tuple[int, ...]]] = {
-        "empty": (b"", (2,)), "text": (b"hello", (2,)), "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", (2,)),
+        "right": (png(25, 34), (0,)), "empty": (b"", (2,)), "text": (b"hello", (2,)),
+        "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", (2,)),
         "no palette": (png(25, 34, colour=3), (2,)), "60000 by 1": (png(1, 60000), (2,)), "1 by 60000": (png(60000, 1), (2,)),
         "30000 by 30000": (png(30000, 30000, colour=0, pixels=zlib.compress(b"")), (2,)), "no side": (png(0, 0), (2,)),
         "pixels cut": (png(25, 34, pixels=zlib.compress(bytes(90))), (2,)), "pixels no zlib": (png(25, 34, pixels=b"xx"), (2,)),
@@ -143,6 +148,8 @@ def flags(arena: Arena) -> Iterator[Outcome]:
 
 
 def _flags(folder: Path) -> Iterator[Case]:
+    commands = {"export": ("place", export()), "training": ("train", train(folder)), "inference": ("place", infer())}
+    yield from (Case(f"{name} as it is", base, words, nothing, (0,)) for name, (base, words) in commands.items())
     for text in (
         "--count 0", "--count -1", "--count 1000000000", "--count x", "--device x", "--device cuda:99", "--device mps",
         "--samples 0",

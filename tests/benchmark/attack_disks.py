@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from tests.benchmark.attack_cases import EITHER, Case, attack
+from tests.benchmark.attack_cases import EITHER, Case, attack, nothing
 from tests.benchmark.attack_inputs import CHECK, COLMAP, EXPORT, TRANSFORMS, contents, convert, export, infer, train
 from tests.benchmark.attack_programs import Arena, Pause, Run, small_disk
 from tests.benchmark.attack_verdict import Outcome, first_problem, judge, temporaries
@@ -119,10 +119,10 @@ def special_outputs(arena: Arena) -> Iterator[Outcome]:
         ("state", "place", infer("--save_state"), "output/scene_0/state.safetensors"),
         ("comparison", "place", infer(), "output/scene_1/comparison.png"),
         ("folder of inference", "place", infer("--output_dir", "X"), "X"),
-        ("exported weights", "train", train(folder, steps=2), "outputs/run/model.safetensors"),
-        ("log", "train", train(folder, steps=2), "outputs/run/log.jsonl"),
-        ("curves", "train", train(folder, steps=2), "outputs/run/curves.png"),
-        ("folder of a run", "train", train(folder, steps=2), "outputs/run"),
+        ("exported weights", "train", train(folder, steps=4), "outputs/run/model.safetensors"),
+        ("log", "train", train(folder, steps=4), "outputs/run/log.jsonl"),
+        ("curves", "train", train(folder, steps=4), "outputs/run/curves.png"),
+        ("folder of a run", "train", train(folder, steps=4), "outputs/run"),
     ):
         for kind in ("device", "FIFO", "socket"):
             yield Outcome(f"{name}, {kind}", _special(arena, arena.place(base), words, place, kind))
@@ -143,7 +143,7 @@ def _special(arena: Arena, folder: Path, words: list, place: str, kind: str) -> 
     left = temporaries(folder)
     return first_problem(
         "" if is_same else f"the {kind} is gone, status {run.status}",
-        judge(run.status, run.stderr, [0, 2]),
+        judge(run.status, run.stderr, [0, 2], names=path.name),
         f"{len(left)} temporaries left: {left[0]}" if left else "",
     )
 
@@ -199,6 +199,7 @@ def special_inputs(arena: Arena) -> Iterator[Outcome]:
         ("capture", "capture", [TRANSFORMS, "--input", "X", "--output", "out"], "X"),
         ("kind of scenes", "place", [EXPORT, "--kind", "X", "--output", "out"], "X"),
     ]
+    yield from attack(arena, [Case(f"{name}, untouched", base, words, nothing, (0,)) for name, base, words, _ in cases[:1]])
     for name, base, words, place in cases:
         right = EITHER if name in ("photo of a capture", "photo of colmap") else (2,)  # converters leave photos out, with a line
         kinds = ("FIFO", "/dev/zero", "folder")

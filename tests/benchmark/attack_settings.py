@@ -28,6 +28,8 @@ def _layer_parameters() -> Iterator[Case]:
     wrong += [((0, "params", "unknown"), 1), ((0, "params"), [1]), ((0, "params"), "x"), ((0, "type"), []), ((0, "type"), {})]
     wrong += [((0, "type"), 3), ((0, "type"), "os.system"), ((0, "length_dim"), "v"), ((0, "length_dim"), [1]), ((0,), None)]
     wrong += [((1, "params", "address"), value) for value in ({}, [], {"phases": [], "sites": 3, "lowest": 1, "highest": 2})]
+    for target in ("--config", "metadata", "training"):
+        yield _config_case(f"{target}, untouched", ("patch_size",), 4, target, (0,))
     for path, value in wrong:
         yield _config_case(f"block {'.'.join(map(str, path))} {value!r:.20}", ("block", *path), value)
     for key in ("dim", "layers", "patch_size"):
@@ -44,7 +46,7 @@ def _layer_parameters() -> Iterator[Case]:
             yield _config_case(f"{target}, {path[-1]} {value}", path, value, target)
 
 
-def _config_case(name: str, path: tuple, value: object, target: str = "--config") -> Case:
+def _config_case(name: str, path: tuple, value: object, target: str = "--config", right: tuple = (2,)) -> Case:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         inner = config
@@ -63,20 +65,9 @@ def _config_case(name: str, path: tuple, value: object, target: str = "--config"
 
     words = infer(*([] if target == "metadata" else ["--config", "c.yaml"]))
     if target == "training":
-        words = [
-            "train.py",
-            "--config",
-            "c.yaml",
-            "--data_path",
-            "scenes/test_data_path.json",
-            "--device",
-            "cpu",
-            "--image_size",
-            8,
-            12,
-        ]
-        words += ["--num_all_views", 4, "--num_input_views", 2, "--num_target_views", 2, "--lpips_weight", 0]
-    return Case(f"config, {name}", "place", words, change)
+        run = "--config c.yaml --data_path scenes/test_data_path.json --device cpu --image_size 8 12 --num_all_views 4 --steps 3"
+        words = ["train.py", *f"{run} --num_input_views 2 --num_target_views 2 --lpips_weight 0 --warmup 1".split()]
+    return Case(f"config, {name}", "place", words, change, right)
 
 
 def _yaml_oddities() -> Iterator[Case]:

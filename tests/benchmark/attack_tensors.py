@@ -15,7 +15,7 @@ def tensors(arena: Arena) -> Iterator[Outcome]:
     """Weights, states, snapshots and logs that were tampered with."""
     made, place, folder = arena.place(), arena.place("place"), arena.place("train")
     arena.run(infer("--save_state"), place)
-    arena.run(train(folder, steps=3), folder)
+    arena.run(train(folder, steps=5, keep=9), folder)
     arena.prepare(make_tensors, place, folder, made)
 
     def copy(kind: str, name: str, target: str) -> Callable[[Path], object]:
@@ -35,14 +35,22 @@ def tensors(arena: Arena) -> Iterator[Outcome]:
         Case(f"weights, {path.stem}", "place", [*infer(), "--load", path.name], copy("weights", path.name, path.name), right(path))
         for path in weights
     ]
-    cases += [Case(f"state, {path.stem}", "place", with_state, copy("states", path.name, "s.safetensors")) for path in states]
-    again = train(folder, steps=5)
-    cases += [Case(f"snapshot, {path.stem}", "train", again, copy("snapshots", path.name, snapshot)) for path in snapshots]
-    cases += [Case(f"log, {name}", "train", again, _with_log(folder / snapshot, row), EITHER) for name, row in LOGS.items()]
+    cases += [
+        Case(f"state, {path.stem}", "place", with_state, copy("states", path.name, "s.safetensors"), right(path)) for path in states
+    ]
+    again = train(folder, steps=5, keep=9)
+    cases += [
+        Case(f"snapshot, {path.stem}", "train", again, copy("snapshots", path.name, snapshot), right(path)) for path in snapshots
+    ]
+    cases += [
+        Case(f"log, {name}", "train", again, _with_log(folder / snapshot, row), (0,) if name == "right" else EITHER)
+        for name, row in LOGS.items()
+    ]
     yield from attack(arena, cases)
 
 
 LOGS = {
+    "right": b'{"step": 1, "loss": 0.5, "lr": 0.01}\n',
     "list": b"[1]\n", "text": b'"x"\n', "number": b"3\n", "empty object": b"{}\n", "step null": b'{"step": null}\n',
     "step text": b'{"step": "x"}\n', "step of 400 digits": b'{"step": %d}\n' % HUGE, "step infinite": b'{"step": 1e999}\n',
     "deep": b"[" * 100_000 + b"\n", "no UTF-8": b"\xff\xfe\n", "NUL": bytes(100), "cut": b'{"step": 2, "lo',
@@ -152,6 +160,7 @@ def make_states(place: Path, run: Path, folder: Path) -> None:
             changed = {name: text for name, text in {**about, key: value}.items() if text is not None}
             save_file(whole, folder / f"{key} {value!r:.14}.safetensors".replace("/", ""), changed)
     save_file(whole, folder / "no metadata.safetensors")
+    save_file(whole, folder / "right.safetensors", about)
 
 
 HARMLESS = ("optimizer None", "average None", "average {}", "skips 3", "step 3", "code_version 'x'")
@@ -214,5 +223,6 @@ def make_snapshots(place: Path, run: Path, folder: Path) -> None:
         ("another format", {**whole, "format": 9}),
     ):
         torch.save(content, folder / f"{name}.pt")
+    torch.save(whole, folder / "right.pt")
     (folder / "empty.pt").write_bytes(b"")
     (folder / "text.pt").write_bytes(b"hello")

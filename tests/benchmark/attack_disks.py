@@ -30,7 +30,10 @@ def outputs(arena: Arena) -> Iterator[Outcome]:
             folder = arena.place(base)
             run = _with_output(arena, words, folder, kind)
             saved = any(folder.glob(done))
-            problem = judge(run.status, run.stderr, [0] if kind == "ASCII" else SILENT, lines=[0, 1])
+            statuses = {"ASCII": [0], "both on /dev/full": [*SILENT, 1]}.get(
+                kind, SILENT
+            )  # 1: the message cannot be written either
+            problem = judge(run.status, run.stderr, statuses, lines=[0, 1])
             yield Outcome(f"{name}, {kind}", first_problem(problem, "" if saved else f"nothing in {done}: {run.last_words()}"))
 
 

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 TRAIN = {"steps": 24, "save_every": 1, "keep": 3, "log_every": 2}
-PLACE = ("--load", "tiny.safetensors", "--device", "cpu", "--precision", "float32", "--no_lpips")
-VIEWS = ("--num_input_views", 3, "--image_size", 20, 28)
+PLACE = ("--load", "tiny.safetensors", "--device", "cpu", "--precision", "float32")
+VIEWS = ("--no_lpips", "--num_input_views", 3, "--image_size", 20, 28)
 TRANSFORMS = "data_preprocess/transforms_format_converter.py"
 COLMAP = "data_preprocess/colmap_format_converter.py"
 EXPORT = "data_preprocess/synthetic_export.py"

@@ -163,7 +163,8 @@ def make_states(place: Path, run: Path, folder: Path) -> None:
     save_file(whole, folder / "right.safetensors", about)
 
 
-HARMLESS = ("optimizer None", "average None", "average {}", "skips 3", "step 3", "code_version 'x'")
+# Parts that a snapshot may hold so: left out, of another number of processes, or of other settings, all of which are named.
+HARMLESS = ("optimizer None", "average None", "average {}", "skips 3", "step 3", "code_version 'x'", "recipe {}", "rng []")
 
 
 def make_snapshots(place: Path, run: Path, folder: Path) -> None:

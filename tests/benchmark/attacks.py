@@ -4,8 +4,8 @@
     python tests/benchmark/attacks.py --project ../other_checkout --only "kills of training" --compare attacks.json --out other.json
 
 A script, not a test. It runs the programs of a checkout on small inputs and counts the right outcomes of each category; the JSON
-lists the wrong ones by name, with what came out. The whole takes about ten minutes on two cores. Linux; as root it also mounts
-small disks and makes device files, all in its scratch folder.
+lists the wrong ones by name, with what came out. The whole takes 10 to 20 minutes on two cores: what hangs takes 20 s each. Linux;
+as root it also mounts small disks and makes device files, all in its scratch folder.
 """
 
 import argparse

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from model.scene_state import SceneState
-from model.training.snapshot import SnapshotWriter, read_snapshot
+from model.training.snapshot import SnapshotWriter, copied, read_snapshot
 from model.training.snapshot_parts import write_parts
 from model.weights.file import read_tensors, read_weights, save_tensors, save_weights
 from model.weights.infer import infer_config
@@ -71,7 +71,8 @@ KINDS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], dict]]] = {
     "weights": (write_weights, lambda path: flat([*read_tensors(path, "whole")])),
     "torch weights": (write_torch_weights, lambda path: dict(read_weights(path))),
     "scene state": (write_state, read_state),
-    "snapshot": (write_snapshot, lambda path: flat(read_snapshot(path))),
+    # Copied, since its tensors are mapped from the file that is then overwritten.
+    "snapshot": (write_snapshot, lambda path: flat(copied(read_snapshot(path)))),
 }
 
 

@@ -4,8 +4,8 @@
     python tests/benchmark/threads.py --setting "" OMP_NUM_THREADS=1 -- tests/benchmark/inference.py --no_baseline --repeats 1
 
 The settings take turns, so that a change of the machine's load meets all of them. Each is a list of NAME=VALUE for the command's
-environment; an empty one leaves the choice to the program (the benchmarks make none). Beside the medians, the best run: it shows the
-machine least disturbed.
+environment; an empty one leaves the choice to the program (the benchmarks make none). Beside the medians, the best run: it shows
+the machine least disturbed.
 """
 
 import argparse

@@ -151,7 +151,7 @@ def train(recipe: TrainingRecipe, processes: Processes, signals: Signals) -> int
     ending, bad_data = Ending.NONE, None
     with recorder, contextlib.closing(source), contextlib.closing(batches):
         machine = f"{folder}: {in_words(describe_machine(device, dtype))}"
-        recorder.say("\n".join([f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", machine, *notes]))
+        recorder.say("\n".join([machine, f"{folder}: {describe(state.model, recipe, processes, dtype)}, {origin}", *notes]))
         if held_out and state.step > 0 and recorder.lacks_validation(state.step, recipe):  # the run ended before it
             with window.paused():
                 valid, bad_data = validate(state, held_out, recipe, processes, recorder, signals)

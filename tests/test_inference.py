@@ -20,6 +20,7 @@ from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
+from model.machine import describe_machine
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import PRECISIONS
 from tests.support.inference_run import ROOT, SIZE, files, metrics
@@ -85,6 +86,8 @@ def test_metrics_are_those_of_the_saved_images(infer, place, capsys):
     assert f"{np.mean(means):.2f}" in next(line for line in output.out.splitlines() if line.startswith("mean of 3 scenes"))
     assert "LPIPS not computed: --no_lpips" in output.out
     assert found["about"]["not_computed"] == {"lpips": "--no_lpips"}
+    machine = found["about"]["machine"]
+    assert machine == {**describe_machine(torch.device("cpu"), torch.float32), "commit": machine["commit"]}
     assert found["about"]["input_views"] == {name: entry["inputs"] for name, entry in index.items()}
     with (folder / "metrics_views.csv").open(newline="") as file:
         assert [float(row["psnr"]) for row in csv.DictReader(file)] == [row["psnr"] for row in found["views"]]

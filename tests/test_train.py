@@ -142,7 +142,10 @@ def test_run_that_ends_by_the_clock_saves_validates_and_exports(capsys):
     assert [row["step"] for row in rows("short") if "val_psnr" in row] == [1]
     weights = read_weights("outputs/short/model.safetensors")
     assert all(torch.equal(weights[name], x) for name, x in final("short")["average"].items())
-    assert capsys.readouterr().out.endswith("outputs/short: stopped at step 1; rerun the same command to continue\n")
+    out = capsys.readouterr().out
+    assert out.endswith("outputs/short: stopped at step 1; rerun the same command to continue\n")
+    (machine,) = (line for line in out.splitlines() if line.startswith("outputs/short: commit "))
+    assert f", torch {torch.__version__}, device cpu, cpu " in machine
 
 
 def test_sigterm_handler_is_put_back():

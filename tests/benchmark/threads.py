@@ -4,7 +4,8 @@
     python tests/benchmark/threads.py --setting "" OMP_NUM_THREADS=1 -- tests/benchmark/inference.py --no_baseline --repeats 1
 
 The settings take turns, so that a change of the machine's load meets all of them. Each is a list of NAME=VALUE for the command's
-environment; an empty one leaves the choice to the program. Beside the medians, the best run: it shows the machine least disturbed.
+environment; an empty one leaves the choice to the program (the benchmarks make none). Beside the medians, the best run: it shows
+the machine least disturbed.
 """
 
 import argparse
@@ -70,8 +71,11 @@ def run(command: Sequence[str], setting: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         output = ["--output_dir", folder] if command[0] == "inference.py" else []
         start = time.perf_counter()
-        subprocess.run([sys.executable, *command, *output], cwd=ROOT, env=environment, check=True, capture_output=True)
-        return time.perf_counter() - start
+        done = subprocess.run([sys.executable, *command, *output], cwd=ROOT, env=environment, capture_output=True, text=True)
+        seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.exit(done.stderr)
+    return seconds
 
 
 if __name__ == "__main__":

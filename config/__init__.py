@@ -213,13 +213,13 @@ def _address(value: object, where: str) -> AddressConfig:
         raise InputError(f"{where}, sites", f"is {shown(sites)}", f"a list of one or more of {', '.join(SITES)}")
     for key in ("lowest", "highest"):
         if type(value[key]) not in (int, float) or not LEAST_FREQUENCY <= value[key] <= MOST_FREQUENCY:
-            wanted = f"{LEAST_FREQUENCY:g} to {MOST_FREQUENCY:g} (YAML reads 1e-4 as text: write 1.0e-4)"
+            wanted = f"a number above 0, {LEAST_FREQUENCY:g} to {MOST_FREQUENCY:g} (YAML reads 1e-4 as text: write 1.0e-4)"
             raise InputError(f"{where}, {key}", f"is {shown(value[key])}", wanted)
     if value["lowest"] > value["highest"]:
         raise InputError(f"{where}, lowest", f"is {value['lowest']}", f"highest, {value['highest']}, or less")
     frequencies = value.get("frequencies")
     if frequencies is not None and (type(frequencies) is not int or not 0 <= frequencies <= MOST_DIM):
-        wanted = f"a whole number, {MOST_DIM} at most, or nothing for all that fit"
+        wanted = f"a whole number, or nothing for all that fit; {MOST_DIM} at most"
         raise InputError(f"{where}, frequencies", f"is {shown(frequencies)}", wanted)
     return AddressConfig(value["phases"], tuple(sites), float(value["lowest"]), float(value["highest"]), frequencies)
 

@@ -104,7 +104,7 @@ def read_command_line(
         raise InputError(label, f"cannot be read ({error.message})", wanted) from None
     for label in unknown:
         wanted = did_you_mean(label.partition("=")[0], [_label(field) for field, _ in fields.values()])
-        raise InputError(label, "is unknown", f"a known flag; {wanted}")
+        raise InputError(shown_key(label), "is unknown", f"a known flag; {wanted}")
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(found).items() if value is not None}
     for name, value in given.items():
         _check_text(value, _label(fields[name][0]))

@@ -270,7 +270,7 @@ def _lanczos(image: np.ndarray, size: tuple[int, int], part: tuple[float, float,
     """Return a part of an image (left, top, right, bottom) at another size (h, w)."""
 
     def scaled(pixels: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS, part))
+        return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.LANCZOS, part))
 
     if image.dtype == np.uint8:
         return scaled(image)

@@ -165,7 +165,7 @@ def _check_types(content: dict[str, Any], path: Path) -> None:
             raise InputError(f"{path}, {name}", f"is {with_article(type(value))}", " or ".join(map(with_article, kinds)))
     for name, least in (("step", 0), ("skips", 0), ("data_ranks", 1)):
         if not least <= content[name] <= LARGEST_WHOLE:
-            raise InputError(f"{path}, {name}", f"is {shown(content[name])}", f"{least} to {LARGEST_WHOLE}")
+            raise InputError(f"{path}, {name}", f"is {shown(content[name])}", f"{least} or more, {LARGEST_WHOLE} at most")
     check_kinds({name: content[name] for name in PARTS}, f"{path}")
     for name in ("model", "average"):
         for key, value in (content[name] or {}).items():

@@ -47,13 +47,13 @@ def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None
     """Return the error for a missing file, in the same dialect; the programs also report every `OSError` in one line.
 
     Args:
-        path: the file; where a link in it leads nowhere, the message names the link and its target, and where a FIFO, socket
-            or device is in its place, that it is no regular file.
+        path: the file; where a link in it leads nowhere, the message names the link and its target, and where a folder, FIFO,
+            socket or device is in its place, it says so.
         wanted: as for `InputError`.
         within: an outer place, to stand in front of the path.
     """
     where = os.fspath(path) if within is None else f"{within}, {os.fspath(path)}"
-    return FileNotFoundError(f"{where}: {broken_link(path) or _special_file(path) or 'is not there'}; wanted {wanted}")
+    return FileNotFoundError(f"{where}: {broken_link(path) or _no_file(path) or 'is not there'}; wanted {wanted}")
 
 
 def check_file(path: str | os.PathLike, wanted: str) -> None:
@@ -71,14 +71,16 @@ def check_file(path: str | os.PathLike, wanted: str) -> None:
         os.stat(path)
     except FileNotFoundError:
         raise missing_file(path, wanted) from None
-    found = "is a folder" if os.path.isdir(path) else _special_file(path)
+    found = _no_file(path)
     if found is not None:
         raise InputError(path, found, wanted)
 
 
-def _special_file(path: str | os.PathLike) -> str | None:
-    """Return the predicate of a message about a path that leads to a FIFO, socket or device; None for anything else."""
-    return "is not a regular file" if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path) else None
+def _no_file(path: str | os.PathLike) -> str | None:
+    """Return the predicate of a message about a path that leads to a folder, FIFO, socket or device; None for anything else."""
+    if os.path.isdir(path):
+        return "is a folder"
+    return "is not a regular file" if os.path.exists(path) and not os.path.isfile(path) else None
 
 
 def broken_link(path: str | os.PathLike) -> str | None:

@@ -18,6 +18,7 @@ def start():
 
     end_at_once()
     check_torch()
+    check_endpoint()
     choose_threads()
 
 
@@ -38,6 +39,16 @@ def check_torch():
     numbers = re.match(r"(\d+)\.(\d+)", found)
     if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST_TORCH:
         refuse("torch: is {}; wanted {}.{} or newer: pip install -r requirement.txt".format(found, *OLDEST_TORCH))
+
+
+def check_endpoint():
+    """End the program with one line and exit code 2 if HF_ENDPOINT is no address: huggingface_hub reads it when it is imported."""
+    from urllib.parse import urlsplit
+
+    try:
+        _ = urlsplit(os.environ.get("HF_ENDPOINT", "")).port
+    except ValueError:
+        refuse("HF_ENDPOINT: is no address of a hub; wanted https://HOST or https://HOST:PORT, with %2F for a slash in a password")
 
 
 def refuse(problem):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
+from config import cgroup
 from config.errors import InputError
 from config.messages import shown
 
@@ -78,7 +79,9 @@ def free_memory(device: torch.device) -> int:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + reserved
     available = _meminfo().get("MemAvailable")
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if available is None else available
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if available is None else available
+    allowed = cgroup.free_memory()
+    return free if allowed is None else min(free, allowed)
 
 
 @contextlib.contextmanager
@@ -116,7 +119,9 @@ def _no_more_than_free_memory() -> Iterator[None]:
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limits = [_data_bytes() + free_memory(torch.device("cpu")) + _meminfo().get("SwapFree", 0), *before]
+    free = free_memory(torch.device("cpu")) + _meminfo().get("SwapFree", 0)
+    allowed = cgroup.free_memory()
+    limits = [_data_bytes() + (free if allowed is None else min(free, allowed)), *before]
     least = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (least, before[1]))
     try:

@@ -48,9 +48,10 @@ def test_a_program_starts_by_letting_signals_end_it(monkeypatch):
     called = []
     monkeypatch.setattr(signals, "end_at_once", lambda: called.append("signals"))
     monkeypatch.setattr(startup, "check_torch", lambda: called.append("torch"))
+    monkeypatch.setattr(startup, "check_endpoint", lambda: called.append("hub"))
     monkeypatch.setattr(threads, "choose_threads", lambda: called.append("threads"))
     startup.start()
-    assert called == ["signals", "torch", "threads"]
+    assert called == ["signals", "torch", "hub", "threads"]
 
 
 @pytest.mark.parametrize("name", ["__init__.py", "startup.py"])
@@ -92,6 +93,20 @@ def test_an_old_torch_is_one_line(monkeypatch, capsys, version):
     with pytest.raises(SystemExit):
         startup.check_torch()
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("address", ["http://user:a/b@host", "http://host:port", "http://[::1"])
+def test_a_hub_that_is_no_address_is_one_line_without_its_password(monkeypatch, capsys, address):
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(SystemExit) as ended:
+        startup.check_endpoint()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "HF_ENDPOINT: is no address of a hub; wanted https://HOST" in line
+    assert "user:a" not in line
+    for fine in ("", "https://huggingface.co", "http://user:a%2Fb@host:80"):
+        monkeypatch.setenv("HF_ENDPOINT", fine)
+        startup.check_endpoint()
 
 
 def test_newer_ones_and_none_are_accepted(monkeypatch):

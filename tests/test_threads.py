@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from config import threads
-from config.threads import choose_threads, cores, quota
+from config import cgroup, threads
+from config.cgroup import quota
+from config.threads import choose_threads, cores
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +51,25 @@ def test_quota_is_the_smallest_of_the_cgroup_and_those_around_it(tmp_path, group
 
 def test_there_is_no_quota_without_cgroups(tmp_path):
     assert quota(tmp_path) is None
+    assert cgroup.free_memory(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/\n", {}, None),
+        ("0::/\n", {"memory.max": "max\n", "memory.current": "5\n"}, None),
+        ("0::/\n", {"memory.max": "100\n", "memory.current": "30\n"}, 70),
+        ("0::/\n", {"memory.max": "100", "memory.current": "90", "memory.stat": "anon 60\ninactive_file 20\n"}, 30),
+        ("0::/a\n", {"a/memory.max": "100", "a/memory.current": "30", "memory.max": "50", "memory.current": "40"}, 10),
+        ("0::/a\n", {"memory.max": "50", "memory.current": "60"}, 0),
+        ("7:memory:/b\n", {"memory/b/memory.limit_in_bytes": "100", "memory/b/memory.usage_in_bytes": "1",
+                           "memory/b/memory.stat": "inactive_file 1\ntotal_inactive_file 0\n"}, 99),
+        ("7:cpu:/b\n", {"memory/b/memory.limit_in_bytes": "100", "memory/b/memory.usage_in_bytes": "1"}, None),
+    ],
+)  # fmt: skip
+def test_free_memory_is_the_least_that_the_cgroups_leave(tmp_path, groups, files, expected):
+    assert cgroup.free_memory(machine(tmp_path, groups, files)) == expected
 
 
 @pytest.mark.parametrize(

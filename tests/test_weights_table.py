@@ -102,4 +102,4 @@ def test_an_unknown_file_brings_the_nearest_name(tmp_path):
     nearest = r"did you mean 'scene_res536x960\.pt'\? known: obj_res256\.pt, "
     match = rf"scene_res536x90\.pt: is not there; wanted a weight file, or a known name; {nearest}"
     fails(FileNotFoundError, match, resolve_weights, tmp_path / "scene_res536x90.pt")
-    fails(FileNotFoundError, "is not there; wanted a weight file", resolve_weights, tmp_path)
+    fails(FileNotFoundError, "is a folder; wanted a weight file", resolve_weights, tmp_path)

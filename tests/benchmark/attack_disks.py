@@ -83,7 +83,11 @@ def _fill(arena: Arena, folder: Path, output: str, words: list, path: str, named
             return "skipped: no disk can be mounted"
         run = arena.start(words, folder, Pause(path))
         reached = run.wait_for_pause()
-        before = {name: content for name, content in contents(folder).items() if not name.endswith(("log.jsonl", ".unfinished"))}
+        before = {
+            name: content
+            for name, content in contents(folder).items()
+            if not name.endswith(("log.jsonl", ".unfinished", ".lact.lock"))
+        }
         filler = os.open(folder / output / "filler", os.O_CREAT | os.O_WRONLY)
         for size in (1 << 16, 1):
             try:

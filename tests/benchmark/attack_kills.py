@@ -188,7 +188,8 @@ def _signalled(run: Run, numbers: list[int], statuses: list[int]) -> tuple[bool,
     run.go_on()
     status, error = run.finish(), run.stderr
     # Of SIGTERM and SIGHUP nobody waits for a line: they come from a scheduler, or a terminal that is gone.
-    silent = "stopped at step" in run.stdout or 128 + signal.SIGINT not in statuses
+    told = "stopped at step" in run.stdout or ": finished" in run.stdout
+    silent = told or 128 + signal.SIGINT not in statuses
     left = temporaries(run.folder)
     return paused, first_problem(
         judge(status, error, statuses, lines=[0, 1] if silent else [1]),

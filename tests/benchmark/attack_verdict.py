@@ -51,8 +51,10 @@ def judge(
         return f"traceback, status {status}{words}"
     if (128 - status if status < 0 else status) not in statuses:
         return f"status {status}, wanted {' or '.join(map(str, statuses))}{words}"
-    said = [line for line in said if ": left out, " not in line]  # a line of its own, before whatever comes
-    if status != 0 and len(said) not in lines:
+    # Lines of their own, before whatever comes: what is left out, and what a run goes on without.
+    said = [line for line in said if ": left out, " not in line and ": goes on without " not in line]
+    full = len(said) > 1 and all(": cannot be written (" in line for line in said)  # a line per file
+    if status != 0 and len(said) not in lines and not full:
         return f"{len(said)} lines{words}"
     longest = max(map(letters, said), default=0)
     if longest > LONGEST:

@@ -4,6 +4,7 @@ The programs turn an `InputError` into one line on standard error and exit code 
 shows its traceback.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -71,6 +72,12 @@ def check_file(path: str | os.PathLike, wanted: str) -> None:
         os.stat(path)
     except FileNotFoundError:
         raise missing_file(path, wanted) from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise InputError(
+            f"{os.fspath(path)[:200]}…", f"has {len(os.fspath(path))} letters, more than a file's name", wanted
+        ) from None
     found = _no_file(path)
     if found is not None:
         raise InputError(path, found, wanted)

@@ -3,7 +3,9 @@
 import pickle
 from pathlib import Path
 
-from config.errors import InputError, missing_file
+import pytest
+
+from config.errors import InputError, check_file, missing_file
 
 
 def test_three_parts_make_one_line():
@@ -26,3 +28,14 @@ def test_it_arrives_in_another_process_as_it_was():
 
 def test_a_missing_file_is_told_in_the_same_words():
     assert str(missing_file(Path("a.json"), "a scene")) == "a.json: is not there; wanted a scene"
+
+
+def test_a_name_that_no_disk_takes_is_cut():
+    with pytest.raises(InputError, match=r"^x{200}…: has 5000 letters, more than a file's name; wanted a JSON file$"):
+        check_file("x" * 5000, "a JSON file")
+
+
+def test_a_folder_in_place_of_a_file_is_called_so(tmp_path):
+    with pytest.raises(InputError, match=r": is a folder; wanted a JSON file$"):
+        check_file(tmp_path, "a JSON file")
+    assert str(missing_file(tmp_path, "a scene")) == f"{tmp_path}: is a folder; wanted a scene"

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from config.console import forgiving_console
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.flags import read_command_line, refuse_without_effect, settings
 from config.rendering import (
     DEFAULT_SCENE_WEIGHTS,
@@ -129,14 +129,14 @@ def begin(argv: Sequence[str] | None) -> int:
             refuse_without_effect(given, "without --scene_inference", ["pose_reference", "scene_scale", "path_order"])
     except USER_ERRORS as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
-            print(f"inference.py: {error}", file=sys.stderr)
+            print(f"inference.py: {line_of(error)}", file=sys.stderr)
         return 2
     machine = settings(Machine, given)
     try:
         with full_memory_is_refused(LESS_MEMORY), lost_processes_are_refused():
             run(given, trained, state, start_processes(machine.device, machine.context_parallel))
     except USER_ERRORS as error:
-        print(f"inference.py: {error}", file=sys.stderr)
+        print(f"inference.py: {line_of(error)}", file=sys.stderr)
         return 2
     finally:
         end_processes()
@@ -392,7 +392,7 @@ def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> S
         if renderer.context.size == 1:
             raise
         # The others wait for this process inside the network: its exit is the only way to unblock them.
-        print(f"inference.py: {error}", file=sys.stderr)
+        print(f"inference.py: {line_of(error)}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

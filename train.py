@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from config.console import forgiving_console
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.messages import counted
 from config.recipe import TrainingRecipe, read_recipe
 from config.signals import Signals, run_interruptibly
@@ -97,7 +97,7 @@ def run(argv: Sequence[str] | None, signals: Signals) -> int:
         recipe = read_recipe(argv, defaults_of_run, version)
     except (InputError, OSError) as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
-            print(f"train.py: {error}", file=sys.stderr, flush=True)
+            print(f"train.py: {line_of(error)}", file=sys.stderr, flush=True)
         return 2
     try:
         with full_memory_is_refused(LESS_MEMORY), lost_processes_are_refused():
@@ -105,7 +105,7 @@ def run(argv: Sequence[str] | None, signals: Signals) -> int:
             with processes.locked(recipe.folder, "--expname"):
                 return train(recipe, processes, signals)
     except (InputError, OSError) as error:
-        print(f"train.py: {error}", file=sys.stderr, flush=True)
+        print(f"train.py: {line_of(error)}", file=sys.stderr, flush=True)
         return 2
     finally:
         end_processes()

@@ -8,8 +8,8 @@ import errno
 import os
 from pathlib import Path
 
-# Letters of a part of a message. A place may hold a path, which is worth nothing when it is cut.
-_MOST_FOUND, _MOST_PLACE = 300, 1000
+# Letters of a part of a message, and of one of the system.
+_MOST_PART, _MOST_LINE = 300, 400
 
 
 class InputError(ValueError):
@@ -21,14 +21,15 @@ class InputError(ValueError):
         wanted: what would have been right and, where it helps, what to do: `a number above 0`.
 
     Line breaks, common in messages of decoders and parsers and in names from damaged files, become spaces: the message is one line.
-    What is longer than any of this project's own words is cut; `config.messages.shown` shortens a single value.
+    What is longer than any of this project's own words is cut, a place in its middle, since it may begin with a path and ends with
+    what is wrong there; `config.messages.shown` shortens a single value.
     Raised where input is read and checked, and nowhere else: what only a bug can cause is another error.
     """
 
     def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:
-        self.where = _cut(" ".join(os.fspath(where).splitlines()), _MOST_PLACE)
-        self.wanted = _cut(" ".join(wanted.splitlines()), _MOST_FOUND)
-        self.found = _cut(" ".join(found.split()), _MOST_FOUND)
+        self.where = _cut_middle(" ".join(os.fspath(where).splitlines()), _MOST_PART)
+        self.wanted = _cut(" ".join(wanted.splitlines()), _MOST_PART)
+        self.found = _cut(" ".join(found.split()), _MOST_PART)
         # All three go to the base class, so that the error can be pickled.
         super().__init__(self.where, self.found, self.wanted)
 
@@ -44,6 +45,16 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
+def _cut_middle(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 :]}"
+
+
+def line_of(error: Exception) -> str:
+    """Return an error's message as a line for the user, cut where it is that of the system about a name too long for any disk."""
+    too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
+    return _cut_middle(str(error), _MOST_LINE) if too_long else str(error)
+
+
 def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None) -> FileNotFoundError:
     """Return the error for a missing file, in the same dialect; the programs also report every `OSError` in one line.
 
@@ -53,7 +64,7 @@ def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None
         wanted: as for `InputError`.
         within: an outer place, to stand in front of the path.
     """
-    where = os.fspath(path) if within is None else f"{within}, {os.fspath(path)}"
+    where = _cut_middle(os.fspath(path) if within is None else f"{within}, {os.fspath(path)}", _MOST_PART)
     return FileNotFoundError(f"{where}: {broken_link(path) or _no_file(path) or 'is not there'}; wanted {wanted}")
 
 
@@ -75,9 +86,7 @@ def check_file(path: str | os.PathLike, wanted: str) -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise InputError(
-            f"{os.fspath(path)[:200]}…", f"has {len(os.fspath(path))} letters, more than a file's name", wanted
-        ) from None
+        raise InputError(path, f"has {len(os.fspath(path))} letters, more than a file's name", wanted) from None
     found = _no_file(path)
     if found is not None:
         raise InputError(path, found, wanted)

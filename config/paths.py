@@ -23,4 +23,4 @@ def find_path(path: str | os.PathLike) -> Path:
         path: absolute, or relative to the working folder.
     """
     path = Path(path)
-    return path if os.path.lexists(path) or not (ROOT / path).exists() else ROOT / path
+    return path if os.path.lexists(path) or not os.path.exists(ROOT / path) else ROOT / path

@@ -33,6 +33,8 @@ from data.view_selection import select_views
 Batch = dict[str, Tensor]
 
 SYNTHETIC = "synthetic:"
+# Most scenes of a set of N, all of which are shuffled; for more, data is endless.
+SYNTHETIC_MOST = 1_000_000
 # Held-out scenes of endless data, and scenes of a set of N that stay in memory.
 SYNTHETIC_HELD_OUT = 8
 SYNTHETIC_KEPT = 64
@@ -262,9 +264,9 @@ class SyntheticSource:
         from data.synthetic import FIRST_HELD_OUT_SEED, KINDS, synthetic_batch
 
         kind, _, count = path.removeprefix(SYNTHETIC).partition(":")
-        if kind not in KINDS or (count and (not count.isdecimal() or int(count) < 1)):
+        if kind not in KINDS or (count and not (count.isdecimal() and len(count) < 9 and 1 <= int(count) <= SYNTHETIC_MOST)):
             wanted = " or ".join(SYNTHETIC + known for known in KINDS)
-            raise InputError(path, "is not synthetic data", f"{wanted}, with :N at the end for N scenes")
+            raise InputError(path, "is not synthetic data", f"{wanted}, with :N at the end for N scenes, {SYNTHETIC_MOST} at most")
         if recipe.seed >= FIRST_HELD_OUT_SEED:
             wanted = f"one below {FIRST_HELD_OUT_SEED} for {path}: the others are held out"
             raise InputError("--seed", f"is {recipe.seed}", wanted)

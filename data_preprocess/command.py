@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from tqdm import tqdm
 
 from config.console import forgiving_console
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.messages import left_out, one_line, shown
 from config.signals import run_interruptibly
 
@@ -36,7 +36,7 @@ def _report(program: str, work: Callable[[Sequence[str] | None], Sequence[str] |
     try:
         problems = work(argv) or ()
     except (InputError, OSError) as error:
-        problems = [str(error)]
+        problems = [line_of(error)]
     except MemoryError as error:
         problems = [f"memory: is full ({one_line(error)}); wanted more of it, or fewer --workers"]
     for problem in problems:

@@ -8,8 +8,8 @@ import errno
 import os
 from pathlib import Path
 
-# Letters of a part of a message, and of one of the system.
-_MOST_PART, _MOST_LINE = 300, 400
+# Letters of a part of a message, of its place, and of a message of the system.
+_MOST_PART, _MOST_PLACE, _MOST_LINE = 300, 240, 350
 
 
 class InputError(ValueError):
@@ -27,7 +27,7 @@ class InputError(ValueError):
     """
 
     def __init__(self, where: str | os.PathLike, found: str, wanted: str) -> None:
-        self.where = _cut_middle(" ".join(os.fspath(where).splitlines()), _MOST_PART)
+        self.where = _cut_middle(" ".join(os.fspath(where).splitlines()), _MOST_PLACE)
         self.wanted = _cut(" ".join(wanted.splitlines()), _MOST_PART)
         self.found = _cut(" ".join(found.split()), _MOST_PART)
         # All three go to the base class, so that the error can be pickled.
@@ -64,7 +64,7 @@ def missing_file(path: str | os.PathLike, wanted: str, within: str | None = None
         wanted: as for `InputError`.
         within: an outer place, to stand in front of the path.
     """
-    where = _cut_middle(os.fspath(path) if within is None else f"{within}, {os.fspath(path)}", _MOST_PART)
+    where = _cut_middle(os.fspath(path) if within is None else f"{within}, {os.fspath(path)}", _MOST_PLACE)
     return FileNotFoundError(f"{where}: {broken_link(path) or _no_file(path) or 'is not there'}; wanted {wanted}")
 
 

@@ -13,7 +13,7 @@ def folders_of(path: Path) -> list[Path]:
 
 def find_beside(path: Path, name: str) -> Path | None:
     """Return the file `name` beside the file `path`, or beside what that is a link to; None if there is neither."""
-    return next((folder / name for folder in folders_of(path) if (folder / name).exists()), None)
+    return next((folder / name for folder in folders_of(path) if os.path.exists(folder / name)), None)
 
 
 def find_path(path: str | os.PathLike) -> Path:

@@ -207,7 +207,11 @@ def parse_size(text: str, where: str) -> int:
 
 def _found_from(recipe: Path, values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a YAML, with its folder in front of the paths that exist only there."""
-    moved = {name: find_beside(recipe, values[name]) for name in PATHS if values.get(name) and not find_path(values[name]).exists()}
+    moved = {
+        name: find_beside(recipe, values[name])
+        for name in PATHS
+        if values.get(name) and not os.path.exists(find_path(values[name]))
+    }
     return {**values, **{name: str(path) for name, path in moved.items() if path is not None}}
 
 

@@ -217,11 +217,11 @@ def _scene_path(json_path: Path, folder: Path, i: int, entry: object) -> Path:
     if not isinstance(entry, str) or not entry or not is_path(entry):
         raise InputError(where, f"is {shown(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
-    if not path.exists():  # a link to a list elsewhere
+    if not os.path.exists(path):  # a link to a list elsewhere
         path = find_beside(json_path, entry) or path
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{where}, {path}", "is a folder", "the JSON in it")
-    if not path.exists():
+    if not os.path.exists(path):
         raise missing_file(path, "a path relative to the list", within=where)
     return path
 

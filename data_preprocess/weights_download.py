@@ -51,7 +51,7 @@ def chosen_rows(names: Sequence[str]) -> list[KnownWeights]:
     rows = {Path(file).stem: row for file, row in published_weights().items()}
     for name in names:
         if name.removesuffix(".pt") not in rows:
-            raise InputError(name, "is not a published checkpoint", f"one of the table: {did_you_mean(name, list(rows))}")
+            raise InputError(name, "is not a published checkpoint", f"one of the table; {did_you_mean(name, list(rows))}")
     return [rows[name] for name in dict.fromkeys(name.removesuffix(".pt") for name in names)] or list(rows.values())
 
 

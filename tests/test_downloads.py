@@ -109,7 +109,7 @@ def change_size(hub, folder):
 @pytest.mark.parametrize(
     ("flags", "fault", "wanted"),
     [
-        (["obj_res25"], None, "obj_res25: is not a published checkpoint; wanted one of the table: did you mean 'obj_res256'? "),
+        (["obj_res25"], None, "obj_res25: is not a published checkpoint; wanted one of the table; did you mean 'obj_res256'? "),
         (["--workers", "0"], None, "--workers: is 0; wanted 1 to 1024"),
         (["--fast"], None, "--fast: is unknown; wanted a known flag; "),
         ([], lambda hub, _: hub.repos["airsplay/lact_nvs"].pop("obj_res1024.pt"), "obj_res1024.pt: is not in airsplay"),

@@ -54,7 +54,7 @@ def _with_output(arena: Arena, words: list, folder: Path, kind: str) -> Run:
 def full_disks(arena: Arena) -> Iterator[Outcome]:
     """Fill the disk at the moment when a file is begun: one line that names it, and everything before it as it was."""
     folder = arena.place("train")
-    training = {"snapshot": ("step_00000004", "step_00000004"), "export": (".model.", "model"), "log": ("log.jsonl", ""),
+    training = {"snapshot": ("step_00000004", "step_0000000"), "export": (".model.", "model"), "log": ("log.jsonl", ""),
                 "curves": (".curves.", "curves")}  # fmt: skip
     inference = {"state": (".state.", "state"), "image": ("/images/.", "images"), "comparison": (".comparison.", "comparison"),
                  "video": (".video.", "video"), "metrics": (".metrics.", "metrics"), "views": (".metrics_views.", "metrics_views"),

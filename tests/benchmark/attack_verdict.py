@@ -59,7 +59,7 @@ def judge(
     longest = max(map(letters, said), default=0)
     if longest > LONGEST:
         return f"a line of {longest} letters{words}"
-    if status != 0 and names not in "".join(said):
+    if status != 0 and names not in "".join(own_lines(stderr)):
         return f"does not name {names}{words}"
     if memory > MEMORY:
         return f"takes {memory >> 20} MiB{words}"

@@ -1,5 +1,6 @@
 """Inputs of the attacks, made by the tests' support modules of the checkout, and the command lines that take them."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -93,8 +94,9 @@ def contents(folder: Path) -> dict[str, bytes]:
     """Return what a folder holds, byte for byte; special files and links by their kind."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            found[str(path.relative_to(folder))] = path.read_bytes()
-        elif not path.is_dir():
-            found[str(path.relative_to(folder))] = oct(os.lstat(path).st_mode).encode()
+        with contextlib.suppress(FileNotFoundError):  # a temporary file that its program has just removed
+            if path.is_file():
+                found[str(path.relative_to(folder))] = path.read_bytes()
+            elif not path.is_dir():
+                found[str(path.relative_to(folder))] = oct(os.lstat(path).st_mode).encode()
     return found

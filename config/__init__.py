@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from config.errors import InputError, check_file, missing_file
 from config.messages import shown, shown_key, some, with_article
 from config.paths import find_path
@@ -101,17 +99,6 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {some(known, MOST_KNOWN)}"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's plain values; a key that is there twice is an error, since all but one of its values would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for _, key in keys if keys.count((_, key)) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(problem=f"the key {shown(twice)} is there twice", problem_mark=node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: str | os.PathLike) -> dict:
     """Read a YAML file that holds one mapping.
 
@@ -122,6 +109,9 @@ def read_yaml(path: str | os.PathLike) -> dict:
         FileNotFoundError: there is no such file; the message lists the YAML files of config/.
         InputError: the file is not YAML, not a mapping, or far too long for settings.
     """
+    # Not at the top: Blender's environment has no yaml, and imports this package on the way to data/files.py.
+    from config.yaml_values import parse_yaml
+
     path, wanted = Path(path), "a YAML file with a mapping of settings"
     try:
         check_file(found := find_path(path), wanted)
@@ -133,7 +123,7 @@ def read_yaml(path: str | os.PathLike) -> dict:
         known = sorted(f"config/{found.relative_to(CONFIG_DIR)}" for found in CONFIG_DIR.rglob("*.yaml"))
         raise missing_file(path, f"a YAML file; {did_you_mean(str(path), known)}") from None
     try:
-        value = yaml.load(content.decode(), _Loader)
+        value = parse_yaml(content.decode())
     except MemoryError:
         raise
     except Exception as error:  # the parser also passes on errors of constructors, such as for dates

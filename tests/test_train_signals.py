@@ -96,7 +96,7 @@ def slow(*words, **named):
 {module}.{name} = slow
 """
 SLOW_PARTS = [
-    (signal.SIGTERM, "model.training.snapshot", "_save"),
+    (signal.SIGTERM, "torch", "save"),
     (signal.SIGINT, "model.training.log", "draw_curves"),
     (signal.SIGHUP, "train", "save_weights"),
 ]

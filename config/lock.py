@@ -76,7 +76,7 @@ def _open_locked(folder: Path, flag: str) -> int:
             holder = " ".join(os.pread(file, 200, 0).decode("utf-8", "replace").split()) or "another process"
             os.close(file)
             raise InputError(folder, f"is in use by {holder}", f"it to end, or another {flag}") from None
-        except BaseException:
+        except BaseException:  # an interruption, too, must not leave it open and locked
             os.close(file)
             raise
 

@@ -120,7 +120,7 @@ def _no_more_than_free_memory() -> Iterator[None]:
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
     free = free_memory(torch.device("cpu")) + _meminfo().get("SwapFree", 0)
-    allowed = cgroup.free_memory()
+    allowed = cgroup.free_memory()  # once more: of what is swapped, a cgroup's limit allows nothing
     limits = [_data_bytes() + (free if allowed is None else min(free, allowed)), *before]
     least = min(limit for limit in limits if limit != resource.RLIM_INFINITY)
     resource.setrlimit(resource.RLIMIT_DATA, (least, before[1]))

@@ -1,4 +1,4 @@
-"""Verdicts of the attacks on made-up outputs, and one category end to end."""
+"""Verdicts of the attacks on invented outputs, and one category end to end."""
 
 import json
 import random

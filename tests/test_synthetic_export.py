@@ -183,16 +183,22 @@ def test_a_killed_worker_is_one_line(tmp_path, capsys):
     )
 
 
+def at_work(folder: Path) -> subprocess.Popen:
+    """Start an export of many objects with two workers, in a session of its own; return it once it has written an image."""
+    script = Path(synthetic_export.__file__)
+    flags = ["--kind", "objects", "--count", "500", "--num_views", "8", "--image_size", "64", "64", "--workers", "2"]
+    command = [sys.executable, str(script), *flags, "--output", str(folder)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(folder.rglob("*.png")):
+        assert process.poll() is None
+        time.sleep(0.1)
+    return process
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_to_all_processes_is_one_line_and_ends_the_workers(tmp_path, number):
-    script = Path(synthetic_export.__file__)
-    flags = ["--kind", "objects", "--count", "500", "--num_views", "8", "--image_size", "64", "64", "--workers", "2"]
-    command = [sys.executable, str(script), *flags, "--output", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not list(tmp_path.rglob("*.png")):
-        assert process.poll() is None
-        time.sleep(0.1)
+    process = at_work(tmp_path)
     os.killpg(process.pid, number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 128 + number
@@ -203,13 +209,7 @@ def test_a_signal_to_all_processes_is_one_line_and_ends_the_workers(tmp_path, nu
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_parent(tmp_path):
-    script = Path(synthetic_export.__file__)
-    flags = ["--kind", "objects", "--count", "500", "--num_views", "8", "--image_size", "64", "64", "--workers", "2"]
-    command = [sys.executable, str(script), *flags, "--output", str(tmp_path)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not list(tmp_path.rglob("*.png")):
-        assert process.poll() is None
-        time.sleep(0.1)
+    process = at_work(tmp_path)
     process.kill()
     process.communicate(timeout=30)  # until the last process has closed standard error
 

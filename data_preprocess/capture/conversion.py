@@ -240,7 +240,7 @@ def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
         with ThreadPoolExecutor(count) as pool:
             try:
                 yield pool
-            except BaseException:
+            except BaseException:  # after an interruption, too, photos that still wait are not converted
                 pool.shutdown(cancel_futures=True)
                 raise
     finally:

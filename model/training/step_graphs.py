@@ -31,7 +31,7 @@ class StepGraphs:
     """
 
     def __init__(self, step: Callable[[Batches, Any], Result], optimizer: Optimizer, window: Window, device: torch.device) -> None:
-        self._step, self._window = step, window
+        self._step, self._optimizer, self._window = step, optimizer, window
         self._stream = torch.cuda.Stream(device)
         self._memory = torch.cuda.graph_pool_handle()
         self._batch: dict[str, Tensor] = {}
@@ -73,6 +73,7 @@ class StepGraphs:
                     f"cuda_graphs: steps run eagerly, since capturing one failed ({with_type(error)})", file=sys.stderr, flush=True
                 )
                 self._works = False
+                self._optimizer.zero_grad(set_to_none=True)  # gradients of a capture lie in its memory and were never computed
                 return self._step(iter([batch]), setting)
         graph, result = self._graphs[setting]
         graph.replay()

@@ -19,6 +19,8 @@ FORMAT = "lact_nvs scene state 1"
 WANTED = "a scene state written by --save_state"
 NAME = re.compile(r"layers\.(0|[1-9]\d{0,8})\.([^.]+)")
 MOST_PIXELS = 1 << 15
+# Relative error of a rotation in a file.
+ROUNDING = 1e-3
 
 
 @dataclass
@@ -33,6 +35,7 @@ class SceneState:
         model: fingerprint of the weights that wrote it; only they can read it.
         focus: (b, 3) the point where the input views look, in the same frame; None for a network that does not use it.
         normalised: whether that frame is of poses normalised as for scenes; None where nobody has said so.
+        from_capture: (b, 4, 4) the similarity that moves points of the capture's frame into that frame; None if it is the same.
     """
 
     layers: list[dict[str, Tensor]]
@@ -42,6 +45,7 @@ class SceneState:
     model: str
     focus: Tensor | None = None
     normalised: bool | None = None
+    from_capture: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +83,8 @@ class SceneState:
         tensors |= {"fxfycxcy": self.fxfycxcy, "c2w": self.c2w}
         if self.focus is not None:
             tensors["focus"] = self.focus
+        if self.from_capture is not None:
+            tensors["from_capture"] = self.from_capture
         about = {"format": FORMAT, "model": self.model, "image_size": json.dumps(list(self.image_size))}
         if self.normalised is not None:
             about["normalised"] = json.dumps(self.normalised)
@@ -106,13 +112,16 @@ class SceneState:
         fxfycxcy, c2w, focus = tensors.pop("fxfycxcy"), tensors.pop("c2w"), tensors.pop("focus", None)
         if focus is not None and focus.shape != (b, 3):
             raise InputError(f"{path}, focus", f"is {tuple(focus.shape)}", f"{(b, 3)}, for {counted(b, 'scene')}")
+        from_capture = tensors.pop("from_capture", None)
+        if from_capture is not None:
+            _check_similarity(from_capture, b, f"{path}, from_capture")
         if "model" not in about:
             raise InputError(f"{path}, model", "is missing", "the fingerprint of the weights that wrote it")
         layers = [{name: x.to(device) for name, x in layer.items()} for layer in _layers(tensors, path)]
         if about.get("normalised") not in (None, "true", "false"):
             raise InputError(f"{path}, normalised", f"is {shown(about['normalised'], 40)}", "true or false")
         normalised = json.loads(about.get("normalised", "null"))
-        return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus, normalised)
+        return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus, normalised, from_capture)
 
 
 def _count_scenes(tensors: dict[str, Tensor], path: str | os.PathLike) -> int:
@@ -128,13 +137,24 @@ def _count_scenes(tensors: dict[str, Tensor], path: str | os.PathLike) -> int:
     return shape[0]
 
 
+def _check_similarity(matrix: Tensor, b: int, where: str) -> None:
+    """Refuse anything but b matrices of rotation, positive scale and translation."""
+    if matrix.shape != (b, 4, 4):
+        raise InputError(where, f"is {tuple(matrix.shape)}", f"{(b, 4, 4)}, for {counted(b, 'scene')}")
+    linear = matrix[:, :3, :3].double()
+    scale = torch.linalg.det(linear).clamp_min(0) ** (1 / 3)
+    error = (linear @ linear.mT - scale[:, None, None] ** 2 * torch.eye(3, dtype=torch.float64)).abs().amax((1, 2))
+    if not ((scale > 0) & (error < ROUNDING * scale**2)).all():
+        raise InputError(where, "is not a rotation times a scale", WANTED)
+
+
 def _layers(tensors: dict[str, Tensor], path: str | os.PathLike) -> list[dict[str, Tensor]]:
     """Return the tensors of layers, named `layers.I.NAME`, layer by layer."""
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         match = NAME.fullmatch(name)
         if match is None:
-            raise InputError(f"{path}, {name}", "is unknown", "fxfycxcy, c2w, focus and layers.I.NAME")
+            raise InputError(f"{path}, {name}", "is unknown", "fxfycxcy, c2w, focus, from_capture and layers.I.NAME")
         layers.setdefault(int(match[1]), {})[match[2]] = tensor
     for i in range(len(layers)):
         if i not in layers:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from config.errors import InputError
-from data.poses import normalise_poses
+from data.poses import normalise_poses, scene_frame
 from tests.support.poses import random_poses, random_rotation
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
@@ -54,6 +54,18 @@ def test_normalised_poses_centre_and_scale_the_reference_views(reference: int | 
     down = used[..., :3, 1].mean(1)
     assert down[:, 0].abs().max() < 1e-12
     assert (down[:, 1] > 0).all()
+
+
+def test_the_matrix_of_a_frame_moves_points_as_the_frame_moves_cameras() -> None:
+    c2w = facing_poses(2, 5, seed=3)
+    frame = scene_frame(c2w, reference=3, scene_scale=1.35)
+    moved = frame.apply(c2w)
+    # A camera's centre, and the point two units of the frame in front of it.
+    depth = 2 * frame.unit[:, None, None]
+    for points, expected in ((c2w[..., :3, 3], moved[..., :3, 3]), (c2w[..., :3, 3] + depth * c2w[..., :3, 2], None)):
+        expected = moved[..., :3, 3] + 2 * moved[..., :3, 2] if expected is None else expected
+        got = points @ frame.matrix[:, :3, :3].mT + frame.matrix[:, None, :3, 3]
+        torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 
 def test_normalised_poses_are_one_similarity_of_the_given_ones() -> None:

@@ -40,6 +40,14 @@ def test_a_state_without_a_checksum_is_read(parts, model, tmp_path):
     assert model.render(load(parts, tmp_path), *cameras(random_views(1, 1, 8, 12)), (8, 12)).isfinite().all()
 
 
+def test_the_move_from_the_capture_is_kept(parts, tmp_path):
+    moved = torch.tensor([[0.0, -3, 0, 1], [3, 0, 0, 2], [0, 0, 3, 4], [0, 0, 0, 1]], dtype=torch.float64)[None]
+    load(parts, tmp_path, {"from_capture": moved}).save(tmp_path / "again.safetensors")
+    found = SceneState.load(tmp_path / "again.safetensors").from_capture
+    assert found is not None
+    assert found.equal(moved)
+
+
 @pytest.mark.parametrize(
     ("tensors", "about", "message"),
     [
@@ -53,7 +61,11 @@ def test_a_state_without_a_checksum_is_read(parts, model, tmp_path):
         ({"layers.1.w0": torch.full((2, 24, 36), torch.inf)}, {}, "layers.1.w0: holds 1728 numbers that are not finite"),
         ({"focus": torch.ones(3)}, {}, r"focus: is \(3,\); wanted \(1, 3\)"),
         ({f"layers.0.w{i}": None for i in range(3)}, {}, "layers.0: is missing; wanted 1 layer, numbered from 0"),
-        ({"layers.x.w0": torch.ones(1)}, {}, "layers.x.w0: is unknown; wanted fxfycxcy, c2w, focus and layers.I.NAME"),
+        (
+            {"layers.x.w0": torch.ones(1)},
+            {},
+            "layers.x.w0: is unknown; wanted fxfycxcy, c2w, focus, from_capture and layers.I.NAME",
+        ),
         ({"layers.00.w0": torch.ones(1)}, {}, "layers.00.w0: is unknown"),
         ({"more": torch.ones(1)}, {}, "more: is unknown"),
         ({}, {"image_size": None}, "image_size: is missing; wanted \\[height, width\\], 32768 pixels at most each"),
@@ -64,6 +76,9 @@ def test_a_state_without_a_checksum_is_read(parts, model, tmp_path):
         ({}, {"image_size": "[" * 9000}, "image_size: is"),
         ({}, {"model": None}, "model: is missing"),
         ({}, {"format": None}, "format: is None"),
+        ({"from_capture": torch.eye(4)}, {}, r"from_capture: is \(4, 4\); wanted \(1, 4, 4\)"),
+        ({"from_capture": -torch.eye(4)[None]}, {}, "from_capture: is not a rotation times a scale"),
+        ({"from_capture": torch.diag(torch.tensor([1.0, 1, 2, 1]))[None]}, {}, "from_capture: is not a rotation times a scale"),
         ({}, {"normalised": "yes"}, "normalised: is 'yes'; wanted true or false"),
     ],
 )

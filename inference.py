@@ -172,6 +172,9 @@ def run(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | None
         processes: of the run.
     """
     scenes, video = settings(Scenes, given), settings(Video, given)
+    if "viewer" in given:
+        view(given, trained, state, processes.device)
+        return
     with together(processes):
         if video.video_format != "none":
             find_encoder(f"video.{video.video_format}")
@@ -197,6 +200,33 @@ def render_saved(state: SceneState, given: Mapping[str, Any], trained: TrainedWi
     renderer = Renderer(model, join_context(1), machine.chunk_views)
     frames = render_video(renderer, state, (h, w), scenes.normalised, video, name=given["load_state"])
     write_video(frames, Path(scenes.output_dir), video)
+
+
+def view(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | None, device: torch.device) -> None:
+    """Show the scenes, or a saved reconstruction, in browsers until the program is interrupted."""
+    network, scenes, views = settings(Network, given), settings(Scenes, given), settings(Views, given)
+    interaction, machine = settings(Interaction, given), settings(Machine, given)
+    model = prepare_model(network, machine, device)
+    if state is None:
+        dataset, jobs = plan(scenes, views, trained, machine.num_workers)
+        check_image_size(dataset.image_size, model.config.patch_size)
+        size = dataset.image_size
+        menu = {job.folder.name: partial(viewed_scene, job, model, size, views, machine.chunk_views) for job in jobs}
+    else:
+        size, name = scenes.image_size or state.image_size, Path(given["load_state"]).stem
+        menu = {name: partial(ViewedScene.of_state, state, model, name, machine.chunk_views)}
+    serve(menu, size, Path(scenes.output_dir), interaction.host, interaction.port)
+
+
+def viewed_scene(job: Job, model: LaCTLVSM, size: tuple[int, int], views: Views, chunk_views: int | None) -> ViewedScene:
+    """Return a job's scene for the viewer, in which any number of its views can become inputs."""
+
+    def choose(number: int) -> list[int]:
+        these = replace(views, view_index=None, num_input_views=number, num_target_views=0, target_every=None)
+        return choose_views(job.scene, job.folder, number, these, job.from_capture is not None).inputs
+
+    photos = Photos(job.scene, size, choose)
+    return ViewedScene.of_photos(photos, model, job.folder.name, job.inputs, job.from_capture, chunk_views)
 
 
 def warn(notes: Iterable[str]) -> None:

@@ -1,5 +1,6 @@
 """Settings of inference.py: its flags by subject, and combinations of them that are refused."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,13 @@ class Results:
 
 
 @dataclass(frozen=True)
+class Interaction:
+    viewer: bool = flag(False, "show the scenes in a browser, in place of metrics and videos", group="viewer")
+    host: str = flag("127.0.0.1", "address that the viewer listens at; 0.0.0.0 lets other machines in")
+    port: int = flag(8080, "its port, or the next free one", least=1, most=65535)
+
+
+@dataclass(frozen=True)
 class Machine:
     device: str = flag("auto", "auto, cpu, cuda or cuda:N", group="machine")
     precision: str = flag(
@@ -115,7 +123,7 @@ class Machine:
     )
 
 
-SETTINGS = (Network, Scenes, Views, Video, Results, Machine)
+SETTINGS = (Network, Scenes, Views, Video, Results, Interaction, Machine)
 
 
 def check_flags(given: Mapping[str, Any], world: int) -> None:
@@ -135,7 +143,12 @@ def check_flags(given: Mapping[str, Any], world: int) -> None:
     seeded = given.get("view_selection") in ("random", "kmeans")
     choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
     photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers", "context_parallel"]
+    viewer, written = "viewer" in given, [field.name for kind in (Video, Results) for field in dataclasses.fields(kind)]
     for when, applies, flags in (
+        ("with --viewer", viewer, [name for name in written if name != "load_state"]),
+        ("with --viewer", viewer, ["context_parallel", "num_target_views"]),
+        ("without --viewer", not viewer, ["host", "port"]),
+        ("under torchrun, where one process serves the viewer", world != 1, ["viewer"]),
         ("with --load_state", "load_state" in given, [*photos, "save_images", "no_lpips", "save_state", "newton_schulz_dtype"]),
         ("with --view_index", "view_index" in given, choice),
         ("with --target_every", "target_every" in given, ["num_all_views", "num_target_views"]),

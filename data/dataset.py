@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from config.errors import InputError, missing_file
-from data.images import read_pixels, rescale_intrinsics, resize_and_crop
+from data.images import read_pixels, rescale_intrinsics, resize_and_crop, scale_to_cover
 from data.scene_format import Scene, View, read_data_path, read_scene
 
 # Scenes cached after their JSON was read and checked, about 1 kB per view.
@@ -106,6 +106,22 @@ def load_views(
         "fxfycxcy": torch.from_numpy(np.array(intrinsics, dtype=np.float32).reshape(-1, 4)),
         "c2w": torch.from_numpy(c2w),
     }
+
+
+def cameras_at(scene: Scene, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cameras of all views at one size, without opening an image.
+
+    They are those of `load_views`, up to a pixel of rounding where an image has another size than its camera states.
+
+    Args:
+        scene: the scene, of n views.
+        image_size: (h, w).
+
+    Returns:
+        fxfycxcy (n, 4) float32, in pixels, and c2w (n, 4, 4) float64, in the file's world frame.
+    """
+    fxfycxcy = [scale_to_cover((v.h, v.w), np.array([v.fx, v.fy, v.cx, v.cy]), image_size)[2] for v in scene.views]
+    return np.array(fxfycxcy, dtype=np.float32), np.stack([view.c2w for view in scene.views])
 
 
 def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:

@@ -145,10 +145,7 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     Cost: the scaled image, or only the crop where that would take more than `MOST_SCALED_PIXELS`, whatever the aspect ratios.
     """
     h, w = image.shape[:2]
-    scale = max(size[1] / w, size[0] / h)
-    scaled = round(h * scale), round(w * scale)
-    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
-    intrinsics = np.asarray(intrinsics, dtype=np.float64) * scale - (0, 0, left, top)
+    scaled, (top, left), intrinsics = scale_to_cover((h, w), intrinsics, size)
     if scaled == (h, w):
         return image[top : top + size[0], left : left + size[1]], intrinsics
     if scaled[0] * scaled[1] <= MOST_SCALED_PIXELS:
@@ -158,6 +155,21 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     y, x = h / scaled[0], w / scaled[1]
     part = left * x, top * y, min((left + size[1]) * x, w), min((top + size[0]) * y, h)
     return _lanczos(image, size, part), intrinsics
+
+
+def scale_to_cover(
+    real: tuple[int, int], intrinsics: np.ndarray, size: tuple[int, int]
+) -> tuple[tuple[int, int], tuple[int, int], np.ndarray]:
+    """Return how `resize_and_crop` brings an image (h, w) to (H, W).
+
+    Returns:
+        the scaled size, the top left corner (row, column) of the crop in it, and the intrinsics (4,) float64 of the crop.
+    """
+    h, w = real
+    scale = max(size[1] / w, size[0] / h)
+    scaled = round(h * scale), round(w * scale)
+    top, left = (scaled[0] - size[0]) // 2, (scaled[1] - size[1]) // 2
+    return scaled, (top, left), np.asarray(intrinsics, dtype=np.float64) * scale - (0, 0, left, top)
 
 
 def rescale_intrinsics(

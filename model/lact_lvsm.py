@@ -309,9 +309,18 @@ class LaCTLVSM(nn.Module):
         return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=1)
 
     def render_stream(
-        self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
+        self,
+        state: SceneState,
+        fxfycxcy: Tensor,
+        c2w: Tensor,
+        image_size: tuple[int, int],
+        chunk_views: int | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Tensor]:
         """Render views like `render`, but yield them in chunks (b, chunk, 3, h, w): a long video is never in memory as a whole.
+
+        Args:
+            cancelled: asked before each layer; once it returns true, the stream ends without the chunk in the works.
 
         Raises:
             ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
@@ -324,15 +333,38 @@ class LaCTLVSM(nn.Module):
         bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=False)
         # It may come from another machine, in another precision.
         state = state.to(self.device, self.compute_dtype)
-        return (self._render_chunk(state, fxfycxcy[:, s], c2w[:, s], image_size) for s in bounds)
+        return self._render_chunks(state, [(fxfycxcy[:, s], c2w[:, s]) for s in bounds], image_size, cancelled)
+
+    def _render_chunks(
+        self,
+        state: SceneState,
+        cameras: list[tuple[Tensor, Tensor]],
+        image_size: tuple[int, int],
+        cancelled: Callable[[], bool] | None,
+    ) -> Iterator[Tensor]:
+        for fxfycxcy, c2w in cameras:
+            images = self._render_chunk(state, fxfycxcy, c2w, image_size, cancelled)
+            if images is None:
+                return
+            yield images
 
     @torch.no_grad()
-    def _render_chunk(self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int]) -> Tensor:
+    def _render_chunk(
+        self,
+        state: SceneState,
+        fxfycxcy: Tensor,
+        c2w: Tensor,
+        image_size: tuple[int, int],
+        cancelled: Callable[[], bool] | None,
+    ) -> Tensor | None:
+        """Return the images of a chunk; None once `cancelled` returns true."""
         y = self.tokenise(fxfycxcy, c2w, image_size)
         addresses = self._addresses(fxfycxcy, c2w, image_size, state.focus)
         states = iter(state.layers)
         for block in self.block_list:
             for i, layer in enumerate(block.layers):
+                if cancelled is not None and cancelled():
+                    return None
                 state_of_layer = next(states) if isinstance(layer, MixingLayer) else None
                 y = self._pass(i, layer, state_of_layer, y, addresses, target=True)
         return self.decode(y, image_size)

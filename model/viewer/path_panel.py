@@ -1,0 +1,329 @@
+"""Camera paths drawn in the viewer: keyframes, the curve through them, preview, files. Shared by all browsers."""
+
+import json
+import math
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import viser
+from viser import transforms
+
+from config.errors import InputError, line_of
+from model.keyframes import Keyframe, KeyframePath
+from model.nerfstudio_path import camera_path_dict, parse_keyframes, write_camera_path
+from model.viewer.window import picture_fov, window_fov
+
+if TYPE_CHECKING:
+    from model.viewer.browser import Browser
+    from model.viewer.viewer import Viewer
+
+STEP_S, FPS = 2.0, 30
+PREVIEW_FPS = 30
+MOST_SECONDS, MOST_SIDE = 3600.0, 8192
+LARGEST_UPLOAD = 64 << 20
+NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+
+
+class PathPanel:
+    """The controls, the curve and the keyframes' cameras.
+
+    Args:
+        viewer: what they belong to.
+    """
+
+    def __init__(self, viewer: "Viewer") -> None:
+        self._viewer = viewer
+        self._paths: dict[str, KeyframePath] = {}
+        self._gizmo: viser.TransformControlsHandle | None = None
+        self._playing = threading.Event()
+        self._chosen = 0
+        gui, (h, w) = viewer.server.gui, viewer.trained_size
+        with gui.add_folder("Camera path", order=5, expand_by_default=False):
+            self._text = gui.add_markdown("")
+            add = gui.add_button("Add this view", hint="as a keyframe, after the chosen one")
+            self._keys = gui.add_dropdown("Keyframe", ("none",))
+            self._time = gui.add_number("Time, s", 0.0, min=0.0, max=MOST_SECONDS, step=0.1)
+            self._fov = gui.add_number("Field of view °", 50.0, min=1.0, max=170.0, step=0.5)
+            self._edit = gui.add_button_group("Chosen one", ("Set to this view", "Delete"))
+            self._move = gui.add_checkbox("Move it by its handle", False)
+            self._seconds = gui.add_number("Duration, s", 0.1, min=0.1, max=MOST_SECONDS, step=0.1)
+            self._tension = gui.add_slider("Tension", 0.0, 1.0, 0.05, 0.0)
+            self._loop = gui.add_checkbox("Loop", False)
+            self._at = gui.add_slider("Preview", 0.0, 1.0, 0.001, 0.0)
+            play = gui.add_button("Play", color="gray", hint="moves your camera along the path; again to stop")
+            self._fps = gui.add_number("Frames/s", FPS, min=1, max=240, step=1)
+            self._height = gui.add_number("Height", h, min=1, max=MOST_SIDE, step=1)
+            self._width = gui.add_number("Width", w, min=1, max=MOST_SIDE, step=1)
+            self._name = gui.add_text("Name", "camera_path")
+            save = gui.add_button("Save", visible=viewer.paths_folder is not None, hint="on the machine that runs the viewer")
+            download = gui.add_button("Download", color="gray")
+            load = gui.add_upload_button("Load a JSON", color="gray", mime_type="application/json")
+        self._filled = (
+            self._time,
+            self._fov,
+            self._move,
+            self._seconds,
+            self._tension,
+            self._loop,
+            self._at,
+            self._edit,
+            self._keys,
+        )
+        add.on_click(lambda event: self._add(self._browser(event)))
+        self._keys.on_update(lambda event: event.client and self._choose(self._keys.value, self._browser(event)))
+        self._time.on_update(lambda event: event.client and self._retime())
+        self._fov.on_update(lambda event: event.client and self._rezoom())
+        self._edit.on_click(lambda event: self._change(self._edit.value, self._browser(event)))
+        self._move.on_update(lambda _: self._draw())
+        for control in (self._seconds, self._tension, self._loop, self._fps, self._height, self._width):
+            control.on_update(lambda event: event.client and self._reshape())
+        self._at.on_update(lambda event: event.client and self._scrub(self._browser(event)))
+        play.on_click(lambda event: self._play(self._browser(event)))
+        save.on_click(lambda _: self._save())
+        download.on_click(lambda event: self._download(event.client))
+        load.on_upload(lambda _: self._load(load.value))
+
+    @property
+    def path(self) -> KeyframePath | None:
+        """The path of the scene on the screen, in the frame of its state; None before there is a keyframe."""
+        return self._paths.get(self._viewer.scene.name)
+
+    def show(self) -> None:
+        """Show the path of a newly opened scene."""
+        self._chosen = 0
+        self._show()
+
+    def close(self) -> None:
+        """Stop what is playing."""
+        self._playing.clear()
+
+    def _browser(self, event: viser.GuiEvent) -> "Browser | None":
+        return next((browser for browser in self._viewer.browsers if browser.client is event.client), None)
+
+    # Keyframes
+
+    def _add(self, browser: "Browser | None") -> None:
+        if browser is None:
+            return
+        key, path = self._key_of(browser), self.path
+        if path is None:
+            size = int(self._height.value), int(self._width.value)
+            self._set(KeyframePath((key,), size, float(self._fps.value), self._tension.value, self._loop.value, STEP_S), 0)
+            return
+        keys = path.keyframes
+        if self._chosen + 1 < len(keys):
+            time_s = (keys[self._chosen].time_s + keys[self._chosen + 1].time_s) / 2
+        else:
+            time_s = keys[-1].time_s + STEP_S
+        self._set(path.inserted(Keyframe(key.c2w, key.fov_deg, time_s), self._chosen), self._chosen + 1)
+
+    def _key_of(self, browser: "Browser") -> Keyframe:
+        pose = browser.pose
+        return Keyframe(pose.c2w, math.degrees(picture_fov(pose.fov, pose.aspect, self._aspect)), 0.0)
+
+    @property
+    def _aspect(self) -> float:
+        return self._width.value / self._height.value
+
+    def _window_fov(self, fov_deg: float, browser: "Browser") -> float:
+        """Return a browser's field of view, in radians, in which a frame of the path has its own."""
+        return window_fov(math.radians(fov_deg), browser.pose.aspect, self._aspect)
+
+    def _choose(self, label: str, browser: "Browser | None") -> None:
+        path = self.path
+        if path is None or label not in self._keys.options:
+            return
+        self._chosen = self._keys.options.index(label)
+        self._show()
+        if browser is not None:
+            key = path.keyframes[self._chosen]
+            browser.fly(key.c2w, self._window_fov(key.fov_deg, browser))
+
+    def _change(self, what: str, browser: "Browser | None") -> None:
+        path = self.path
+        if path is None or browser is None:
+            return
+        if what == "Delete":
+            if len(path.keyframes) == 1:
+                del self._paths[self._viewer.scene.name]
+                self._show()
+            else:
+                self._set(path.deleted(self._chosen), max(0, self._chosen - 1))
+            return
+        key = self._key_of(browser)
+        self._set(path.replaced(self._chosen, Keyframe(key.c2w, key.fov_deg, path.keyframes[self._chosen].time_s)), self._chosen)
+
+    def _retime(self) -> None:
+        """Move the chosen keyframe in time, between its neighbours; the first one stays at 0."""
+        path = self.path
+        if path is None:
+            return
+        keys, i = path.keyframes, self._chosen
+        if i > 0:
+            earliest = keys[i - 1].time_s + 0.01
+            latest = keys[i + 1].time_s - 0.01 if i + 1 < len(keys) else MOST_SECONDS
+            time_s = min(max(float(self._time.value), earliest), max(earliest, latest))
+            path = path.replaced(i, Keyframe(keys[i].c2w, keys[i].fov_deg, time_s))
+        self._set(path, i)
+
+    def _rezoom(self) -> None:
+        path = self.path
+        if path is not None:
+            key = path.keyframes[self._chosen]
+            self._set(path.replaced(self._chosen, Keyframe(key.c2w, float(self._fov.value), key.time_s)), self._chosen)
+
+    def _reshape(self) -> None:
+        path = self.path
+        if path is None:
+            return
+        path = KeyframePath(
+            path.keyframes,
+            (int(self._height.value), int(self._width.value)),
+            float(self._fps.value),
+            float(self._tension.value),
+            self._loop.value,
+            path.closing_s or STEP_S,
+        )
+        if path.seconds > 0 and abs(path.seconds - self._seconds.value) > 1e-6 and not self._loop_changed(path):
+            path = path.with_duration(float(self._seconds.value))
+        self._set(path, self._chosen)
+
+    def _loop_changed(self, path: KeyframePath) -> bool:
+        """Whether it is the loop's closing piece that makes the duration differ from what is shown."""
+        before = self.path
+        return before is not None and before.loop != path.loop
+
+    def _set(self, path: KeyframePath, chosen: int) -> None:
+        self._paths[self._viewer.scene.name] = path
+        self._chosen = chosen
+        self._show()
+
+    # What is shown
+
+    def _show(self) -> None:
+        """Fill the controls and draw the path."""
+        path = self.path
+        for control in self._filled:
+            control.visible = path is not None
+        if path is None:
+            self._text.content = "Move to a view and add it; the path goes smoothly through all that you add."
+            self._keys.options = ("none",)
+        else:
+            keys = path.keyframes
+            self._text.content = f"{len(keys)} keyframes, {path.seconds:.1f} s, {len(path.frames())} frames"
+            labels = tuple(f"{i + 1} · {key.time_s:.2f} s" for i, key in enumerate(keys))
+            if self._keys.options != labels:
+                self._keys.options = labels
+            self._keys.value = labels[self._chosen]
+            chosen = keys[self._chosen]
+            self._time.value, self._fov.value = round(chosen.time_s, 3), round(chosen.fov_deg, 2)
+            self._seconds.value = min(max(round(path.seconds, 3), 0.1), MOST_SECONDS)
+            self._tension.value, self._loop.value = path.tension, path.loop
+            self._fps.value = max(1, round(path.fps))
+            self._height.value, self._width.value = path.image_size
+        self._draw()
+
+    def _draw(self) -> None:
+        for browser in self._viewer.browsers:
+            self.draw(browser)
+
+    def draw(self, browser: "Browser") -> None:
+        """Draw the path in a browser: its keyframes as cameras, the curve, and the handle of the chosen keyframe."""
+        path, size = self.path, self._viewer.scene_panel.camera_size
+        browser.draw_path(path, self._chosen, 0.6 * size)
+        if self._gizmo is not None:
+            self._gizmo.remove()
+        self._gizmo = self._handle(path, size) if path is not None and self._move.value else None
+
+    def _handle(self, path: KeyframePath, size: float) -> viser.TransformControlsHandle:
+        """Draw the handle that moves the chosen keyframe."""
+        key = path.keyframes[self._chosen]
+        wxyz = transforms.SO3.from_matrix(key.c2w[:3, :3]).wxyz
+        handle = self._viewer.server.scene.add_transform_controls(
+            "/path/handle", scale=1.5 * size, wxyz=wxyz, position=key.c2w[:3, 3]
+        )
+
+        def moved(_: viser.TransformControlsEvent) -> None:
+            c2w = np.eye(4)
+            c2w[:3, :3], c2w[:3, 3] = transforms.SO3(handle.wxyz).as_matrix(), handle.position
+            now = self.path
+            if now is not None:
+                self._set(now.replaced(self._chosen, Keyframe(c2w, key.fov_deg, key.time_s)), self._chosen)
+
+        handle.on_drag_end(moved)
+        return handle
+
+    def choose(self, i: int, browser: "Browser") -> None:
+        """Choose the i-th keyframe and fly a browser there."""
+        if i < len(self._keys.options):
+            self._choose(self._keys.options[i], browser)
+
+    # Preview
+
+    def _scrub(self, browser: "Browser | None") -> None:
+        path = self.path
+        if path is not None and browser is not None:
+            self._place(browser, path, self._at.value * path.seconds)
+
+    def _place(self, browser: "Browser", path: KeyframePath, time_s: float) -> None:
+        c2w, fov_deg = path.at(np.array([time_s]))
+        browser.place(c2w[0], self._window_fov(float(fov_deg[0]), browser))
+
+    def _play(self, browser: "Browser | None") -> None:
+        """Move a browser's camera along the path, once; in the thread of the button's callback."""
+        if self._playing.is_set():
+            self._playing.clear()
+            return
+        path = self.path
+        if path is None or browser is None:
+            return
+        self._playing.set()
+        start = time.monotonic()
+        while self._playing.is_set() and (at := time.monotonic() - start) < path.seconds and browser in self._viewer.browsers:
+            self._place(browser, path, at)
+            time.sleep(1 / PREVIEW_FPS)
+        self._playing.clear()
+
+    # Files
+
+    def _content(self) -> KeyframePath | None:
+        """Return the path in the capture's frame."""
+        path = self.path
+        if path is None:
+            self._viewer.fail("There is no keyframe yet.")
+            return None
+        return path.moved(np.linalg.inv(self._viewer.scene.from_capture))
+
+    def _file_name(self) -> str:
+        return f"{NOT_IN_NAMES.sub('_', self._name.value).strip('._')[:100] or 'camera_path'}.json"
+
+    def _save(self) -> None:
+        path, folder = self._content(), self._viewer.paths_folder
+        if path is None or folder is None:
+            return
+        file = folder / self._file_name()
+        try:
+            write_camera_path(file, path)
+        except (InputError, OSError) as error:
+            self._viewer.fail(line_of(error))
+            return
+        for browser in self._viewer.browsers:
+            browser.client.add_notification("Saved", f"{file}: render it with --camera_path {file}", auto_close_seconds=10)
+
+    def _download(self, client: viser.ClientHandle | None) -> None:
+        path = self._content()
+        if path is not None and client is not None:
+            client.send_file_download(self._file_name(), json.dumps(camera_path_dict(path), indent=1).encode())
+
+    def _load(self, file: viser.UploadedFile) -> None:
+        try:
+            if len(file.content) > LARGEST_UPLOAD:
+                raise InputError(file.name, f"has {len(file.content) >> 20} MiB", f"{LARGEST_UPLOAD >> 20} MiB at most")
+            path = parse_keyframes(file.content, file.name)
+        except InputError as error:
+            self._viewer.fail(line_of(error))
+            return
+        self._set(path.moved(self._viewer.scene.from_capture), 0)

@@ -1,0 +1,77 @@
+"""A photo beside its rendering, with the PSNR of the rendering, and whether the photo is an input."""
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from config.errors import InputError, line_of
+from data.output.video import to_uint8
+from model.metric import psnr
+
+if TYPE_CHECKING:
+    from model.viewer.browser import Browser
+
+ROWS, GAP = 160, 6
+
+
+class PhotoPanel:
+    """The panel, hidden until a photo is chosen."""
+
+    def __init__(self, browser: "Browser") -> None:
+        self._browser = browser
+        self.view: int | None = None
+        gui = browser.client.gui
+        self._folder = gui.add_folder("Photo", order=1, visible=False)
+        with self._folder:
+            self._text = gui.add_markdown("")
+            self._image = gui.add_image(np.full((ROWS, 2 * ROWS + GAP, 3), 255, np.uint8), label="Photo | rendering", format="png")
+            self._switch = gui.add_button("Take out of the inputs")
+            close = gui.add_button("Close", color="gray")
+        self._switch.on_click(lambda _: self._browser.viewer.switch_input(self.view))
+        close.on_click(lambda _: self.hide())
+
+    def show(self, view: int) -> None:
+        """Show a view's photo, if there is one, and its rendering, once that is done."""
+        self.view = view
+        self._browser.colour_cameras()
+        if self._browser.viewer.scene.has_photos:
+            self.update()
+
+    def hide(self) -> None:
+        """Show no photo."""
+        self.view = None
+        self._folder.visible = False
+        self._browser.colour_cameras()
+
+    def update(self) -> None:
+        """Render the chosen view once more, as after a reconstruction."""
+        if self.view is not None:
+            self._browser.viewer.loop.submit(self._compare)
+
+    def _compare(self) -> None:
+        """Render the view at its photo's size and compare; in the render thread."""
+        scene, view = self._browser.viewer.scene, self.view
+        if view is None or view >= len(scene) or scene.state is None or not scene.has_photos:
+            return
+        try:
+            photo, fxfycxcy = scene.photo(view)
+        except (InputError, OSError) as error:
+            self._browser.fail(line_of(error))
+            return
+        rendered = scene.render(fxfycxcy, torch.from_numpy(scene.c2w[view]).float(), scene.image_size)
+        assert rendered is not None
+        score = psnr(torch.from_numpy(rendered).movedim(-1, 0) / 255, photo).item()
+        is_input = view in scene.inputs
+        self._image.image = beside(to_uint8(photo), rendered)
+        self._text.content = f"**View {view}**, {'an input' if is_input else 'not an input'}: {score:.2f} dB PSNR"
+        self._switch.label = "Take out of the inputs" if is_input else "Put into the inputs"
+        self._folder.visible = True
+
+
+def beside(photo: np.ndarray, rendered: np.ndarray) -> np.ndarray:
+    """Return two images (h, w, 3) side by side, pixels enlarged as squares."""
+    scale = max(1, ROWS // photo.shape[0])
+    both = [cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST) for image in (photo, rendered)]
+    return np.hstack([both[0], np.full((both[0].shape[0], GAP, 3), 255, np.uint8), both[1]])

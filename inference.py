@@ -19,6 +19,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from config.rendering import (
     DEFAULT_SCENE_WEIGHTS,
     DEFAULT_WEIGHTS,
     SETTINGS,
+    Interaction,
     Machine,
     Network,
     Results,
@@ -58,6 +60,7 @@ from model.parallel.context import ContextGroup, join_context, own_inputs, own_t
 from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
+from model.viewer import Photos, ViewedScene, serve
 from model.weights.hub import resolve_lpips, resolve_weights
 from model.weights.trained_with import TrainedWith, departure, trained_with
 

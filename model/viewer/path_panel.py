@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 STEP_S, FPS = 2.0, 30
 PREVIEW_FPS = 30
+NO_KEYS: tuple[str, ...] = ("none",)
 MOST_SECONDS, MOST_SIDE = 3600.0, 8192
 LARGEST_UPLOAD = 64 << 20
 NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -44,7 +45,7 @@ class PathPanel:
         with gui.add_folder("Camera path", order=5, expand_by_default=False):
             self._text = gui.add_markdown("")
             add = gui.add_button("Add this view", hint="as a keyframe, after the chosen one")
-            self._keys = gui.add_dropdown("Keyframe", ("none",))
+            self._keys: viser.GuiDropdownHandle[str] = gui.add_dropdown("Keyframe", NO_KEYS)
             self._time = gui.add_number("Time, s", 0.0, min=0.0, max=MOST_SECONDS, step=0.1)
             self._fov = gui.add_number("Field of view °", 50.0, min=1.0, max=170.0, step=0.5)
             self._edit = gui.add_button_group("Chosen one", ("Set to this view", "Delete"))
@@ -210,7 +211,7 @@ class PathPanel:
             control.visible = path is not None
         if path is None:
             self._text.content = "Move to a view and add it; the path goes smoothly through all that you add."
-            self._keys.options = ("none",)
+            self._keys.options = NO_KEYS
         else:
             keys = path.keyframes
             self._text.content = f"{len(keys)} keyframes, {path.seconds:.1f} s, {len(path.frames())} frames"

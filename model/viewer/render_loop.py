@@ -19,6 +19,8 @@ from model.viewer.window import Pose
 REST_S = 0.15
 # A fine frame gives way to other browsers this often, then it is finished.
 MOST_DEFERRALS = 3
+# A browser at rest that has waited this long for a fine frame comes before those that move.
+PATIENCE_S = 0.5
 # Browsers that moved this recently share the target rate of frames.
 ACTIVE_S = 0.5
 
@@ -73,6 +75,7 @@ class _Browser:
     fine: int = 0  # number of the latest pose rendered at the fine size
     asked_s: float = field(default_factory=time.monotonic)
     served_s: float = -math.inf
+    refreshed: bool = False  # at rest, and to be rendered once more
     deferrals: int = 0
 
 
@@ -110,7 +113,7 @@ class RenderLoop:
                 self._browsers[key] = _Browser(pose)
             else:
                 browser.pose, browser.asked, browser.asked_s = pose, browser.asked + 1, time.monotonic()
-                browser.deferrals = 0
+                browser.refreshed, browser.deferrals = False, 0
             self._changed.notify()
 
     def forget(self, key: Hashable) -> None:
@@ -123,6 +126,7 @@ class RenderLoop:
         """Render what all browsers look at once more: the scene or the sizes have changed."""
         with self._changed:
             for browser in self._browsers.values():
+                browser.refreshed = browser.shown > 0 and time.monotonic() - browser.asked_s >= REST_S
                 browser.asked += 1
             self._changed.notify()
 
@@ -142,37 +146,46 @@ class RenderLoop:
     def _run(self) -> None:
         while True:
             with self._changed:
+                job = None
                 while not self._closed and not self._tasks and (job := self._next()) is None:
                     self._changed.wait(self._until_rest())
                 if self._closed:
                     return
                 task = self._tasks.popleft() if self._tasks else None
             if task is not None:
-                try:
-                    task()
-                except Exception:  # one browser's task must not end the thread that serves all of them
-                    traceback.print_exc()
+                self._run_task(task)
             elif job is not None:
-                self._serve(*job)
+                key, browser, fine = job
+                self._serve(key, browser, fine)
+
+    @staticmethod
+    def _run_task(task: Callable[[], None]) -> None:
+        try:
+            task()
+        except Exception:  # one browser's task must not end the thread that serves all of them
+            traceback.print_exc()
 
     def _next(self) -> tuple[Hashable, _Browser, bool] | None:
         """Return whom to serve next, and whether with a fine frame: who has waited longest for any frame, then for a fine one."""
-        now, q = time.monotonic(), self.quality
-        waiting = [(browser.served_s, key) for key, browser in self._browsers.items() if browser.shown < browser.asked]
-        if waiting:
-            key = min(waiting, key=lambda item: item[0])[1]
-            browser = self._browsers[key]
-            at_rest = browser.shown > 0 and now - browser.asked_s >= REST_S
-            return key, browser, at_rest or not q.coarse_first or q.coarse >= q.fine
+        now = time.monotonic()
+        waiting = [key for key, browser in self._browsers.items() if browser.shown < browser.asked]
         resting = [
-            (browser.served_s, key)
+            key
             for key, browser in self._browsers.items()
-            if browser.fine < browser.asked and now - browser.asked_s >= REST_S
+            if browser.shown == browser.asked > browser.fine and now - browser.asked_s >= REST_S
         ]
-        if not resting:
-            return None
-        key = min(resting, key=lambda item: item[0])[1]
-        return key, self._browsers[key], True
+        starved = [key for key in resting if now - self._browsers[key].served_s > PATIENCE_S]
+        for keys in (starved, waiting, resting):
+            if keys:
+                key = min(keys, key=lambda key: self._browsers[key].served_s)
+                browser = self._browsers[key]
+                return key, browser, keys is not waiting or not self._coarser or browser.refreshed
+        return None
+
+    @property
+    def _coarser(self) -> bool:
+        """Whether frames in motion are coarser than those at rest."""
+        return self.quality.coarse_first and self.quality.coarse < self.quality.fine
 
     def _until_rest(self) -> float | None:
         """Return the seconds until a moving camera counts as at rest; None if none moves."""
@@ -183,9 +196,8 @@ class RenderLoop:
     def _serve(self, key: Hashable, browser: _Browser, fine: bool) -> None:
         with self._changed:
             number, pose, asked_s = browser.asked, browser.pose, browser.asked_s
-            # The first frame of a pose is finished even if the camera moves on, else nothing would be shown in motion; unless that
-            # frame is a fine one, and coarse ones take its place in motion.
-            needed = browser.shown < number and not (fine and self.quality.coarse_first)
+            # Frames in motion are finished even if the camera moves on: else nothing would be shown.
+            needed = not fine or not self._coarser
 
         def abandoned() -> bool:
             if self._closed:

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 
@@ -181,6 +182,9 @@ class Viewer:
         if browser is not None:
             browser.leave()
 
+    def _browser(self, key: Hashable) -> Browser | None:
+        return next((browser for browser in self.browsers if browser.client.client_id == key), None)
+
     def redraw_cameras(self) -> None:
         for browser in self.browsers:
             browser.draw_cameras()
@@ -218,16 +222,14 @@ class Viewer:
         return picture
 
     def _deliver(self, key: Hashable, picture: Picture) -> None:
-        with self._lock:
-            browser = self._browsers.get(key)  # type: ignore[arg-type]
+        browser = self._browser(key)
         if browser is not None:
             browser.deliver(picture)
 
     def _failed(self, key: Hashable, error: Exception) -> None:
         if not isinstance(error, (InputError, OSError)):
             traceback.print_exception(error)
-        with self._lock:
-            browser = self._browsers.get(key)  # type: ignore[arg-type]
+        browser = self._browser(key)
         if browser is not None:
             browser.fail(line_of(error))
 
@@ -259,6 +261,8 @@ def free_port(host: str, port: int) -> int:
 def _serve(host: str, port: int) -> viser.ViserServer:
     """Start viser's server without what it prints."""
     port = free_port(host, port)
+    # A browser can leave at any time; what is under way to it then is lost, and nobody needs to know.
+    warnings.filterwarnings("ignore", message="Queued a .* on a closed connection")
     with contextlib.redirect_stdout(io.StringIO()):
         server = viser.ViserServer(host, port, verbose=False)
     server.gui.configure_theme(control_width="medium", show_logo=False, show_share_button=False)

@@ -44,8 +44,8 @@ def test_the_spline_passes_through_the_keys_at_their_times(loop: bool, tension: 
     rotation = c2w[:, :3, :3]
     np.testing.assert_allclose(rotation @ rotation.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (500, 3, 3)), atol=1e-12)
     assert (np.linalg.det(rotation) > 0).all()
-    assert fov_deg.min() > 39.5  # a Catmull-Rom spline overshoots, here by 0.3 degrees
-    assert fov_deg.max() < 70.9
+    assert fov_deg.min() > 39.5  # a Catmull-Rom spline overshoots, here by 0.3 and 1.3 degrees
+    assert fov_deg.max() < 71.5
 
 
 @pytest.mark.parametrize("loop", [False, True])

@@ -178,12 +178,12 @@ def test_the_coarse_size_settles_where_the_target_rate_is_met(stage):
     s.loop.quality.coarse = 60
     for x in range(25):
         s.loop.ask("a", pose(x))
-        s.until(lambda: len(s.pictures) > x)
+        s.until(lambda x=x: len(s.pictures) > x)
     assert 28 <= s.loop.quality.coarse <= 44
     s.loop.quality.target_fps = 10
     for x in range(25, 50):
         s.loop.ask("a", pose(x))
-        s.until(lambda: len(s.pictures) > x)
+        s.until(lambda x=x: len(s.pictures) > x)
     assert s.loop.quality.coarse == 64
 
 

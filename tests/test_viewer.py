@@ -19,7 +19,7 @@ import torch
 import inference
 from config.errors import InputError
 from model import LaCTLVSM
-from model.viewer import start_viewer
+from model.viewer import PathFiles, start_viewer
 from model.viewer.viewed_scene import ViewedScene
 from model.viewer.window import Pose, fit_into_window, picture_camera, picture_fov, window_fov
 from tests.support.viewers import INPUTS, SIZE, bundled_model, example_scenes, psnr, until
@@ -41,7 +41,7 @@ def model() -> LaCTLVSM:
 @pytest.fixture
 def viewer(model, tmp_path):
     before = set(threading.enumerate())
-    with start_viewer(example_scenes(model), SIZE, tmp_path, port=free_port("127.0.0.1", 18080)) as made:
+    with start_viewer(example_scenes(model), SIZE, PathFiles(tmp_path), port=free_port("127.0.0.1", 18080)) as made:
         until(lambda: made.scene.state is not None)
         yield made
     until(lambda: not set(threading.enumerate()) - before)  # no thread is left behind
@@ -252,7 +252,8 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     ) as program:
-        assert program.stdout is not None and program.stderr is not None
+        assert program.stdout is not None
+        assert program.stderr is not None
         first, second = program.stdout.readline(), program.stdout.readline()
         url = re.fullmatch(r"viewer: (http://localhost:\d+) \(Ctrl-C ends it\)\n", first)
         assert url, first + program.stderr.read()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.errors import InputError
+from model.viewer.path_files import PathFiles
 from model.viewer.viewed_scene import Photos, ViewedScene
 
 if TYPE_CHECKING:
     from model.viewer.viewer import Viewer
 
-__all__ = ["Photos", "ViewedScene", "serve", "start_viewer"]
+__all__ = ["PathFiles", "Photos", "ViewedScene", "serve", "start_viewer"]
 
 INSTALL = 'pip install "viser>=1.1,<2"'
 
@@ -20,7 +20,7 @@ INSTALL = 'pip install "viser>=1.1,<2"'
 def start_viewer(
     scenes: dict[str, Callable[[], ViewedScene]],
     trained_size: tuple[int, int],
-    paths_folder: Path | None = None,
+    files: PathFiles | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
 ) -> Viewer:
@@ -35,14 +35,14 @@ def start_viewer(
         raise InputError("viewer", f"cannot start ({error})", f"viser: {INSTALL}") from error
     from model.viewer.viewer import Viewer
 
-    return Viewer(scenes, trained_size, paths_folder, host, port)
+    return Viewer(scenes, trained_size, files, host, port)
 
 
 def serve(
-    scenes: dict[str, Callable[[], ViewedScene]], trained_size: tuple[int, int], paths_folder: Path, host: str, port: int
+    scenes: dict[str, Callable[[], ViewedScene]], trained_size: tuple[int, int], files: PathFiles, host: str, port: int
 ) -> None:
     """Run a viewer until the program is interrupted; print where it is. Arguments and errors are those of `start_viewer`."""
-    with start_viewer(scenes, trained_size, paths_folder, host, port) as viewer:
+    with start_viewer(scenes, trained_size, files, host, port) as viewer:
         at = viewer.server.get_port()
         print(f"viewer: {viewer.url} (Ctrl-C ends it)", flush=True)
         print(f"from another machine: ssh -L {at}:localhost:{at} THIS_MACHINE, then http://localhost:{at}", flush=True)

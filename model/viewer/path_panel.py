@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from viser import transforms
 
 from config.errors import InputError, line_of
 from model.keyframes import Keyframe, KeyframePath
-from model.nerfstudio_path import camera_path_dict, parse_keyframes, write_camera_path
+from model.viewer.path_files import PathFiles, file_name
 from model.viewer.window import picture_fov, window_fov
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ STEP_S, FPS = 2.0, 30
 PREVIEW_FPS = 30
 NO_KEYS: tuple[str, ...] = ("none",)
 MOST_SECONDS, MOST_SIDE = 3600.0, 8192
-LARGEST_UPLOAD = 64 << 20
-NOT_IN_NAMES = re.compile(r"[^\w.-]+")
 
 
 class PathPanel:
@@ -33,11 +30,14 @@ class PathPanel:
 
     Args:
         viewer: what they belong to.
+        files: where paths are saved.
     """
 
-    def __init__(self, viewer: "Viewer") -> None:
-        self._viewer = viewer
+    def __init__(self, viewer: "Viewer", files: PathFiles) -> None:
+        self._viewer, self._files = viewer, files
         self._paths: dict[str, KeyframePath] = {}
+        if files.first is not None:
+            self._paths[viewer.scene.name] = files.first.moved(viewer.scene.from_capture)
         self._gizmo: viser.TransformControlsHandle | None = None
         self._playing = threading.Event()
         self._chosen = 0
@@ -59,7 +59,7 @@ class PathPanel:
             self._height = gui.add_number("Height", h, min=1, max=MOST_SIDE, step=1)
             self._width = gui.add_number("Width", w, min=1, max=MOST_SIDE, step=1)
             self._name = gui.add_text("Name", "camera_path")
-            save = gui.add_button("Save", visible=viewer.paths_folder is not None, hint="on the machine that runs the viewer")
+            save = gui.add_button("Save", visible=files.folder is not None, hint="on the machine that runs the viewer")
             download = gui.add_button("Download", color="gray")
             load = gui.add_upload_button("Load a JSON", color="gray", mime_type="application/json")
         self._filled = (
@@ -290,24 +290,21 @@ class PathPanel:
 
     # Files
 
-    def _content(self) -> KeyframePath | None:
-        """Return the path in the capture's frame."""
+    @property
+    def _to_save(self) -> KeyframePath | None:
+        """The path in the capture's frame."""
         path = self.path
         if path is None:
             self._viewer.fail("There is no keyframe yet.")
             return None
         return path.moved(np.linalg.inv(self._viewer.scene.from_capture))
 
-    def _file_name(self) -> str:
-        return f"{NOT_IN_NAMES.sub('_', self._name.value).strip('._')[:100] or 'camera_path'}.json"
-
     def _save(self) -> None:
-        path, folder = self._content(), self._viewer.paths_folder
-        if path is None or folder is None:
+        path = self._to_save
+        if path is None:
             return
-        file = folder / self._file_name()
         try:
-            write_camera_path(file, path)
+            file = self._files.save(path, self._name.value)
         except (InputError, OSError) as error:
             self._viewer.fail(line_of(error))
             return
@@ -315,15 +312,13 @@ class PathPanel:
             browser.client.add_notification("Saved", f"{file}: render it with --camera_path {file}", auto_close_seconds=10)
 
     def _download(self, client: viser.ClientHandle | None) -> None:
-        path = self._content()
+        path = self._to_save
         if path is not None and client is not None:
-            client.send_file_download(self._file_name(), json.dumps(camera_path_dict(path), indent=1).encode())
+            client.send_file_download(file_name(self._name.value), json.dumps(self._files.content(path), indent=1).encode())
 
     def _load(self, file: viser.UploadedFile) -> None:
         try:
-            if len(file.content) > LARGEST_UPLOAD:
-                raise InputError(file.name, f"has {len(file.content) >> 20} MiB", f"{LARGEST_UPLOAD >> 20} MiB at most")
-            path = parse_keyframes(file.content, file.name)
+            path = self._files.read(file.content, file.name)
         except InputError as error:
             self._viewer.fail(line_of(error))
             return

@@ -9,7 +9,6 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from config.errors import InputError, line_of
 from config.threads import cores
 from model.scene_state import SceneState
 from model.viewer.browser import Browser
+from model.viewer.path_files import PathFiles
 from model.viewer.path_panel import PathPanel
 from model.viewer.quality_panel import QualityPanel, first_quality
 from model.viewer.reconstruction import Reconstructor
@@ -38,7 +38,7 @@ class Viewer:
     Args:
         scenes: functions that open the scenes of the menu, by name, which must differ. The first is opened at once.
         trained_size: (h, w) that the weights were trained at.
-        paths_folder: where camera paths are saved; None: they are only downloaded.
+        files: where camera paths are saved; None: they are only downloaded.
         host: address to listen at.
         port: of it; the next free one is taken if it is in use.
         chosen_threads: numbers of CPU threads to choose from, by measurement; None: one, and one a core.
@@ -51,7 +51,7 @@ class Viewer:
         self,
         scenes: dict[str, Callable[[], ViewedScene]],
         trained_size: tuple[int, int],
-        paths_folder: Path | None = None,
+        files: PathFiles | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
         chosen_threads: tuple[int, ...] | None = None,
@@ -60,7 +60,7 @@ class Viewer:
         self._browsers: dict[int, Browser] = {}
         self._lock = threading.RLock()
         self.scene = self._openers[0]()
-        self.trained_size, self.paths_folder = trained_size, paths_folder
+        self.trained_size = trained_size
         self.wanted_inputs = list(self.scene.inputs)
         self._threads = ThreadChoice(chosen_threads or (1, cores()))
         self._closed = threading.Event()
@@ -70,7 +70,7 @@ class Viewer:
         self._reconstructor = Reconstructor(self._progress, self._reconstructed, self.fail)
         self.scene_panel = ScenePanel(self, list(scenes))
         self.quality_panel = QualityPanel(self, trained_size[0])
-        self.path_panel = PathPanel(self)
+        self.path_panel = PathPanel(self, files or PathFiles())
         self._show_scene()
         self.server.on_client_connect(self._connected)
         self.server.on_client_disconnect(self._disconnected)

@@ -4,20 +4,17 @@ import math
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import numpy as np
 import viser
 from viser import transforms
 
 from model.keyframes import KeyframePath
+from model.viewer.contract import ViewerParts
 from model.viewer.photo_panel import PhotoPanel
 from model.viewer.render_loop import Picture
 from model.viewer.view_panel import ViewPanel
 from model.viewer.window import Pose, fit_into_window, window_fov
-
-if TYPE_CHECKING:
-    from model.viewer.viewer import Viewer
 
 FLIGHT_S, FLIGHT_STEPS_PER_S = 0.5, 30
 # Beyond this many spreads from the nearest input, a line says so.
@@ -40,7 +37,7 @@ class Browser:
         client: viser's handle.
     """
 
-    def __init__(self, viewer: "Viewer", client: viser.ClientHandle) -> None:
+    def __init__(self, viewer: ViewerParts, client: viser.ClientHandle) -> None:
         self.viewer, self.client = viewer, client
         self.sent = 0
         self._sent_s: deque[float] = deque(maxlen=120)

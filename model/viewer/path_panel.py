@@ -4,7 +4,6 @@ import json
 import math
 import threading
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 import viser
@@ -12,12 +11,9 @@ from viser import transforms
 
 from config.errors import InputError, line_of
 from model.keyframes import Keyframe, KeyframePath
+from model.viewer.contract import BrowserParts, ViewerParts
 from model.viewer.path_files import PathFiles, file_name
 from model.viewer.window import picture_fov, window_fov
-
-if TYPE_CHECKING:
-    from model.viewer.browser import Browser
-    from model.viewer.viewer import Viewer
 
 STEP_S, FPS = 2.0, 30
 PREVIEW_FPS = 30
@@ -33,7 +29,7 @@ class PathPanel:
         files: where paths are saved.
     """
 
-    def __init__(self, viewer: "Viewer", files: PathFiles) -> None:
+    def __init__(self, viewer: ViewerParts, files: PathFiles) -> None:
         self._viewer, self._files = viewer, files
         self._paths: dict[str, KeyframePath] = {}
         if files.first is not None:
@@ -101,12 +97,12 @@ class PathPanel:
         """Stop what is playing."""
         self._playing.clear()
 
-    def _browser(self, event: viser.GuiEvent) -> "Browser | None":
+    def _browser(self, event: viser.GuiEvent) -> BrowserParts | None:
         return next((browser for browser in self._viewer.browsers if browser.client is event.client), None)
 
     # Keyframes
 
-    def _add(self, browser: "Browser | None") -> None:
+    def _add(self, browser: BrowserParts | None) -> None:
         if browser is None:
             return
         key, path = self._key_of(browser), self.path
@@ -121,7 +117,7 @@ class PathPanel:
             time_s = keys[-1].time_s + STEP_S
         self._set(path.inserted(Keyframe(key.c2w, key.fov_deg, time_s), self._chosen), self._chosen + 1)
 
-    def _key_of(self, browser: "Browser") -> Keyframe:
+    def _key_of(self, browser: BrowserParts) -> Keyframe:
         pose = browser.pose
         return Keyframe(pose.c2w, math.degrees(picture_fov(pose.fov, pose.aspect, self._aspect)), 0.0)
 
@@ -129,11 +125,11 @@ class PathPanel:
     def _aspect(self) -> float:
         return self._width.value / self._height.value
 
-    def _window_fov(self, fov_deg: float, browser: "Browser") -> float:
+    def _window_fov(self, fov_deg: float, browser: BrowserParts) -> float:
         """Return a browser's field of view, in radians, in which a frame of the path has its own."""
         return window_fov(math.radians(fov_deg), browser.pose.aspect, self._aspect)
 
-    def _choose(self, label: str, browser: "Browser | None") -> None:
+    def _choose(self, label: str, browser: BrowserParts | None) -> None:
         path = self.path
         if path is None or label not in self._keys.options:
             return
@@ -143,7 +139,7 @@ class PathPanel:
             key = path.keyframes[self._chosen]
             browser.fly(key.c2w, self._window_fov(key.fov_deg, browser))
 
-    def _change(self, what: str, browser: "Browser | None") -> None:
+    def _change(self, what: str, browser: BrowserParts | None) -> None:
         path = self.path
         if path is None or browser is None:
             return
@@ -231,7 +227,7 @@ class PathPanel:
         for browser in self._viewer.browsers:
             self.draw(browser)
 
-    def draw(self, browser: "Browser") -> None:
+    def draw(self, browser: BrowserParts) -> None:
         """Draw the path in a browser: its keyframes as cameras, the curve, and the handle of the chosen keyframe."""
         path, size = self.path, self._viewer.scene_panel.camera_size
         browser.draw_path(path, self._chosen, 0.6 * size)
@@ -257,23 +253,23 @@ class PathPanel:
         handle.on_drag_end(moved)
         return handle
 
-    def choose(self, i: int, browser: "Browser") -> None:
+    def choose(self, i: int, browser: BrowserParts) -> None:
         """Choose the i-th keyframe and fly a browser there."""
         if i < len(self._keys.options):
             self._choose(self._keys.options[i], browser)
 
     # Preview
 
-    def _scrub(self, browser: "Browser | None") -> None:
+    def _scrub(self, browser: BrowserParts | None) -> None:
         path = self.path
         if path is not None and browser is not None:
             self._place(browser, path, self._at.value * path.seconds)
 
-    def _place(self, browser: "Browser", path: KeyframePath, time_s: float) -> None:
+    def _place(self, browser: BrowserParts, path: KeyframePath, time_s: float) -> None:
         c2w, fov_deg = path.at(np.array([time_s]))
         browser.place(c2w[0], self._window_fov(float(fov_deg[0]), browser))
 
-    def _play(self, browser: "Browser | None") -> None:
+    def _play(self, browser: BrowserParts | None) -> None:
         """Move a browser's camera along the path, once; in the thread of the button's callback."""
         if self._playing.is_set():
             self._playing.clear()

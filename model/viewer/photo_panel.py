@@ -1,7 +1,5 @@
 """A photo beside its rendering, with the PSNR of the rendering, and whether the photo is an input."""
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 import torch
@@ -9,9 +7,7 @@ import torch
 from config.errors import InputError, line_of
 from data.output.video import to_uint8
 from model.metric import psnr
-
-if TYPE_CHECKING:
-    from model.viewer.browser import Browser
+from model.viewer.contract import BrowserParts
 
 ROWS, GAP = 160, 6
 
@@ -19,7 +15,7 @@ ROWS, GAP = 160, 6
 class PhotoPanel:
     """The panel, hidden until a photo is chosen."""
 
-    def __init__(self, browser: "Browser") -> None:
+    def __init__(self, browser: BrowserParts) -> None:
         self._browser = browser
         self.view: int | None = None
         gui = browser.client.gui

@@ -1,11 +1,7 @@
 """Controls of the frames' sizes, shared by all browsers."""
 
-from typing import TYPE_CHECKING
-
+from model.viewer.contract import ViewerParts
 from model.viewer.render_loop import Quality
-
-if TYPE_CHECKING:
-    from model.viewer.viewer import Viewer
 
 # Heights above what the weights were trained at, for those who ask: pictures get worse, see model/README.md.
 BEYOND = 4
@@ -28,7 +24,7 @@ class QualityPanel:
         trained_rows: height that the weights were trained at.
     """
 
-    def __init__(self, viewer: "Viewer", trained_rows: int) -> None:
+    def __init__(self, viewer: ViewerParts, trained_rows: int) -> None:
         self._viewer, self._trained = viewer, trained_rows
         gui, quality = viewer.server.gui, viewer.loop.quality
         with gui.add_folder("Quality", order=4, expand_by_default=False):

@@ -1,16 +1,13 @@
 """Controls of the scene and its inputs, shared by all browsers."""
 
 import threading
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from config.errors import InputError, line_of
 from data.output.video import to_uint8
-
-if TYPE_CHECKING:
-    from model.viewer.viewer import Viewer
+from model.viewer.contract import ViewerParts
 
 THUMBNAIL_PX = 96
 # Photos of cameras that are drawn; of more, only the outlines are.
@@ -28,7 +25,7 @@ class ScenePanel:
         names: of the scenes in the menu.
     """
 
-    def __init__(self, viewer: "Viewer", names: list[str]) -> None:
+    def __init__(self, viewer: ViewerParts, names: list[str]) -> None:
         self._viewer = viewer
         self._thumbnails: dict[int, np.ndarray | None] = {}
         self._taken_out: set[int] = set()

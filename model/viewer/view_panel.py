@@ -1,15 +1,12 @@
 """Controls of a browser's own camera: field of view, up direction, what dragging turns about, reset."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from model.viewer.contract import BrowserParts
 from model.viewer.viewed_scene import ViewedScene
 from model.viewer.window import window_fov
-
-if TYPE_CHECKING:
-    from model.viewer.browser import Browser
 
 AXES = {
     "+x": (1.0, 0.0, 0.0), "-x": (-1.0, 0.0, 0.0), "+y": (0.0, 1.0, 0.0),
@@ -25,7 +22,7 @@ FOV_DEG = (10.0, 120.0)
 class ViewPanel:
     """The controls."""
 
-    def __init__(self, browser: "Browser") -> None:
+    def __init__(self, browser: BrowserParts) -> None:
         self._browser = browser
         gui = browser.client.gui
         self.up = browser.viewer.scene.up

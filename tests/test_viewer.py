@@ -11,10 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
 import inference
 from config.errors import InputError
@@ -22,15 +20,14 @@ from model import LaCTLVSM
 from model.viewer import PathFiles, start_viewer
 from model.viewer.viewed_scene import ViewedScene
 from model.viewer.window import Pose, fit_into_window, picture_camera, picture_fov, window_fov
-from tests.support.viewers import INPUTS, SIZE, bundled_model, example_scenes, psnr, until
+from tests.support.viewers import FOV, INPUTS, SIZE, bundled_model, direct, example_scenes, middle, psnr, until
 
 viser = pytest.importorskip("viser", reason="the viewer needs viser: pip install -r tests/requirement.txt")
 
-from model.viewer.viewer import Viewer, free_port  # noqa: E402
+from model.viewer.viewer import free_port  # noqa: E402
 from tests.support.viewer_client import ViewerClient  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-FOV = math.radians(50)
 
 
 @pytest.fixture(scope="module")
@@ -45,22 +42,6 @@ def viewer(model, tmp_path):
         until(lambda: made.scene.state is not None)
         yield made
     until(lambda: not set(threading.enumerate()) - before)  # no thread is left behind
-
-
-def direct(viewer: Viewer, c2w: np.ndarray, rows: int = 64, fov: float = FOV) -> np.ndarray:
-    """Return the current scene's square picture of a pose, (rows, rows, 3), rendered without the viewer."""
-    focal = rows / 2 / math.tan(fov / 2)
-    fxfycxcy = torch.tensor([[[focal, focal, rows / 2, rows / 2]]])
-    state = viewer.scene.state
-    assert state is not None
-    image = viewer.scene.model.render(state, fxfycxcy, torch.from_numpy(c2w).float()[None, None], (rows, rows))[0, 0]
-    return (image.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
-
-
-def middle(picture: np.ndarray, rows: int = 64) -> np.ndarray:
-    """Return the square in the middle of a wide picture, reduced to `rows`."""
-    h, w, _ = picture.shape
-    return cv2.resize(picture[:, (w - h) // 2 : (w - h) // 2 + h], (rows, rows), interpolation=cv2.INTER_AREA)
 
 
 @pytest.mark.parametrize(("aspect", "window"), [(1.0, 1.7), (1.5, 0.8), (0.6, 0.6), (1.79, 1.5)])
@@ -89,7 +70,7 @@ def test_clients_get_the_picture_of_their_own_pose(viewer):
         one.look(c2w[3], FOV)
         other.look(c2w[17], FOV)
         pictures = [middle(client.last_picture().pixels) for client in (one, other)]
-    expected = [direct(viewer, c2w[view]) for view in (3, 17)]
+    expected = [direct(viewer.scene, c2w[view]) for view in (3, 17)]
     # JPEG, enlarging and reducing cost little: measured 35 dB and more; another view is at 15.
     assert psnr(pictures[0], expected[0]) > 30 < psnr(pictures[1], expected[1])
     assert psnr(pictures[0], expected[1]) < 22 > psnr(pictures[1], expected[0])
@@ -108,7 +89,7 @@ def test_inputs_can_be_taken_out_and_put_back_and_their_number_changed(viewer):
         assert viewer.scene.inputs == sorted(set(inputs) - {inputs[1]})
         after = client.last_picture().pixels
         assert 15 < psnr(after, before) < 50
-        assert psnr(middle(after), direct(viewer, viewer.scene.c2w[3])) > 30
+        assert psnr(middle(after), direct(viewer.scene, viewer.scene.c2w[3])) > 30
         assert "5 of 48 views are inputs" in viewer.scene_panel._text.content
     viewer.switch_input(inputs[1])
     until(lambda: viewer.scene.inputs == inputs)
@@ -143,7 +124,7 @@ def test_another_scene_can_be_opened(viewer):
         until(lambda: viewer.scene is not first)
         assert psnr(client.last_picture().pixels, before) < 25
         client.look(viewer.scene.c2w[5], FOV)
-        assert psnr(middle(client.last_picture().pixels), direct(viewer, viewer.scene.c2w[5])) > 30
+        assert psnr(middle(client.last_picture().pixels), direct(viewer.scene, viewer.scene.c2w[5])) > 30
 
 
 def test_a_photo_that_cannot_be_read_leaves_the_scene_as_it_is(viewer, monkeypatch):
@@ -158,7 +139,7 @@ def test_a_photo_that_cannot_be_read_leaves_the_scene_as_it_is(viewer, monkeypat
         viewer.reconstruct(scene, [0, 1])
         time.sleep(0.3)
         client.look(viewer.scene.c2w[4], FOV)
-        assert psnr(middle(client.last_picture().pixels), direct(viewer, viewer.scene.c2w[4])) > 30
+        assert psnr(middle(client.last_picture().pixels), direct(viewer.scene, viewer.scene.c2w[4])) > 30
         assert client.kinds["NotificationShowMessage"] == 1
     assert scene.state is first
 
@@ -170,7 +151,7 @@ def test_a_saved_state_is_shown_without_photos(viewer, model, tmp_path):
         assert len(shown.scene) == INPUTS
         with ViewerClient(shown.url) as client:
             client.look(viewer.scene.c2w[3], FOV)
-            assert psnr(middle(client.last_picture().pixels), direct(viewer, viewer.scene.c2w[3])) > 30
+            assert psnr(middle(client.last_picture().pixels), direct(viewer.scene, viewer.scene.c2w[3])) > 30
             assert "without photos" in shown.scene_panel._text.content
 
 

@@ -23,8 +23,8 @@ STATUS_EVERY_S = 0.25
 KEYFRAME, KEYFRAME_CHOSEN = (222, 120, 20), (200, 30, 60)
 # Points of the drawn curve for every piece between keyframes.
 CURVE_POINTS = 24
-# A camera nearer to the eye than this, in units of its drawn size, is hidden: it would cover the picture.
-NEAR_EYE = 1.5
+# A camera nearer to the eye than this, in units of its size, is hidden: it would cover the picture. Viser draws it 2.3 sizes long.
+NEAR_EYE = 3.0
 # Part of the window's height, around its middle, in which cameras behind an object are hidden.
 BEHIND = 0.75
 

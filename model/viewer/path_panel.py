@@ -310,7 +310,9 @@ class PathPanel:
     def _download(self, client: viser.ClientHandle | None) -> None:
         path = self._to_save
         if path is not None and client is not None:
-            client.send_file_download(file_name(self._name.value), json.dumps(self._files.content(path), indent=1).encode())
+            client.send_file_download(
+                file_name(self._name.value), json.dumps(self._files.content(path), indent=1).encode(), save_immediately=True
+            )
 
     def _load(self, file: viser.UploadedFile) -> None:
         try:

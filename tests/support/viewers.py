@@ -1,9 +1,11 @@
 """Viewers of the bundled examples, and scenes for them."""
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
 
+import cv2
 import numpy as np
 import torch
 
@@ -17,6 +19,7 @@ from model.viewer import Photos, ViewedScene
 
 SIZE = (64, 64)
 INPUTS = 6
+FOV = math.radians(50)
 
 
 def bundled_model(scenes: bool = False) -> LaCTLVSM:
@@ -52,3 +55,19 @@ def until(condition: Callable[[], object], patience_s: float = 30.0) -> None:
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Return the PSNR of two images of 8 bits, in dB."""
     return float(-10 * np.log10((((a.astype(float) - b) / 255) ** 2).mean() + 1e-12))
+
+
+def direct(scene: ViewedScene, c2w: np.ndarray, rows: int = 64, fov: float = FOV) -> np.ndarray:
+    """Return a scene's square picture of a pose, (rows, rows, 3), rendered without the viewer."""
+    focal = rows / 2 / math.tan(fov / 2)
+    fxfycxcy = torch.tensor([[[focal, focal, rows / 2, rows / 2]]])
+    state = scene.state
+    assert state is not None
+    image = scene.model.render(state, fxfycxcy, torch.from_numpy(c2w).float()[None, None], (rows, rows))[0, 0]
+    return (image.movedim(0, -1).numpy() * 255).round().astype(np.uint8)
+
+
+def middle(picture: np.ndarray, rows: int = 64) -> np.ndarray:
+    """Return the square in the middle of a wide picture, reduced to `rows`."""
+    h, w, _ = picture.shape
+    return cv2.resize(picture[:, (w - h) // 2 : (w - h) // 2 + h], (rows, rows), interpolation=cv2.INTER_AREA)

@@ -203,7 +203,7 @@ def orbit(
         image_size: (h, w); None for that of the inputs.
         radius: distance to the centre; None for the inputs' mean.
         elevation_deg: above the plane through the centre; None for the inputs' mean.
-        fov_deg: horizontal field of view; None for the inputs', in height or width less where the frame has another shape.
+        fov_deg: horizontal field of view; None for the inputs', cropped where the frame has another shape.
         fps: frames per second.
 
     Raises:

@@ -66,7 +66,7 @@ def test_a_picture_lies_in_the_window_where_the_window_s_camera_sees_it(aspect, 
 
 def test_clients_get_the_picture_of_their_own_pose(viewer):
     c2w = viewer.scene.c2w
-    with ViewerClient(viewer.url) as one, ViewerClient(viewer.url) as other:
+    with ViewerClient(viewer.url, viewer.scene.shown_scale) as one, ViewerClient(viewer.url, one.scale) as other:
         one.look(c2w[3], FOV)
         other.look(c2w[17], FOV)
         pictures = [middle(client.last_picture().pixels) for client in (one, other)]
@@ -80,7 +80,7 @@ def test_clients_get_the_picture_of_their_own_pose(viewer):
 def test_inputs_can_be_taken_out_and_put_back_and_their_number_changed(viewer):
     inputs, first = list(viewer.scene.inputs), viewer.scene.state
     assert len(inputs) == INPUTS
-    with ViewerClient(viewer.url) as client:
+    with ViewerClient(viewer.url, viewer.scene.shown_scale) as client:
         client.look(viewer.scene.c2w[3], FOV)
         before = client.last_picture().pixels
         viewer.switch_input(inputs[1])
@@ -117,11 +117,12 @@ def test_the_last_input_stays(viewer):
 
 def test_another_scene_can_be_opened(viewer):
     first = viewer.scene
-    with ViewerClient(viewer.url) as client:
+    with ViewerClient(viewer.url, viewer.scene.shown_scale) as client:
         client.look(viewer.scene.c2w[3], FOV)
         before = client.last_picture().pixels
         viewer.open(1)
         until(lambda: viewer.scene is not first)
+        client.scale = viewer.scene.shown_scale
         assert psnr(client.last_picture().pixels, before) < 25
         client.look(viewer.scene.c2w[5], FOV)
         assert psnr(middle(client.last_picture().pixels), direct(viewer.scene, viewer.scene.c2w[5])) > 30
@@ -132,7 +133,7 @@ def test_a_photo_that_cannot_be_read_leaves_the_scene_as_it_is(viewer, monkeypat
         raise InputError("a.png", "is damaged", "a photo")
 
     scene, first = viewer.scene, viewer.scene.state
-    with ViewerClient(viewer.url) as client:
+    with ViewerClient(viewer.url, viewer.scene.shown_scale) as client:
         client.look(viewer.scene.c2w[3], FOV)
         client.last_picture()
         monkeypatch.setattr("model.viewer.viewed_scene.load_views", unreadable)
@@ -149,7 +150,7 @@ def test_a_saved_state_is_shown_without_photos(viewer, model, tmp_path):
     with start_viewer({"s": lambda: ViewedScene.of_state(state, model, "s")}, SIZE, port=free_port("127.0.0.1", 18180)) as shown:
         assert not shown.scene.has_photos
         assert len(shown.scene) == INPUTS
-        with ViewerClient(shown.url) as client:
+        with ViewerClient(shown.url, shown.scene.shown_scale) as client:
             client.look(viewer.scene.c2w[3], FOV)
             assert psnr(middle(client.last_picture().pixels), direct(viewer.scene, viewer.scene.c2w[3])) > 30
             assert "without photos" in shown.scene_panel._text.content
@@ -162,7 +163,7 @@ def test_distances_are_told_in_units_of_the_spread_of_the_inputs(viewer):
     beyond = centres[0] * (1 + 2.5 * spread / np.linalg.norm(centres[0]))
     # The inputs are on a sphere: none is nearer to a point beyond one of them.
     assert scene.distance_to_inputs(beyond) == pytest.approx(2.5)
-    with ViewerClient(viewer.url) as client:
+    with ViewerClient(viewer.url, viewer.scene.shown_scale) as client:
         c2w = scene.c2w[scene.inputs[0]].copy()
         client.look(c2w, FOV)
         client.last_picture()
@@ -180,7 +181,7 @@ def test_ten_clients_leave_nothing_behind(viewer, capfd):
 
     def wander(k: int) -> None:
         rng = np.random.default_rng(k)
-        with ViewerClient(viewer.url) as client:
+        with ViewerClient(viewer.url, viewer.scene.shown_scale) as client:
             while not stop.is_set():
                 client.look(c2w[rng.integers(len(c2w))], FOV)
                 client.picture()
@@ -239,7 +240,7 @@ def test_the_program_serves_until_it_is_interrupted(tmp_path):
         url = re.fullmatch(r"viewer: (http://localhost:\d+) \(Ctrl-C ends it\)\n", first)
         assert url, first + program.stderr.read()
         assert "ssh -L" in second
-        with ViewerClient(url[1]) as client:
+        with ViewerClient(url[1], 1.5) as client:
             client.look(np.array([[0.0, 0, -1, 2.7], [1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]), FOV)
             assert client.last_picture().pixels.std() > 10  # something is there
             program.send_signal(signal.SIGINT)

@@ -17,8 +17,8 @@ from model.viewer.view_panel import ViewPanel
 from model.viewer.window import Pose, fit_into_window, window_fov
 
 FLIGHT_S, FLIGHT_STEPS_PER_S = 0.5, 30
-# Beyond this many spreads from the nearest input, a line says so.
-FAR_FROM_INPUTS = 1.0
+# Beyond this many spreads from the nearest input, or this angle to where the nearest of a scene looks, a line says so.
+FAR_FROM_INPUTS, AWAY_FROM_INPUTS_DEG = 1.0, 40.0
 STATUS_EVERY_S = 0.25
 KEYFRAME, KEYFRAME_CHOSEN = (222, 120, 20), (200, 30, 60)
 # Points of the drawn curve for every piece between keyframes.
@@ -78,7 +78,7 @@ class Browser:
         camera = self.client.camera
         c2w = np.eye(4)
         c2w[:3, :3] = transforms.SO3(camera.wxyz).as_matrix()
-        c2w[:3, 3] = camera.position
+        c2w[:3, 3] = camera.position / self.viewer.scene.shown_scale
         return Pose(c2w, camera.fov, camera.image_width / max(1, camera.image_height))
 
     async def _moved(self, _: viser.CameraHandle) -> None:
@@ -99,10 +99,11 @@ class Browser:
         level = up - forward * (up @ forward)
         rolled = np.linalg.norm(level) < 1e-3 or level @ own_up < np.linalg.norm(level) * math.cos(math.radians(0.5))
         depth = self.view_panel.look_distance(scene, position, forward)
+        scale = scene.shown_scale
         with self.client.atomic():
             camera.up_direction = own_up if rolled else up
-            camera.position = position
-            camera.look_at = position + forward * depth
+            camera.position = position * scale
+            camera.look_at = (position + forward * depth) * scale
             if fov is not None:
                 camera.fov = fov
                 self.view_panel.show_fov(fov)
@@ -155,6 +156,8 @@ class Browser:
         self.sent += 1
         now = time.monotonic()
         self._sent_s.append(now)
+        if picture.fine:
+            self.view_panel.recentre()
         if picture.fine or now - self._status_s > STATUS_EVERY_S:
             self._status_s = now
             self.tell(picture)
@@ -167,9 +170,13 @@ class Browser:
         q = self.viewer.loop.quality
         size = f"{h}×{w}" if picture.fine else f"{h}×{w} while moving, {q.fine} rows at rest"
         lines = [f"**{size}** · {1e3 * picture.seconds:.0f} ms" + ("" if picture.fine else f" · {rate} frames/s")]
-        far = self.viewer.scene.distance_to_inputs(picture.pose.c2w[:3, 3])
+        scene = self.viewer.scene
+        far = scene.distance_to_inputs(picture.pose.c2w[:3, 3])
         if far > FAR_FROM_INPUTS:
             lines.append(f"⚠ {far:.1f} spreads of the inputs away from the nearest one: expect blur.")
+        angle = math.degrees(scene.angle_to_inputs(picture.pose.c2w))
+        if scene.normalised and angle > AWAY_FROM_INPUTS_DEG:
+            lines.append(f"⚠ {angle:.0f}° away from where any input looks: nothing is known there.")
         self.status.content = "  \n".join(lines)
 
     def fail(self, line: str) -> None:
@@ -190,14 +197,14 @@ class Browser:
                 f"/cameras/{view}",
                 fov,
                 aspect,
-                scale=panel.camera_size,
+                scale=panel.camera_size * scene.shown_scale,
                 thickness=2.0,
                 thickness_units="screen",
                 color=panel.colour(view, self.photo_panel.view),
                 image=panel.thumbnail(view),
                 jpeg_quality=80,
                 wxyz=transforms.SO3.from_matrix(scene.c2w[view, :3, :3]).wxyz,
-                position=scene.c2w[view, :3, 3],
+                position=scene.c2w[view, :3, 3] * scene.shown_scale,
                 cast_shadow=False,
                 receive_shadow=False,
             )
@@ -213,25 +220,25 @@ class Browser:
         self._curve.clear()
         if path is None:
             return
-        scene, (h, w) = self.client.scene, path.image_size
+        scene, (h, w), shown_scale = self.client.scene, path.image_size, self.viewer.scene.shown_scale
         for i, key in enumerate(path.keyframes):
             frustum = scene.add_camera_frustum(
                 f"/path/keyframe_{i}",
                 math.radians(key.fov_deg),
                 w / h,
-                scale=size,
+                scale=size * shown_scale,
                 thickness=3.0,
                 thickness_units="screen",
                 color=KEYFRAME_CHOSEN if i == chosen else KEYFRAME,
                 wxyz=transforms.SO3.from_matrix(key.c2w[:3, :3]).wxyz,
-                position=key.c2w[:3, 3],
+                position=key.c2w[:3, 3] * shown_scale,
                 cast_shadow=False,
             )
             frustum.on_click(lambda _, i=i: self.viewer.path_panel.choose(i, self))
             self._keys.append(frustum)
         if len(path.keyframes) > 1:
             at = path.at(np.linspace(0, path.seconds, CURVE_POINTS * len(path.keyframes)))[0][:, :3, 3].astype(np.float32)
-            pieces = np.stack([at[:-1], at[1:]], axis=1)
+            pieces = np.stack([at[:-1], at[1:]], axis=1) * shown_scale
             self._curve.append(scene.add_line_segments("/path/curve", pieces, KEYFRAME, thickness=3.0, thickness_units="screen"))
         self._hide_cameras(self.pose)
 
@@ -243,7 +250,7 @@ class Browser:
     def size_cameras(self) -> None:
         """Draw the cameras at the size of the slider."""
         for frustum in list(self._frusta.values()):
-            frustum.scale = self.viewer.scene_panel.camera_size
+            frustum.scale = self.viewer.scene_panel.camera_size * self.viewer.scene.shown_scale
         self._hide_cameras(self.pose)
 
     def _hide_cameras(self, pose: Pose) -> None:
@@ -254,7 +261,7 @@ class Browser:
         rotation, eye = pose.c2w[:3, :3], pose.c2w[:3, 3]
         depth_of_centre = float((scene.centre - eye) @ rotation[:, 2])
         for frustum in [*self._frusta.values(), *self._keys]:
-            x, y, depth = (frustum.position - eye) @ rotation
+            x, y, depth = (frustum.position / scene.shown_scale - eye) @ rotation
             behind = not scene.normalised and depth > depth_of_centre > 0 and math.hypot(x, y) < across * depth
             visible = not behind and math.hypot(x, y, depth) > near
             if frustum.visible != visible:

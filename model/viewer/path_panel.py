@@ -238,14 +238,14 @@ class PathPanel:
     def _handle(self, path: KeyframePath, size: float) -> viser.TransformControlsHandle:
         """Draw the handle that moves the chosen keyframe."""
         key = path.keyframes[self._chosen]
-        wxyz = transforms.SO3.from_matrix(key.c2w[:3, :3]).wxyz
+        wxyz, scale = transforms.SO3.from_matrix(key.c2w[:3, :3]).wxyz, self._viewer.scene.shown_scale
         handle = self._viewer.server.scene.add_transform_controls(
-            "/path/handle", scale=1.5 * size, wxyz=wxyz, position=key.c2w[:3, 3]
+            "/path/handle", scale=3 * size * scale, wxyz=wxyz, position=key.c2w[:3, 3] * scale
         )
 
         def moved(_: viser.TransformControlsEvent) -> None:
             c2w = np.eye(4)
-            c2w[:3, :3], c2w[:3, 3] = transforms.SO3(handle.wxyz).as_matrix(), handle.position
+            c2w[:3, :3], c2w[:3, 3] = transforms.SO3(handle.wxyz).as_matrix(), handle.position / scale
             now = self.path
             if now is not None:
                 self._set(now.replaced(self._chosen, Keyframe(c2w, key.fov_deg, key.time_s)), self._chosen)

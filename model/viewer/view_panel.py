@@ -15,7 +15,7 @@ AXES = {
 OF_SCENE, OF_VIEW = "of the scene", "of this view"
 CENTRE, IN_PLACE = "orbit the centre", "look around"
 # Looking around is orbiting a point this near, in units of the spread of the inputs.
-NEAR = 0.02
+NEAR = 0.1
 FOV_DEG = (10.0, 120.0)
 
 
@@ -63,6 +63,15 @@ class ViewPanel:
             return NEAR * scene.spread
         depth = float((scene.centre - position) @ forward)
         return depth if depth > NEAR * scene.spread else scene.spread
+
+    def recentre(self) -> None:
+        """Put the point that dragging turns about back to its distance, where the wheel has brought the camera closer to it."""
+        browser = self._browser
+        camera, scene = browser.client.camera, browser.viewer.scene
+        depth = float(np.linalg.norm(camera.look_at - camera.position)) / scene.shown_scale
+        if self._turn.value == IN_PLACE and not 0.7 < depth / (NEAR * scene.spread) < 1.4:
+            pose = browser.pose
+            camera.look_at = (pose.c2w[:3, 3] + pose.c2w[:3, 2] * NEAR * scene.spread) * scene.shown_scale
 
     def _zoom(self) -> None:
         self._browser.client.camera.fov = math.radians(self._fov.value)

@@ -22,6 +22,8 @@ from model.scene_state import SceneState
 
 # Photos in memory, full size; each of 536×960 takes 6 MB.
 KEPT_PHOTOS = 32
+# Spread of the inputs in the browser.
+SHOWN_SPREAD = 4.0
 # Radius of what is looked at, in units of the distance to it: where cameras are at one place there is no other scale.
 _NO_SPREAD = 0.1
 
@@ -79,6 +81,7 @@ class ViewedScene:
         self.fxfycxcy, self.c2w = fxfycxcy.cpu().float(), c2w.cpu().double().numpy()
         self.inputs, self.photos, self.state, self.chunk_views = list(inputs), photos, state, chunk_views
         self.from_capture = np.eye(4) if from_capture is None else from_capture.cpu().double().numpy()
+        self._first_inputs = list(inputs)
         self._photo = functools.lru_cache(KEPT_PHOTOS)(self._load)
         self._lock = threading.Lock()
 
@@ -162,11 +165,20 @@ class ViewedScene:
 
     @property
     def spread(self) -> float:
-        """Root mean square distance of the inputs from their mean, the unit in which distances from them are told."""
-        position = self.c2w[self.inputs, :3, 3]
+        """Root mean square distance of the first inputs from their mean, the unit in which distances from inputs are told."""
+        position = self.c2w[self._first_inputs, :3, 3]  # what is drawn keeps its size when inputs change
         spread = float(np.sqrt(((position - position.mean(0)) ** 2).sum(1).mean()))
         distance = float(np.linalg.norm(position - self.centre, axis=1).mean())
         return max(spread, _NO_SPREAD * distance, 1e-6)
+
+    @property
+    def shown_scale(self) -> float:
+        """Length in the browser of a unit of the scene: the keys move a camera by 2 units a second there, here half a spread."""
+        return SHOWN_SPREAD / self.spread
+
+    def angle_to_inputs(self, c2w: np.ndarray) -> float:
+        """Return the angle, in radians, between a camera's viewing direction and that of the input most like it."""
+        return float(np.arccos(np.clip(self.c2w[self.inputs, :3, 2] @ c2w[:3, 2], -1, 1).max()))
 
     def distance_to_inputs(self, position: np.ndarray) -> float:
         """Return the distance from a point (3) to the nearest input, in units of `spread`."""

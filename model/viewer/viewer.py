@@ -141,9 +141,8 @@ class Viewer:
         initial = self.server.initial_camera
         first = scene.c2w[scene.inputs[0]]
         initial.up = scene.up
-        initial.position = first[:3, 3]
-        initial.look_at = first[:3, 3] + first[:3, 2] * scene.spread
-        initial.near, initial.far = 1e-3 * scene.spread, 1e3 * scene.spread
+        initial.position = first[:3, 3] * scene.shown_scale
+        initial.look_at = (first[:3, 3] + first[:3, 2] * scene.spread) * scene.shown_scale
         self.scene_panel.show()
         self.path_panel.show()
         for browser in self.browsers:

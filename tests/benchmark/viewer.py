@@ -43,7 +43,7 @@ def serve(rows: int, threads: tuple[int, ...], fixed: bool, pipe: Connection) ->
             time.sleep(0.05)
         viewer.loop.quality.fine = rows
         viewer.loop.quality.coarse_first = not fixed
-        pipe.send((viewer.url, viewer.scene.c2w))
+        pipe.send((viewer.url, viewer.scene.shown_scale, viewer.scene.c2w))
         while pipe.recv():
             time.sleep(1.0)  # clients that have gone are forgotten
             pipe.send((resident_mib(), len(viewer.browsers), threading.active_count()))
@@ -67,9 +67,9 @@ def started(rows: int, threads: tuple[int, ...], fixed: bool) -> tuple[BaseProce
 def latency(rows: int, threads: int, frames: int) -> tuple[float, float]:
     """Return the median and the 95th percentile in milliseconds."""
     process, here = started(rows, (threads,), True)
-    url, c2w = here.recv()
+    url, scale, c2w = here.recv()
     rng, times = np.random.default_rng(0), []
-    with ViewerClient(url) as client:
+    with ViewerClient(url, scale) as client:
         for i in range(frames + 10):
             start = time.perf_counter()
             client.look(c2w[i % len(c2w)], FOV)
@@ -84,13 +84,13 @@ def latency(rows: int, threads: int, frames: int) -> tuple[float, float]:
 def many(clients: int, seconds: float) -> None:
     """Print what each of many clients gets, and what they leave behind."""
     process, here = started(64, (1, 2), False)
-    url, c2w = here.recv()
+    url, scale, c2w = here.recv()
     for part in range(3):  # what the first part adds to memory is no leak unless the others add it too
         counts, end = [0] * clients, time.monotonic() + seconds / 3
 
         def wander(k: int, counts: list[int] = counts, end: float = end) -> None:
             rng = np.random.default_rng(k)
-            with ViewerClient(url) as client:
+            with ViewerClient(url, scale) as client:
                 while time.monotonic() < end:
                     client.look(c2w[rng.integers(len(c2w))], FOV)
                     client.picture()

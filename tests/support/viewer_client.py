@@ -22,10 +22,16 @@ class Received:
 
 
 class ViewerClient:
-    """A connected client with a window of (height, width) pixels, which the viewer has sent to its first view."""
+    """A connected client with a window of (height, width) pixels, which the viewer has sent to its first view.
 
-    def __init__(self, url: str, window: tuple[int, int] = (480, 640)) -> None:
-        self.window = window
+    Args:
+        url: of the viewer.
+        scale: the scene's `shown_scale`.
+        window: (height, width).
+    """
+
+    def __init__(self, url: str, scale: float, window: tuple[int, int] = (480, 640)) -> None:
+        self.window, self.scale = window, scale
         protocol = f"viser-v{viser.__version__}"
         self._socket = connect(url.replace("http", "ws"), subprotocols=[protocol], max_size=None, compression=None)  # type: ignore[list-item]
         self.kinds: dict[str, int] = {}
@@ -40,8 +46,8 @@ class ViewerClient:
         self._socket.close()
 
     def look(self, c2w: np.ndarray, fov: float) -> None:
-        """Send a pose (4, 4), OpenCV axes, and a vertical field of view in radians."""
-        position, forward = c2w[:3, 3], c2w[:3, 2]
+        """Send a pose (4, 4) of the scene, OpenCV axes, and a vertical field of view in radians."""
+        position, forward = c2w[:3, 3] * self.scale, c2w[:3, 2]
         message = {
             "type": "ViewerCameraMessage",
             "wxyz": transforms.SO3.from_matrix(c2w[:3, :3]).wxyz.tolist(),

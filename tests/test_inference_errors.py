@@ -14,6 +14,8 @@ from model import LaCTLVSM
 from tests.support.inference_run import files, told
 
 WITHOUT_EFFECT = {
+    "with --viewer": ["--video_frames 3", "--save_state", "--no_lpips", "--video_path orbit", "--context_parallel 1"],
+    "without --viewer": ["--host 0.0.0.0", "--port 80"],
     "with --load_state": [
         "--num_all_views 4", "--num_input_views 2", "--num_target_views 2", "--view_selection random", "--target_every 2",
         "--view_index i.json", "--save_images", "--no_lpips", "--save_state", "--newton_schulz_dtype float32", "--num_workers 0",

@@ -20,6 +20,8 @@ FLIGHT_S, FLIGHT_STEPS_PER_S = 0.5, 30
 # Beyond this many spreads from the nearest input, or this angle to where the nearest of a scene looks, a line says so.
 FAR_FROM_INPUTS, AWAY_FROM_INPUTS_DEG = 1.0, 40.0
 STATUS_EVERY_S = 0.25
+# A camera that is rolled by more, in radians, keeps its roll.
+ROLLED = 1e-3
 KEYFRAME, KEYFRAME_CHOSEN = (222, 120, 20), (200, 30, 60)
 # Points of the drawn curve for every piece between keyframes.
 CURVE_POINTS = 24
@@ -97,7 +99,7 @@ class Browser:
         up, own_up = self.view_panel.up, -c2w[:3, 1]
         # The scene's own up, so that dragging turns about it, unless the camera is rolled against it.
         level = up - forward * (up @ forward)
-        rolled = np.linalg.norm(level) < 1e-3 or level @ own_up < np.linalg.norm(level) * math.cos(math.radians(0.5))
+        rolled = np.linalg.norm(level) < 1e-3 or level @ own_up < np.linalg.norm(level) * math.cos(ROLLED)
         depth = self.view_panel.look_distance(scene, position, forward)
         scale = scene.shown_scale
         with self.client.atomic():

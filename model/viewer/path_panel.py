@@ -1,9 +1,12 @@
 """Camera paths drawn in the viewer: keyframes, the curve through them, preview, files. Shared by all browsers."""
 
+import dataclasses
 import json
 import math
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import viser
@@ -36,29 +39,33 @@ class PathPanel:
             self._paths[viewer.scene.name] = files.first.moved(viewer.scene.from_capture)
         self._gizmo: viser.TransformControlsHandle | None = None
         self._playing = threading.Event()
+        self._lock = threading.RLock()
+        # The control that a browser has changed, with its value, while that is handled; and what controls were last set to.
+        self._source: tuple[object, Any] | None = None
+        self._filled: dict[str, Any] = {}
         self._chosen = 0
         gui, (h, w) = viewer.server.gui, viewer.trained_size
         with gui.add_folder("Camera path", order=5, expand_by_default=False):
             self._text = gui.add_markdown("")
-            add = gui.add_button("Add this view", hint="as a keyframe, after the chosen one")
+            self._add_here = gui.add_button("Add this view", hint="as a keyframe, after the chosen one")
             self._keys: viser.GuiDropdownHandle[str] = gui.add_dropdown("Keyframe", NO_KEYS)
-            self._time = gui.add_number("Time, s", 0.0, min=0.0, max=MOST_SECONDS, step=0.1)
-            self._fov = gui.add_number("Field of view °", 50.0, min=1.0, max=170.0, step=0.5)
+            self._time = gui.add_number("Time of it, s", 0.0, min=0.0, max=MOST_SECONDS, step=0.1)
+            self._fov = gui.add_number("Field of view of it °", 50.0, min=1.0, max=170.0, step=0.5)
             self._edit = gui.add_button_group("Chosen one", ("Set to this view", "Delete"))
             self._move = gui.add_checkbox("Move it by its handle", False)
             self._seconds = gui.add_number("Duration, s", 0.1, min=0.1, max=MOST_SECONDS, step=0.1)
             self._tension = gui.add_slider("Tension", 0.0, 1.0, 0.05, 0.0)
             self._loop = gui.add_checkbox("Loop", False)
             self._at = gui.add_slider("Preview", 0.0, 1.0, 0.001, 0.0)
-            play = gui.add_button("Play", color="gray", hint="moves your camera along the path; again to stop")
+            self._start = gui.add_button("Play", color="gray", hint="moves your camera along the path; again to stop")
             self._fps = gui.add_number("Frames/s", FPS, min=1, max=240, step=1)
             self._height = gui.add_number("Height", h, min=1, max=MOST_SIDE, step=1)
             self._width = gui.add_number("Width", w, min=1, max=MOST_SIDE, step=1)
             self._name = gui.add_text("Name", "camera_path")
             save = gui.add_button("Save", visible=files.folder is not None, hint="on the machine that runs the viewer")
             download = gui.add_button("Download", color="gray")
-            load = gui.add_upload_button("Load a JSON", color="gray", mime_type="application/json")
-        self._filled = (
+            self._upload = gui.add_upload_button("Load a JSON", color="gray", mime_type="application/json")
+        self._of_keys = (
             self._time,
             self._fov,
             self._move,
@@ -69,19 +76,42 @@ class PathPanel:
             self._edit,
             self._keys,
         )
-        add.on_click(lambda event: self._add(self._browser(event)))
-        self._keys.on_update(lambda event: event.client and self._choose(self._keys.value, self._browser(event)))
-        self._time.on_update(lambda event: event.client and self._retime())
-        self._fov.on_update(lambda event: event.client and self._rezoom())
-        self._edit.on_click(lambda event: self._change(self._edit.value, self._browser(event)))
-        self._move.on_update(lambda _: self._draw())
-        for control in (self._seconds, self._tension, self._loop, self._fps, self._height, self._width):
-            control.on_update(lambda event: event.client and self._reshape())
-        self._at.on_update(lambda event: event.client and self._scrub(self._browser(event)))
-        play.on_click(lambda event: self._play(self._browser(event)))
-        save.on_click(lambda _: self._save())
-        download.on_click(lambda event: self._download(event.client))
-        load.on_upload(lambda _: self._load(load.value))
+        self._add_here.on_click(self._safely(lambda event: self._add(self._browser(event))))
+        self._keys.on_update(self._safely(lambda event: self._choose(self._keys.value, self._browser(event))))
+        self._time.on_update(self._safely(lambda _: self._retime()))
+        self._fov.on_update(self._safely(lambda _: self._rezoom()))
+        self._edit.on_click(self._safely(lambda event: self._change(self._edit.value, self._browser(event))))
+        self._move.on_update(self._safely(lambda _: self._draw()))
+        self._seconds.on_update(self._safely(lambda _: self._stretch()))
+        for control in (self._tension, self._loop, self._fps, self._height, self._width):
+            control.on_update(self._safely(lambda _: self._reshape()))
+        self._at.on_update(self._safely(lambda event: self._scrub(self._browser(event))))
+        self._start.on_click(lambda event: self._play(self._browser(event)))
+        save.on_click(self._safely(lambda _: self._save()))
+        download.on_click(self._safely(lambda event: self._download(event.client)))
+        self._upload.on_upload(self._safely(lambda _: self._load(self._upload.value)))
+
+    def _safely(self, handle: Callable[[viser.GuiEvent], None]) -> Callable[[viser.GuiEvent], None]:
+        """Return what handles the events of browsers one at a time; those of this program itself, without a client, do nothing."""
+
+        def handle_alone(event: viser.GuiEvent) -> None:
+            if event.client is not None:
+                with self._lock:
+                    self._source = event.target, event.target.value
+                    handle(event)
+                    self._source = None
+
+        return handle_alone
+
+    def _fill(self, control: viser.GuiInputHandle, value: Any) -> None:
+        """Set a control to what the path says, unless a browser has just changed it once more: that is handled next."""
+        changed = self._filled.get(control.label) != value
+        self._filled[control.label] = value
+        if self._source is not None and control is self._source[0]:
+            if control.value == self._source[1] != value:
+                control.value = value
+        elif changed and control.value != value:
+            control.value = value
 
     @property
     def path(self) -> KeyframePath | None:
@@ -90,8 +120,9 @@ class PathPanel:
 
     def show(self) -> None:
         """Show the path of a newly opened scene."""
-        self._chosen = 0
-        self._show()
+        with self._lock:
+            self._chosen = 0
+            self._show()
 
     def close(self) -> None:
         """Stop what is playing."""
@@ -108,7 +139,7 @@ class PathPanel:
         key, path = self._key_of(browser), self.path
         if path is None:
             size = int(self._height.value), int(self._width.value)
-            self._set(KeyframePath((key,), size, float(self._fps.value), self._tension.value, self._loop.value, STEP_S), 0)
+            self._set(KeyframePath((key,), size, float(self._fps.value), float(self._tension.value), self._loop.value, STEP_S), 0)
             return
         keys = path.keyframes
         if self._chosen + 1 < len(keys):
@@ -172,26 +203,17 @@ class PathPanel:
             key = path.keyframes[self._chosen]
             self._set(path.replaced(self._chosen, Keyframe(key.c2w, float(self._fov.value), key.time_s)), self._chosen)
 
+    def _stretch(self) -> None:
+        path = self.path
+        if path is not None and path.seconds > 0:
+            self._set(path.with_duration(float(self._seconds.value)), self._chosen)
+
     def _reshape(self) -> None:
         path = self.path
-        if path is None:
-            return
-        path = KeyframePath(
-            path.keyframes,
-            (int(self._height.value), int(self._width.value)),
-            float(self._fps.value),
-            float(self._tension.value),
-            self._loop.value,
-            path.closing_s or STEP_S,
-        )
-        if path.seconds > 0 and abs(path.seconds - self._seconds.value) > 1e-6 and not self._loop_changed(path):
-            path = path.with_duration(float(self._seconds.value))
-        self._set(path, self._chosen)
-
-    def _loop_changed(self, path: KeyframePath) -> bool:
-        """Whether it is the loop's closing piece that makes the duration differ from what is shown."""
-        before = self.path
-        return before is not None and before.loop != path.loop
+        if path is not None:
+            size = int(self._height.value), int(self._width.value)
+            shape = {"tension": float(self._tension.value), "loop": self._loop.value, "fps": float(self._fps.value)}
+            self._set(dataclasses.replace(path, image_size=size, **shape), self._chosen)
 
     def _set(self, path: KeyframePath, chosen: int) -> None:
         self._paths[self._viewer.scene.name] = path
@@ -203,7 +225,7 @@ class PathPanel:
     def _show(self) -> None:
         """Fill the controls and draw the path."""
         path = self.path
-        for control in self._filled:
+        for control in self._of_keys:
             control.visible = path is not None
         if path is None:
             self._text.content = "Move to a view and add it; the path goes smoothly through all that you add."
@@ -214,26 +236,30 @@ class PathPanel:
             labels = tuple(f"{i + 1} · {key.time_s:.2f} s" for i, key in enumerate(keys))
             if self._keys.options != labels:
                 self._keys.options = labels
-            self._keys.value = labels[self._chosen]
-            chosen = keys[self._chosen]
-            self._time.value, self._fov.value = round(chosen.time_s, 3), round(chosen.fov_deg, 2)
-            self._seconds.value = min(max(round(path.seconds, 3), 0.1), MOST_SECONDS)
-            self._tension.value, self._loop.value = path.tension, path.loop
-            self._fps.value = max(1, round(path.fps))
-            self._height.value, self._width.value = path.image_size
+            chosen, (h, w) = keys[self._chosen], path.image_size
+            self._fill(self._keys, labels[self._chosen])
+            self._fill(self._time, round(chosen.time_s, 3))
+            self._fill(self._fov, round(chosen.fov_deg, 2))
+            self._fill(self._seconds, min(max(round(path.seconds, 3), 0.1), MOST_SECONDS))
+            self._fill(self._tension, path.tension)
+            self._fill(self._loop, path.loop)
+            self._fill(self._fps, max(1, round(path.fps)))
+            self._fill(self._height, h)
+            self._fill(self._width, w)
         self._draw()
 
     def _draw(self) -> None:
         for browser in self._viewer.browsers:
             self.draw(browser)
-
-    def draw(self, browser: BrowserParts) -> None:
-        """Draw the path in a browser: its keyframes as cameras, the curve, and the handle of the chosen keyframe."""
         path, size = self.path, self._viewer.scene_panel.camera_size
-        browser.draw_path(path, self._chosen, 0.6 * size)
         if self._gizmo is not None:
             self._gizmo.remove()
         self._gizmo = self._handle(path, size) if path is not None and self._move.value else None
+
+    def draw(self, browser: BrowserParts) -> None:
+        """Draw the path in a browser: its keyframes as cameras, and the curve."""
+        with self._lock:
+            browser.draw_path(self.path, self._chosen, 0.6 * self._viewer.scene_panel.camera_size)
 
     def _handle(self, path: KeyframePath, size: float) -> viser.TransformControlsHandle:
         """Draw the handle that moves the chosen keyframe."""
@@ -246,8 +272,10 @@ class PathPanel:
         def moved(_: viser.TransformControlsEvent) -> None:
             c2w = np.eye(4)
             c2w[:3, :3], c2w[:3, 3] = transforms.SO3(handle.wxyz).as_matrix(), handle.position / scale
-            now = self.path
-            if now is not None:
+            with self._lock:
+                now = self.path
+                if now is None:
+                    return
                 self._set(now.replaced(self._chosen, Keyframe(c2w, key.fov_deg, key.time_s)), self._chosen)
 
         handle.on_drag_end(moved)
@@ -255,6 +283,10 @@ class PathPanel:
 
     def choose(self, i: int, browser: BrowserParts) -> None:
         """Choose the i-th keyframe and fly a browser there."""
+        with self._lock:
+            self._choose_at(i, browser)
+
+    def _choose_at(self, i: int, browser: BrowserParts) -> None:
         if i < len(self._keys.options):
             self._choose(self._keys.options[i], browser)
 

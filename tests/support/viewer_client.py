@@ -3,6 +3,7 @@
 import io
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec.msgpack
 import numpy as np
@@ -33,7 +34,7 @@ class ViewerClient:
     def __init__(self, url: str, scale: float, window: tuple[int, int] = (480, 640)) -> None:
         self.window, self.scale = window, scale
         protocol = f"viser-v{viser.__version__}"
-        self._socket = connect(url.replace("http", "ws"), subprotocols=[protocol], max_size=None, compression=None)  # type: ignore[list-item]
+        self._socket = connect(url.replace("http", "ws"), subprotocols=[protocol], max_size=None, max_queue=None, compression=None)  # type: ignore[list-item]
         self.kinds: dict[str, int] = {}
         # The viewer counts a client as connected once it has sent a pose, and then sets another one, as it does in a browser.
         self.look(np.eye(4), 0.8)
@@ -60,6 +61,20 @@ class ViewerClient:
             "look_at": (position + forward).tolist(),
             "up_direction": (-c2w[:3, 1]).tolist(),
         }
+        self._send(message)
+
+    def set(self, handle: Any, value: object) -> None:
+        """Set a control of the panel, given by the viewer's handle; True presses a button."""
+        self._send({"type": "GuiUpdateMessage", "uuid": handle._impl.uuid, "updates": {"value": value}})
+
+    def upload(self, handle: Any, name: str, content: bytes) -> None:
+        """Give a file to an upload button."""
+        about = {"transfer_uuid": "1", "filename": name, "mime_type": "application/json", "part_count": 1}
+        where = {"source_component_uuid": handle._impl.uuid}
+        self._send({"type": "FileTransferStartUpload", **where, **about, "size_bytes": len(content)})
+        self._send({"type": "FileTransferPart", **where, "transfer_uuid": "1", "part_index": 0, "content": content})
+
+    def _send(self, message: dict[str, Any]) -> None:
         self._socket.send(msgspec.msgpack.encode(message))
 
     def picture(self, timeout_s: float = 20.0) -> Received:

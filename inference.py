@@ -52,6 +52,7 @@ from data.scene_problems import CameraWarnings
 from data.view_selection import read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
 from model.camera_path import smooth_path, turntable
+from model.departure import TrainedWith, departure
 from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
@@ -59,7 +60,7 @@ from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
 from model.weights.hub import resolve_lpips, resolve_weights
-from model.weights.trained_with import TrainedWith, departure, trained_with
+from model.weights.trained_with import trained_with
 
 # Defaults where neither weight/checkpoints.yaml nor the weight file states these.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8

@@ -108,8 +108,13 @@ def load_views(
     }
 
 
-def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
+def check_image_size(image_size: tuple[int, int], patch_size: int, where: str = "--image_size") -> None:
     """Check that an image (h, w) splits into whole patches.
+
+    Args:
+        image_size: (h, w).
+        patch_size: side of a patch in pixels.
+        where: what the size is, in the error.
 
     Raises:
         InputError: a side does not; the message names the nearest ones that do.
@@ -118,7 +123,7 @@ def check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
         if side < 1 or side % patch_size:
             below = side // patch_size * patch_size
             nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-            raise InputError("--image_size", f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
+            raise InputError(where, f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
 
 
 def _load_into(slot: np.ndarray, view: View) -> np.ndarray:

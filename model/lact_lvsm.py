@@ -443,7 +443,8 @@ class LaCTLVSM(nn.Module):
         """Return checked cameras, and the size of their images, as `render` is given them."""
         if isinstance(fxfycxcy, PosedImages):
             if c2w is not None or image_size is not None:
-                raise InputError("render", "is given views and c2w or image_size", "the views alone, which have their own")
+                found = "is given cameras with a size of their own, and c2w or image_size"
+                raise InputError("render", found, "the cameras alone")
             fxfycxcy, c2w, image_size = fxfycxcy.fxfycxcy, fxfycxcy.c2w, fxfycxcy.image_size
         intrinsics, poses = check_cameras(fxfycxcy, c2w, "render")
         return intrinsics, poses, check_size(image_size, self.config.patch_size, "render, image_size")

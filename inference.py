@@ -51,7 +51,7 @@ from data.scene_format import Scene
 from data.scene_problems import CameraWarnings
 from data.view_selection import read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
-from model.camera_path import smooth_path, turntable
+from model.camera_path import flight, turntable
 from model.departure import TrainedWith, departure
 from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
@@ -421,14 +421,11 @@ def render_video(
         they are NaN.
     """
     if scene_inference:
-        # Scale the inputs' intrinsics until they cover the video frame, then crop its centre.
-        (h, w), scale = state.image_size, max(new / old for new, old in zip(image_size, state.image_size, strict=True))
-        cut = torch.tensor([0, 0, (w * scale - image_size[1]) / 2, (h * scale - image_size[0]) / 2])
-        fxfycxcy, c2w = smooth_path(state.c2w[0], state.fxfycxcy[0] * scale - cut, video.video_frames, order=video.path_order)
+        path = flight(state, video.video_frames, image_size, order=video.path_order)
     else:
-        fxfycxcy, c2w = turntable(video.video_frames, image_size)
+        path = turntable(state, video.video_frames, image_size)
     own = own_targets(video.video_frames, renderer.context.rank, renderer.context.size)
-    cameras = fxfycxcy[None, own.start : own.stop], c2w[None, own.start : own.stop]
+    cameras = path.part(own).fxfycxcy[None], path.part(own).c2w[None]
     stream = renderer.model.render_stream(state, *cameras, image_size, renderer.chunk_views)
     return (frame for chunk in stream for frame in to_uint8(check_rendered(chunk[0], f"{name}, video")))
 

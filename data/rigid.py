@@ -13,13 +13,16 @@ class PoseProblem(NamedTuple):
     wanted: str
 
 
-def pose_problem(poses: np.ndarray, orthonormal: float, last_row: float) -> PoseProblem | None:
+def pose_problem(
+    poses: np.ndarray, orthonormal: float, last_row: float, axes: str = "x right, y down, z forward"
+) -> PoseProblem | None:
     """Return what keeps matrices from being rigid; None if they all are.
 
     Args:
         poses: (v, 4, 4) float64, finite.
         orthonormal: largest error of the product of the 3×3 part with its transpose.
         last_row: largest error of the last row.
+        axes: those of the cameras, for the message.
     """
     rotation = poses[:, :3, :3]
     row = np.abs(poses[:, 3] - (0, 0, 0, 1)).max(-1)
@@ -31,5 +34,5 @@ def pose_problem(poses: np.ndarray, orthonormal: float, last_row: float) -> Pose
         if not error[view] <= orthonormal:
             found = f"has a 3×3 part {error[view]:.2g} away from orthonormal"
             return PoseProblem(view, found, "a rotation (no scale, no shear)")
-        return PoseProblem(view, "is a mirrored pose (determinant -1)", "x right, y down, z forward")
+        return PoseProblem(view, "is a mirrored pose (determinant -1)", axes)
     return None

@@ -76,13 +76,21 @@ def read_json(path: str | os.PathLike) -> object:
         InputError: it is not a regular file, or not JSON.
     """
     check_file(path, "a JSON file")
-    content = Path(path).read_bytes()
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(content: str | bytes, where: str | os.PathLike) -> object:
+    """Read JSON of any content; `where` names it in the message.
+
+    Raises:
+        InputError: it is not JSON.
+    """
     try:
         return json.loads(content)
     except MemoryError:
         raise
     except Exception as error:
-        raise InputError(path, f"is not JSON ({error})", "a JSON file") from None
+        raise InputError(where, f"is not JSON ({error})", "a JSON file") from None
 
 
 def read_scene(json_path: str | os.PathLike) -> Scene:
@@ -102,7 +110,7 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
     json_path = Path(os.path.abspath(json_path))
     name, entries = json_path.parent.name, content
     if isinstance(content, dict):
-        entries = _required(f"{json_path}", content, "frames")
+        entries = required(f"{json_path}", content, "frames")
         name = content.get("scene_name", name)
     if not isinstance(entries, list):
         raise InputError(json_path, f"holds {shown(entries)}", "a list of views")
@@ -240,20 +248,22 @@ def _view(json_path: Path, i: int, entry: object) -> View:
         raise InputError(where, f"is {shown(entry)}", "an object with w, h, fx, fy, cx, cy, w2c, file_path")
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
-    cx, cy = (_number(f"{where}, {key}", _required(where, entry, key)) for key in ("cx", "cy"))
+    cx, cy = (finite_number(f"{where}, {key}", required(where, entry, key)) for key in ("cx", "cy"))
     check_intrinsics(where, w, h, (fx, fy, cx, cy))
-    w2c = _rigid(f"{where}, w2c", _required(where, entry, "w2c"))
-    file_path = _inside(f"{where}, file_path", json_path.parent, _required(where, entry, "file_path"))
+    w2c = rigid(f"{where}, w2c", required(where, entry, "w2c"))
+    file_path = _inside(f"{where}, file_path", json_path.parent, required(where, entry, "file_path"))
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
 
 
-def _required(where: str, entry: dict, key: str) -> object:
+def required(where: str, entry: dict, key: str) -> object:
+    """Return the value of a key that an object must have."""
     if key not in entry:
         raise InputError(f"{where}, {key}", "is missing", f"it along with {shown(sorted(entry))}")
     return entry[key]
 
 
-def _number(where: str, value: object) -> float:
+def finite_number(where: str, value: object) -> float:
+    """Return a number of a JSON as float; refuse anything else, infinity and NaN, and numbers beyond `LARGEST_NUMBER`."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(where, f"is {shown(value)}", "a number")
     try:
@@ -268,28 +278,29 @@ def _number(where: str, value: object) -> float:
 
 
 def _size(where: str, entry: dict, key: str) -> int:
-    number = _number(f"{where}, {key}", _required(where, entry, key))
+    number = finite_number(f"{where}, {key}", required(where, entry, key))
     if number < 1 or number != int(number):
         raise InputError(f"{where}, {key}", f"is {shown(entry[key])}", "a whole number of pixels, 1 or more")
     return int(number)
 
 
 def _focal(where: str, entry: dict, key: str) -> float:
-    number = _number(f"{where}, {key}", _required(where, entry, key))
+    number = finite_number(f"{where}, {key}", required(where, entry, key))
     if number < LEAST_FOCAL:
         raise InputError(f"{where}, {key}", f"is {shown(entry[key])}", f"a focal length above 0, at least {LEAST_FOCAL:g} pixels")
     return number
 
 
-def _rigid(where: str, value: object) -> np.ndarray:
+def rigid(where: str, value: object, axes: str = "x right, y down, z forward") -> np.ndarray:
+    """Return a pose of a JSON (4, 4); refuse anything but 4 rows that are a rotation and a translation. `axes`: for the message."""
     if not (isinstance(value, list) and [_length(row) for row in value] == [4] * 4):
         raise InputError(where, f"is {shown(value)}", "4 rows of 4 numbers")
-    w2c = np.array([[_number(where, number) for number in row] for row in value], dtype=np.float64)
-    problem = pose_problem(w2c[None], ORTHONORMAL_TOLERANCE, LAST_ROW_TOLERANCE)
+    pose = np.array([[finite_number(where, number) for number in row] for row in value], dtype=np.float64)
+    problem = pose_problem(pose[None], ORTHONORMAL_TOLERANCE, LAST_ROW_TOLERANCE, axes)
     if problem is not None:
         raise InputError(where, problem.found, problem.wanted)
-    w2c.flags.writeable = False
-    return w2c
+    pose.flags.writeable = False
+    return pose
 
 
 def _inside(where: str, folder: Path, value: object) -> Path:

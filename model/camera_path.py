@@ -1,128 +1,297 @@
-"""Camera paths for videos: a turntable around an object, and a smooth flight past the cameras of a scene.
+"""Camera paths for videos: circles around an object, and a smooth flight past the cameras of a scene.
 
-Letters: v key cameras, f frames, h w pixels. Axes are OpenCV's: x right, y down, z forward. `c2w` is world from camera.
+Letters: b scenes, v input or key cameras, f frames, h w pixels. Axes are OpenCV's: x right, y down, z forward. `c2w` is world from
+camera; the world is the frame of the scene state, unless a function says otherwise.
 """
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# Two keys nearer than this (relative to the scene's size, or in radians) count as one: they define no direction.
-_SAME_CAMERA = 1e-6
-_POSITION, _QUATERNION, _POSE, _INTRINSICS = slice(0, 3), slice(3, 7), slice(0, 7), slice(7, 11)
+from model.camera_ring import ring_of
+from model.scene_state import SceneState
+from model.spline import smooth_path
+
+# Of the published turntable: horizontal field of view, and (mean, swing) of elevation and distance.
+FOV_DEG, ELEVATION_DEG, RADIUS = 50.0, (30.0, 15.0), (2.35, 0.65)
+# Width of the smoothing of a flight, in mean distances between inputs.
+SMOOTHING = 0.5
 
 
-def turntable(
+@dataclass(frozen=True, eq=False)
+class CameraPath:
+    """The cameras of a video's frames.
+
+    Attributes:
+        fxfycxcy: (f, 4) pixels of `image_size`.
+        c2w: (f, 4, 4).
+        image_size: (h, w).
+        fps: frames per second.
+    """
+
+    fxfycxcy: Tensor
+    c2w: Tensor
+    image_size: tuple[int, int]
+    fps: float = 30.0
+
+    def __post_init__(self) -> None:
+        f = len(self.c2w)
+        if self.c2w.shape != (f, 4, 4) or self.fxfycxcy.shape != (f, 4):
+            shapes = f"c2w is {tuple(self.c2w.shape)} and fxfycxcy {tuple(self.fxfycxcy.shape)}"
+            raise ValueError(f"camera path: {shapes}; wanted (f, 4, 4) and (f, 4)")
+        _check_image_size(self.image_size)
+        if not 0.1 <= self.fps <= 240:
+            raise ValueError(f"camera path, fps: is {self.fps}; wanted 0.1 to 240")
+
+    def __len__(self) -> int:
+        return len(self.c2w)
+
+    def part(self, frames: range) -> "CameraPath":
+        """Return the path of consecutive frames."""
+        own = slice(frames.start, frames.stop)
+        return dataclasses.replace(self, fxfycxcy=self.fxfycxcy[own], c2w=self.c2w[own])
+
+    def resized(self, image_size: tuple[int, int]) -> "CameraPath":
+        """Return the path for frames of another size (h, w): the vertical field of view stays, pixels keep their shape."""
+        _check_image_size(image_size)
+        (h, w), scale = self.image_size, image_size[0] / self.image_size[0]
+        moved = self.fxfycxcy.new_tensor([0, 0, (image_size[1] - w * scale) / 2, (image_size[0] - h * scale) / 2])
+        return dataclasses.replace(self, fxfycxcy=self.fxfycxcy * scale + moved, image_size=image_size)
+
+    def moved(self, similarity: Tensor) -> "CameraPath":
+        """Return the path in another frame, into which `similarity` (4, 4) moves points."""
+        return dataclasses.replace(self, c2w=moved_poses(self.c2w, similarity))
+
+
+def moved_poses(c2w: Tensor, similarity: Tensor) -> Tensor:
+    """Return poses (f, 4, 4) in another frame, into which a similarity (4, 4) moves points; rotations stay orthonormal.
+
+    Raises:
+        ValueError: it is no rotation times a positive scale, with a translation.
+    """
+    similarity = similarity.double().cpu()
+    linear = similarity[:3, :3]
+    scale = torch.linalg.det(linear).clamp_min(0) ** (1 / 3)
+    error = (linear @ linear.mT - scale**2 * torch.eye(3, dtype=torch.float64)).abs().max()
+    if similarity.shape != (4, 4) or not similarity.isfinite().all() or not (scale > 0 and error < 1e-3 * scale**2):
+        raise ValueError("similarity: is not a rotation times a scale with a translation; wanted such a (4, 4) matrix")
+    moved = c2w.double().cpu().clone()
+    moved[:, :3, :3] = linear / scale @ moved[:, :3, :3]
+    moved[:, :3, 3] = moved[:, :3, 3] @ linear.mT + similarity[:3, 3]
+    return moved.to(c2w)
+
+
+def published_turntable(
     num_frames: int,
     image_size: tuple[int, int],
-    fov_deg: float = 50.0,
-    elevation_deg: tuple[float, float] = (30.0, 15.0),
-    radius: tuple[float, float] = (2.35, 0.65),
-) -> tuple[Tensor, Tensor]:
+    fps: float = 30.0,
+    *,
+    fov_deg: float = FOV_DEG,
+    elevation_deg: tuple[float, float] = ELEVATION_DEG,
+    radius: tuple[float, float] = RADIUS,
+) -> CameraPath:
     """Circle once around the origin, z up, while height and distance swing.
 
     Args:
-        num_frames: f. The azimuth goes from 0 to 360 degrees, end excluded: the video loops.
+        num_frames: f. The azimuth goes from 0 to 360 degrees, end excluded.
         image_size: (h, w).
+        fps: frames per second.
         fov_deg: horizontal field of view. Pixels are square, the principal point is the middle of the image.
-        elevation_deg: (mean, swing) above the ground; a frame has mean + swing · sin, one period per video.
+        elevation_deg: (mean, swing) above the ground; a frame has mean + swing · sin, one period per video, end included.
         radius: (mean, swing) of the distance to the origin, in step with the elevation.
 
     Returns:
-        fxfycxcy: (f, 4) float32, pixels.
-        c2w: (f, 4, 4) float32; every camera looks at the origin and none is rolled.
+        the path; every camera looks at the origin and none is rolled.
 
     Raises:
         ValueError: no frame, an empty image, a field of view outside 0 to 180 degrees, or a radius that reaches 0.
 
     Source: the demo of LaCT (arXiv 2505.23884), whose numbers are the defaults.
     """
-    h, w = image_size
     _check_frames(num_frames)
-    if h < 1 or w < 1:
-        raise ValueError(f"turntable, image size: is {h} {w}; wanted a height and a width of 1 or more")
-    if not 0 < fov_deg < 180:
-        raise ValueError(f"turntable, field of view: is {fov_deg} degrees; wanted more than 0 and less than 180")
+    fxfycxcy = _lens(image_size, fov_deg)
     if not radius[0] > abs(radius[1]):
         raise ValueError(
             f"turntable, radius: is {radius[0]} and swings by {radius[1]}; wanted a swing that does not reach the origin"
         )
     swing = torch.linspace(0, 2 * math.pi, num_frames, dtype=torch.float64).sin()
-    elevation = torch.deg2rad(elevation_deg[0] + elevation_deg[1] * swing)
-    azimuth = torch.arange(num_frames, dtype=torch.float64) * (2 * math.pi / num_frames)
+    c2w = _circle(elevation_deg[0] + elevation_deg[1] * swing, radius[0] + radius[1] * swing)
+    return CameraPath(fxfycxcy.repeat(num_frames, 1), c2w.float(), image_size, fps)
+
+
+def turntable(
+    state: SceneState,
+    num_frames: int = 120,
+    image_size: tuple[int, int] | None = None,
+    *,
+    radius: float | None = None,
+    elevation_deg: float | None = None,
+    fov_deg: float | None = None,
+    fps: float = 30.0,
+) -> CameraPath:
+    """Circle once around the origin, z up, looking at it; what the inputs show of an object there stays in every frame.
+
+    Args:
+        state: of one object, whose middle is the origin.
+        num_frames: f. The azimuth goes from 0 to 360 degrees, end excluded: the video loops.
+        image_size: (h, w); None for that of the inputs.
+        radius: distance to the origin; None for the one from which the sphere fits the frame that the inputs show (`shown_radius`),
+            in height and in width.
+        elevation_deg: above the ground; None for the published turntable's 30 ± 15 degrees, one period per video.
+        fov_deg: horizontal field of view; None for 50. Pixels are square, the principal point is the middle of the image.
+        fps: frames per second.
+
+    Raises:
+        ValueError: a state of several scenes, no frame, an empty image, an elevation beyond the poles, a field of view outside 0 to
+            180 degrees, or a radius that is not above 0.
+    """
+    _check_state(state)
+    _check_frames(num_frames)
+    _check_circle(radius, elevation_deg)
+    image_size = image_size or state.image_size
+    fxfycxcy = _lens(image_size, FOV_DEG if fov_deg is None else fov_deg)
+    if radius is None:
+        shown = shown_radius(state)
+        half_side = min(image_size) / 2
+        # A sphere fits a cone of half its opening angle from sphere / sin of that angle.
+        radius = shown / math.sin(math.atan(half_side / fxfycxcy[0].item())) if shown else RADIUS[0]
+    swing = torch.arange(num_frames, dtype=torch.float64).mul(2 * math.pi / num_frames).sin()
+    mean, amplitude = ELEVATION_DEG if elevation_deg is None else (elevation_deg, 0.0)
+    c2w = _circle(mean + amplitude * swing, torch.full_like(swing, radius))
+    return CameraPath(fxfycxcy.repeat(num_frames, 1), c2w.float(), image_size, fps)
+
+
+def shown_radius(state: SceneState) -> float:
+    """Return the radius of the sphere around the origin that an input shows whole: the median of those inputs that show any.
+
+    0 if none does. Of an input that looks at the origin it is its distance times the sine of half the field of view, the smaller.
+    """
+    (h, w), (fx, fy, cx, cy) = state.image_size, state.fxfycxcy[0].double().cpu().unbind(-1)
+    c2w = state.c2w[0].double().cpu()
+    x, y, z = (-c2w[:, :3, :3].mT @ c2w[:, :3, 3:])[..., 0].unbind(-1)  # the origin, as each camera sees it
+    sides = [
+        (x * fx + z * cx, fx, cx),
+        (z * (w - cx) - x * fx, fx, w - cx),
+        (y * fy + z * cy, fy, cy),
+        (z * (h - cy) - y * fy, fy, h - cy),
+    ]
+    distance = torch.stack([along / torch.hypot(focal, offset) for along, focal, offset in sides]).amin(0)
+    shown = distance[distance > 0]
+    return shown.median().item() if len(shown) else 0.0
+
+
+def orbit(
+    state: SceneState,
+    num_frames: int = 120,
+    image_size: tuple[int, int] | None = None,
+    *,
+    radius: float | None = None,
+    elevation_deg: float | None = None,
+    fov_deg: float | None = None,
+    fps: float = 30.0,
+) -> CameraPath:
+    """Circle once around what the inputs look at, wherever that is, from the azimuth of the first input.
+
+    Centre, direction up, distance and elevation are those of the inputs: `camera_ring.ring_of`.
+
+    Args:
+        state: of one capture, in any frame.
+        num_frames: f. The circle closes: the last frame is one step before the first.
+        image_size: (h, w); None for that of the inputs.
+        radius: distance to the centre; None for the inputs' mean.
+        elevation_deg: above the plane through the centre; None for the inputs' mean.
+        fov_deg: horizontal field of view; None for the inputs', in height or width less where the frame has another shape.
+        fps: frames per second.
+
+    Raises:
+        InputError: the inputs do not look at a common point.
+        ValueError: as `turntable`.
+    """
+    _check_state(state)
+    _check_frames(num_frames)
+    _check_circle(radius, elevation_deg)
+    image_size = image_size or state.image_size
+    if fov_deg is None:
+        _check_image_size(image_size)
+        focal = state.fxfycxcy[0, :, :2].double().mean().item() * _cover(state.image_size, image_size)
+        fxfycxcy = torch.tensor([focal, focal, image_size[1] / 2, image_size[0] / 2])
+    else:
+        fxfycxcy = _lens(image_size, fov_deg)
+    ring, distance, elevation = ring_of(state.c2w[0].double().cpu())
+    constant = torch.ones(num_frames, dtype=torch.float64)
+    circle = _circle(
+        constant * (elevation if elevation_deg is None else elevation_deg), constant * (distance if radius is None else radius)
+    )
+    return CameraPath(fxfycxcy.repeat(num_frames, 1), (ring @ circle).float(), image_size, fps)
+
+
+def flight(
+    state: SceneState,
+    num_frames: int = 120,
+    image_size: tuple[int, int] | None = None,
+    *,
+    order: str = "given",
+    smoothing: float = SMOOTHING,
+    fps: float = 30.0,
+) -> CameraPath:
+    """Fly past the inputs on a smooth path at constant speed: `smooth_path`.
+
+    Args:
+        state: of one scene.
+        num_frames: f.
+        image_size: (h, w); None for that of the inputs. The inputs' intrinsics are scaled until they cover the frame, whose centre
+            is cropped.
+        order: 'given', or 'nearest' for photos in no useful order.
+        smoothing: width of a Gaussian over the path, in mean distances between inputs; 0 passes through every input.
+        fps: frames per second.
+
+    Raises:
+        ValueError: a state of several scenes, an empty image, or as `smooth_path`.
+    """
+    _check_state(state)
+    (h, w), image_size = state.image_size, image_size or state.image_size
+    _check_image_size(image_size)
+    scale = _cover((h, w), image_size)
+    cut = torch.tensor([0, 0, (w * scale - image_size[1]) / 2, (h * scale - image_size[0]) / 2])
+    lenses = state.fxfycxcy[0].cpu() * scale - cut
+    return CameraPath(*smooth_path(state.c2w[0].cpu(), lenses, num_frames, order, smoothing), image_size, fps)
+
+
+def _circle(elevation_deg: Tensor, radius: Tensor) -> Tensor:
+    """Return the poses (f, 4, 4) of a circle around the origin, z up, from the x axis; elevations and distances are (f) float64."""
+    f = len(radius)
+    elevation = torch.deg2rad(elevation_deg)
+    azimuth = torch.arange(f, dtype=torch.float64) * (2 * math.pi / f)
     level = torch.stack([azimuth.cos(), azimuth.sin(), torch.zeros_like(azimuth)], dim=-1)
     outward = level * elevation.cos()[:, None]
     outward[:, 2] = elevation.sin()
     right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], dim=-1)
-    c2w = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
-    c2w[:, :3, 0] = right
-    c2w[:, :3, 1] = torch.linalg.cross(right, outward)
-    c2w[:, :3, 2] = -outward
-    c2w[:, :3, 3] = outward * (radius[0] + radius[1] * swing)[:, None]
+    c2w = torch.eye(4, dtype=torch.float64).repeat(f, 1, 1)
+    c2w[:, :3] = torch.stack([right, torch.linalg.cross(right, outward), -outward, outward * radius[:, None]], dim=-1)
+    return c2w
+
+
+def _lens(image_size: tuple[int, int], fov_deg: float) -> Tensor:
+    """Return fx, fy, cx, cy of a horizontal field of view: square pixels, the principal point in the middle."""
+    _check_image_size(image_size)
+    if not 0 < fov_deg < 180:
+        raise ValueError(f"camera path, field of view: is {fov_deg} degrees; wanted more than 0 and less than 180")
+    h, w = image_size
     focal = 0.5 * w / math.tan(math.radians(fov_deg) / 2)
-    return torch.tensor([focal, focal, w / 2, h / 2]).repeat(num_frames, 1), c2w.float()
+    return torch.tensor([focal, focal, w / 2, h / 2])
 
 
-def smooth_path(
-    c2w: Tensor,
-    fxfycxcy: Tensor,
-    num_frames: int,
-    order: str = "given",
-    smoothing: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """Fly through key cameras on a smooth path at constant speed.
+def _cover(old: tuple[int, int], new: tuple[int, int]) -> float:
+    """Return by how much an image (h, w) is enlarged until it covers another."""
+    return max(new[0] / old[0], new[1] / old[1])
 
-    Position and unit quaternion follow a centripetal Catmull-Rom spline (Hermite pieces, common tangents at the keys);
-    intrinsics are linear between keys. Speed counts positions in half diagonals of the keys' bounding box and turns in
-    radians. A key at the pose of the one before it counts once; a path of a single key stands still. The only corners
-    left are at keys where a turn in place meets a flight without a turn: smoothing rounds them.
 
-    Args:
-        c2w: (v, 4, 4) key cameras, v >= 1.
-        fxfycxcy: (v, 4) pixels.
-        num_frames: f.
-        order: 'given', or 'nearest' for photos in no useful order: a short tour through all of them.
-        smoothing: width (standard deviation) of a Gaussian over the path, in mean distances between keys: 0 passes
-            through every key, about 1 takes the shake out of hand-held photos; the two ends stay fixed.
-
-    Returns:
-        fxfycxcy: (f, 4) and c2w: (f, 4, 4) of the given dtypes, on the given devices; rotations are orthonormal.
-
-    Raises:
-        ValueError: shapes that do not fit, no key, a key that is not finite, no frame, an unknown order, or a negative
-            smoothing.
-
-    Source: Yuksel et al. 2011, "Parameterization and applications of Catmull-Rom curves"; we also limit tangents.
-    """
-    _check_keys(c2w, fxfycxcy)
-    _check_frames(num_frames)
-    if order not in ("given", "nearest"):
-        raise ValueError(f"smooth_path, order: is {order!r}; wanted given or nearest")
-    if not 0 <= smoothing < math.inf:
-        raise ValueError(f"smooth_path, smoothing: is {smoothing}; wanted a number of at least 0")
-    position = c2w[:, :3, 3].double().cpu()
-    size = ((position.amax(0) - position.amin(0)) / 2).norm().item()
-    if size <= 8 * torch.finfo(c2w.dtype).eps * position.abs().max().item():
-        size = 1.0
-    # Twice the quaternion: a small step of it is as long as its angle in radians.
-    quaternion = 2 * _quaternions(c2w[:, :3, :3].double().cpu())
-    keys = torch.cat([position / size, quaternion, fxfycxcy.double().cpu()], dim=-1)
-    if order == "nearest":
-        keys = keys[_short_tour(_distances(keys))]
-    keys = _drop_repeats(keys)
-    if len(keys) == 1:
-        frames = keys.expand(num_frames, -1)
-    else:
-        path = _spline(keys, samples=max(64, 4 * num_frames))
-        if smoothing > 0:
-            pieces = len(keys) - 1
-            path = _smooth(path, smoothing / pieces, samples=8 * max(num_frames, pieces))
-        frames = _at_constant_speed(path, num_frames)
-    poses = torch.eye(4, dtype=torch.float64).repeat(num_frames, 1, 1)
-    poses[:, :3, :3] = _rotations(frames[:, _QUATERNION])
-    poses[:, :3, 3] = frames[:, _POSITION] * size
-    return frames[:, _INTRINSICS].to(fxfycxcy), poses.to(c2w)
+def _check_state(state: SceneState) -> None:
+    if len(state.c2w) != 1:
+        raise ValueError(f"camera path, state: holds {len(state.c2w)} scenes; wanted one")
 
 
 def _check_frames(num_frames: int) -> None:
@@ -130,155 +299,14 @@ def _check_frames(num_frames: int) -> None:
         raise ValueError(f"camera path, num_frames: is {num_frames}; wanted 1 or more")
 
 
-def _check_keys(c2w: Tensor, fxfycxcy: Tensor) -> None:
-    if c2w.shape[1:] != (4, 4) or fxfycxcy.shape != (len(c2w), 4) or len(c2w) == 0:
-        raise ValueError(
-            f"smooth_path: c2w is {tuple(c2w.shape)} and fxfycxcy {tuple(fxfycxcy.shape)}; "
-            "wanted (v, 4, 4) and (v, 4) with one camera or more"
-        )
-    finite = c2w.isfinite().all(-1).all(-1) & fxfycxcy.isfinite().all(-1)
-    if not finite.all():
-        view = finite.logical_not().nonzero()[0].item()
-        raise ValueError(f"smooth_path, camera {view}: holds a value that is not finite; wanted finite numbers")
+def _check_image_size(image_size: tuple[int, int]) -> None:
+    h, w = image_size
+    if h < 1 or w < 1:
+        raise ValueError(f"camera path, image size: is {h} {w}; wanted a height and a width of 1 or more")
 
 
-def _quaternions(rotation: Tensor) -> Tensor:
-    """Return the unit quaternions (v, 4), real part first, sign arbitrary, of the rotations nearest to (v, 3, 3).
-
-    Source: Bar-Itzhack 2000, "New method for extracting the quaternion from a rotation matrix": the eigenvector of the
-    largest eigenvalue. The matrices may be off by rounding.
-    """
-    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in rotation.unbind(-2))
-    entries = [
-        [xx + yy + zz, zy - yz, xz - zx, yx - xy],
-        [zy - yz, xx - yy - zz, xy + yx, xz + zx],
-        [xz - zx, xy + yx, yy - xx - zz, yz + zy],
-        [yx - xy, xz + zx, yz + zy, zz - xx - yy],
-    ]
-    symmetric = torch.stack([torch.stack(row, dim=-1) for row in entries], dim=-2)
-    return torch.linalg.eigh(symmetric).eigenvectors[..., -1]
-
-
-def _rotations(quaternion: Tensor) -> Tensor:
-    """Return the rotations (f, 3, 3) of quaternions (f, 4) of any length but 0."""
-    real, x, y, z = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
-    rows = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - real * z), 2 * (x * z + real * y)],
-        [2 * (x * y + real * z), 1 - 2 * (x * x + z * z), 2 * (y * z - real * x)],
-        [2 * (x * z - real * y), 2 * (y * z + real * x), 1 - 2 * (x * x + y * y)],
-    ]
-    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
-
-
-def _distances(keys: Tensor) -> Tensor:
-    """Return the distances (v, v) between all keys, by position and by angle."""
-    position, quaternion = keys[:, _POSITION], keys[:, _QUATERNION]
-    move = (position[:, None] - position).norm(dim=-1)
-    turn = [(quaternion[:, None] - sign * quaternion).norm(dim=-1) for sign in (1, -1)]
-    return torch.hypot(move, torch.minimum(*turn))
-
-
-def _short_tour(distance: Tensor) -> Tensor:
-    """Return an order (v) of keys `distance` (v, v) apart: nearest neighbour, then 2-opt until no exchange helps."""
-    # An extra node at distance 0 from all others turns an open path into a tour.
-    tour = [len(distance), 0]
-    distance = torch.nn.functional.pad(distance, (0, 1, 0, 1))
-    left = torch.ones(len(distance), dtype=torch.bool)
-    left[tour] = False
-    while left.any():
-        tour.append(int(distance[tour[-1]].masked_fill(~left, math.inf).argmin()))
-        left[tour[-1]] = False
-    best = _two_opt(torch.tensor(tour), distance)
-    path = best.roll(-int(best.argmax()))[1:]
-    return path if path[0] <= path[-1] else path.flip(0)
-
-
-def _two_opt(tour: Tensor, distance: Tensor) -> Tensor:
-    """Reverse stretches of a closed tour while that shortens it: the largest gain first."""
-    while True:
-        after = tour.roll(-1)
-        leg = distance[tour, after]
-        gain = leg[:, None] + leg - distance[tour][:, tour] - distance[after][:, after]
-        # Exchanging a leg with itself gains nothing, but the formula gives twice the leg.
-        gain.fill_diagonal_(0)
-        best = int(gain.argmax())
-        if not gain.flatten()[best] > 1e-9:
-            return tour
-        first, last = sorted(divmod(best, len(tour)))
-        tour = torch.cat([tour[: first + 1], tour[first + 1 : last + 1].flip(0), tour[last + 1 :]])
-
-
-def _drop_repeats(keys: Tensor) -> Tensor:
-    """Drop every key at the pose of the one before it."""
-    same = _distances(keys) < _SAME_CAMERA
-    kept = [0]
-    for view in range(1, len(keys)):
-        if not same[view, kept[-1]]:
-            kept.append(view)
-    return keys[kept]
-
-
-def _align_signs(keys: Tensor) -> Tensor:
-    """Flip quaternions (q and -q are the same rotation) into the half-space of the previous one: the short way round."""
-    quaternion = keys[:, _QUATERNION]
-    flips = torch.where((quaternion[1:] * quaternion[:-1]).sum(-1) < 0, -1.0, 1.0).double().cumprod(0)
-    keys = keys.clone()
-    keys[1:, _QUATERNION] *= flips[:, None]
-    return keys
-
-
-def _spline(keys: Tensor, samples: int) -> Tensor:
-    """Return the curve through keys (v, 11), v >= 2, as points (pieces · samples + 1, 11), both its ends included."""
-    keys = _align_signs(keys)
-    around = torch.cat([2 * keys[:1] - keys[1:2], keys, 2 * keys[-1:] - keys[-2:-1]])
-    pose = around[:, _POSE]
-    span = pose.diff(dim=0).norm(dim=-1, keepdim=True).sqrt()
-    tangent = torch.cat([_tangents(pose[:, part], span) for part in (_POSITION, _QUATERNION)], dim=-1)
-    span, start, end = span[1:-1, None], around[1:-2, None], around[2:-1, None]
-    u = torch.linspace(0, 1, samples + 1, dtype=torch.float64)[:-1, None]
-    curve = start + (end - start) * u
-    curve[..., _POSE] = (
-        start[..., _POSE]
-        + (end - start)[..., _POSE] * (u * u * (3 - 2 * u))
-        + span * tangent[:-1, None] * (u * (1 - u) ** 2)
-        - span * tangent[1:, None] * (u * u * (1 - u))
-    )
-    return torch.cat([curve.flatten(0, 1), around[-2:-1]])
-
-
-def _tangents(points: Tensor, span: Tensor) -> Tensor:
-    """Return the derivatives (v, c) at all points (v + 2, c) but the outer two, knots `span` (v + 1, 1) apart.
-
-    Each is limited to the geometric mean of the slopes on its two sides, which a single curve never exceeds. But position
-    and quaternion share spans: a turn in place before a long flight would otherwise carry the flight backwards first.
-    """
-    slope = points.diff(dim=0) / span
-    tangent = (span[1:] * slope[:-1] + span[:-1] * slope[1:]) / (span[1:] + span[:-1])
-    speed = slope.norm(dim=-1, keepdim=True)
-    most = (speed[1:] * speed[:-1]).sqrt()
-    return tangent * (most / tangent.norm(dim=-1, keepdim=True).clamp_min(1e-300)).clamp_max(1)
-
-
-def _smooth(path: Tensor, width: float, samples: int) -> Tensor:
-    """Convolve a curve with a Gaussian whose standard deviation is `width` of the curve's length."""
-    path = _at_constant_speed(path, samples + 1)
-    radius = min(math.ceil(4 * width * samples), samples)
-    offset = torch.arange(-radius, radius + 1, dtype=torch.float64) / (width * samples)
-    weight = torch.exp(-0.5 * offset.square())
-    before, after = path[-radius - 1 : -1], path[1 : radius + 1]
-    before, after = 2 * path[:1] - after.flip(0), 2 * path[-1:] - before.flip(0)
-    padded = torch.cat([before, path, after])
-    # By FFT, since a direct convolution would copy the curve once for every weight. The first 2·radius points wrap.
-    spectrum = torch.fft.rfft(padded, dim=0) * torch.fft.rfft(weight / weight.sum(), len(padded))[:, None]
-    return torch.fft.irfft(spectrum, len(padded), dim=0)[2 * radius :]
-
-
-def _at_constant_speed(path: Tensor, count: int) -> Tensor:
-    """Return `count` points (count, 11), equally spaced along a curve given by many points, ends included."""
-    path = path.clone()
-    path[:, _QUATERNION] = 2 * torch.nn.functional.normalize(path[:, _QUATERNION], dim=-1)
-    length = torch.nn.functional.pad(path[:, _POSE].diff(dim=0).norm(dim=-1).cumsum(0), (1, 0))
-    at = torch.linspace(0, 1, count, dtype=torch.float64) * length[-1]
-    after = torch.searchsorted(length, at, right=True).clamp(1, len(path) - 1)
-    part = (at - length[after - 1]) / (length[after] - length[after - 1]).clamp_min(1e-300)
-    return torch.lerp(path[after - 1], path[after], part.clamp(0, 1)[:, None])
+def _check_circle(radius: float | None, elevation_deg: float | None) -> None:
+    if radius is not None and not 0 < radius < math.inf:
+        raise ValueError(f"camera path, radius: is {radius}; wanted a number above 0")
+    if elevation_deg is not None and not -90 <= elevation_deg <= 90:
+        raise ValueError(f"camera path, elevation: is {elevation_deg} degrees; wanted -90 to 90")

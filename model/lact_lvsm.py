@@ -256,11 +256,11 @@ class LaCTLVSM(nn.Module):
         Example:
             >>> import torch
             >>> from model import load_model
-            >>> from model.camera_path import turntable
+            >>> from model.camera_path import published_turntable
             >>> model = load_model("lact_objects_64.safetensors", device="cpu")
-            >>> fxfycxcy, c2w = turntable(3, (64, 64))
+            >>> path = published_turntable(3, (64, 64))
             >>> image = torch.rand(1, 3, 3, 64, 64)  # in place of photos taken by these cameras
-            >>> state = model.reconstruct(image, fxfycxcy[None], c2w[None])
+            >>> state = model.reconstruct(image, path.fxfycxcy[None], path.c2w[None])
             >>> len(state.layers), state.layers[0]["w0"].shape
             (4, torch.Size([2, 128, 256]))
         """
@@ -324,12 +324,12 @@ class LaCTLVSM(nn.Module):
         Example:
             >>> import torch
             >>> from model import load_model
-            >>> from model.camera_path import turntable
+            >>> from model.camera_path import published_turntable
             >>> model = load_model("lact_objects_64.safetensors", device="cpu")
-            >>> fxfycxcy, c2w = turntable(3, (64, 64))
-            >>> state = model.reconstruct(torch.rand(1, 3, 3, 64, 64), fxfycxcy[None], c2w[None])
-            >>> fxfycxcy, c2w = turntable(5, (48, 80))
-            >>> model.render(state, fxfycxcy[None], c2w[None], (48, 80)).shape
+            >>> path = published_turntable(3, (64, 64))
+            >>> state = model.reconstruct(torch.rand(1, 3, 3, 64, 64), path.fxfycxcy[None], path.c2w[None])
+            >>> path = published_turntable(5, (48, 80))
+            >>> model.render(state, path.fxfycxcy[None], path.c2w[None], (48, 80)).shape
             torch.Size([1, 5, 3, 48, 80])
         """
         return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=-4)

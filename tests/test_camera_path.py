@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.camera_path import _short_tour, smooth_path, turntable
+from model.camera_path import published_turntable
+from model.spline import short_tour, smooth_path
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 
@@ -37,7 +38,7 @@ def intrinsics(views: int) -> Tensor:
 
 
 def ring(views: int) -> Tensor:
-    return turntable(views, (5, 7), elevation_deg=(20.0, 0.0), radius=(2.7, 0.0))[1].double()
+    return published_turntable(views, (5, 7), elevation_deg=(20.0, 0.0), radius=(2.7, 0.0)).c2w.double()
 
 
 def angles(c2w: Tensor, other: Tensor) -> Tensor:
@@ -55,15 +56,16 @@ def assert_rigid(c2w: Tensor) -> None:
 
 def test_turntable_is_the_published_one() -> None:
     golden = np.load(GOLDEN)
-    fxfycxcy, c2w = turntable(12, (256, 256))
+    path = published_turntable(12, (256, 256))
     # float32 epsilon at values of 274 and 3.
-    torch.testing.assert_close(fxfycxcy, torch.from_numpy(golden["turntable.fxfycxcy"]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(c2w, torch.from_numpy(golden["turntable.c2w"]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(path.fxfycxcy, torch.from_numpy(golden["turntable.fxfycxcy"]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(path.c2w, torch.from_numpy(golden["turntable.c2w"]), atol=1e-6, rtol=0)
 
 
 def test_turntable_of_a_wide_image_sees_the_origin_in_its_middle_and_the_fov_across_its_width() -> None:
     h, w = 90, 160
-    fxfycxcy, c2w = turntable(9, (h, w), fov_deg=40.0, elevation_deg=(50.0, 45.0), radius=(4.0, -1.5))
+    path = published_turntable(9, (h, w), fov_deg=40.0, elevation_deg=(50.0, 45.0), radius=(4.0, -1.5))
+    fxfycxcy, c2w = path.fxfycxcy, path.c2w
     assert_rigid(c2w)
     origin = (torch.linalg.inv(c2w) @ torch.tensor([0.0, 0, 0, 1]))[:, :3]
     torch.testing.assert_close(origin[:, :2], torch.zeros(9, 2), atol=1e-6, rtol=0)
@@ -78,17 +80,18 @@ def test_turntable_of_a_wide_image_sees_the_origin_in_its_middle_and_the_fov_acr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "match"),
+    ("change", "match"),
     [
-        ((0, (4, 6)), "num_frames: is 0; wanted 1"),
-        ((3, (0, 6)), "image size: is 0 6"),
-        ((3, (4, 6), 180.0), "field of view: is 180.0 degrees"),
-        ((3, (4, 6), 50.0, (0.0, 0.0), (1.0, -1.0)), "radius: is 1.0 and swings by -1.0"),
+        ({"num_frames": 0}, "num_frames: is 0; wanted 1"),
+        ({"image_size": (0, 6)}, "image size: is 0 6"),
+        ({"fov_deg": 180.0}, "field of view: is 180.0 degrees"),
+        ({"radius": (1.0, -1.0)}, "radius: is 1.0 and swings by -1.0"),
+        ({"fps": 0.0}, "fps: is 0.0; wanted 0.1 to 240"),
     ],
 )
-def test_turntable_refuses_what_gives_no_image(arguments: tuple, match: str) -> None:
+def test_the_published_turntable_refuses_what_gives_no_image(change: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        turntable(*arguments)
+        published_turntable(**{"num_frames": 3, "image_size": (4, 6)} | change)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.7])
@@ -207,7 +210,7 @@ def test_the_short_tour_is_close_to_the_shortest() -> None:
     found, shortest = 0.0, 0.0
     for cloud in np.random.default_rng(0).normal(size=(8, 8, 3)):
         distance = np.linalg.norm(cloud[:, None] - cloud, axis=-1)
-        tour = _short_tour(torch.from_numpy(distance)).numpy()
+        tour = short_tour(torch.from_numpy(distance)).numpy()
         assert sorted(tour) == list(range(8))
         legs = [(order, np.roll(order, -1, axis=-1)) for order in (tour, orders)]
         mine, all_of_them = (distance[a, b][..., :-1].sum(-1) for a, b in legs)

@@ -19,7 +19,7 @@ from data import view_selection
 from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, SceneState, load_model
-from model.camera_path import smooth_path, turntable
+from model.camera_path import flight, turntable
 from model.machine import describe_machine
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import PRECISIONS
@@ -96,8 +96,8 @@ def test_metrics_are_those_of_the_saved_images(infer, place, capsys):
 def test_turntable_video_shows_what_the_network_renders(infer, place):
     folder = infer("--num_input_views 3 --no_lpips --video_frames 5 --video_fps 12")
     model, state, _ = reconstruction(place, "scene_1", metrics(folder)["about"]["input_views"]["scene_1"])
-    fxfycxcy, c2w = turntable(5, SIZE)
-    expected = levels(model.render(state, fxfycxcy[None], c2w[None], SIZE)[0])
+    path = turntable(state, 5)
+    expected = levels(model.render(state, path.fxfycxcy[None], path.c2w[None], SIZE)[0])
     frames, facts = decode(folder / "scene_1" / "video.mp4")
     assert frames.shape == (5, *SIZE, 3)
     assert facts["rate"] == 12
@@ -298,10 +298,10 @@ def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypat
 
     def path(*args, order):
         seen["order"] = order
-        return smooth_path(*args, order=order)
+        return flight(*args, order=order)
 
     monkeypatch.setattr(inference, "SceneDataset", Dataset)
-    monkeypatch.setattr(inference, "smooth_path", path)
+    monkeypatch.setattr(inference, "flight", path)
     monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda self, mode: seen.update(compiled=mode) or self)
     monkeypatch.setattr(LaCTLVSM, "set_fast_weight", lambda self, *args: seen.update(fast_weight=args) or self)
     words = "--scene_inference --num_input_views 3 --num_target_views 0 --video_frames 1"

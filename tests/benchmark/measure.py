@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.camera_path import turntable
+from model.camera_path import published_turntable
 from model.machine import Facts, describe_machine
 from model.training.flops import synchronise
 
@@ -99,11 +99,11 @@ def give_memory_back() -> None:
 
 def random_scene(views: int, image_size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
     """Return noise images with cameras of a turntable, one scene."""
-    fxfycxcy, c2w = turntable(views, image_size)
+    path = published_turntable(views, image_size)
     return {
         "image": torch.rand(1, views, 3, *image_size, device=device),
-        "fxfycxcy": fxfycxcy[None].float().to(device),
-        "c2w": c2w[None].float().to(device),
+        "fxfycxcy": path.fxfycxcy[None].to(device),
+        "c2w": path.c2w[None].to(device),
     }
 
 

@@ -1,9 +1,23 @@
-"""The Python interface: the network, its scene states, and loading of weights and scenes."""
+"""The Python interface: the network, its scene states, loading of weights and scenes, camera paths, videos, the viewer."""
 
+from model.camera_path import CameraPath, flight, orbit, turntable
 from model.interface import load_scene, show
 from model.lact_lvsm import LaCTLVSM
 from model.posed_images import PosedImages
 from model.scene_state import SceneState
+from model.video import render_video
 from model.weights.load import load_model
 
-__all__ = ["LaCTLVSM", "PosedImages", "SceneState", "load_model", "load_scene", "show"]
+__all__ = [
+    "CameraPath",
+    "LaCTLVSM",
+    "PosedImages",
+    "SceneState",
+    "flight",
+    "load_model",
+    "load_scene",
+    "orbit",
+    "render_video",
+    "show",
+    "turntable",
+]

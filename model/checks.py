@@ -102,13 +102,23 @@ def check_size(image_size: object, patch_size: int, where: str) -> tuple[int, in
     Raises:
         InputError: something else.
     """
+    h, w = sides_of(image_size, where)
+    check_image_size((h, w), patch_size, where)
+    return h, w
+
+
+def sides_of(image_size: object, where: str) -> tuple[int, int]:
+    """Return an image size (h, w), once it is two whole numbers.
+
+    Raises:
+        InputError: something else.
+    """
     if not isinstance(image_size, (tuple, list)):
         raise InputError(where, f"is {with_article(type(image_size))}", SIZE)
     try:
         h, w = (operator.index(side) for side in image_size)
     except (TypeError, ValueError):
         raise InputError(where, f"is {shown(image_size)}", SIZE) from None
-    check_image_size((h, w), patch_size, where)
     return h, w
 
 

@@ -1,4 +1,4 @@
-"""Functions for notebooks and scripts: scenes from disk, videos, the viewer. Letters: v views, n views of a scene, h w pixels."""
+"""Functions for notebooks and scripts: scenes from disk, and the viewer. Letters: v views, n views of a scene, h w pixels."""
 
 import importlib
 import importlib.util

@@ -21,6 +21,7 @@ from config import NetworkConfig
 from config.errors import InputError
 from config.messages import counted, shown, with_article
 from model.camera import rays
+from model.camera_path import CameraPath
 from model.checks import check_cameras, check_size, check_views
 from model.departure import TrainedWith, departure
 from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
@@ -300,7 +301,7 @@ class LaCTLVSM(nn.Module):
     def render(
         self,
         state: SceneState,
-        fxfycxcy: Array | PosedImages,
+        fxfycxcy: Array | CameraPath | PosedImages,
         c2w: Array | None = None,
         image_size: tuple[int, int] | None = None,
         chunk_views: int | None = None,
@@ -323,12 +324,14 @@ class LaCTLVSM(nn.Module):
 
         Example:
             >>> import torch
-            >>> from model import load_model
+            >>> from model import load_model, turntable
             >>> from model.camera_path import published_turntable
-            >>> model = load_model("lact_objects_64.safetensors", device="cpu")
-            >>> path = published_turntable(3, (64, 64))
-            >>> state = model.reconstruct(torch.rand(1, 3, 3, 64, 64), path.fxfycxcy[None], path.c2w[None])
-            >>> path = published_turntable(5, (48, 80))
+            >>> model = load_model(device="cpu")
+            >>> inputs = published_turntable(3, (64, 64))
+            >>> state = model.reconstruct(torch.rand(3, 3, 64, 64), inputs.fxfycxcy, inputs.c2w)
+            >>> path = turntable(state, 5, (48, 80))
+            >>> model.render(state, path).shape
+            torch.Size([5, 3, 48, 80])
             >>> model.render(state, path.fxfycxcy[None], path.c2w[None], (48, 80)).shape
             torch.Size([1, 5, 3, 48, 80])
         """
@@ -337,7 +340,7 @@ class LaCTLVSM(nn.Module):
     def render_stream(
         self,
         state: SceneState,
-        fxfycxcy: Array | PosedImages,
+        fxfycxcy: Array | CameraPath | PosedImages,
         c2w: Array | None = None,
         image_size: tuple[int, int] | None = None,
         chunk_views: int | None = None,
@@ -438,10 +441,10 @@ class LaCTLVSM(nn.Module):
         return found if found[0].ndim == 5 else (found[0][None], found[1][None], found[2][None])
 
     def _given_cameras(
-        self, fxfycxcy: Array | PosedImages, c2w: Array | None, image_size: tuple[int, int] | None
+        self, fxfycxcy: Array | CameraPath | PosedImages, c2w: Array | None, image_size: tuple[int, int] | None
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Return checked cameras, and the size of their images, as `render` is given them."""
-        if isinstance(fxfycxcy, PosedImages):
+        if isinstance(fxfycxcy, (CameraPath, PosedImages)):
             if c2w is not None or image_size is not None:
                 found = "is given cameras with a size of their own, and c2w or image_size"
                 raise InputError("render", found, "the cameras alone")

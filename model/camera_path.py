@@ -255,6 +255,7 @@ def flight(
         ValueError: a state of several scenes, an empty image, or as `smooth_path`.
     """
     _check_state(state)
+    _check_frames(num_frames)
     (h, w), image_size = state.image_size, state.image_size if image_size is None else image_size
     _check_image_size(image_size)
     scale = _cover((h, w), image_size)

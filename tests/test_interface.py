@@ -2,7 +2,11 @@
 
 import doctest
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -14,11 +18,13 @@ import inference
 from config.errors import InputError
 from config.rendering import DEFAULT_SCENE_WEIGHTS, Views
 from data.dataset import load_views
+from data.output.video import to_uint8
 from data.scene_format import CAMERAS, read_scene, write_data_path
-from model import LaCTLVSM, PosedImages, SceneState, load_model, load_scene, show
+from model import LaCTLVSM, PosedImages, SceneState, flight, load_model, load_scene, orbit, render_video, show, turntable
 from model.departure import TrainedWith
 from tests.support.networks import small_model
 from tests.support.scenes import write_random_scene
+from tests.support.videos import decode
 
 N, SIZE = 7, (12, 16)
 ROOT = Path(__file__).parent.parent
@@ -187,7 +193,7 @@ def test_bundled_models_load_from_any_folder(tmp_path, monkeypatch):
     assert load_scene("data_example/scene_data_path.json", 2, model=scenes).normalised
 
 
-@pytest.mark.parametrize("function", [load_scene], ids=lambda x: x.__name__)
+@pytest.mark.parametrize("function", [load_scene, render_video], ids=lambda x: x.__name__)
 def test_the_example_in_a_docstring_prints_what_it_says(function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (example,) = doctest.DocTestFinder(recurse=False).find(function, globs={})
@@ -200,3 +206,84 @@ def test_show_needs_viser(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "viser" else found(name, *rest))
     with pytest.raises(InputError, match=r'^show: needs viser, which is not installed; wanted `pip install "viser>=1.1,<2"`$'):
         show("state")
+
+
+def test_a_video_holds_the_frames_of_its_path(folder, tmp_path):
+    model = network()
+    state = model.reconstruct(load_scene(folder, 3, model=model))
+    path = orbit(state, 5, (8, 20), fps=7)
+    written = render_video(state, str(tmp_path / "new" / "x.mp4"), path, chunk_views=2)
+    assert written == tmp_path / "new" / "x.mp4"
+    frames, facts = decode(written)
+    assert facts["rate"] == 7
+    expected = to_uint8(model.render(state, path))
+    assert expected.shape == (5, 8, 20, 3)
+    assert np.array_equal(to_uint8(model.render(state, path.fxfycxcy.numpy(), path.c2w.numpy(), (8, 20))), expected)
+    distance = np.abs(np.subtract(frames[:, None], expected[None], dtype=np.float32)).mean((-1, -2, -3))
+    assert distance.argmin(1).tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("said", "trained", "expected"), [(True, False, flight), (False, True, turntable), (None, True, flight)])
+def test_the_path_is_a_flight_in_scenes_and_a_turntable_around_objects(folder, monkeypatch, said, trained, expected):
+    model = network(trained)
+    state = model.reconstruct(load_scene(folder, 3, image_size=SIZE, normalise=trained))
+    state.normalised = said
+    seen = []
+    frames = iter([torch.zeros(1, 3, 8, 8)])
+    monkeypatch.setattr(LaCTLVSM, "render_stream", lambda self, state, path, **_: seen.append(path) or frames)
+    render_video(state, folder / "x.gif")
+    assert torch.equal(seen[0].c2w, expected(state).c2w)
+
+
+def test_a_state_from_a_file_needs_its_model(folder, tmp_path):
+    model = network()
+    model.reconstruct(load_scene(folder, 3, model=model)).save(tmp_path / "state.safetensors")
+    state = SceneState.load(tmp_path / "state.safetensors")
+    wanted = "render_video, model: is not given, and the state is from a file; wanted the model that wrote it: model=load_model()"
+    with pytest.raises(InputError, match=f"^{re.escape(wanted)}$"):
+        render_video(state, tmp_path / "x.gif")
+    other = small_model("self_attention", "fast_weight", "mlp", seed=1)
+    with pytest.raises(InputError, match=r"scene state: was written by weights \w{16}; wanted \w{16}, the ones loaded"):
+        render_video(state, tmp_path / "x.gif", model=other)
+    assert not (tmp_path / "x.gif").exists()
+    assert render_video(state, tmp_path / "x.gif", turntable(state, 2), model=model).exists()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: render_video(turntable(s, 3), "x.gif"), "render_video, state: is a CameraPath; wanted what reconstruct"),
+        (lambda s: render_video(s, turntable(s, 3)), "render_video, path: is a CameraPath; wanted a file, such as x.mp4"),
+        (lambda s: render_video(s, "x.gif", s.c2w), "render_video, cameras: is a Tensor; wanted a CameraPath, as turntable(s"),
+        (lambda s: render_video(s, "x.gif", model="x"), "render_video, model: is a str; wanted what load_model returns"),
+        (lambda s: render_video(s, "x.avi", turntable(s, 3)), "x.avi: has the suffix '.avi'; wanted .mp4 or .gif"),
+        (lambda s: turntable(60), "camera path, state: is an int; wanted what reconstruct or SceneState.load returns"),
+        (lambda s: turntable(s, 60, 64), "camera path, image size: is an int; wanted (height, width), two whole numbers"),
+        (lambda s: orbit(s, 60, (8, 8.5)), "camera path, image size: is (8, 8.5); wanted (height, width), two whole numbers"),
+        (lambda s: flight(s, image_size=torch.ones(2)), "camera path, image size: is a Tensor; wanted (height, width)"),
+        (lambda s: flight(s, 2.5), "camera path, num_frames: is 2.5; wanted 1 or more"),
+        (lambda s: s.network.render(s, turntable(s, 3, (8, 10))), "render, image_size: has the width 10; wanted a multiple"),
+        (lambda s: s.network.render(s, turntable(s, 3), image_size=(8, 8)), "render: is given cameras with a size of their own"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused_in_one_line(folder, tmp_path, monkeypatch, call, message):
+    monkeypatch.chdir(tmp_path)
+    state = network().reconstruct(load_scene(folder, 3, image_size=SIZE))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        call(state)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_show_is_the_viewer(monkeypatch):
+    viewer = types.ModuleType("model.viewer")
+    viewer.show = lambda *arguments, **options: (arguments, options)
+    monkeypatch.setitem(sys.modules, "model.viewer", viewer)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert show("state", port=1) == (("state",), {"port": 1})
+
+
+@pytest.mark.slow
+def test_importing_the_interface_imports_no_viewer_and_no_encoder():
+    found = "import sys, model; print([name for name in ('viser', 'av', 'model.viewer', 'matplotlib') if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", found], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from config.console import forgiving_console
 from config.errors import InputError, line_of
-from config.flags import read_command_line, refuse_without_effect, settings
+from config.flags import read_command_line, settings
 from config.rendering import (
     DEFAULT_SCENE_WEIGHTS,
     DEFAULT_WEIGHTS,
@@ -40,18 +40,18 @@ from config.rendering import (
     Video,
     Views,
     check_flags,
+    check_kind,
 )
 from config.signals import run_interruptibly
 from config.threads import cores
 from data.dataset import SceneDataset, check_image_size
-from data.output.report import SceneReport, bar, check_rendered, folder_names, layer_bar, open_folder, table, write_report
-from data.output.video import VideoWriter, find_encoder, to_uint8
-from data.poses import normalise_poses
+from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder, table, write_report
+from data.output.video import find_encoder
+from data.poses import scene_frame
 from data.scene_format import Scene
 from data.scene_problems import CameraWarnings
 from data.view_selection import read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
-from model.camera_path import flight, turntable
 from model.departure import TrainedWith, departure
 from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
@@ -59,6 +59,8 @@ from model.parallel.context import ContextGroup, join_context, own_inputs, own_t
 from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
+from model.video_frames import beside_nearest, enlarged, rendered_frames, write_video
+from model.video_plan import VideoPlan
 from model.weights.hub import resolve_lpips, resolve_weights
 from model.weights.trained_with import trained_with
 
@@ -82,6 +84,7 @@ class Job:
         folder: where results go.
         inputs, targets: v and u positions in `scene.views`.
         input_c2w, target_c2w: (v, 4, 4) and (u, 4, 4) poses in the frame that the network sees.
+        from_capture: (4, 4) float64, the similarity from the frame of the scene's file into that frame; None if it is the same.
         targets_before: number of targets in the parts of lower-ranked processes.
         note: how the run departs from what the weights were trained with; empty if it does not.
     """
@@ -92,6 +95,7 @@ class Job:
     targets: list[int]
     input_c2w: Tensor
     target_c2w: Tensor
+    from_capture: Tensor | None = None
     targets_before: int = 0
     note: str = ""
 
@@ -126,8 +130,8 @@ def begin(argv: Sequence[str] | None) -> int:
         trained = trained_with(given["load"])
         normalised = trained.scene_pose_normalize if state is None or state.normalised is None else state.normalised
         given.setdefault("scene_inference", bool(normalised))
-        if not given["scene_inference"]:
-            refuse_without_effect(given, "without --scene_inference", ["pose_reference", "scene_scale", "path_order"])
+        check_kind(given, given["scene_inference"])
+        plan = VideoPlan.of(settings(Video, given), given["scene_inference"], None if state is None else given.get("image_size"))
     except USER_ERRORS as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
             print(f"inference.py: {line_of(error)}", file=sys.stderr)
@@ -135,7 +139,7 @@ def begin(argv: Sequence[str] | None) -> int:
     machine = settings(Machine, given)
     try:
         with full_memory_is_refused(LESS_MEMORY), lost_processes_are_refused():
-            run(given, trained, state, start_processes(machine.device, machine.context_parallel))
+            run(given, trained, state, plan, start_processes(machine.device, machine.context_parallel))
     except USER_ERRORS as error:
         print(f"inference.py: {line_of(error)}", file=sys.stderr)
         return 2
@@ -163,41 +167,39 @@ def together(processes: Processes) -> Iterator[None]:
     raise problem or next(filter(None, problems))
 
 
-def run(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | None, processes: Processes) -> None:
+def run(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | None, plan: VideoPlan, processes: Processes) -> None:
     """Evaluate all scenes, or render the video of a saved reconstruction.
 
     Args:
         given: the flags on the command line, and `scene_inference`.
         trained: what the weights were trained with.
         state: the saved reconstruction, if any.
+        plan: of the videos.
         processes: of the run.
     """
-    scenes, video = settings(Scenes, given), settings(Video, given)
+    scenes = settings(Scenes, given)
     with together(processes):
-        if video.video_format != "none":
-            find_encoder(f"video.{video.video_format}")
+        if plan.wanted:
+            find_encoder(plan.file_name)
         open_folder(scenes.output_dir)
     with processes.locked(Path(scenes.output_dir), "--output_dir"):
         if state is None:
-            evaluate_scenes(given, trained, processes)
+            evaluate_scenes(given, trained, plan, processes)
         else:
-            render_saved(state, given, trained, processes.device)
+            render_saved(state, given, trained, plan, processes.device)
     if processes.first:
         print(f"results in {scenes.output_dir}")
 
 
-def render_saved(state: SceneState, given: Mapping[str, Any], trained: TrainedWith, device: torch.device) -> None:
+def render_saved(state: SceneState, given: Mapping[str, Any], trained: TrainedWith, plan: VideoPlan, device: torch.device) -> None:
     """Render the video of a scene that an earlier run reconstructed."""
-    network, scenes = settings(Network, given), settings(Scenes, given)
-    video, machine = settings(Video, given), settings(Machine, given)
+    network, scenes, machine = settings(Network, given), settings(Scenes, given), settings(Machine, given)
     model = prepare_model(network, machine, device)
-    h, w = scenes.image_size or state.image_size
-    check_image_size((h, w), model.config.patch_size)
-    note = departure(Path(network.weights).name, trained, (h, w), state.c2w.shape[1], scenes.normalised)
+    plan.check_size(state.image_size, model.config.patch_size)
+    image_size = plan.image_size(state.image_size)
+    note = departure(Path(network.weights).name, trained, image_size, state.c2w.shape[1], scenes.normalised)
     warn([note] if note else [])
-    renderer = Renderer(model, join_context(1), machine.chunk_views)
-    frames = render_video(renderer, state, (h, w), scenes.normalised, video, name=given["load_state"])
-    write_video(frames, Path(scenes.output_dir), video)
+    render_video(Renderer(model, join_context(1), machine.chunk_views), state, plan, Path(scenes.output_dir), given["load_state"])
 
 
 def warn(notes: Iterable[str]) -> None:
@@ -206,13 +208,13 @@ def warn(notes: Iterable[str]) -> None:
         print(f"inference.py: {note}", file=sys.stderr)
 
 
-def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: Processes) -> None:
+def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, plan: VideoPlan, processes: Processes) -> None:
     """Render all scenes, each on one context of processes; write and print the metrics on the first process."""
-    network, scenes, video = settings(Network, given), settings(Scenes, given), settings(Video, given)
+    network, scenes = settings(Network, given), settings(Scenes, given)
     results, machine = settings(Results, given), settings(Machine, given)
     context = join_context(processes.context_size)
     with together(processes):
-        dataset, jobs = plan(scenes, settings(Views, given), trained, machine.num_workers)
+        dataset, jobs = plan_scenes(scenes, settings(Views, given), trained, machine.num_workers)
         departing = [
             departure(Path(network.weights).name, trained, dataset.image_size, len(job.inputs), scenes.normalised) for job in jobs
         ]
@@ -221,14 +223,19 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: P
         model.context = context
         renderer = Renderer(model, context, machine.chunk_views)
         check_image_size(dataset.image_size, model.config.patch_size)
+        plan.check_size(dataset.image_size, model.config.patch_size)
         weights = resolve_weights(network.weights).resolve()
         bundled = weights in (DEFAULT_WEIGHTS.resolve(), DEFAULT_SCENE_WEIGHTS.resolve())
+        video_size = plan.image_size(dataset.image_size)
         # With a bundled model nothing is downloaded.
         metrics, not_computed = choose_metrics(jobs, results.no_lpips, not bundled, processes.device)
     if processes.highest(len(not_computed)) > len(not_computed):  # another process lacks LPIPS: none computes it
         del metrics["lpips"]
         not_computed = {"lpips": "its weights are missing on another process"}
     notes = list(dict.fromkeys(job.note for job in jobs if job.note))
+    if plan.wanted and video_size != dataset.image_size:
+        note = departure(f"video, {Path(network.weights).name}", trained, video_size, 0, scenes.normalised)
+        notes += [note] if note else []
     if processes.first:
         warn(notes)
     rows: list[dict] = []
@@ -238,7 +245,7 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, processes: P
             with together(processes):
                 if processes.data_rank < len(turn):
                     job = turn[processes.data_rank]
-                    mine = render_scene(job, dataset, renderer, metrics, scenes.normalised, video, results)
+                    mine = render_scene(job, dataset, renderer, metrics, scenes.normalised, plan, results)
             rows += [row for part in processes.gather(mine) or [] for row in part]
             progress.update(len(turn))
     if processes.first and rows:
@@ -258,7 +265,7 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**always, **given}.items() if value is not None and name != "output_dir"}
 
 
-def plan(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
+def plan_scenes(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
     """Read the scenes' cameras and choose the views of each; no image is read yet."""
     image_size = scenes.image_size or trained.image_size or DEFAULT_IMAGE_SIZE
     most_inputs = trained.num_input_views or DEFAULT_INPUT_VIEWS
@@ -300,14 +307,15 @@ def choose_views(scene: Scene, folder: Path, most_inputs: int, views: Views, sce
                 target_every=views.target_every,
                 seed=views.seed,
             )
-        poses = torch.from_numpy(c2w[inputs + targets])
+        poses, from_capture = torch.from_numpy(c2w[inputs + targets]), None
         if scene_inference:
             num_reference = len(inputs) if views.pose_reference == "inputs" else None
-            poses = normalise_poses(poses[None], num_reference, views.scene_scale)[0]
+            frame = scene_frame(poses[None], num_reference, views.scene_scale)
+            poses, from_capture = frame.apply(poses[None])[0], frame.matrix[0]
     except InputError as error:
         raise error.within(scene.json_path) from error
     input_c2w, target_c2w = poses.float().split([len(inputs), len(targets)])
-    return Job(scene, folder, inputs, targets, input_c2w, target_c2w)
+    return Job(scene, folder, inputs, targets, input_c2w, target_c2w, from_capture)
 
 
 def prepare_model(network: Network, machine: Machine, device: torch.device) -> LaCTLVSM:
@@ -336,7 +344,7 @@ def render_scene(
     renderer: Renderer,
     metrics: Metrics,
     scene_inference: bool,
-    video: Video,
+    plan: VideoPlan,
     results: Results,
 ) -> list[dict]:
     """Reconstruct a scene and write its results; return a row of metrics per target.
@@ -349,9 +357,10 @@ def render_scene(
     with context.together():
         photos = dataset.load(own.scene, own.inputs)
     state = reconstruct(renderer, own, photos)
+    state.normalised = scene_inference
+    state.from_capture = None if job.from_capture is None else job.from_capture[None]
     with context.together():
         if results.save_state and context.rank == 0:
-            state.normalised = scene_inference
             state.save(job.folder / "state.safetensors")
         # The report keeps bytes; the floats are freed before targets are rendered.
         inputs = photos.pop("image")
@@ -365,12 +374,8 @@ def render_scene(
             for part in parts[1:]:
                 report.take_in(part)
             rows = report.finish(job.note)
-    if video.video_format != "none":
-        with context.together():
-            frames = render_video(renderer, state, state.image_size, scene_inference, video, job.folder.name)
-        frames = context.in_rank_order(frames)  # with several processes, they are rendered here
-        if context.rank == 0:
-            write_video(frames, job.folder, video)
+    if plan.wanted:
+        render_video(renderer, state, plan, job.folder, job.folder.name, report.inputs)
     return rows
 
 
@@ -379,8 +384,8 @@ def own_part(job: Job, context: ContextGroup) -> Job:
     i = own_inputs(len(job.inputs), context.rank, context.size)
     t = own_targets(len(job.targets), context.rank, context.size)
     inputs, targets = slice(i.start, i.stop), slice(t.start, t.stop)
-    views = job.inputs[inputs], job.targets[targets], job.input_c2w[inputs], job.target_c2w[targets]
-    return Job(job.scene, job.folder, *views, targets_before=t.start, note=job.note)
+    own = replace(job, inputs=job.inputs[inputs], targets=job.targets[targets], targets_before=t.start)
+    return replace(own, input_c2w=job.input_c2w[inputs], target_c2w=job.target_c2w[targets])
 
 
 def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:
@@ -412,31 +417,32 @@ def evaluate(renderer: Renderer, state: SceneState, dataset: SceneDataset, own: 
 
 
 def render_video(
-    renderer: Renderer, state: SceneState, image_size: tuple[int, int], scene_inference: bool, video: Video, name: str
-) -> Iterable[np.ndarray]:
-    """Render this process's part of a turntable (objects) or of a flight past the input cameras (scenes).
+    renderer: Renderer, state: SceneState, plan: VideoPlan, folder: Path, name: str, photos: Sequence[np.ndarray] = ()
+) -> None:
+    """Render a scene's video, each process of the context its part of the frames; the first writes the file. Collective.
 
-    Returns:
-        a stream of frames (h, w, 3) uint8, rendered as they are taken from it. It raises InputError, which names `name`, where
-        they are NaN.
+    Args:
+        renderer: renders the frames.
+        state: of the scene.
+        plan: of the video.
+        folder: where the file goes.
+        name: of the scene, for messages.
+        photos: of the inputs, (h, w, 3) uint8, for `--side_by_side`; the first process has those of all.
     """
-    if scene_inference:
-        path = flight(state, video.video_frames, image_size, order=video.path_order)
-    else:
-        path = turntable(state, video.video_frames, image_size)
-    own = own_targets(video.video_frames, renderer.context.rank, renderer.context.size)
-    cameras = path.part(own).fxfycxcy[None], path.part(own).c2w[None]
-    stream = renderer.model.render_stream(state, *cameras, image_size, renderer.chunk_views)
-    return (frame for chunk in stream for frame in to_uint8(check_rendered(chunk[0], f"{name}, video")))
-
-
-def write_video(frames: Iterable[np.ndarray], folder: Path, video: Video) -> None:
-    """Write frames into the video file as they come."""
-    file = folder / f"video.{video.video_format}"
-    with VideoWriter(file, video.video_fps) as writer, bar(total=video.video_frames, desc="video", unit="frame") as progress:
-        for frame in frames:
-            writer.write(frame)
-            progress.update()
+    context, video = renderer.context, plan.video
+    with context.together():
+        try:
+            path = plan.path(state)
+        except InputError as error:
+            raise error.within(name) from error
+        own = path.part(own_targets(len(path), context.rank, context.size))
+        frames = rendered_frames(renderer.model, state, own, renderer.chunk_views, f"{name}, video")
+    frames = context.in_rank_order(frames)  # with several processes, they are rendered here
+    if context.rank != 0:
+        return
+    if video.side_by_side:
+        frames = beside_nearest(frames, path, state, photos)
+    write_video(folder / plan.file_name, enlarged(frames, video.video_scale), path)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Settings of inference.py: its flags by subject, and combinations of them that are refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from config.errors import InputError
@@ -14,6 +14,7 @@ DEFAULT_WEIGHTS = ROOT / "weight" / "lact_objects_64.safetensors"
 DEFAULT_SCENE_WEIGHTS = ROOT / "weight" / "lact_scenes_64.safetensors"
 DEFAULT_OBJECTS = ROOT / "data_example" / "objects_data_path.json"
 DEFAULT_SCENES = ROOT / "data_example" / "scene_data_path.json"
+VIDEO_PATHS = ("turntable", "published", "orbit", "flight")
 VIEW_SELECTIONS = ("uniform", "spread", "random", "kmeans")
 PRECISIONS = ("float32", "bfloat16")
 FAST_WEIGHT_OPS = ("auto", "naive", "compiled", "autotuned")
@@ -79,10 +80,45 @@ class Views:
 class Video:
     video_format: str = flag("mp4", "format of the video", group="video", choices=("mp4", "gif", "none"))
     video_frames: int = flag(120, "number of frames", least=1)
-    video_fps: int = flag(30, "frames per second", least=1, most=240)
-    path_order: str = flag(
-        "given", "scenes: pass the inputs in list order, or in nearest-neighbour order", choices=("given", "nearest")
+    video_fps: int | None = flag(None, "frames per second", least=1, most=240, unset="30, or those of --camera_path")
+    video_size: tuple[int, int] | None = flag(
+        None, "height and width of the video", least=1, unset="that of --camera_path, or --image_size"
     )
+    video_scale: int = flag(1, "enlarge finished frames: every pixel becomes N×N equal ones", least=1, most=64, metavar="N")
+    side_by_side: bool = flag(False, "set the nearest input photo beside the rendering")
+    video_path: str | None = flag(
+        None,
+        "turntable: around the origin, the whole object in view; published: the release's turntable; orbit: around what the "
+        "inputs look at; flight: past the inputs",
+        choices=VIDEO_PATHS,
+        unset="turntable for objects, flight for scenes",
+    )
+    camera_path: str | None = flag(None, "camera path in nerfstudio's format, in the frame of the cameras' file", metavar="FILE")
+    camera_path_frame: tuple[str, ...] | None = flag(
+        None,
+        "the camera path is in the frame of nerfstudio's viewer: its dataparser_transforms.json and, where the capture was "
+        "converted from a transforms.json with applied_transform, that file",
+        metavar="FILE",
+    )
+    video_radius: float | None = flag(
+        None, "turntable, orbit: distance to the centre, in units of the cameras' file", above=0, unset="by the inputs"
+    )
+    video_elevation: float | None = flag(
+        None, "turntable, orbit: degrees above the ground", least=-90, most=90, unset="30 ± 15 for a turntable, else by the inputs"
+    )
+    video_fov: float | None = flag(
+        None, "turntable, orbit: horizontal field of view, degrees", least=1, most=179, unset="50 for a turntable, else the inputs'"
+    )
+    path_order: str = flag(
+        "given", "flight: pass the inputs in list order, or in nearest-neighbour order", choices=("given", "nearest")
+    )
+    path_smoothing: float = flag(
+        0.5, "flight: width of the smoothing in mean distances between inputs; 0 passes through each", least=0, most=1000
+    )
+
+    def kind(self, normalised: bool) -> str:
+        """Return the path, or its default: for scenes, whose poses are normalised, or for objects."""
+        return self.video_path or ("flight" if normalised else "turntable")
 
 
 @dataclass(frozen=True)
@@ -115,6 +151,8 @@ class Machine:
     )
 
 
+# Flags of Video that shape a circle, and a flight.
+CIRCLES, FLIGHTS = ("video_radius", "video_elevation", "video_fov"), ("path_order", "path_smoothing")
 SETTINGS = (Network, Scenes, Views, Video, Results, Machine)
 
 
@@ -134,19 +172,50 @@ def check_flags(given: Mapping[str, Any], world: int) -> None:
     no_targets, no_video = given.get("num_target_views") == 0, given.get("video_format") == "none"
     seeded = given.get("view_selection") in ("random", "kmeans")
     choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
+    of_photos = ["save_images", "no_lpips", "save_state", "newton_schulz_dtype"]
     photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers", "context_parallel"]
     for when, applies, flags in (
-        ("with --load_state", "load_state" in given, [*photos, "save_images", "no_lpips", "save_state", "newton_schulz_dtype"]),
+        ("with --load_state", "load_state" in given, [*photos, "side_by_side", *of_photos]),
+        ("with --load_state and --video_size", {"load_state", "video_size"} <= given.keys(), ["image_size"]),
+        ("with --load_state and --camera_path", {"load_state", "camera_path"} <= given.keys(), ["image_size"]),
         ("with --view_index", "view_index" in given, choice),
         ("with --target_every", "target_every" in given, ["num_all_views", "num_target_views"]),
         ("with --num_target_views 0", no_targets, ["save_images", "no_lpips"]),
         ("without --view_selection random or kmeans", not seeded, ["seed"]),
         ("without --compile", "compile" not in given, ["compile_mode"]),
-        ("with --video_format none", no_video, ["load_state", "video_frames", "video_fps", "path_order"]),
+        ("with --video_format none", no_video, ["load_state", *(field.name for field in fields(Video)[1:])]),
+        ("with --camera_path", "camera_path" in given, ["video_frames", "video_path", *CIRCLES, *FLIGHTS]),
+        ("without --camera_path", "camera_path" not in given, ["camera_path_frame"]),
         ("under torchrun, where one process renders one video", world != 1, ["load_state"]),
     ):
         if applies:
             refuse_without_effect(given, when, flags)
+    if len(given.get("camera_path_frame", ())) > 2:
+        found = f"names {len(given['camera_path_frame'])} files"
+        raise InputError("--camera_path_frame", found, "dataparser_transforms.json, and transforms.json where it is needed")
     if no_targets and no_video and "save_state" not in given:
         found = "is 0 with --video_format none, which leaves nothing to do"
         raise InputError("--num_target_views", found, "a video, or --save_state")
+
+
+def check_kind(given: Mapping[str, Any], normalised: bool) -> None:
+    """Refuse flags that have no effect on scenes, or on objects, as soon as it is known which of them a run is about.
+
+    Args:
+        given: the flags on the command line.
+        normalised: whether poses are normalised, as for scenes.
+
+    Raises:
+        InputError: there are such flags, or a turntable around the origin of a scene's frame.
+    """
+    if not normalised:
+        refuse_without_effect(given, "without --scene_inference", ["pose_reference", "scene_scale"])
+    if given.get("video_format") == "none" or "camera_path" in given:
+        return
+    kind = Video(video_path=given.get("video_path")).kind(normalised)
+    if normalised and kind in ("turntable", "published"):
+        raise InputError("--video_path", f"is {kind} with --scene_inference, which moves the scene's frame", "orbit or flight")
+    if kind != "flight":
+        refuse_without_effect(given, f"with --video_path {kind}", FLIGHTS)
+    if kind not in ("turntable", "orbit"):
+        refuse_without_effect(given, f"with --video_path {kind}", CIRCLES)

@@ -108,22 +108,19 @@ def load_views(
     }
 
 
-def check_image_size(image_size: tuple[int, int], patch_size: int, where: str = "--image_size") -> None:
-    """Check that an image (h, w) splits into whole patches.
-
-    Args:
-        image_size: (h, w).
-        patch_size: side of a patch in pixels.
-        where: what the size is, in the error.
+def check_image_size(
+    image_size: tuple[int, int], patch_size: int, where: tuple[str, str] = ("--image_size", "--image_size")
+) -> None:
+    """Check that an image (h, w) splits into whole patches; `where`: what states its height and its width, for the message.
 
     Raises:
         InputError: a side does not; the message names the nearest ones that do.
     """
-    for name, side in zip(("height", "width"), image_size, strict=True):
+    for name, side, place in zip(("height", "width"), image_size, where, strict=True):
         if side < 1 or side % patch_size:
             below = side // patch_size * patch_size
             nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-            raise InputError(where, f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
+            raise InputError(place, f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
 
 
 def _load_into(slot: np.ndarray, view: View) -> np.ndarray:

@@ -103,7 +103,7 @@ def check_size(image_size: object, patch_size: int, where: str) -> tuple[int, in
         InputError: something else.
     """
     h, w = sides_of(image_size, where)
-    check_image_size((h, w), patch_size, where)
+    check_image_size((h, w), patch_size, (where, where))
     return h, w
 
 

@@ -18,8 +18,8 @@ from config.threads import cores
 from data import view_selection
 from data.dataset import load_views
 from data.scene_format import read_scene
-from model import LaCTLVSM, SceneState, load_model
-from model.camera_path import flight, turntable
+from model import LaCTLVSM, SceneState, load_model, video_plan
+from model.camera_path import SMOOTHING, flight, turntable
 from model.machine import describe_machine
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import PRECISIONS
@@ -45,6 +45,7 @@ def test_flags_offer_what_there_is():
     assert set(rendering.VIEW_SELECTIONS) == set(view_selection.PICKERS)
     assert set(rendering.PRECISIONS) == set(PRECISIONS)
     assert set(rendering.FAST_WEIGHT_OPS) == set(IMPLEMENTATIONS)
+    assert rendering.Video().path_smoothing == SMOOTHING
 
 
 def test_metrics_are_those_of_the_saved_images(infer, place, capsys):
@@ -296,12 +297,12 @@ def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypat
             super().__init__(*args, **options)
             seen["workers"] = self.workers
 
-    def path(*args, order):
+    def path(*args, order, **options):
         seen["order"] = order
-        return flight(*args, order=order)
+        return flight(*args, order=order, **options)
 
     monkeypatch.setattr(inference, "SceneDataset", Dataset)
-    monkeypatch.setattr(inference, "flight", path)
+    monkeypatch.setattr(video_plan, "flight", path)
     monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda self, mode: seen.update(compiled=mode) or self)
     monkeypatch.setattr(LaCTLVSM, "set_fast_weight", lambda self, *args: seen.update(fast_weight=args) or self)
     words = "--scene_inference --num_input_views 3 --num_target_views 0 --video_frames 1"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import inference
+from data.output.video import VideoWriter
 from model import LaCTLVSM
 from tests.support.inference_run import files, told
 
@@ -17,8 +18,10 @@ WITHOUT_EFFECT = {
         "--num_all_views 4", "--num_input_views 2", "--num_target_views 2", "--view_selection random", "--target_every 2",
         "--view_index i.json", "--save_images", "--no_lpips", "--save_state", "--newton_schulz_dtype float32", "--num_workers 0",
         "--data_path x.json", "--view_selection random --seed 1", "--scene_inference --scene_scale 1",
-        "--scene_inference --pose_reference all",
+        "--scene_inference --pose_reference all", "--side_by_side",
     ],
+    "with --load_state and --video_size": ["--image_size 8 8"],
+    "with --load_state and --camera_path": ["--image_size 8 8"],
     "with --view_index": [
         "--num_all_views 4", "--num_input_views 2", "--num_target_views 0", "--view_selection random", "--target_every 2",
     ],
@@ -26,10 +29,26 @@ WITHOUT_EFFECT = {
     "with --num_target_views 0": ["--save_images", "--no_lpips"],
     "without --view_selection random or kmeans": ["--seed 0", "--view_selection uniform --seed 1"],
     "without --compile": ["--compile_mode default"],
-    "without --scene_inference": ["--pose_reference all", "--scene_scale 1", "--path_order given"],
-    "with --video_format none": ["--video_frames 3", "--video_fps 3", "--scene_inference --path_order given"],
+    "without --scene_inference": ["--pose_reference all", "--scene_scale 1"],
+    "with --video_format none": [
+        "--video_frames 3", "--video_fps 3", "--path_order given", "--video_size 8 8", "--video_scale 2", "--side_by_side",
+        "--video_path orbit", "--camera_path c", "--video_radius 1", "--video_elevation 1", "--video_fov 9", "--path_smoothing 1",
+    ],
+    "with --camera_path": [
+        "--video_frames 3", "--video_path orbit", "--video_radius 1", "--video_elevation 1", "--video_fov 9", "--path_order given",
+        "--path_smoothing 1",
+    ],
+    "without --camera_path": ["--camera_path_frame a b"],
+    "with --video_path turntable": ["--path_order given", "--path_smoothing 1"],
+    "with --video_path orbit": ["--path_order given", "--path_smoothing 1"],
+    "with --video_path flight": ["--video_radius 1", "--video_elevation 1", "--video_fov 9"],
+    "with --video_path published": ["--video_radius 1", "--video_elevation 1", "--video_fov 9", "--path_smoothing 1"],
 }  # fmt: skip
-MODES = {"with --load_state": "--load_state s", "with --view_index": "--view_index i --data_path d"}
+MODES = {
+    "with --load_state": "--load_state s", "with --view_index": "--view_index i --data_path d",
+    "with --load_state and --video_size": "--load_state s --video_size 8 8",
+    "with --load_state and --camera_path": "--load_state s --camera_path c", "with --camera_path": "--camera_path c --data_path d",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("mode", "flags"), [(mode, flags) for mode, several in WITHOUT_EFFECT.items() for flags in several])
@@ -38,7 +57,7 @@ def test_flags_without_effect_are_refused(mode, flags, capsys):
     words = words if mode.startswith("with ") else "--data_path d"
     words = words.replace("--target_every", "--target_every 2")
     # What the weights imply is known when their file is read; the bundled ones are of objects.
-    words = words if mode == "without --scene_inference" else f"--load w {words}"
+    words = words if mode == "without --scene_inference" or "--video_path" in mode else f"--load w {words}"
     assert inference.main(shlex.split(f"{words} {flags}")) == 2
     flag = [word for word in flags.split() if word.startswith("--")][-1]
     flag = "--view_selection" if "--load_state" in words and "--seed" in flags else flag  # it comes first
@@ -144,7 +163,7 @@ def test_error_in_the_middle_of_a_video_leaves_the_old_one(infer, place, tmp_pat
     flags = f"--num_input_views 2 --num_target_views 0 --video_frames 6 --video_format {extension}"
     folder = infer(flags, data="scene_0/opencv_cameras.json")
     old = (folder / "scene_0" / f"video.{extension}").read_bytes()
-    write, calls = inference.VideoWriter.write, []
+    write, calls = VideoWriter.write, []
 
     def failing(self, frame):
         calls.append(1)
@@ -152,7 +171,7 @@ def test_error_in_the_middle_of_a_video_leaves_the_old_one(infer, place, tmp_pat
             raise OSError(28, "No space left on device")
         write(self, frame)
 
-    monkeypatch.setattr(inference.VideoWriter, "write", failing)
+    monkeypatch.setattr(VideoWriter, "write", failing)
     with pytest.raises(AssertionError):
         infer(flags, data="scene_0/opencv_cameras.json")
     unwritten = f"/scene_0/video.{extension}: cannot be written (No space left on device); wanted free space on its disk"

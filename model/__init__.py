@@ -1,11 +1,10 @@
 """The Python interface: the network, its scene states, loading of weights and scenes, camera paths, videos, the viewer."""
 
 from model.camera_path import CameraPath, flight, orbit, turntable
-from model.interface import load_scene, show
+from model.interface import load_scene, render_video, show
 from model.lact_lvsm import LaCTLVSM
 from model.posed_images import PosedImages
 from model.scene_state import SceneState
-from model.video import render_video
 from model.weights.load import load_model
 
 __all__ = [

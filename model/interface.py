@@ -1,4 +1,4 @@
-"""Functions for notebooks and scripts: scenes from disk, and the viewer. Letters: v views, n views of a scene, h w pixels."""
+"""Functions for notebooks and scripts: scenes from disk, videos, the viewer. Letters: v views, n views of a scene, h w pixels."""
 
 import importlib
 import importlib.util
@@ -6,6 +6,7 @@ import math
 import operator
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,16 +14,20 @@ import torch
 from config.errors import InputError, missing_file
 from config.messages import shown, some, with_article
 from config.paths import find_path
-from config.rendering import DEFAULT_WEIGHTS
+from config.rendering import DEFAULT_WEIGHTS, Video
 from config.threads import cores
 from data.dataset import load_views
-from data.poses import scene_frame
+from data.poses import in_scene_frame
 from data.scene_format import CAMERAS, Scene, read_data_path, read_scene
 from data.scene_problems import CameraWarnings
-from data.view_selection import select_views
+from data.view_selection import default_method, select_views
+from model.camera_path import CameraPath
 from model.checks import check_size
 from model.lact_lvsm import LaCTLVSM
 from model.posed_images import PosedImages
+from model.scene_state import SceneState
+from model.video_frames import rendered_frames, write_video
+from model.video_plan import VideoPlan
 from model.weights.trained_with import trained_with
 
 VIEWS = "a number of views, or their positions, such as [0, 5, 7]"
@@ -87,15 +92,83 @@ def load_scene(
     c2w = np.stack([view.c2w for view in scene.views])
     from_capture = None
     try:
-        chosen = _choose(c2w, views, "uniform" if normalise else "spread")
+        chosen = _choose(c2w, views, default_method(normalise))
         poses = torch.from_numpy(c2w[chosen])
         if normalise:
-            frame = scene_frame(torch.from_numpy(c2w)[None] if pose_reference == "all" else poses[None], scene_scale=scene_scale)
-            poses, from_capture = frame.apply(poses[None])[0], frame.matrix[0]
+            reference = torch.from_numpy(c2w) if pose_reference == "all" else poses
+            poses, from_capture = in_scene_frame(poses, reference, scene_scale)
     except InputError as error:
         raise error.within(scene.json_path) from error
     loaded = load_views(scene, chosen, image_size, patch_size=1, workers=min(8, cores()))
     return PosedImages(loaded["image"], loaded["fxfycxcy"], poses.float(), scene.name, chosen, normalise, from_capture)
+
+
+def render_video(
+    state: SceneState,
+    path: str | os.PathLike,
+    cameras: CameraPath | None = None,
+    *,
+    model: LaCTLVSM | None = None,
+    chunk_views: int | None = None,
+) -> Path:
+    """Render a scene state along a camera path into a video file.
+
+    Args:
+        state: from `LaCTLVSM.reconstruct`, or loaded.
+        path: the file, MP4 or GIF by its suffix; its folder is created.
+        cameras: of the frames, with their size and speed; None for a turntable, or a flight past the inputs where poses are
+            normalised, as for scenes.
+        model: the network that wrote the state; needed for a state from a file.
+        chunk_views: frames computed at a time; None chooses by free memory.
+
+    Returns:
+        `path`.
+
+    Raises:
+        InputError: another suffix, MP4 without PyAV, arguments that are something else, or see `LaCTLVSM.render_stream`.
+
+    Example:
+        >>> from model import load_model, load_scene, render_video, turntable
+        >>> model = load_model(device="cpu")
+        >>> state = model.reconstruct(load_scene("data_example/objects_1000003_000060", views=12, model=model))
+        >>> render_video(state, "turntable.gif", turntable(state, num_frames=6, fps=10)).name
+        'turntable.gif'
+    """
+    network = network_of(state, model, "render_video")
+    if cameras is None:
+        normalised = network.trained_with.scene_pose_normalize if state.normalised is None else state.normalised
+        cameras = VideoPlan.of(Video(), bool(normalised)).path(state)
+    if not isinstance(cameras, CameraPath):
+        wanted = "a CameraPath, as turntable(state), orbit(state) and flight(state) return"
+        raise InputError("render_video, cameras", f"is {with_article(type(cameras))}", wanted)
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError("render_video, path", f"is {with_article(type(path))}", "a file, such as x.mp4")
+    frames = rendered_frames(network, state, cameras, chunk_views, os.fspath(path))
+    write_video(Path(path), frames, cameras)
+    return Path(path)
+
+
+def network_of(state: SceneState, model: LaCTLVSM | None, where: str) -> LaCTLVSM:
+    """Return the network that a state is rendered with: `model` if it is given, else the one that wrote it in this process.
+
+    Args:
+        state: the state.
+        model: the network, if it is given.
+        where: the function that is called, in the errors.
+
+    Raises:
+        InputError: either is something else, or the state is from a file and no model is given.
+    """
+    if not isinstance(state, SceneState):
+        raise InputError(f"{where}, state", f"is {with_article(type(state))}", "what reconstruct or SceneState.load returns")
+    network = state.network if model is None else model
+    if network is None:
+        raise InputError(
+            f"{where}, model", "is not given, and the state is from a file", "the model that wrote it: model=load_model()"
+        )
+    if not isinstance(network, LaCTLVSM):
+        raise InputError(f"{where}, model", f"is {with_article(type(network))}", "what load_model returns")
+    return network
 
 
 def show(state: object, *arguments: object, **options: object) -> object:

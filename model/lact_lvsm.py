@@ -350,8 +350,10 @@ class LaCTLVSM(nn.Module):
         Raises:
             InputError: shapes that do not fit each other or the patch, poses that are not rigid, or `chunk_views` below 1; a state
                 written by other weights, with other tensors than this network's layers write, of another number of scenes, or
-                without the focus that this network needs.
+                without the focus that this network needs; views that are in another frame than the state.
         """
+        if isinstance(fxfycxcy, PosedImages) and isinstance(state, SceneState):
+            fxfycxcy.check_frame(state.normalised, state.from_capture)
         fxfycxcy, c2w, image_size = self._given_cameras(fxfycxcy, c2w, image_size)
         batched = fxfycxcy.ndim == 3
         if not batched:

@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from config.errors import InputError
 from config.messages import counted
+
+# Relative error of a similarity that was saved and loaded.
+SAME_FRAME = 1e-4
 
 
 def kind_of(normalised: bool | None) -> str:
@@ -41,6 +45,20 @@ class PosedImages:
         """(h, w)."""
         h, w = self.image.shape[-2:]
         return h, w
+
+    def check_frame(self, normalised: bool | None, from_capture: Tensor | None) -> None:
+        """Check that these views are in the frame of a state, as far as both say; arguments as of `SceneState`, of one scene.
+
+        Raises:
+            InputError: they are not.
+        """
+        if None not in (normalised, self.normalised) and normalised != self.normalised:
+            found = "have normalised poses, as of scenes" if self.normalised else "have poses as given, as of objects"
+            raise InputError("views", found, f"poses as of the state: load_scene(…, normalise={normalised})")
+        if self.from_capture is not None and from_capture is not None:
+            own = self.from_capture.double().cpu()
+            if not (from_capture.double().cpu() - own).abs().max() <= SAME_FRAME * own.abs().max():
+                raise InputError("views", "are in another frame than the state", 'both of one scene, with pose_reference="all"')
 
     def __len__(self) -> int:
         return len(self.image)

@@ -193,6 +193,26 @@ def test_bundled_models_load_from_any_folder(tmp_path, monkeypatch):
     assert load_scene("data_example/scene_data_path.json", 2, model=scenes).normalised
 
 
+def test_views_in_another_frame_than_the_state_are_refused(folder, tmp_path):
+    model = network(True)
+    model.reconstruct(load_scene(folder, [0, 2, 5], model=model)).save(tmp_path / "state.safetensors")
+    state = SceneState.load(tmp_path / "state.safetensors")
+    assert model.render(state, load_scene(folder, [1, 3], model=model)).shape == (2, 3, *SIZE)
+    wanted = r"^views: have poses as given, as of objects; wanted poses as of the state: load_scene\(…, normalise=True\)"
+    with pytest.raises(InputError, match=wanted):
+        model.render(state, load_scene(folder, [1, 3], model=model, normalise=False))
+    with pytest.raises(InputError, match=r"^views: are in another frame than the state; wanted both of one scene, with pose_refer"):
+        model.render(state, load_scene(folder, [1, 3], model=model, pose_reference="inputs"))
+    state.normalised, state.from_capture = False, None
+    with pytest.raises(InputError, match=r"^views: have normalised poses, as of scenes; wanted .* normalise=False\)"):
+        model.render(state, load_scene(folder, [1, 3], model=model))
+
+
+def test_weights_of_another_kind_are_refused():
+    with pytest.raises(InputError, match="^load_model, weights: is an int; wanted a file, or its bare name in weight/"):
+        load_model(3)
+
+
 @pytest.mark.parametrize("function", [load_scene, render_video], ids=lambda x: x.__name__)
 def test_the_example_in_a_docstring_prints_what_it_says(function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -167,6 +167,20 @@ def test_inputs_that_do_not_fit_are_refused(model: LaCTLVSM, change: dict, match
         model.reconstruct(**{**random_views(1, 2, 8, 12), **change})
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image": torch.rand(1, 2, 3, 8, 10)}, r"^image size 8 10: height and width must be multiples of the patch, 4"),
+        ({"image": torch.rand(1, 3, 3, 8, 12)}, r"^image is \(1, 3, 3, 8, 12\); wanted \(1, 2, 3, h, w\)"),
+        ({"c2w": torch.eye(4)[:3].expand(1, 2, 3, 4)}, r"^cameras: fxfycxcy is \(1, 2, 4\), c2w \(1, 2, 3, 4\); wanted"),
+    ],
+)
+def test_training_refuses_shapes_that_do_not_fit(model: LaCTLVSM, change: dict, match: str) -> None:
+    views = random_views(1, 2, 8, 12)
+    with pytest.raises(ValueError, match=match):
+        model({**views, **change}, views)
+
+
 def test_load_model_gives_the_network_that_was_saved(model: LaCTLVSM, tmp_path: Path) -> None:
     given, wanted = random_views(1, 3, 8, 12), random_views(1, 2, 8, 12, seed=3)
     save_weights(tmp_path / "x.safetensors", model.state_dict(), model.config)

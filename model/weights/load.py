@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
-from config.messages import shown
+from config.messages import shown, with_article
 from config.rendering import DEFAULT_WEIGHTS
 from model.lact_lvsm import LaCTLVSM
 from model.layers.block import check_layers
@@ -63,6 +63,8 @@ def load_model(
     picked = pick_device(device)
     dtype = pick_dtype(precision, picked)
     weights = DEFAULT_WEIGHTS if weights is None else weights
+    if not isinstance(weights, (str, os.PathLike)):
+        raise InputError("load_model, weights", f"is {with_article(type(weights))}", "a file, or its bare name in weight/")
     path = resolve_weights(weights)
     tensors = read_weights(path)
     if config is None:

@@ -132,10 +132,10 @@ def test_the_frame_of_nerfstudio_s_viewer(tmp_path: Path) -> None:
     point = np.array([3.0, 4, -5])
     np.testing.assert_allclose((similarity @ [*point, 1])[:3], scale * (turn @ point + shift))
     # Poses of a transforms.json are those that COLMAP found, moved by its applied_transform: nerfstudio composes the two.
-    swap = [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, -1, 0]]
-    (tmp_path / "transforms.json").write_text(json.dumps({"applied_transform": swap, "applied_scale": 0.5, "frames": []}))
+    cycle = [[0, 1, 0, 7], [0, 0, 1, 8], [1, 0, 0, 9]]
+    (tmp_path / "transforms.json").write_text(json.dumps({"applied_transform": cycle, "applied_scale": 0.5, "frames": []}))
     similarity = read_dataparser_transform(tmp_path / "dataparser_transforms.json", tmp_path / "transforms.json")
-    colmap = point[[1, 0, 2]] * (1, 1, -1)  # the swap is its own inverse
+    colmap = (point - (7, 8, 9))[[2, 0, 1]]
     np.testing.assert_allclose((similarity @ [*point, 1])[:3], scale / 0.5 * (turn @ colmap + shift))
 
 

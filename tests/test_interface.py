@@ -209,7 +209,7 @@ def test_views_in_another_frame_than_the_state_are_refused(folder, tmp_path):
 
 
 def test_weights_of_another_kind_are_refused():
-    with pytest.raises(InputError, match="^load_model, weights: is an int; wanted a file, or its bare name in weight/"):
+    with pytest.raises(InputError, match=r"^load_model, weights: is an int; wanted a file, or its bare name in weight/"):
         load_model(3)
 
 

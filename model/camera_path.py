@@ -141,8 +141,8 @@ def turntable(
         state: of one object, whose middle is the origin.
         num_frames: f. The azimuth goes from 0 to 360 degrees, end excluded: the video loops.
         image_size: (h, w); None for that of the inputs.
-        radius: distance to the origin; None for the one from which the sphere fits the frame that the inputs show (`shown_radius`),
-            in height and in width.
+        radius: distance to the origin; None for that from which the sphere that the inputs show (`shown_radius`) fits the frame, in
+            height and in width.
         elevation_deg: above the ground; None for the published turntable's 30 ± 15 degrees, one period per video.
         fov_deg: horizontal field of view; None for 50. Pixels are square, the principal point is the middle of the image.
         fps: frames per second.
@@ -168,9 +168,9 @@ def turntable(
 
 
 def shown_radius(state: SceneState) -> float:
-    """Return the radius of the sphere around the origin that an input shows whole: the median of those inputs that show any.
+    """Return the radius of the largest sphere around the origin that an input shows whole: the median of the inputs that show one.
 
-    0 if none does. Of an input that looks at the origin it is its distance times the sine of half the field of view, the smaller.
+    It is 0 if none does. An input that looks at the origin shows its distance times the sine of half its smaller field of view.
     """
     (h, w), (fx, fy, cx, cy) = state.image_size, state.fxfycxcy[0].double().cpu().unbind(-1)
     c2w = state.c2w[0].double().cpu()
@@ -206,7 +206,7 @@ def orbit(
         image_size: (h, w); None for that of the inputs.
         radius: distance to the centre; None for the inputs' mean.
         elevation_deg: above the plane through the centre; None for the inputs' mean.
-        fov_deg: horizontal field of view; None for the inputs', in height or width less where the frame has another shape.
+        fov_deg: horizontal field of view; None for the inputs', cropped where the frame has another shape.
         fps: frames per second.
 
     Raises:

@@ -91,7 +91,8 @@ class VideoPlan:
         columns = w + round(inputs[1] * h / inputs[0]) if self.video.side_by_side else w
         found = h * self.video.video_scale, columns * self.video.video_scale
         if max(found) > MOST_SIDE:
-            raise InputError("--video_scale", f"makes a video of {found[0]}×{found[1]} (h×w)", f"{MOST_SIDE} pixels a side at most")
+            place = "--video_scale" if self.video.video_scale > 1 else where[found[1] > found[0]]
+            raise InputError(place, f"makes a video of {found[0]}×{found[1]} (h×w)", f"{MOST_SIDE} pixels a side at most")
 
     def path(self, state: SceneState) -> CameraPath:
         """Return the path around or through one scene, in the frame of its state.

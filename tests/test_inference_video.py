@@ -224,6 +224,8 @@ BAD = [
         "--video_size 4000 4000 --video_scale 5",
         "--video_scale: makes a video of 20000×20000 .*; wanted 16384 pixels a side at most",
     ),
+    ("--video_size 20 20000", "--video_size: makes a video of 20×20000 .*; wanted 16384 pixels a side at most"),
+    ("--camera_path huge.json", "huge.json, render_width: makes a video of 16×16400 .*; wanted 16384 pixels a side at most"),
     ("--video_size 4000 8000 --side_by_side --video_scale 2", "--video_scale: makes a video of 8000×27200 .*; wanted 16384 .*"),
     ("--scene_inference --video_path turntable", "--video_path: is turntable with --scene_inference, .*; wanted orbit or flight"),
     ("--video_elevation 91", "--video_elevation: is 91.0; wanted -90 to 90"),
@@ -240,6 +242,7 @@ def test_bad_videos_are_told_in_one_line_and_nothing_is_written(place, tmp_path,
     (tmp_path / "bad.json").write_text("[1")
     nerfstudio_file(tmp_path / "good.json", [np.eye(4)])
     nerfstudio_file(tmp_path / "odd.json", [np.eye(4)], size=(16, 18))
+    nerfstudio_file(tmp_path / "huge.json", [np.eye(4)], size=(16, 16400))
     before = files(tmp_path)
     words = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / ONE), "--num_input_views", "2", *EXACT]
     assert inference.main([*words, "--image_size", "20", "28", "--no_lpips", *shlex.split(flags)]) == 2

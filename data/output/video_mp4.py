@@ -1,7 +1,7 @@
 """MP4 encoder, on PyAV, which is optional on machines that only train.
 
-PyAV itself, not imageio's plugin for it (2.38): that streams frames and puts the index in front, but cannot set the encoder's quality
-or tag the colours as BT.709, without which players guess them by the height; three tests of videos fail with it.
+PyAV itself, not imageio's plugin for it (2.38): that streams frames and puts the index in front, but cannot set the encoder's
+quality or tag the colours as BT.709, without which players guess them by the height; three tests of videos fail with it.
 
 Letters: h w pixels. Frames are (h, w, 3) uint8, sRGB.
 """

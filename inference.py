@@ -44,7 +44,8 @@ from config.rendering import (
 )
 from config.signals import run_interruptibly
 from config.threads import cores
-from data.dataset import SceneDataset, check_image_size
+from data.dataset import SceneDataset
+from data.image_size import check_image_size
 from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder, table, write_report
 from data.output.video import find_encoder
 from data.poses import in_scene_frame

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from config.errors import InputError, missing_file
+from config.errors import missing_file
+from data.image_size import check_image_size
 from data.images import read_pixels, rescale_intrinsics, resize_and_crop
 from data.scene_format import Scene, View, read_data_path, read_scene
 
@@ -106,21 +107,6 @@ def load_views(
         "fxfycxcy": torch.from_numpy(np.array(intrinsics, dtype=np.float32).reshape(-1, 4)),
         "c2w": torch.from_numpy(c2w),
     }
-
-
-def check_image_size(
-    image_size: tuple[int, int], patch_size: int, where: tuple[str, str] = ("--image_size", "--image_size")
-) -> None:
-    """Check that an image (h, w) splits into whole patches; `where`: what states its height and its width, for the message.
-
-    Raises:
-        InputError: a side does not; the message names the nearest ones that do.
-    """
-    for name, side, place in zip(("height", "width"), image_size, where, strict=True):
-        if side < 1 or side % patch_size:
-            below = side // patch_size * patch_size
-            nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-            raise InputError(place, f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
 
 
 def _load_into(slot: np.ndarray, view: View) -> np.ndarray:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from config.messages import shown, with_article
-from data.dataset import check_image_size
+from data.image_size import check_image_size
 from data.rigid import pose_problem
 
 # Resampled images overshoot 0..1, by tenths at most; other ranges, such as -1..1, exceed it by more.

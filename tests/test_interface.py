@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import inference
+import model
 from config.errors import InputError
 from config.rendering import DEFAULT_SCENE_WEIGHTS, Views
 from data.dataset import load_views
@@ -303,7 +304,14 @@ def test_show_is_the_viewer(monkeypatch):
     assert show("state", port=1) == (("state",), {"port": 1})
 
 
+def test_the_package_has_what_it_lists_and_nothing_else():
+    assert all(callable(getattr(model, name)) for name in model.__all__)
+    assert dir(model) == sorted(model.__all__)
+    with pytest.raises(AttributeError, match=r"module 'model' has no attribute 'load_scenes'"):
+        model.load_scenes  # noqa: B018 (it raises)
+
+
 @pytest.mark.slow
-def test_importing_the_interface_imports_no_viewer_and_no_encoder():
-    found = "import sys, model; print([name for name in ('viser', 'av', 'model.viewer', 'matplotlib') if name in sys.modules])"
+def test_importing_the_package_imports_no_viewer_and_no_codec():
+    found = "import sys, model; print([name for name in ('viser', 'av', 'cv2', 'PIL', 'model.viewer') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", found], cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"

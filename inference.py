@@ -60,7 +60,7 @@ from model.parallel.context import ContextGroup, join_context, own_inputs, own_t
 from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
-from model.video_frames import beside_nearest, enlarged, rendered_frames, write_video
+from model.video_frames import render_video
 from model.video_plan import VideoPlan
 from model.weights.hub import resolve_lpips, resolve_weights
 from model.weights.trained_with import trained_with
@@ -200,7 +200,7 @@ def render_saved(state: SceneState, given: Mapping[str, Any], trained: TrainedWi
     image_size = plan.image_size(state.image_size)
     note = departure(Path(network.weights).name, trained, image_size, state.c2w.shape[1], scenes.normalised)
     warn([note] if note else [])
-    render_video(Renderer(model, join_context(1), machine.chunk_views), state, plan, Path(scenes.output_dir), given["load_state"])
+    render_video(model, join_context(1), machine.chunk_views, state, plan, Path(scenes.output_dir), given["load_state"])
 
 
 def warn(notes: Iterable[str]) -> None:
@@ -375,7 +375,7 @@ def render_scene(
                 report.take_in(part)
             rows = report.finish(job.note)
     if plan.wanted:
-        render_video(renderer, state, plan, job.folder, job.folder.name, report.inputs)
+        render_video(renderer.model, context, renderer.chunk_views, state, plan, job.folder, job.folder.name, report.inputs)
     return rows
 
 
@@ -414,35 +414,6 @@ def evaluate(renderer: Renderer, state: SceneState, dataset: SceneDataset, own: 
             for view, photo, image in zip(own.targets[batch], photos["image"], rendered, strict=True):
                 report.add(view, photo, image)
                 progress.update()
-
-
-def render_video(
-    renderer: Renderer, state: SceneState, plan: VideoPlan, folder: Path, name: str, photos: Sequence[np.ndarray] = ()
-) -> None:
-    """Render a scene's video, each process of the context its part of the frames; the first writes the file. Collective.
-
-    Args:
-        renderer: renders the frames.
-        state: of the scene.
-        plan: of the video.
-        folder: where the file goes.
-        name: of the scene, for messages.
-        photos: of the inputs, (h, w, 3) uint8, for `--side_by_side`; the first process has those of all.
-    """
-    context, video = renderer.context, plan.video
-    with context.together():
-        try:
-            path = plan.path(state)
-        except InputError as error:
-            raise error.within(name) from error
-        own = path.part(own_targets(len(path), context.rank, context.size))
-        frames = rendered_frames(renderer.model, state, own, renderer.chunk_views, f"{name}, video")
-    frames = context.in_rank_order(frames)  # with several processes, they are rendered here
-    if context.rank != 0:
-        return
-    if video.side_by_side:
-        frames = beside_nearest(frames, path, state, photos)
-    write_video(folder / plan.file_name, enlarged(frames, video.video_scale), path)
 
 
 if __name__ == "__main__":

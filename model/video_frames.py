@@ -11,11 +11,54 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from config.errors import InputError
 from data.output.report import bar, check_rendered
 from data.output.video import VideoWriter, to_uint8
 from model.camera_path import CameraPath
 from model.lact_lvsm import LaCTLVSM
+from model.parallel.context import ContextGroup, own_targets
 from model.scene_state import SceneState
+from model.video_plan import VideoPlan
+
+
+def render_video(
+    model: LaCTLVSM,
+    context: ContextGroup,
+    chunk_views: int | None,
+    state: SceneState,
+    plan: VideoPlan,
+    folder: Path,
+    name: str,
+    photos: Sequence[np.ndarray] = (),
+) -> None:
+    """Render a scene's video, each process of a context its part of the frames; the first writes the file. Collective.
+
+    Args:
+        model: that wrote `state`.
+        context: of the processes.
+        chunk_views: frames computed at a time; None chooses by free memory.
+        state: of the scene.
+        plan: of the video.
+        folder: where the file goes.
+        name: of the scene, for messages.
+        photos: of the inputs, for `--side_by_side`; the first process has those of all.
+
+    Raises:
+        InputError: the scene allows no such path, or a frame is NaN.
+    """
+    with context.together():
+        try:
+            path = plan.path(state)
+        except InputError as error:
+            raise error.within(name) from error
+        own = path.part(own_targets(len(path), context.rank, context.size))
+        frames = rendered_frames(model, state, own, chunk_views, f"{name}, video")
+    frames = context.in_rank_order(frames)  # with several processes, they are rendered here
+    if context.rank != 0:
+        return
+    if plan.video.side_by_side:
+        frames = beside_nearest(frames, path, state, photos)
+    write_video(folder / plan.file_name, enlarged(frames, plan.video.video_scale), path)
 
 
 def rendered_frames(

@@ -46,14 +46,16 @@ from config.rendering import (
 )
 from config.signals import run_interruptibly
 from config.threads import cores
-from data.dataset import SceneDataset, check_image_size
+from data.dataset import SceneDataset
+from data.image_size import check_image_size
 from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder, table, write_report
 from data.output.video import find_encoder
-from data.poses import scene_frame
+from data.poses import in_scene_frame
 from data.scene_format import Scene
 from data.scene_problems import CameraWarnings
-from data.view_selection import read_view_index, select_views
+from data.view_selection import default_method, read_view_index, select_views
 from model import LaCTLVSM, SceneState, load_model
+from model.departure import TrainedWith, departure
 from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
 from model.nerfstudio_path import read_dataparser_transform, read_keyframes
@@ -65,7 +67,7 @@ from model.video_frames import render_video
 from model.video_plan import VideoPlan
 from model.viewer import PathFiles, Photos, ViewedScene, serve
 from model.weights.hub import resolve_lpips, resolve_weights
-from model.weights.trained_with import TrainedWith, departure, trained_with
+from model.weights.trained_with import trained_with
 
 # Defaults where neither weight/checkpoints.yaml nor the weight file states these.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
@@ -332,7 +334,7 @@ def default_inputs(n: int, views: Views, most: int) -> int:
 def choose_views(scene: Scene, folder: Path, most_inputs: int, views: Views, scene_inference: bool) -> Job:
     """Choose a scene's inputs and targets, and transform their poses into the frame that the network sees."""
     c2w = np.stack([view.c2w for view in scene.views])
-    method = views.view_selection or ("uniform" if scene_inference else "spread")
+    method = views.view_selection or default_method(scene_inference)
     index = None if views.view_index is None else read_view_index(views.view_index, scene.name)
     try:
         if index is not None:
@@ -349,9 +351,8 @@ def choose_views(scene: Scene, folder: Path, most_inputs: int, views: Views, sce
             )
         poses, from_capture = torch.from_numpy(c2w[inputs + targets]), None
         if scene_inference:
-            num_reference = len(inputs) if views.pose_reference == "inputs" else None
-            frame = scene_frame(poses[None], num_reference, views.scene_scale)
-            poses, from_capture = frame.apply(poses[None])[0], frame.matrix[0]
+            reference = poses[: len(inputs)] if views.pose_reference == "inputs" else poses
+            poses, from_capture = in_scene_frame(poses, reference, views.scene_scale)
     except InputError as error:
         raise error.within(scene.json_path) from error
     input_c2w, target_c2w = poses.float().split([len(inputs), len(targets)])

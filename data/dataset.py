@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from config.errors import InputError, missing_file
+from config.errors import missing_file
+from data.image_size import check_image_size
 from data.images import read_pixels, rescale_intrinsics, resize_and_crop, scale_to_cover
 from data.scene_format import Scene, View, read_data_path, read_scene
 
@@ -122,21 +123,6 @@ def cameras_at(scene: Scene, image_size: tuple[int, int]) -> tuple[np.ndarray, n
     """
     fxfycxcy = [scale_to_cover((v.h, v.w), np.array([v.fx, v.fy, v.cx, v.cy]), image_size)[2] for v in scene.views]
     return np.array(fxfycxcy, dtype=np.float32), np.stack([view.c2w for view in scene.views])
-
-
-def check_image_size(
-    image_size: tuple[int, int], patch_size: int, where: tuple[str, str] = ("--image_size", "--image_size")
-) -> None:
-    """Check that an image (h, w) splits into whole patches; `where`: what states its height and its width, for the message.
-
-    Raises:
-        InputError: a side does not; the message names the nearest ones that do.
-    """
-    for name, side, place in zip(("height", "width"), image_size, where, strict=True):
-        if side < 1 or side % patch_size:
-            below = side // patch_size * patch_size
-            nearest = f"{below} or {below + patch_size}" if below > 0 else f"{patch_size}"
-            raise InputError(place, f"has the {name} {side}", f"a multiple of the patch {patch_size}: {nearest}")
 
 
 def _load_into(slot: np.ndarray, view: View) -> np.ndarray:

@@ -54,6 +54,21 @@ def normalise_poses(c2w: Tensor, reference: int | None = None, scene_scale: floa
     return scene_frame(c2w, reference, scene_scale).apply(c2w)
 
 
+def in_scene_frame(c2w: Tensor, reference: Tensor, scene_scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Move the poses of one scene into the frame that scene networks are trained on: `scene_frame`, of other views.
+
+    Args:
+        c2w: (v, 4, 4) world from camera.
+        reference: (n, 4, 4) the views that set frame and scale.
+        scene_scale: as for `scene_frame`.
+
+    Returns:
+        the poses, dtype of `c2w`; and (4, 4) float64, the similarity that moves points of the world into the frame.
+    """
+    frame = scene_frame(reference[None], scene_scale=scene_scale)
+    return frame.apply(c2w[None])[0], frame.matrix[0]
+
+
 def scene_frame(c2w: Tensor, reference: int | None = None, scene_scale: float = 1.0) -> SceneFrame:
     """Return the frame of scenes' mean cameras, and the scale that puts their cameras into a cube.
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from config.threads import cores
-from data.dataset import SceneDataset, check_image_size
+from data.dataset import SceneDataset
+from data.image_size import check_image_size
 from data.poses import normalise_poses
 from data.scene_format import Scene
 from data.scene_problems import CameraWarnings

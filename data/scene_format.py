@@ -20,6 +20,7 @@ from config.messages import is_path, is_plain, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pinhole import check_intrinsics
+from data.rigid import pose_problem
 
 # File name of a scene's JSON.
 CAMERAS = "opencv_cameras.json"
@@ -295,14 +296,9 @@ def rigid(where: str, value: object, axes: str = "x right, y down, z forward") -
     if not (isinstance(value, list) and [_length(row) for row in value] == [4] * 4):
         raise InputError(where, f"is {shown(value)}", "4 rows of 4 numbers")
     pose = np.array([[finite_number(where, number) for number in row] for row in value], dtype=np.float64)
-    if np.abs(pose[3] - (0, 0, 0, 1)).max() > LAST_ROW_TOLERANCE:
-        raise InputError(where, f"has the last row {shown(value[3])}", "0 0 0 1")
-    rotation = pose[:3, :3]
-    error = np.abs(rotation @ rotation.T - np.eye(3)).max()
-    if not error <= ORTHONORMAL_TOLERANCE:
-        raise InputError(where, f"has a 3×3 part {error:.2g} away from orthonormal", "a rotation (no scale, no shear)")
-    if np.linalg.det(rotation) < 0:
-        raise InputError(where, "is a mirrored pose (determinant -1)", axes)
+    problem = pose_problem(pose[None], ORTHONORMAL_TOLERANCE, LAST_ROW_TOLERANCE, axes)
+    if problem is not None:
+        raise InputError(where, problem.found, problem.wanted)
     pose.flags.writeable = False
     return pose
 

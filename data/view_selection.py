@@ -21,6 +21,11 @@ INDEX_KEYS = {"inputs": ("inputs", "context"), "targets": ("targets", "target")}
 Picker = Callable[[np.ndarray, list[int], int, np.random.Generator], list[int]]
 
 
+def default_method(normalised: bool) -> str:
+    """Return how inputs are chosen unless one says: of scenes, whose poses are normalised, or of objects."""
+    return "uniform" if normalised else "spread"
+
+
 def select_views(
     c2w: np.ndarray,
     num_all_views: int | None = None,

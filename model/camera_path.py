@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from config.errors import InputError
+from config.messages import with_article
 from model.camera_ring import ring_of
+from model.checks import sides_of
 from model.scene_state import SceneState
 from model.spline import smooth_path
 
@@ -151,7 +154,7 @@ def turntable(
     _check_state(state)
     _check_frames(num_frames)
     _check_circle(radius, elevation_deg)
-    image_size = image_size or state.image_size
+    image_size = state.image_size if image_size is None else image_size
     fxfycxcy = _lens(image_size, FOV_DEG if fov_deg is None else fov_deg)
     if radius is None:
         shown = shown_radius(state)
@@ -213,7 +216,7 @@ def orbit(
     _check_state(state)
     _check_frames(num_frames)
     _check_circle(radius, elevation_deg)
-    image_size = image_size or state.image_size
+    image_size = state.image_size if image_size is None else image_size
     if fov_deg is None:
         _check_image_size(image_size)
         focal = state.fxfycxcy[0, :, :2].double().mean().item() * _cover(state.image_size, image_size)
@@ -252,7 +255,8 @@ def flight(
         ValueError: a state of several scenes, an empty image, or as `smooth_path`.
     """
     _check_state(state)
-    (h, w), image_size = state.image_size, image_size or state.image_size
+    _check_frames(num_frames)
+    (h, w), image_size = state.image_size, state.image_size if image_size is None else image_size
     _check_image_size(image_size)
     scale = _cover((h, w), image_size)
     cut = torch.tensor([0, 0, (w * scale - image_size[1]) / 2, (h * scale - image_size[0]) / 2])
@@ -290,17 +294,19 @@ def _cover(old: tuple[int, int], new: tuple[int, int]) -> float:
 
 
 def _check_state(state: SceneState) -> None:
+    if not isinstance(state, SceneState):
+        raise InputError("camera path, state", f"is {with_article(type(state))}", "what reconstruct or SceneState.load returns")
     if len(state.c2w) != 1:
         raise ValueError(f"camera path, state: holds {len(state.c2w)} scenes; wanted one")
 
 
 def _check_frames(num_frames: int) -> None:
-    if num_frames < 1:
+    if not isinstance(num_frames, int) or num_frames < 1:
         raise ValueError(f"camera path, num_frames: is {num_frames}; wanted 1 or more")
 
 
 def _check_image_size(image_size: tuple[int, int]) -> None:
-    h, w = image_size
+    h, w = sides_of(image_size, "camera path, image size")
     if h < 1 or w < 1:
         raise ValueError(f"camera path, image size: is {h} {w}; wanted a height and a width of 1 or more")
 

@@ -5,11 +5,13 @@ Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a v
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,19 +19,25 @@ from torch.utils.checkpoint import checkpoint
 
 from config import NetworkConfig
 from config.errors import InputError
-from config.messages import counted
+from config.messages import counted, shown, with_article
 from model.camera import rays
+from model.camera_path import CameraPath
+from model.checks import check_cameras, check_size, check_views
+from model.departure import TrainedWith, departure
 from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
 from model.layers.address import Address, focus_of, places_of
 from model.layers.block import state_shapes
 from model.layers.primitives import LayerNorm, Linear
 from model.ops.gradient_mode import gradients_are_recorded
 from model.parallel.context import ContextGroup, Shares
+from model.posed_images import PosedImages
 from model.runtime import even_chunks, split_views
 from model.scene_state import SceneState
 
 # Per pixel: ray origin, ray direction, origin × direction, colour.
 CHANNELS = 12
+
+Array = Tensor | np.ndarray
 
 
 # What `compile_layers` compiles: without gradients one layer, in place; in training one block.
@@ -98,6 +106,7 @@ class LaCTLVSM(nn.Module):
         activation_checkpointing: recompute each block in the backward pass of `forward` instead of keeping its results.
         context: processes that share the views of each scene. `forward` and `reconstruct` are then collective: every process
             passes its own views (possibly none) and gets its own targets, or the state of all views.
+        trained_with: settings that the weights were trained with, as far as they are known.
 
     Raises:
         InputError: the config names an unknown layer or parameter, or widths that do not divide.
@@ -116,6 +125,7 @@ class LaCTLVSM(nn.Module):
         self.image_token_decoder = nn.Sequential(LayerNorm(d), nn.Linear(d, 3 * p * p, bias=False))
         self.activation_checkpointing = False
         self.context: ContextGroup | None = None
+        self.trained_with = TrainedWith()
         self._run, self._write, self._read, self._train = _run, _write, _read, _train
         self._fingerprint: tuple[object, str] | None = None
         self._state_shapes: dict[tuple[int, int], list[dict[str, tuple[int, ...]]]] = {}
@@ -214,9 +224,9 @@ class LaCTLVSM(nn.Module):
     @torch.no_grad()
     def reconstruct(
         self,
-        image: Tensor,
-        fxfycxcy: Tensor,
-        c2w: Tensor,
+        image: Array | PosedImages,
+        fxfycxcy: Array | None = None,
+        c2w: Array | None = None,
         chunk_views: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> SceneState:
@@ -225,7 +235,8 @@ class LaCTLVSM(nn.Module):
         Views pass through each layer in chunks; up to rounding, the result does not depend on the chunks.
 
         Args:
-            image: (b, v, 3, h, w) in 0..1, on any device.
+            image: a scene from `load_scene`, alone; or (b, v, 3, h, w) in 0..1, on any device, without b for one scene. Arrays do
+                as well as tensors.
             fxfycxcy: (b, v, 4) in pixels.
             c2w: (b, v, 4, 4), OpenCV axes.
             chunk_views: views per chunk; None chooses by free memory.
@@ -235,7 +246,11 @@ class LaCTLVSM(nn.Module):
             the state, on the model's device.
 
         Raises:
-            ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
+            InputError: shapes that do not fit each other or the patch, images in another range than 0..1, poses that are not rigid,
+                or `chunk_views` below 1; see `model.checks`.
+
+        Warns:
+            UserWarning: a scene from `load_scene` departs from what the weights were trained with.
 
         Cost: memory for b·v·t·d float32 tokens and the intermediate results of one chunk.
 
@@ -250,6 +265,8 @@ class LaCTLVSM(nn.Module):
             >>> len(state.layers), state.layers[0]["w0"].shape
             (4, torch.Size([2, 128, 256]))
         """
+        scene = image if isinstance(image, PosedImages) else None
+        image, fxfycxcy, c2w = self._given_views(image, fxfycxcy, c2w)
         image_size = _size_of(image)
         self._check(fxfycxcy, c2w, image_size, image)
         b, v = image.shape[:2]
@@ -275,45 +292,57 @@ class LaCTLVSM(nn.Module):
         fxfycxcy, c2w = fxfycxcy.detach().float(), c2w.detach().float()
         if shares is not None:
             fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
-        return SceneState(states, fxfycxcy, c2w, image_size, self.fingerprint(), focus)
+        state = SceneState(states, fxfycxcy, c2w, image_size, self.fingerprint(), focus, network=self)
+        if scene is not None:
+            state.normalised = scene.normalised
+            state.from_capture = None if scene.from_capture is None else scene.from_capture[None]
+        return state
 
     def render(
-        self, state: SceneState, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], chunk_views: int | None = None
+        self,
+        state: SceneState,
+        fxfycxcy: Array | CameraPath | PosedImages,
+        c2w: Array | None = None,
+        image_size: tuple[int, int] | None = None,
+        chunk_views: int | None = None,
     ) -> Tensor:
         """Render views of a reconstructed scene.
 
         Args:
             state: from `reconstruct` of this model, or loaded.
-            fxfycxcy: (b, v, 4) in pixels of the image to be rendered.
+            fxfycxcy: a camera path, or the views of a scene from `load_scene`, alone; or (b, v, 4) in pixels of the image to be
+                rendered, without b for one scene. Arrays do as well as tensors.
             c2w: (b, v, 4, 4), in the frame of the input poses.
             image_size: (height, width), multiples of the patch; may differ from that of the inputs.
             chunk_views: views per chunk; None chooses by free memory.
 
         Returns:
-            (b, v, 3, h, w) float32 in 0..1.
+            (b, v, 3, h, w) float32 in 0..1, without b where the cameras have none.
 
         Raises:
-            ValueError, InputError: see `render_stream`.
+            InputError: see `render_stream`.
 
         Example:
             >>> import torch
-            >>> from model import load_model
+            >>> from model import load_model, turntable
             >>> from model.camera_path import published_turntable
-            >>> model = load_model("lact_objects_64.safetensors", device="cpu")
-            >>> path = published_turntable(3, (64, 64))
-            >>> state = model.reconstruct(torch.rand(1, 3, 3, 64, 64), path.fxfycxcy[None], path.c2w[None])
-            >>> path = published_turntable(5, (48, 80))
+            >>> model = load_model(device="cpu")
+            >>> inputs = published_turntable(3, (64, 64))
+            >>> state = model.reconstruct(torch.rand(3, 3, 64, 64), inputs.fxfycxcy, inputs.c2w)
+            >>> path = turntable(state, 5, (48, 80))
+            >>> model.render(state, path).shape
+            torch.Size([5, 3, 48, 80])
             >>> model.render(state, path.fxfycxcy[None], path.c2w[None], (48, 80)).shape
             torch.Size([1, 5, 3, 48, 80])
         """
-        return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=1)
+        return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=-4)
 
     def render_stream(
         self,
         state: SceneState,
-        fxfycxcy: Tensor,
-        c2w: Tensor,
-        image_size: tuple[int, int],
+        fxfycxcy: Array | CameraPath | PosedImages,
+        c2w: Array | None = None,
+        image_size: tuple[int, int] | None = None,
         chunk_views: int | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Tensor]:
@@ -323,17 +352,24 @@ class LaCTLVSM(nn.Module):
             cancelled: asked before each layer; once it returns true, the stream ends without the chunk in the works.
 
         Raises:
-            ValueError: shapes that do not fit each other or the patch, or `chunk_views` below 1.
-            InputError: a state written by other weights, with other tensors than this network's layers write, of another number of
-                scenes, or without the focus that this network needs.
+            InputError: shapes that do not fit each other or the patch, poses that are not rigid, or `chunk_views` below 1; a state
+                written by other weights, with other tensors than this network's layers write, of another number of scenes, or
+                without the focus that this network needs; views that are in another frame than the state.
         """
+        if isinstance(fxfycxcy, PosedImages) and isinstance(state, SceneState):
+            fxfycxcy.check_frame(state.normalised, state.from_capture)
+        fxfycxcy, c2w, image_size = self._given_cameras(fxfycxcy, c2w, image_size)
+        batched = fxfycxcy.ndim == 3
+        if not batched:
+            fxfycxcy, c2w = fxfycxcy[None], c2w[None]
         self._check(fxfycxcy, c2w, image_size)
         b, v = fxfycxcy.shape[:2]
         self._check_state(state, b)
         bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=False)
         # It may come from another machine, in another precision.
         state = state.to(self.device, self.compute_dtype)
-        return self._render_chunks(state, [(fxfycxcy[:, s], c2w[:, s]) for s in bounds], image_size, cancelled)
+        chunks = self._render_chunks(state, [(fxfycxcy[:, s], c2w[:, s]) for s in bounds], image_size, cancelled)
+        return chunks if batched else (chunk[0] for chunk in chunks)
 
     def _render_chunks(
         self,
@@ -420,6 +456,31 @@ class LaCTLVSM(nn.Module):
         patches = self.image_token_decoder(y).sigmoid()
         return rearrange(patches, "b v (h w) (ph pw c) -> b v c (h ph) (w pw)", h=image_size[0] // p, ph=p, pw=p)
 
+    def _given_views(self, image: Array | PosedImages, fxfycxcy: Array | None, c2w: Array | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return checked images and cameras as `reconstruct` is given them, of a batch of scenes; warn of an unusual scene."""
+        if isinstance(image, PosedImages):
+            if fxfycxcy is not None or c2w is not None:
+                raise InputError("reconstruct", "is given a scene and cameras", "the scene alone, which has its cameras")
+            normalised = self.trained_with.scene_pose_normalize if image.normalised is None else image.normalised
+            note = departure("the weights", self.trained_with, image.image_size, len(image), bool(normalised))
+            if note:
+                warnings.warn(note, stacklevel=4)
+            image, fxfycxcy, c2w = image.image, image.fxfycxcy, image.c2w
+        found = check_views(image, fxfycxcy, c2w, self.config.patch_size, "reconstruct")
+        return found if found[0].ndim == 5 else (found[0][None], found[1][None], found[2][None])
+
+    def _given_cameras(
+        self, fxfycxcy: Array | CameraPath | PosedImages, c2w: Array | None, image_size: tuple[int, int] | None
+    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        """Return checked cameras, and the size of their images, as `render` is given them."""
+        if isinstance(fxfycxcy, (CameraPath, PosedImages)):
+            if c2w is not None or image_size is not None:
+                found = "is given cameras with a size of their own, and c2w or image_size"
+                raise InputError("render", found, "the cameras alone")
+            fxfycxcy, c2w, image_size = fxfycxcy.fxfycxcy, fxfycxcy.c2w, fxfycxcy.image_size
+        intrinsics, poses = check_cameras(fxfycxcy, c2w, "render")
+        return intrinsics, poses, check_size(image_size, self.config.patch_size, "render, image_size")
+
     def _check(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> None:
         b, v = fxfycxcy.shape[:2]
         if fxfycxcy.shape != (b, v, 4) or c2w.shape != (b, v, 4, 4):
@@ -428,12 +489,14 @@ class LaCTLVSM(nn.Module):
         if image is not None and (image.ndim != 5 or image.shape[:3] != (b, v, 3)):
             raise ValueError(f"image is {tuple(image.shape)}; wanted ({b}, {v}, 3, h, w), as the cameras are")
         if b * v == 0 and (b == 0 or self.context is None or self.context.size == 1):
-            raise ValueError(f"cameras: {b} scenes of {v} views; wanted at least one view")
+            raise InputError("cameras", f"are of {counted(b, 'scene')} with {counted(v, 'view')}", "at least one view")
         p = self.config.patch_size
         if image_size[0] % p or image_size[1] % p or min(image_size) < p:
             raise ValueError(f"image size {image_size[0]} {image_size[1]}: height and width must be multiples of the patch, {p}")
 
     def _check_state(self, state: SceneState, b: int) -> None:
+        if not isinstance(state, SceneState):
+            raise InputError("scene state", f"is {with_article(type(state))}", "what reconstruct or SceneState.load returns")
         if state.model != self.fingerprint():
             raise InputError("scene state", f"was written by weights {state.model:.80}", f"{self.fingerprint()}, the ones loaded")
         scenes, views = state.fxfycxcy.shape[:2]
@@ -455,8 +518,8 @@ class LaCTLVSM(nn.Module):
 
     def _chunks(self, b: int, v: int, image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool) -> list[slice]:
         """Return the slices of views that go through a layer together; `keeps_tokens`: the tokens of all views stay in memory."""
-        if chunk_views is not None and chunk_views < 1:
-            raise ValueError(f"chunk_views is {chunk_views}; wanted at least 1")
+        if chunk_views is not None and not (isinstance(chunk_views, int) and chunk_views > 0):
+            raise InputError("chunk_views", f"is {shown(chunk_views)}", "1 or more, or None: by free memory")
         tokens = b * image_size[0] * image_size[1] // self.config.patch_size**2
         d = self.config.dim
         widest = max(max(x.shape) for name, x in self.named_parameters() if name.startswith("blocks."))

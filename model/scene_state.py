@@ -4,14 +4,15 @@ import dataclasses
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from config.errors import InputError, missing_file
 from config.messages import counted, shown
+from model.posed_images import kind_of
 from model.weights.file import read_tensors, save_tensors
 from model.weights.values import check_values
 
@@ -23,7 +24,7 @@ MOST_PIXELS = 1 << 15
 ROUNDING = 1e-3
 
 
-@dataclass
+@dataclass(repr=False)
 class SceneState:
     """The state of every layer that mixes views, and where it came from.
 
@@ -36,6 +37,7 @@ class SceneState:
         focus: (b, 3) the point where the input views look, in the same frame; None for a network that does not use it.
         normalised: whether that frame is of poses normalised as for scenes; None where nobody has said so.
         from_capture: (b, 4, 4) the similarity that moves points of the capture's frame into that frame; None if it is the same.
+        network: the model that wrote it, which `render_video` and `show` use; None for a state from a file. It is not saved.
     """
 
     layers: list[dict[str, Tensor]]
@@ -46,6 +48,13 @@ class SceneState:
     focus: Tensor | None = None
     normalised: bool | None = None
     from_capture: Tensor | None = None
+    network: nn.Module | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        b, v = self.fxfycxcy.shape[:2]
+        h, w = self.image_size
+        scenes = f"{b} scenes of " if b != 1 else ""
+        return f"SceneState({scenes}{counted(v, 'view')} of {h}×{w}, {kind_of(self.normalised)}, {self.nbytes / 1e6:.1f} MB)"
 
     @property
     def nbytes(self) -> int:

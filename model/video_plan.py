@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.errors import InputError
 from config.rendering import Video
-from data.dataset import check_image_size
+from data.image_size import check_image_size
 from model.camera_path import CameraPath, flight, orbit, published_turntable, turntable
 from model.nerfstudio_path import read_camera_path, read_dataparser_transform
 from model.scene_state import SceneState

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from config.errors import InputError
 from data import dataset as dataset_module
-from data.dataset import SceneDataset, check_image_size, load_views
+from data.dataset import SceneDataset, load_views
+from data.image_size import check_image_size
 from data.scene_format import read_scene
 from tests.support.scenes import write_random_data_path, write_random_scene
 

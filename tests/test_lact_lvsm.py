@@ -149,19 +149,36 @@ def test_a_file_that_holds_no_state_is_refused(tmp_path: Path, model: LaCTLVSM) 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"image": torch.rand(1, 2, 3, 8, 10)}, r"image size 8 10: height and width must be multiples of the patch, 4"),
-        ({"image": torch.rand(1, 3, 3, 8, 12)}, r"image is \(1, 3, 3, 8, 12\); wanted \(1, 2, 3, h, w\)"),
-        ({"c2w": torch.eye(4)[:3].expand(1, 2, 3, 4)}, r"cameras: fxfycxcy is \(1, 2, 4\), c2w \(1, 2, 3, 4\); wanted"),
-        ({"chunk_views": 0}, r"chunk_views is 0; wanted at least 1"),
+        ({"image": torch.rand(1, 2, 3, 8, 10)}, r"reconstruct, image: has the width 10; wanted a multiple of the patch 4: 8 or 12"),
+        ({"image": torch.rand(1, 3, 3, 8, 12)}, r"image: is \(1, 3, 3, 8, 12\), and fxfycxcy \(1, 2, 4\); wanted as many images"),
+        (
+            {"c2w": torch.eye(4)[:3].expand(1, 2, 3, 4)},
+            r"reconstruct, c2w: is \(1, 2, 3, 4\); wanted \(views, 4, 4\) with a last row",
+        ),
+        ({"chunk_views": 0}, r"chunk_views: is 0; wanted 1 or more, or None"),
         (
             {"image": torch.rand(1, 0, 3, 8, 12), "fxfycxcy": torch.rand(1, 0, 4), "c2w": torch.rand(1, 0, 4, 4)},
-            r"cameras: 1 scenes of 0 views; wanted at least one view",
+            r"cameras: are of 1 scene with 0 views; wanted at least one view",
         ),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(model: LaCTLVSM, change: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         model.reconstruct(**{**random_views(1, 2, 8, 12), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"image": torch.rand(1, 2, 3, 8, 10)}, r"^image size 8 10: height and width must be multiples of the patch, 4"),
+        ({"image": torch.rand(1, 3, 3, 8, 12)}, r"^image is \(1, 3, 3, 8, 12\); wanted \(1, 2, 3, h, w\)"),
+        ({"c2w": torch.eye(4)[:3].expand(1, 2, 3, 4)}, r"^cameras: fxfycxcy is \(1, 2, 4\), c2w \(1, 2, 3, 4\); wanted"),
+    ],
+)
+def test_training_refuses_shapes_that_do_not_fit(model: LaCTLVSM, change: dict, match: str) -> None:
+    views = random_views(1, 2, 8, 12)
+    with pytest.raises(ValueError, match=match):
+        model({**views, **change}, views)
 
 
 def test_load_model_gives_the_network_that_was_saved(model: LaCTLVSM, tmp_path: Path) -> None:

@@ -324,9 +324,11 @@ def test_weights_of_a_snapshot_bring_their_config(tmp_path):
     layer["params"] |= {"address": address, "w1_only": True}
     described = config_from_dict({"patch_size": 2, "dim": 24, "layers": 1, "block": [layer]})
     state = TrainingState(described, RECIPE, CPU, torch.float32)
-    torch.save({"format": FORMAT, **state.content(RECIPE, [rng_state(CPU)], 1)}, tmp_path / "a.pt")
+    torch.save({"format": FORMAT, **state.content(RECIPE, [rng_state(CPU)], 1), "step": 3}, tmp_path / "a.pt")
     assert read_config(tmp_path / "a.pt", read_weights(tmp_path / "a.pt")) == described
-    assert load_model(tmp_path / "a.pt", device="cpu").config == described
+    loaded = load_model(tmp_path / "a.pt", device="cpu")
+    assert loaded.config == described
+    assert loaded.trained_with.steps == 3
     # From bare weights, the config is inferred from shapes.
     torch.save(state.model.state_dict(), tmp_path / "b.pt")
     told = read_config(tmp_path / "b.pt", read_weights(tmp_path / "b.pt")).block[0].params

@@ -12,12 +12,13 @@ import torch
 
 import inference
 import train
+from model.departure import TrainedWith
 from model.lact_lvsm import LaCTLVSM
 from model.layers import FastWeight
 from model.training.snapshot import list_snapshots
 from model.weights.file import read_tensors, read_weights, save_tensors
 from model.weights.load import config_for, load_weights
-from model.weights.trained_with import TrainedWith, trained_with
+from model.weights.trained_with import trained_with
 from tests.support.training_run import arguments, assert_same, final, rows, run_straight_and_resumed, stop_with_sigterm, work_in
 
 ROOT = Path(__file__).parent.parent

@@ -13,11 +13,12 @@ import inference
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from config.rendering import Views
+from model.departure import TrainedWith, departure
 from model.training.snapshot import FORMAT
 from model.weights.file import read_weights, save_weights
 from model.weights.infer import infer_config
 from model.weights.load import config_for
-from model.weights.trained_with import TrainedWith, defaults_of, departure, of_run, trained_with
+from model.weights.trained_with import defaults_of, of_run, trained_with
 from tests.support.inference_run import metrics
 from tests.support.weights import fails, small_weights
 

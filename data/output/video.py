@@ -49,8 +49,8 @@ class VideoWriter:
         fps: frames per second, 0.1 to 240.
 
     Raises:
-        InputError: MP4 without PyAV.
-        ValueError: another suffix, or an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3) uint8 of the first
+        InputError: another suffix, or MP4 without PyAV.
+        ValueError: an fps outside 0.1..240; in `write`, a frame that is not (h, w, 3) uint8 of the first
             one's size; at the end of the block, no frame.
     """
 
@@ -114,14 +114,13 @@ def find_encoder(path: str | os.PathLike) -> type:
     """Return the encoder for a video's suffix.
 
     Raises:
-        InputError: PyAV, which MP4 needs, is not installed.
-        ValueError: an unknown suffix.
+        InputError: an unknown suffix, or PyAV, which MP4 needs, is not installed.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".gif":
         return _GifEncoder
     if suffix != ".mp4":
-        raise ValueError(f"{path}: has the suffix {Path(path).suffix!r}; wanted .mp4 or .gif")
+        raise InputError(path, f"has the suffix {Path(path).suffix!r}", ".mp4 or .gif")
     try:
         from data.output.video_mp4 import Mp4Encoder
     except ImportError as error:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from config import NetworkConfig, config_from_dict
 from config.errors import InputError
 from config.recipe import TrainingRecipe, recipe_from_dict
+from model.departure import departure, departures
 from model.layers.block import check_layers
 from model.machine import code_version
 from model.parallel.processes import Processes
@@ -14,7 +15,7 @@ from model.training.state import TrainingState
 from model.weights.file import read_weights
 from model.weights.hub import resolve_weights
 from model.weights.load import read_network_config
-from model.weights.trained_with import DEFAULTS, defaults_of, departure, departures, trained_with
+from model.weights.trained_with import DEFAULTS, defaults_of, trained_with
 
 
 class Snapshot(NamedTuple):

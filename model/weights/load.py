@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from config import NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
-from config.messages import shown
+from config.messages import shown, with_article
+from config.rendering import DEFAULT_WEIGHTS
 from model.lact_lvsm import LaCTLVSM
 from model.layers.block import check_layers
 from model.runtime import PRECISIONS, pick_device, pick_dtype
@@ -18,11 +19,12 @@ from model.weights.hub import resolve_weights
 from model.weights.infer import infer_config
 from model.weights.table import ROOT, known_weights
 from model.weights.torch_file import is_zip, load_torch_file
+from model.weights.trained_with import trained_with
 from model.weights.values import check_kind, check_values
 
 
 def load_model(
-    weights: str | os.PathLike,
+    weights: str | os.PathLike | None = None,
     config: str | os.PathLike | NetworkConfig | None = None,
     device: str | torch.device = "auto",
     precision: str = "auto",
@@ -31,14 +33,16 @@ def load_model(
     """Load a network for inference.
 
     Args:
-        weights: a file, or its bare name in `weight/`; files of the table there are downloaded if missing.
+        weights: a file, or its bare name in `weight/`, from any folder; files of the table there are downloaded if missing. None
+            for the bundled model of objects; that of scenes is `lact_scenes_64.safetensors`.
         config: a YAML file or a network config; None takes the table's, the file's, or the one inferred from shapes, in this order.
         device: `auto` (CUDA if there is one), `cpu`, `cuda`, `cuda:N`.
         precision: of the layers, `float32`, `bfloat16` or `auto` (bfloat16 where the hardware multiplies it).
         newton_schulz_dtype: `bfloat16`, as published weights were trained, or `float32`.
 
     Returns:
-        the network in eval mode, without gradients, its linear weights stored in the compute dtype.
+        the network in eval mode, without gradients, its linear weights stored in the compute dtype. Its `trained_with` holds the
+        settings of its training: image size, number of inputs, objects or scenes.
 
     Raises:
         FileNotFoundError, OSError: the weights are missing and cannot be downloaded.
@@ -46,9 +50,11 @@ def load_model(
 
     Example:
         >>> from model import load_model
-        >>> model = load_model("lact_objects_64.safetensors", device="cpu")  # a bundled model
+        >>> model = load_model()  # the bundled model of objects
         >>> model.config.layers, model.config.dim, model.config.patch_size
         (4, 256, 4)
+        >>> model.trained_with.image_size
+        (64, 64)
         >>> model.input_linear.weight.shape
         torch.Size([256, 192])
     """
@@ -56,6 +62,9 @@ def load_model(
         raise InputError("newton_schulz_dtype", f"is {shown(newton_schulz_dtype)}", " or ".join(PRECISIONS))
     picked = pick_device(device)
     dtype = pick_dtype(precision, picked)
+    weights = DEFAULT_WEIGHTS if weights is None else weights
+    if not isinstance(weights, (str, os.PathLike)):
+        raise InputError("load_model, weights", f"is {with_article(type(weights))}", "a file, or its bare name in weight/")
     path = resolve_weights(weights)
     tensors = read_weights(path)
     if config is None:
@@ -68,6 +77,7 @@ def load_model(
     check_weights(model, tensors, str(path))  # before memory is taken for what the config claims
     model.to_empty(device=picked)
     load_weights(model, tensors, str(path))
+    model.trained_with = trained_with(weights)
     return model.eval().requires_grad_(False)
 
 

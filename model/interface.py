@@ -1,18 +1,18 @@
 """Functions for notebooks and scripts: scenes from disk, videos, the viewer. Letters: v views, n views of a scene, h w pixels."""
 
-import importlib
-import importlib.util
 import math
 import operator
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from config.errors import InputError, missing_file
-from config.messages import shown, some, with_article
+from config.messages import counted, shown, some, with_article
 from config.paths import find_path
 from config.rendering import DEFAULT_WEIGHTS, Video
 from config.threads import cores
@@ -29,6 +29,9 @@ from model.scene_state import SceneState
 from model.video_frames import rendered_frames, write_video
 from model.video_plan import VideoPlan
 from model.weights.trained_with import trained_with
+
+if TYPE_CHECKING:
+    from model.viewer.viewer import Viewer
 
 VIEWS = "a number of views, or their positions, such as [0, 5, 7]"
 
@@ -171,15 +174,30 @@ def network_of(state: SceneState, model: LaCTLVSM | None, where: str) -> LaCTLVS
     return network
 
 
-def show(state: object, *arguments: object, **options: object) -> object:
-    """Open the viewer of a scene state in the notebook or the browser: `model.viewer.show`, which needs viser.
+def show(state: SceneState, *, model: LaCTLVSM | None = None, host: str = "127.0.0.1", port: int = 8080) -> "Viewer":
+    """Open the viewer of a reconstruction, without its photos; `inference.py --viewer` shows these too.
+
+    Args:
+        state: of one scene.
+        model: the network that wrote it; needed for a state from a file.
+        host: address to listen at.
+        port: of it; the next free one is taken if it is in use.
+
+    Returns:
+        the running viewer: a notebook displays it in a frame, `url` is for a browser, `wait()` keeps a script alive, and `close()`
+        ends it.
 
     Raises:
-        InputError: viser is not installed.
+        InputError: viser is not installed, the state is of several scenes, or the address cannot be listened at.
     """
-    if importlib.util.find_spec("viser") is None:
-        raise InputError("show", "needs viser, which is not installed", '`pip install "viser>=1.1,<2"`')
-    return importlib.import_module("model.viewer").show(state, *arguments, **options)
+    from model.viewer import ViewedScene, start_viewer
+
+    network = network_of(state, model, "show")
+    if len(state.c2w) != 1:
+        raise InputError("show, state", f"holds {counted(len(state.c2w), 'scene')}", "one scene")
+    name = "scene" if state.normalised else "object"
+    size = network.trained_with.image_size or state.image_size
+    return start_viewer({name: partial(ViewedScene.of_state, state, network, name)}, size, None, host, port)
 
 
 def _check_reference(normalise: bool, pose_reference: str, scene_scale: float) -> None:

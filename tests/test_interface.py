@@ -1,12 +1,12 @@
 """Functions for notebooks: scenes from disk, videos, the viewer. Letters: v views, n views of a scene, h w pixels."""
 
+import dataclasses
 import doctest
-import importlib.util
 import os
 import re
 import subprocess
 import sys
-import types
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -222,11 +222,12 @@ def test_the_example_in_a_docstring_prints_what_it_says(function, tmp_path, monk
     assert doctest.DocTestRunner().run(example).failed == 0
 
 
-def test_show_needs_viser(monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "viser" else found(name, *rest))
-    with pytest.raises(InputError, match=r'^show: needs viser, which is not installed; wanted `pip install "viser>=1.1,<2"`$'):
-        show("state")
+def test_show_needs_viser(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "viser", None)
+    model = network()
+    state = model.reconstruct(load_scene(folder, [0, 1], model=model))
+    with pytest.raises(InputError, match=r'^viewer: cannot start \(.+\); wanted viser: pip install "viser>=1.1,<2"$'):
+        show(state)
 
 
 def test_a_video_holds_the_frames_of_its_path(folder, tmp_path):
@@ -296,12 +297,34 @@ def test_arguments_of_another_kind_are_refused_in_one_line(folder, tmp_path, mon
     assert os.listdir(tmp_path) == []
 
 
-def test_show_is_the_viewer(monkeypatch):
-    viewer = types.ModuleType("model.viewer")
-    viewer.show = lambda *arguments, **options: (arguments, options)
-    monkeypatch.setitem(sys.modules, "model.viewer", viewer)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert show("state", port=1) == (("state",), {"port": 1})
+@pytest.mark.parametrize("model", [None, "given"])
+def test_show_serves_a_state_in_a_frame_of_the_notebook(folder, model):
+    pytest.importorskip("viser", reason="the viewer needs viser: pip install -r tests/requirement.txt")
+    writer = network()
+    state = writer.reconstruct(load_scene(folder, [0, 1], model=writer))
+    state.network = state.network if model is None else None
+    viewer = show(state, model=None if model is None else writer, port=18880)
+    try:
+        assert f'<iframe src="{viewer.url}"' in viewer._repr_html_()
+        with urllib.request.urlopen(viewer.url) as page:
+            assert b"<html" in page.read()
+        assert viewer.trained_size == SIZE
+        assert len(viewer.scene) == 2
+    finally:
+        viewer.close()
+
+
+def test_show_refuses_what_it_cannot_render(folder):
+    writer = network()
+    state = writer.reconstruct(load_scene(folder, [0, 1], model=writer))
+    with pytest.raises(InputError, match=r"^show, state: is a str; wanted what reconstruct or SceneState.load returns$"):
+        show("state")
+    with pytest.raises(InputError, match=r"^show, state: holds 2 scenes; wanted one scene$"):
+        show(dataclasses.replace(state, fxfycxcy=state.fxfycxcy.repeat(2, 1, 1), c2w=state.c2w.repeat(2, 1, 1, 1)))
+    with pytest.raises(
+        InputError, match=r"^show, model: is not given, and the state is from a file; wanted the model that wrote it"
+    ):
+        show(dataclasses.replace(state, network=None))
 
 
 def test_the_package_has_what_it_lists_and_nothing_else():

@@ -30,6 +30,8 @@ from model.viewer.window import Pose, picture_camera
 
 MOST_PORT = 65535
 PORTS_TRIED = 100
+# Height of the viewer in a notebook.
+NOTEBOOK_PX = 600
 
 
 class Viewer:
@@ -80,6 +82,10 @@ class Viewer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _repr_html_(self) -> str:
+        """Return the frame in which a notebook displays the viewer."""
+        return f'<iframe src="{self.url}" width="100%" height="{NOTEBOOK_PX}" style="border: 0"></iframe>'
 
     @property
     def url(self) -> str:

@@ -5,13 +5,10 @@ Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a v
 
 import hashlib
 import math
-import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -22,8 +19,8 @@ from config.errors import InputError
 from config.messages import counted, shown, with_article
 from model.camera import rays
 from model.camera_path import CameraPath
-from model.checks import check_cameras, check_size, check_views
-from model.departure import TrainedWith, departure
+from model.departure import TrainedWith
+from model.given import Array, given_cameras, given_views
 from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
 from model.layers.address import Address, focus_of, places_of
 from model.layers.block import state_shapes
@@ -33,11 +30,10 @@ from model.parallel.context import ContextGroup, Shares
 from model.posed_images import PosedImages
 from model.runtime import even_chunks, split_views
 from model.scene_state import SceneState
+from model.token_stream import TokenStream
 
 # Per pixel: ray origin, ray direction, origin × direction, colour.
 CHANNELS = 12
-
-Array = Tensor | np.ndarray
 
 
 # What `compile_layers` compiles: without gradients one layer, in place; in training one block.
@@ -61,33 +57,6 @@ def _train(
 
 def _of_layer(addresses: Addresses | None, i: int) -> Address | None:
     return None if addresses is None else addresses[i]
-
-
-@dataclass
-class TokenStream:
-    """Tokens of the input views, in chunks, and the layers not yet applied to them.
-
-    Layers wait until a later one writes their output: those after the last write are never run.
-
-    Attributes:
-        chunks: (b, v, t, d) each, of some of the views.
-        addresses: one entry per chunk.
-        waiting: layers, in order, as functions of a chunk and its addresses.
-    """
-
-    chunks: list[Tensor]
-    addresses: list[Addresses | None]
-    waiting: list[Callable[[Tensor, Addresses | None], Tensor]] = field(default_factory=list)
-
-    def caught_up(self) -> Iterator[tuple[Tensor, Addresses | None]]:
-        """Apply the waiting layers to each chunk and yield its tokens and addresses; then no layer is waiting."""
-        for i, addresses in enumerate(self.addresses):
-            x = self.chunks[i]
-            for layer in self.waiting:
-                x = layer(x, addresses)
-            self.chunks[i] = x
-            yield x, addresses
-        self.waiting.clear()
 
 
 def _size_of(image: Tensor) -> tuple[int, int]:
@@ -266,7 +235,7 @@ class LaCTLVSM(nn.Module):
             (4, torch.Size([2, 128, 256]))
         """
         scene = image if isinstance(image, PosedImages) else None
-        image, fxfycxcy, c2w = self._given_views(image, fxfycxcy, c2w)
+        image, fxfycxcy, c2w = given_views(image, fxfycxcy, c2w, self.config.patch_size, self.trained_with)
         image_size = _size_of(image)
         self._check(fxfycxcy, c2w, image_size, image)
         b, v = image.shape[:2]
@@ -358,7 +327,7 @@ class LaCTLVSM(nn.Module):
         """
         if isinstance(fxfycxcy, PosedImages) and isinstance(state, SceneState):
             fxfycxcy.check_frame(state.normalised, state.from_capture)
-        fxfycxcy, c2w, image_size = self._given_cameras(fxfycxcy, c2w, image_size)
+        fxfycxcy, c2w, image_size = given_cameras(fxfycxcy, c2w, image_size, self.config.patch_size)
         batched = fxfycxcy.ndim == 3
         if not batched:
             fxfycxcy, c2w = fxfycxcy[None], c2w[None]
@@ -455,31 +424,6 @@ class LaCTLVSM(nn.Module):
         p = self.config.patch_size
         patches = self.image_token_decoder(y).sigmoid()
         return rearrange(patches, "b v (h w) (ph pw c) -> b v c (h ph) (w pw)", h=image_size[0] // p, ph=p, pw=p)
-
-    def _given_views(self, image: Array | PosedImages, fxfycxcy: Array | None, c2w: Array | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return checked images and cameras as `reconstruct` is given them, of a batch of scenes; warn of an unusual scene."""
-        if isinstance(image, PosedImages):
-            if fxfycxcy is not None or c2w is not None:
-                raise InputError("reconstruct", "is given a scene and cameras", "the scene alone, which has its cameras")
-            normalised = self.trained_with.scene_pose_normalize if image.normalised is None else image.normalised
-            note = departure("the weights", self.trained_with, image.image_size, len(image), bool(normalised))
-            if note:
-                warnings.warn(note, stacklevel=4)
-            image, fxfycxcy, c2w = image.image, image.fxfycxcy, image.c2w
-        found = check_views(image, fxfycxcy, c2w, self.config.patch_size, "reconstruct")
-        return found if found[0].ndim == 5 else (found[0][None], found[1][None], found[2][None])
-
-    def _given_cameras(
-        self, fxfycxcy: Array | CameraPath | PosedImages, c2w: Array | None, image_size: tuple[int, int] | None
-    ) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Return checked cameras, and the size of their images, as `render` is given them."""
-        if isinstance(fxfycxcy, (CameraPath, PosedImages)):
-            if c2w is not None or image_size is not None:
-                found = "is given cameras with a size of their own, and c2w or image_size"
-                raise InputError("render", found, "the cameras alone")
-            fxfycxcy, c2w, image_size = fxfycxcy.fxfycxcy, fxfycxcy.c2w, fxfycxcy.image_size
-        intrinsics, poses = check_cameras(fxfycxcy, c2w, "render")
-        return intrinsics, poses, check_size(image_size, self.config.patch_size, "render, image_size")
 
     def _check(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> None:
         b, v = fxfycxcy.shape[:2]

@@ -31,6 +31,8 @@ from tests.support.viewers import FOV, SIZE, bundled_model, example_scenes
 
 # Longest pause between a picture and the next pose: poses don't keep step with the viewer's own clocks.
 PAUSE_S = 0.02
+# Measurements of many clients, one after the other: what only the first ones add to the memory is no leak.
+PARTS = 6
 
 
 def serve(rows: int, threads: tuple[int, ...], fixed: bool, pipe: Connection) -> None:
@@ -85,8 +87,8 @@ def many(clients: int, seconds: float) -> None:
     """Print what each of many clients gets, and what they leave behind."""
     process, here = started(64, (1, 2), False)
     url, scale, c2w = here.recv()
-    for part in range(3):  # what the first part adds to memory is no leak unless the others add it too
-        counts, end = [0] * clients, time.monotonic() + seconds / 3
+    for part in range(PARTS):
+        counts, end = [0] * clients, time.monotonic() + seconds / PARTS
 
         def wander(k: int, counts: list[int] = counts, end: float = end) -> None:
             rng = np.random.default_rng(k)
@@ -101,7 +103,7 @@ def many(clients: int, seconds: float) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        rates = [3 * count / seconds for count in counts]
+        rates = [PARTS * count / seconds for count in counts]
         here.send(True)
         memory, left, running = here.recv()
         print(

@@ -105,7 +105,7 @@ class ViewerClient:
                 with Image.open(io.BytesIO(found)) as image:
                     return Received(np.asarray(image.convert("RGB")), at_s)
 
-    def last_picture(self, quiet_s: float = 1.0, timeout_s: float = 20.0) -> Received:
+    def last_picture(self, quiet_s: float = 0.5, timeout_s: float = 20.0) -> Received:
         """Wait for a picture, and for those after it until none comes for a while: the fine one of a camera at rest."""
         found = self.picture(timeout_s)
         while True:

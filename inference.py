@@ -223,7 +223,8 @@ def view(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | Non
     else:
         size, name = scenes.image_size or state.image_size, Path(given["load_state"]).stem
         menu = {name: partial(ViewedScene.of_state, state, model, name, machine.chunk_views)}
-    serve(menu, size, path_files(settings(Video, given), Path(scenes.output_dir)), interaction.host, interaction.port)
+    files = path_files(settings(Video, given), Path(scenes.output_dir))
+    serve(menu, size, files, interaction.host, interaction.port, few_sizes=machine.compile)
 
 
 def path_files(video: Video, folder: Path) -> PathFiles:

@@ -147,6 +147,18 @@ def test_a_refresh_draws_what_is_at_rest_once_more_at_once_and_fine(stage):
     assert s.drawn[2] == (1, 64)
 
 
+def test_where_there_is_nothing_to_show_yet_nobody_is_asked_again_until_a_refresh(stage):
+    s = stage(Quality(fine=64, coarse=32, automatic=False))
+    draw, s.loop._draw = s.loop._draw, lambda *_: s.begun.append((0, 0))
+    s.loop.ask("a", pose(1))
+    s.until(lambda: len(s.begun) == 1)
+    time.sleep(2 * REST_S)
+    assert len(s.begun) == 1
+    s.loop._draw = draw
+    s.loop.refresh()
+    s.until(lambda: (1, 64) in s.drawn)
+
+
 def test_a_pose_that_fails_is_told_once_and_others_go_on(stage):
     s = stage(Quality(fine=64, coarse=32, automatic=False))
     s.loop.ask("a", pose(-1))

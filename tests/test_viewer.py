@@ -143,6 +143,11 @@ def test_a_photo_that_cannot_be_read_leaves_the_scene_as_it_is(viewer, monkeypat
         assert psnr(middle(client.last_picture().pixels), direct(viewer.scene, viewer.scene.c2w[4])) > 30
         assert client.kinds["NotificationShowMessage"] == 1
     assert scene.state is first
+    assert "a.png: is damaged; wanted a photo" in viewer.scene_panel._text.content
+    monkeypatch.undo()
+    viewer.switch_input(scene.inputs[0])
+    until(lambda: scene.state is not first)
+    assert len(scene.inputs) == INPUTS - 1
 
 
 def test_a_saved_state_is_shown_without_photos(viewer, model, tmp_path):

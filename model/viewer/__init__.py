@@ -23,6 +23,7 @@ def start_viewer(
     files: PathFiles | None = None,
     host: str = "127.0.0.1",
     port: int = 8080,
+    few_sizes: bool = False,
 ) -> Viewer:
     """Start a viewer; see `Viewer` for the arguments.
 
@@ -35,14 +36,19 @@ def start_viewer(
         raise InputError("viewer", f"cannot start ({error})", f"viser: {INSTALL}") from error
     from model.viewer.viewer import Viewer
 
-    return Viewer(scenes, trained_size, files, host, port)
+    return Viewer(scenes, trained_size, files, host, port, few_sizes)
 
 
 def serve(
-    scenes: dict[str, Callable[[], ViewedScene]], trained_size: tuple[int, int], files: PathFiles, host: str, port: int
+    scenes: dict[str, Callable[[], ViewedScene]],
+    trained_size: tuple[int, int],
+    files: PathFiles,
+    host: str,
+    port: int,
+    few_sizes: bool,
 ) -> None:
     """Run a viewer until the program is interrupted; print where it is. Arguments and errors are those of `start_viewer`."""
-    with start_viewer(scenes, trained_size, files, host, port) as viewer:
+    with start_viewer(scenes, trained_size, files, host, port, few_sizes) as viewer:
         at = viewer.server.get_port()
         print(f"viewer: {viewer.url} (Ctrl-C ends it)", flush=True)
         print(f"from another machine: ssh -L {at}:localhost:{at} THIS_MACHINE, then http://localhost:{at}", flush=True)

@@ -1,8 +1,10 @@
 """One browser: its camera, what it shows of the scene's cameras, its own part of the panel, and the pictures sent to it."""
 
 import math
+import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,6 +50,8 @@ class Browser:
         self._frusta: dict[int, viser.CameraFrustumHandle] = {}
         self._keys: list[viser.CameraFrustumHandle] = []
         self._curve: list[viser.SceneNodeHandle] = []
+        # Cameras are drawn by the threads of several panels, and hidden by the one that receives poses.
+        self._drawing = threading.RLock()
         # One thread: pictures are encoded in the order in which they were rendered.
         self._encoder = ThreadPoolExecutor(1, "encode")
         self._flights = ThreadPoolExecutor(1, "fly")
@@ -100,7 +104,7 @@ class Browser:
         # The scene's own up, so that dragging turns about it, unless the camera is rolled against it.
         level = up - forward * (up @ forward)
         rolled = np.linalg.norm(level) < 1e-3 or level @ own_up < np.linalg.norm(level) * math.cos(ROLLED)
-        depth = self.view_panel.look_distance(scene, position, forward)
+        depth = self.view_panel.turning_distance(c2w)
         scale = scene.shown_scale
         with self.client.atomic():
             camera.up_direction = own_up if rolled else up
@@ -189,80 +193,100 @@ class Browser:
 
     def draw_cameras(self) -> None:
         """Draw the scene's cameras, the inputs with their photos."""
-        for frustum in self._frusta.values():
-            frustum.remove()
-        self._frusta.clear()
+        thumbnails = {view: self.viewer.scene_panel.thumbnail(view) for view in self.viewer.scene_panel.drawn_views}
+        with self._drawing:
+            for frustum in self._frusta.values():
+                frustum.remove()
+            self._frusta = {view: self._draw_camera(view, thumbnail) for view, thumbnail in thumbnails.items()}
+            self._hide_cameras(self.pose)
+
+    def _draw_camera(self, view: int, thumbnail: np.ndarray | None) -> viser.CameraFrustumHandle:
         scene, panel = self.viewer.scene, self.viewer.scene_panel
-        for view in panel.drawn_views:
-            fov, aspect = scene.field_of_view(view)
-            frustum = self.client.scene.add_camera_frustum(
-                f"/cameras/{view}",
-                fov,
-                aspect,
-                scale=panel.camera_size * scene.shown_scale,
-                thickness=2.0,
-                thickness_units="screen",
-                color=panel.colour(view, self.photo_panel.view),
-                image=panel.thumbnail(view),
-                jpeg_quality=80,
-                wxyz=transforms.SO3.from_matrix(scene.c2w[view, :3, :3]).wxyz,
-                position=scene.c2w[view, :3, 3] * scene.shown_scale,
-                cast_shadow=False,
-                receive_shadow=False,
-            )
-            frustum.on_click(lambda _, view=view: self.fly_to_view(view))
-            self._frusta[view] = frustum
-        self._hide_cameras(self.pose)
+        fov, aspect = scene.field_of_view(view)
+        frustum = self.client.scene.add_camera_frustum(
+            f"/cameras/{view}",
+            fov,
+            aspect,
+            scale=panel.camera_size * scene.shown_scale,
+            thickness=2.0,
+            thickness_units="screen",
+            color=panel.colour(view, self.photo_panel.view),
+            image=thumbnail,
+            jpeg_quality=80,
+            wxyz=transforms.SO3.from_matrix(scene.c2w[view, :3, :3]).wxyz,
+            position=scene.c2w[view, :3, 3] * scene.shown_scale,
+            cast_shadow=False,
+            receive_shadow=False,
+        )
+        frustum.on_click(lambda _: self.fly_to_view(view))
+        return frustum
 
     def draw_path(self, path: KeyframePath | None, chosen: int, size: float) -> None:
         """Draw a camera path, its keyframes as cameras of a size."""
-        for node in (*self._keys, *self._curve):
-            node.remove()
-        self._keys.clear()
-        self._curve.clear()
-        if path is None:
-            return
-        scene, (h, w), shown_scale = self.client.scene, path.image_size, self.viewer.scene.shown_scale
-        for i, key in enumerate(path.keyframes):
-            frustum = scene.add_camera_frustum(
-                f"/path/keyframe_{i}",
-                math.radians(key.fov_deg),
-                w / h,
-                scale=size * shown_scale,
-                thickness=3.0,
-                thickness_units="screen",
-                color=KEYFRAME_CHOSEN if i == chosen else KEYFRAME,
-                wxyz=transforms.SO3.from_matrix(key.c2w[:3, :3]).wxyz,
-                position=key.c2w[:3, 3] * shown_scale,
-                cast_shadow=False,
-            )
-            frustum.on_click(lambda _, i=i: self.viewer.path_panel.choose(i, self))
-            self._keys.append(frustum)
-        if len(path.keyframes) > 1:
-            at = path.at(np.linspace(0, path.seconds, CURVE_POINTS * len(path.keyframes)))[0][:, :3, 3].astype(np.float32)
-            pieces = np.stack([at[:-1], at[1:]], axis=1) * shown_scale
-            self._curve.append(scene.add_line_segments("/path/curve", pieces, KEYFRAME, thickness=3.0, thickness_units="screen"))
-        self._hide_cameras(self.pose)
+        with self._drawing:
+            for node in (*self._keys, *self._curve):
+                node.remove()
+            self._keys, self._curve = [], []
+            if path is None:
+                return
+            self._keys = [
+                self._draw_key(path, i, KEYFRAME_CHOSEN if i == chosen else KEYFRAME, size) for i in range(len(path.keyframes))
+            ]
+            if len(path.keyframes) > 1:
+                at = path.at(np.linspace(0, path.seconds, CURVE_POINTS * len(path.keyframes)))[0][:, :3, 3].astype(np.float32)
+                pieces = np.stack([at[:-1], at[1:]], axis=1) * self.viewer.scene.shown_scale
+                curve = self.client.scene.add_line_segments(
+                    "/path/curve", pieces, KEYFRAME, thickness=3.0, thickness_units="screen"
+                )
+                self._curve = [curve]
+            self._hide_cameras(self.pose)
+
+    def _draw_key(self, path: KeyframePath, i: int, colour: tuple[int, int, int], size: float) -> viser.CameraFrustumHandle:
+        key, (h, w), scale = path.keyframes[i], path.image_size, self.viewer.scene.shown_scale
+        frustum = self.client.scene.add_camera_frustum(
+            f"/path/keyframe_{i}",
+            math.radians(key.fov_deg),
+            w / h,
+            scale=size * scale,
+            thickness=3.0,
+            thickness_units="screen",
+            color=colour,
+            wxyz=transforms.SO3.from_matrix(key.c2w[:3, :3]).wxyz,
+            position=key.c2w[:3, 3] * scale,
+            cast_shadow=False,
+        )
+        frustum.on_click(lambda _: self.viewer.path_panel.choose(i, self))
+        return frustum
 
     def colour_cameras(self) -> None:
         """Colour the cameras by what they are."""
-        for view, frustum in list(self._frusta.items()):
-            frustum.color = self.viewer.scene_panel.colour(view, self.photo_panel.view)
+        with self._drawing:
+            for view, frustum in self._frusta.items():
+                frustum.color = self.viewer.scene_panel.colour(view, self.photo_panel.view)
 
     def size_cameras(self) -> None:
         """Draw the cameras at the size of the slider."""
-        for frustum in list(self._frusta.values()):
-            frustum.scale = self.viewer.scene_panel.camera_size * self.viewer.scene.shown_scale
-        self._hide_cameras(self.pose)
+        with self._drawing:
+            for frustum in self._frusta.values():
+                frustum.scale = self.viewer.scene_panel.camera_size * self.viewer.scene.shown_scale
+            self._hide_cameras(self.pose)
 
     def _hide_cameras(self, pose: Pose) -> None:
         """Hide the cameras that are in the way: at the eye, and, of an object, behind it, where they would be drawn over it."""
+        if not self._drawing.acquire(blocking=False):  # whoever draws them hides them next
+            return
+        try:
+            self._hide_among([*self._frusta.values(), *self._keys], pose)
+        finally:
+            self._drawing.release()
+
+    def _hide_among(self, frusta: Sequence[viser.CameraFrustumHandle], pose: Pose) -> None:
         scene = self.viewer.scene
         near = NEAR_EYE * self.viewer.scene_panel.camera_size
         across = BEHIND * math.tan(pose.fov / 2)
         rotation, eye = pose.c2w[:3, :3], pose.c2w[:3, 3]
         depth_of_centre = float((scene.centre - eye) @ rotation[:, 2])
-        for frustum in [*self._frusta.values(), *self._keys]:
+        for frustum in frusta:
             x, y, depth = (frustum.position / scene.shown_scale - eye) @ rotation
             behind = not scene.normalised and depth > depth_of_centre > 0 and math.hypot(x, y) < across * depth
             visible = not behind and math.hypot(x, y, depth) > near

@@ -3,11 +3,13 @@
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from config.errors import InputError, line_of
 from data.output.video import to_uint8
 from model.metric import psnr
 from model.viewer.contract import BrowserParts
+from model.viewer.viewed_scene import ViewedScene
 
 ROWS, GAP = 160, 6
 
@@ -42,13 +44,9 @@ class PhotoPanel:
         self._browser.colour_cameras()
 
     def update(self) -> None:
-        """Render the chosen view once more, as after a reconstruction."""
-        if self.view is not None:
-            self._browser.viewer.loop.submit(self._compare)
-
-    def _compare(self) -> None:
-        """Render the view at its photo's size and compare; in the render thread."""
-        scene, view = self._browser.viewer.scene, self.view
+        """Compare the chosen view once more, as after a reconstruction; the rendering is made in the render thread."""
+        viewer, view = self._browser.viewer, self.view
+        scene = viewer.scene
         if view is None or view >= len(scene) or scene.state is None or not scene.has_photos:
             return
         try:
@@ -56,7 +54,13 @@ class PhotoPanel:
         except (InputError, OSError) as error:
             self._browser.fail(line_of(error))
             return
+        viewer.loop.submit(lambda: self._compare(scene, view, photo, fxfycxcy))
+
+    def _compare(self, scene: ViewedScene, view: int, photo: Tensor, fxfycxcy: Tensor) -> None:
+        """Render a view at its photo's size and show both."""
         rendered = scene.render(fxfycxcy, torch.from_numpy(scene.c2w[view]).float(), scene.image_size)
+        if view != self.view or scene is not self._browser.viewer.scene:  # another one has been chosen meanwhile
+            return
         assert rendered is not None
         score = psnr(torch.from_numpy(rendered).movedim(-1, 0) / 255, photo).item()
         is_input = view in scene.inputs
@@ -67,7 +71,8 @@ class PhotoPanel:
 
 
 def beside(photo: np.ndarray, rendered: np.ndarray) -> np.ndarray:
-    """Return two images (h, w, 3) side by side, pixels enlarged as squares."""
-    scale = max(1, ROWS // photo.shape[0])
-    both = [cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST) for image in (photo, rendered)]
+    """Return two images (h, w, 3) side by side; small ones enlarged by squares for pixels, large ones reduced."""
+    h = photo.shape[0]
+    scale, filtering = (max(1, ROWS // h), cv2.INTER_NEAREST) if h < 2 * ROWS else (2 * ROWS / h, cv2.INTER_AREA)
+    both = [cv2.resize(image, None, fx=scale, fy=scale, interpolation=filtering) for image in (photo, rendered)]
     return np.hstack([both[0], np.full((both[0].shape[0], GAP, 3), 255, np.uint8), both[1]])

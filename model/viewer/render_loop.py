@@ -83,8 +83,8 @@ class RenderLoop:
     """The thread.
 
     Args:
-        draw: renders a pose at a height; asks its third argument between steps whether the frame is still wanted, and returns None
-            if it is not.
+        draw: renders a pose at a height; asks its third argument between steps whether the frame is abandoned, and returns None if
+            it is, or if there is nothing to render yet.
         deliver: receives a browser's key and a picture, in this thread; it must be quick.
         failed: receives a browser's key and an exception of `draw`. The pose that raised it is not tried again.
         quality: sizes of frames.
@@ -218,7 +218,10 @@ class RenderLoop:
         with self._changed:
             browser.served_s = time.monotonic()
             if pixels is None:
-                browser.deferrals += 1
+                if abandoned():
+                    browser.deferrals += 1
+                else:  # there is nothing to show yet: `refresh` tells when there is
+                    browser.shown = browser.fine = number
                 return
             browser.shown = number
             browser.fine = number if fine else browser.fine

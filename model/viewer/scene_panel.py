@@ -58,12 +58,13 @@ class ScenePanel:
             self._menu.value = scene.name
         self.tell()
 
-    def tell(self) -> None:
-        """Write the line about the inputs, and set the slider to their number."""
+    def tell(self, problem: str = "") -> None:
+        """Write the line about the inputs, and why there are no others; set the slider to their number."""
         scene = self._viewer.scene
         kind = "scene" if scene.normalised else "object"
         photos = "" if scene.has_photos else ", without photos"
-        self._text.content = f"{scene.name}: {kind}, {len(scene.inputs)} of {len(scene)} views are inputs{photos}"
+        about = f"{scene.name}: {kind}, {len(scene.inputs)} of {len(scene)} views are inputs{photos}"
+        self._text.content = about + (f"  \n⚠ {problem}" if problem else "")
         self._number.value = len(scene.inputs)
 
     def progress(self, done: float | None) -> None:

@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from model.viewer.contract import BrowserParts
-from model.viewer.viewed_scene import ViewedScene
 from model.viewer.window import window_fov
 
 AXES = {
@@ -14,8 +13,6 @@ AXES = {
 }  # fmt: skip
 OF_SCENE, OF_VIEW = "of the scene", "of this view"
 CENTRE, IN_PLACE = "orbit the centre", "look around"
-# Looking around is orbiting a point this near, in units of the spread of the inputs.
-NEAR = 0.1
 FOV_DEG = (10.0, 120.0)
 
 
@@ -57,21 +54,18 @@ class ViewPanel:
         if self._fov.value != degrees:
             self._fov.value = degrees
 
-    def look_distance(self, scene: ViewedScene, position: np.ndarray, forward: np.ndarray) -> float:
-        """Return the distance of the point that dragging turns about, on the viewing axis."""
-        if self._turn.value == IN_PLACE:
-            return NEAR * scene.spread
-        depth = float((scene.centre - position) @ forward)
-        return depth if depth > NEAR * scene.spread else scene.spread
+    def turning_distance(self, c2w: np.ndarray) -> float:
+        """Return the distance of the point that dragging turns about, on the viewing axis of a pose."""
+        return self._browser.viewer.scene.turning_distance(c2w, self._turn.value == IN_PLACE)
 
     def recentre(self) -> None:
         """Put the point that dragging turns about back to its distance, where the wheel has brought the camera closer to it."""
         browser = self._browser
-        camera, scene = browser.client.camera, browser.viewer.scene
-        depth = float(np.linalg.norm(camera.look_at - camera.position)) / scene.shown_scale
-        if self._turn.value == IN_PLACE and not 0.7 < depth / (NEAR * scene.spread) < 1.4:
-            pose = browser.pose
-            camera.look_at = (pose.c2w[:3, 3] + pose.c2w[:3, 2] * NEAR * scene.spread) * scene.shown_scale
+        camera, pose, scale = browser.client.camera, browser.pose, browser.viewer.scene.shown_scale
+        wanted = self.turning_distance(pose.c2w)
+        depth = float(np.linalg.norm(camera.look_at - camera.position)) / scale
+        if self._turn.value == IN_PLACE and not 0.7 < depth / wanted < 1.4:
+            camera.look_at = (pose.c2w[:3, 3] + pose.c2w[:3, 2] * wanted) * scale
 
     def _zoom(self) -> None:
         self._browser.client.camera.fov = math.radians(self._fov.value)

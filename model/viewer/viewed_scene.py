@@ -24,8 +24,10 @@ from model.scene_state import SceneState
 KEPT_PHOTOS = 32
 # Spread of the inputs in the browser.
 SHOWN_SPREAD = 4.0
-# Radius of what is looked at, in units of the distance to it: where cameras are at one place there is no other scale.
+# Least spread, in units of the distance to what is looked at: cameras at one place have none.
 _NO_SPREAD = 0.1
+# A camera that looks around turns about a point this near, in units of the spread.
+_NEAR = 0.1
 
 
 class Abandoned(Exception):
@@ -79,9 +81,11 @@ class ViewedScene:
     ) -> None:
         self.name, self.model, self.image_size, self.normalised = name, model, image_size, normalised
         self.fxfycxcy, self.c2w = fxfycxcy.cpu().float(), c2w.cpu().double().numpy()
-        self.inputs, self.photos, self.state, self.chunk_views = list(inputs), photos, state, chunk_views
+        self.photos, self.chunk_views = photos, chunk_views
         self.from_capture = np.eye(4) if from_capture is None else from_capture.cpu().double().numpy()
-        self._first_inputs = list(inputs)
+        self.inputs: list[int] = []
+        self.use(inputs, state)
+        self.spread = self._spread()
         self._photo = functools.lru_cache(KEPT_PHOTOS)(self._load)
         self._lock = threading.Lock()
 
@@ -146,27 +150,25 @@ class ViewedScene:
         h, w = self.image_size
         return 2 * float(np.arctan(h / (2 * fy))), (w / fx) / (h / fy)
 
-    @property
-    def centre(self) -> np.ndarray:
-        """(3) what the inputs look at: the origin for objects, else the point nearest to their axes."""
-        if not self.normalised:
-            return np.zeros(3)
-        c2w = torch.from_numpy(self.c2w[self.inputs])[None]
-        return focus_of(c2w.float())[0].double().numpy()
+    def use(self, inputs: Sequence[int], state: SceneState | None) -> None:
+        """Take a reconstruction of these inputs as the current one.
 
-    @property
-    def up(self) -> np.ndarray:
-        """(3) z for objects, whose frame is upright; else the mean of the inputs' own up."""
+        `centre` is then what they look at: the origin for objects, else the point nearest to their axes. `up` is z for objects,
+        whose frame is upright, else the mean of the inputs' own up.
+        """
+        self.inputs, self.state = list(inputs), state
         if not self.normalised:
-            return np.array([0.0, 0.0, 1.0])
-        up = -self.c2w[self.inputs, :3, 1].mean(0)
+            self.centre, self.up = np.zeros(3), np.array([0.0, 0.0, 1.0])
+            return
+        c2w = self.c2w[self.inputs]
+        self.centre = focus_of(torch.from_numpy(c2w)[None].float())[0].double().numpy()
+        up = -c2w[:, :3, 1].mean(0)
         length = np.linalg.norm(up)
-        return up / length if length > 1e-6 else -self.c2w[self.inputs[0], :3, 1]
+        self.up = up / length if length > 1e-6 else -c2w[0, :3, 1]
 
-    @property
-    def spread(self) -> float:
-        """Root mean square distance of the first inputs from their mean, the unit in which distances from inputs are told."""
-        position = self.c2w[self._first_inputs, :3, 3]  # what is drawn keeps its size when inputs change
+    def _spread(self) -> float:
+        """Return the root mean square distance of the inputs from their mean: the unit of distances, whatever inputs follow."""
+        position = self.c2w[self.inputs, :3, 3]
         spread = float(np.sqrt(((position - position.mean(0)) ** 2).sum(1).mean()))
         distance = float(np.linalg.norm(position - self.centre, axis=1).mean())
         return max(spread, _NO_SPREAD * distance, 1e-6)
@@ -175,6 +177,13 @@ class ViewedScene:
     def shown_scale(self) -> float:
         """Length in the browser of a unit of the scene: the keys move a camera by 2 units a second there, here half a spread."""
         return SHOWN_SPREAD / self.spread
+
+    def turning_distance(self, c2w: np.ndarray, in_place: bool) -> float:
+        """Return the distance, on the viewing axis, of the point that dragging turns about: near, or level with `centre`."""
+        if in_place:
+            return _NEAR * self.spread
+        depth = float((self.centre - c2w[:3, 3]) @ c2w[:3, 2])
+        return depth if depth > _NEAR * self.spread else self.spread
 
     def angle_to_inputs(self, c2w: np.ndarray) -> float:
         """Return the angle, in radians, between a camera's viewing direction and that of the input most like it."""

@@ -41,6 +41,7 @@ class Viewer:
         scenes: functions that open the scenes of the menu, by name, which must differ. The first is opened at once.
         trained_size: (h, w) that the weights were trained at.
         files: where camera paths are saved; None: they are only downloaded.
+        few_sizes: keep to one size in motion and one at rest, as a compiled network wants.
         host: address to listen at.
         port: of it; the next free one is taken if it is in use.
         chosen_threads: numbers of CPU threads to choose from, by measurement; None: one, and one a core.
@@ -56,6 +57,7 @@ class Viewer:
         files: PathFiles | None = None,
         host: str = "127.0.0.1",
         port: int = 8080,
+        few_sizes: bool = False,
         chosen_threads: tuple[int, ...] | None = None,
     ) -> None:
         self._openers = list(scenes.values())
@@ -69,7 +71,8 @@ class Viewer:
         self.server = _serve(host, port)
         patch = self.scene.model.config.patch_size
         self.loop = RenderLoop(self._draw, self._deliver, self._failed, first_quality(trained_size[0], patch))
-        self._reconstructor = Reconstructor(self._progress, self._reconstructed, self.fail)
+        self.loop.quality.automatic = not few_sizes
+        self._reconstructor = Reconstructor(self._progress, self._reconstructed, self._not_reconstructed)
         self.scene_panel = ScenePanel(self, list(scenes))
         self.quality_panel = QualityPanel(self, trained_size[0])
         self.path_panel = PathPanel(self, files or PathFiles())
@@ -148,7 +151,8 @@ class Viewer:
         first = scene.c2w[scene.inputs[0]]
         initial.up = scene.up
         initial.position = first[:3, 3] * scene.shown_scale
-        initial.look_at = (first[:3, 3] + first[:3, 2] * scene.spread) * scene.shown_scale
+        # As browsers place their cameras: which of the two reaches a browser last is open.
+        initial.look_at = (first[:3, 3] + first[:3, 2] * scene.turning_distance(first, scene.normalised)) * scene.shown_scale
         self.scene_panel.show()
         self.path_panel.show()
         for browser in self.browsers:
@@ -158,7 +162,7 @@ class Viewer:
             self.reconstruct(scene, scene.inputs)
 
     def _reconstructed(self, scene: ViewedScene, inputs: list[int], state: SceneState) -> None:
-        scene.state, scene.inputs = state, inputs
+        scene.use(inputs, state)
         if scene is not self.scene:
             self.scene = scene
             self._show_scene()
@@ -168,6 +172,11 @@ class Viewer:
         self.loop.refresh()
         for browser in self.browsers:
             browser.photo_panel.update()
+
+    def _not_reconstructed(self, line: str) -> None:
+        self.wanted_inputs = list(self.scene.inputs)
+        self.scene_panel.tell(line)
+        self.fail(line)
 
     def _progress(self, done: float | None) -> None:
         self.scene_panel.progress(done)

@@ -360,7 +360,7 @@ class LaCTLVSM(nn.Module):
         fxfycxcy: Tensor,
         c2w: Tensor,
         image_size: tuple[int, int],
-        cancelled: Callable[[], bool] | None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Tensor | None:
         """Return the images of a chunk; None once `cancelled` returns true."""
         y = self.tokenise(fxfycxcy, c2w, image_size)

@@ -64,7 +64,9 @@ def test_published_commands_run_as_they_stand(published, monkeypatch, command):
     # The network is too slow at these sizes; all around it runs.
     monkeypatch.setattr(LaCTLVSM, "reconstruct", reconstruct)
     monkeypatch.setattr(LaCTLVSM, "_check_state", lambda self, state, b: None)
-    monkeypatch.setattr(LaCTLVSM, "_render_chunk", lambda self, state, k, c2w, size: torch.full((1, c2w.shape[1], 3, *size), 0.5))
+    monkeypatch.setattr(
+        LaCTLVSM, "_render_chunk", lambda self, state, k, c2w, size, _: torch.full((1, c2w.shape[1], 3, *size), 0.5)
+    )
     assert inference.main([*shlex.split(command), "--video_frames", "2"]) == 0  # a shorter video
     given = read_command_line("inference.py", "", SETTINGS, shlex.split(command))
     name, n, v = ("dl3dv", given["num_all_views"], given["num_input_views"]) if "scene_inference" in given else ("gso", 64, 8)

@@ -13,15 +13,15 @@ import viser
 from viser import transforms
 
 from config.errors import InputError, line_of
-from model.keyframes import Keyframe, KeyframePath
+from model.keyframes import MOST_FRAMES, Keyframe, KeyframePath
 from model.viewer.contract import BrowserParts, ViewerParts
 from model.viewer.path_files import PathFiles, file_name
+from model.viewer.path_widgets import LEAST_SECONDS, MOST_SECONDS, NO_KEYS, STEP_S, add_path_widgets
 from model.viewer.window import picture_fov, window_fov
 
-STEP_S, FPS = 2.0, 30
 PREVIEW_FPS = 30
-NO_KEYS: tuple[str, ...] = ("none",)
-MOST_SECONDS, MOST_SIDE = 3600.0, 8192
+# Keyframes are at least this far apart in time, where there is room.
+LEAST_STEP_S = 0.01
 
 
 class PathPanel:
@@ -44,52 +44,21 @@ class PathPanel:
         self._source: tuple[object, Any] | None = None
         self._filled: dict[str, Any] = {}
         self._chosen = 0
-        gui, (h, w) = viewer.server.gui, viewer.trained_size
-        with gui.add_folder("Camera path", order=5, expand_by_default=False):
-            self._text = gui.add_markdown("")
-            self._add_here = gui.add_button("Add this view", hint="as a keyframe, after the chosen one")
-            self._keys: viser.GuiDropdownHandle[str] = gui.add_dropdown("Keyframe", NO_KEYS)
-            self._time = gui.add_number("Time of it, s", 0.0, min=0.0, max=MOST_SECONDS, step=0.1)
-            self._fov = gui.add_number("Field of view of it °", 50.0, min=1.0, max=170.0, step=0.5)
-            self._edit = gui.add_button_group("Chosen one", ("Set to this view", "Delete"))
-            self._move = gui.add_checkbox("Move it by its handle", False)
-            self._seconds = gui.add_number("Duration, s", 0.1, min=0.1, max=MOST_SECONDS, step=0.1)
-            self._tension = gui.add_slider("Tension", 0.0, 1.0, 0.05, 0.0)
-            self._loop = gui.add_checkbox("Loop", False)
-            self._at = gui.add_slider("Preview", 0.0, 1.0, 0.001, 0.0)
-            self._start = gui.add_button("Play", color="gray", hint="moves your camera along the path; again to stop")
-            self._fps = gui.add_number("Frames/s", FPS, min=1, max=240, step=1)
-            self._height = gui.add_number("Height", h, min=1, max=MOST_SIDE, step=1)
-            self._width = gui.add_number("Width", w, min=1, max=MOST_SIDE, step=1)
-            self._name = gui.add_text("Name", "camera_path")
-            save = gui.add_button("Save", visible=files.folder is not None, hint="on the machine that runs the viewer")
-            download = gui.add_button("Download", color="gray")
-            self._upload = gui.add_upload_button("Load a JSON", color="gray", mime_type="application/json")
-        self._of_keys = (
-            self._time,
-            self._fov,
-            self._move,
-            self._seconds,
-            self._tension,
-            self._loop,
-            self._at,
-            self._edit,
-            self._keys,
-        )
-        self._add_here.on_click(self._safely(lambda event: self._add(self._browser(event))))
-        self._keys.on_update(self._safely(lambda event: self._choose(self._keys.value, self._browser(event))))
-        self._time.on_update(self._safely(lambda _: self._retime()))
-        self._fov.on_update(self._safely(lambda _: self._rezoom()))
-        self._edit.on_click(self._safely(lambda event: self._change(self._edit.value, self._browser(event))))
-        self._move.on_update(self._safely(lambda _: self._draw()))
-        self._seconds.on_update(self._safely(lambda _: self._stretch()))
-        for control in (self._tension, self._loop, self._fps, self._height, self._width):
+        self.widgets = c = add_path_widgets(viewer.server.gui, viewer.trained_size)
+        c.add.on_click(self._safely(lambda event: self._add(self._browser(event))))
+        c.keys.on_update(self._safely(lambda event: self._choose(c.keys.value, self._browser(event))))
+        c.time.on_update(self._safely(lambda _: self._retime()))
+        c.fov.on_update(self._safely(lambda _: self._rezoom()))
+        c.edit.on_click(self._safely(lambda event: self._change(c.edit.value, self._browser(event))))
+        c.move.on_update(self._safely(lambda _: self._draw()))
+        c.seconds.on_update(self._safely(lambda _: self._stretch()))
+        for control in (c.tension, c.loop, c.fps, c.height, c.width):
             control.on_update(self._safely(lambda _: self._reshape()))
-        self._at.on_update(self._safely(lambda event: self._scrub(self._browser(event))))
-        self._start.on_click(lambda event: self._play(self._browser(event)))
-        save.on_click(self._safely(lambda _: self._save()))
-        download.on_click(self._safely(lambda event: self._download(event.client)))
-        self._upload.on_upload(self._safely(lambda _: self._load(self._upload.value)))
+        c.at.on_update(self._safely(lambda event: self._scrub(self._browser(event))))
+        c.play.on_click(lambda event: self._play(self._browser(event)))
+        c.save.on_click(self._safely(lambda _: self._save()))
+        c.download.on_click(self._safely(lambda event: self._download(event.client)))
+        c.load.on_upload(self._safely(lambda _: self._load(c.load.value)))
 
     def _safely(self, handle: Callable[[viser.GuiEvent], None]) -> Callable[[viser.GuiEvent], None]:
         """Return what handles the events of browsers one at a time; those of this program itself, without a client, do nothing."""
@@ -98,8 +67,10 @@ class PathPanel:
             if event.client is not None:
                 with self._lock:
                     self._source = event.target, event.target.value
-                    handle(event)
-                    self._source = None
+                    try:
+                        handle(event)
+                    finally:
+                        self._source = None
 
         return handle_alone
 
@@ -138,8 +109,7 @@ class PathPanel:
             return
         key, path = self._key_of(browser), self.path
         if path is None:
-            size = int(self._height.value), int(self._width.value)
-            self._set(KeyframePath((key,), size, float(self._fps.value), float(self._tension.value), self._loop.value, STEP_S), 0)
+            self._set(KeyframePath((key,), closing_s=STEP_S, **self._shape), 0)
             return
         keys = path.keyframes
         if self._chosen + 1 < len(keys):
@@ -154,7 +124,7 @@ class PathPanel:
 
     @property
     def _aspect(self) -> float:
-        return self._width.value / self._height.value
+        return self.widgets.width.value / self.widgets.height.value
 
     def _window_fov(self, fov_deg: float, browser: BrowserParts) -> float:
         """Return a browser's field of view, in radians, in which a frame of the path has its own."""
@@ -162,9 +132,9 @@ class PathPanel:
 
     def _choose(self, label: str, browser: BrowserParts | None) -> None:
         path = self.path
-        if path is None or label not in self._keys.options:
+        if path is None or label not in self.widgets.keys.options:
             return
-        self._chosen = self._keys.options.index(label)
+        self._chosen = self.widgets.keys.options.index(label)
         self._show()
         if browser is not None:
             key = path.keyframes[self._chosen]
@@ -191,9 +161,9 @@ class PathPanel:
             return
         keys, i = path.keyframes, self._chosen
         if i > 0:
-            earliest = keys[i - 1].time_s + 0.01
-            latest = keys[i + 1].time_s - 0.01 if i + 1 < len(keys) else MOST_SECONDS
-            time_s = min(max(float(self._time.value), earliest), max(earliest, latest))
+            before, after = keys[i - 1].time_s, keys[i + 1].time_s if i + 1 < len(keys) else MOST_SECONDS
+            margin = min(LEAST_STEP_S, (after - before) / 2)
+            time_s = min(max(float(self.widgets.time.value), before + margin), after - margin)
             path = path.replaced(i, Keyframe(keys[i].c2w, keys[i].fov_deg, time_s))
         self._set(path, i)
 
@@ -201,19 +171,24 @@ class PathPanel:
         path = self.path
         if path is not None:
             key = path.keyframes[self._chosen]
-            self._set(path.replaced(self._chosen, Keyframe(key.c2w, float(self._fov.value), key.time_s)), self._chosen)
+            self._set(path.replaced(self._chosen, Keyframe(key.c2w, float(self.widgets.fov.value), key.time_s)), self._chosen)
 
     def _stretch(self) -> None:
         path = self.path
         if path is not None and path.seconds > 0:
-            self._set(path.with_duration(float(self._seconds.value)), self._chosen)
+            self._set(path.with_duration(float(self.widgets.seconds.value)), self._chosen)
 
     def _reshape(self) -> None:
         path = self.path
         if path is not None:
-            size = int(self._height.value), int(self._width.value)
-            shape = {"tension": float(self._tension.value), "loop": self._loop.value, "fps": float(self._fps.value)}
-            self._set(dataclasses.replace(path, image_size=size, **shape), self._chosen)
+            self._set(dataclasses.replace(path, **self._shape), self._chosen)
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        """What the widgets say of a path beside its keyframes, by the names of `KeyframePath`."""
+        w = self.widgets
+        size = int(w.height.value), int(w.width.value)
+        return {"image_size": size, "fps": float(w.fps.value), "tension": float(w.tension.value), "loop": w.loop.value}
 
     def _set(self, path: KeyframePath, chosen: int) -> None:
         self._paths[self._viewer.scene.name] = path
@@ -225,27 +200,30 @@ class PathPanel:
     def _show(self) -> None:
         """Fill the controls and draw the path."""
         path = self.path
-        for control in self._of_keys:
-            control.visible = path is not None
+        for control in self.widgets.keyed:
+            control.visible = path is not None and (control is not self.widgets.save or self._files.folder is not None)
         if path is None:
-            self._text.content = "Move to a view and add it; the path goes smoothly through all that you add."
-            self._keys.options = NO_KEYS
+            self.widgets.text.content = "Move to a view and add it; the path goes smoothly through all that you add."
+            self.widgets.keys.options = NO_KEYS
         else:
             keys = path.keyframes
-            self._text.content = f"{len(keys)} keyframes, {path.seconds:.1f} s, {len(path.frames())} frames"
+            self.widgets.text.content = f"{len(keys)} keyframes, {path.seconds:.1f} s, {path.num_frames} frames"
             labels = tuple(f"{i + 1} · {key.time_s:.2f} s" for i, key in enumerate(keys))
-            if self._keys.options != labels:
-                self._keys.options = labels
+            if self.widgets.keys.options != labels:
+                self.widgets.keys.options = labels
             chosen, (h, w) = keys[self._chosen], path.image_size
-            self._fill(self._keys, labels[self._chosen])
-            self._fill(self._time, round(chosen.time_s, 3))
-            self._fill(self._fov, round(chosen.fov_deg, 2))
-            self._fill(self._seconds, min(max(round(path.seconds, 3), 0.1), MOST_SECONDS))
-            self._fill(self._tension, path.tension)
-            self._fill(self._loop, path.loop)
-            self._fill(self._fps, max(1, round(path.fps)))
-            self._fill(self._height, h)
-            self._fill(self._width, w)
+            for widget, value in (
+                (self.widgets.keys, labels[self._chosen]),
+                (self.widgets.time, round(chosen.time_s, 3)),
+                (self.widgets.fov, round(chosen.fov_deg, 2)),
+                (self.widgets.seconds, min(max(round(path.seconds, 3), LEAST_SECONDS), MOST_SECONDS)),
+                (self.widgets.tension, path.tension),
+                (self.widgets.loop, path.loop),
+                (self.widgets.fps, max(1, round(path.fps))),
+                (self.widgets.height, h),
+                (self.widgets.width, w),
+            ):
+                self._fill(widget, value)
         self._draw()
 
     def _draw(self) -> None:
@@ -254,7 +232,7 @@ class PathPanel:
         path, size = self.path, self._viewer.scene_panel.camera_size
         if self._gizmo is not None:
             self._gizmo.remove()
-        self._gizmo = self._handle(path, size) if path is not None and self._move.value else None
+        self._gizmo = self._handle(path, size) if path is not None and self.widgets.move.value else None
 
     def draw(self, browser: BrowserParts) -> None:
         """Draw the path in a browser: its keyframes as cameras, and the curve."""
@@ -287,15 +265,15 @@ class PathPanel:
             self._choose_at(i, browser)
 
     def _choose_at(self, i: int, browser: BrowserParts) -> None:
-        if i < len(self._keys.options):
-            self._choose(self._keys.options[i], browser)
+        if i < len(self.widgets.keys.options):
+            self._choose(self.widgets.keys.options[i], browser)
 
     # Preview
 
     def _scrub(self, browser: BrowserParts | None) -> None:
         path = self.path
         if path is not None and browser is not None:
-            self._place(browser, path, self._at.value * path.seconds)
+            self._place(browser, path, self.widgets.at.value * path.seconds)
 
     def _place(self, browser: BrowserParts, path: KeyframePath, time_s: float) -> None:
         c2w, fov_deg = path.at(np.array([time_s]))
@@ -320,10 +298,10 @@ class PathPanel:
 
     @property
     def _to_save(self) -> KeyframePath | None:
-        """The path in the capture's frame."""
+        """The path in the capture's frame; None, and a line that says why, where there is none or it is too long for a file."""
         path = self.path
-        if path is None:
-            self._viewer.fail("There is no keyframe yet.")
+        if path is None or path.num_frames > MOST_FRAMES:
+            self._viewer.fail(f"A path has 1 to {MOST_FRAMES} frames; this one {0 if path is None else path.num_frames}.")
             return None
         return path.moved(np.linalg.inv(self._viewer.scene.from_capture))
 
@@ -332,7 +310,7 @@ class PathPanel:
         if path is None:
             return
         try:
-            file = self._files.save(path, self._name.value)
+            file = self._files.save(path, self.widgets.name.value)
         except (InputError, OSError) as error:
             self._viewer.fail(line_of(error))
             return
@@ -343,7 +321,7 @@ class PathPanel:
         path = self._to_save
         if path is not None and client is not None:
             client.send_file_download(
-                file_name(self._name.value), json.dumps(self._files.content(path), indent=1).encode(), save_immediately=True
+                file_name(self.widgets.name.value), json.dumps(self._files.content(path), indent=1).encode(), save_immediately=True
             )
 
     def _load(self, file: viser.UploadedFile) -> None:

@@ -58,7 +58,6 @@ from model import LaCTLVSM, SceneState, load_model
 from model.departure import TrainedWith, departure
 from model.machine import describe_machine, version
 from model.metric import LPIPS, psnr, ssim
-from model.nerfstudio_path import read_dataparser_transform, read_keyframes
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
@@ -219,19 +218,13 @@ def view(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | Non
         dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers)
         check_image_size(dataset.image_size, model.config.patch_size)
         size = dataset.image_size
+        warn(notes_of(noted(jobs, network, trained, size, scenes.normalised)))
         menu = {job.folder.name: partial(viewed_scene, job, model, size, views, machine.chunk_views) for job in jobs}
     else:
         size, name = scenes.image_size or state.image_size, Path(given["load_state"]).stem
         menu = {name: partial(ViewedScene.of_state, state, model, name, machine.chunk_views)}
-    files = path_files(settings(Video, given), Path(scenes.output_dir))
+    files = PathFiles.of(settings(Video, given), Path(scenes.output_dir))
     serve(menu, size, files, interaction.host, interaction.port, few_sizes=machine.compile)
-
-
-def path_files(video: Video, folder: Path) -> PathFiles:
-    """Return where and in which frame the viewer saves camera paths, and the path that it begins with."""
-    moved = np.eye(4) if video.camera_path_frame is None else read_dataparser_transform(*video.camera_path_frame)
-    first = None if video.camera_path is None else read_keyframes(video.camera_path).moved(np.linalg.inv(moved))
-    return PathFiles(folder, first, moved)
 
 
 def viewed_scene(job: Job, model: LaCTLVSM, size: tuple[int, int], views: Views, chunk_views: int | None) -> ViewedScene:
@@ -243,6 +236,17 @@ def viewed_scene(job: Job, model: LaCTLVSM, size: tuple[int, int], views: Views,
 
     photos = Photos(job.scene, size, choose)
     return ViewedScene.of_photos(photos, model, job.folder.name, job.inputs, job.from_capture, chunk_views)
+
+
+def noted(jobs: list[Job], network: Network, trained: TrainedWith, size: tuple[int, int], normalised: bool) -> list[Job]:
+    """Return the jobs, each with how it departs from what the weights were trained with."""
+    name = Path(network.weights).name
+    return [replace(job, note=departure(name, trained, size, len(job.inputs), normalised)) for job in jobs]
+
+
+def notes_of(jobs: Iterable[Job]) -> list[str]:
+    """Return the notes of some jobs, each once."""
+    return list(dict.fromkeys(job.note for job in jobs if job.note))
 
 
 def warn(notes: Iterable[str]) -> None:
@@ -258,10 +262,7 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, plan: VideoP
     context = join_context(processes.context_size)
     with together(processes):
         dataset, jobs = plan_scenes(scenes, settings(Views, given), trained, machine.num_workers)
-        departing = [
-            departure(Path(network.weights).name, trained, dataset.image_size, len(job.inputs), scenes.normalised) for job in jobs
-        ]
-        jobs = [replace(job, note=note) for job, note in zip(jobs, departing, strict=True)]
+        jobs = noted(jobs, network, trained, dataset.image_size, scenes.normalised)
         model = prepare_model(network, machine, processes.device)
         model.context = context
         renderer = Renderer(model, context, machine.chunk_views)
@@ -275,7 +276,7 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, plan: VideoP
     if processes.highest(len(not_computed)) > len(not_computed):  # another process lacks LPIPS: none computes it
         del metrics["lpips"]
         not_computed = {"lpips": "its weights are missing on another process"}
-    notes = list(dict.fromkeys(job.note for job in jobs if job.note))
+    notes = notes_of(jobs)
     if plan.wanted and video_size != dataset.image_size:
         note = departure(f"video, {Path(network.weights).name}", trained, video_size, 0, scenes.normalised)
         notes += [note] if note else []

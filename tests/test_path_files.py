@@ -1,11 +1,13 @@
 """Files of camera paths drawn in the viewer: names, frames, limits."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from config.errors import InputError
+from config.rendering import Video
 from model.keyframes import Keyframe, KeyframePath
 from model.nerfstudio_path import read_camera_path
 from model.viewer.path_files import MOST_BYTES, PathFiles, file_name
@@ -50,6 +52,20 @@ def test_files_are_in_their_own_frame_and_read_back(tmp_path):
         assert (key.time_s, key.fov_deg) == pytest.approx((expected.time_s, expected.fov_deg))
     assert again.tension == 0.25
     assert files.content(path()) == json.loads(file.read_text())
+
+
+def test_the_first_path_is_read_in_the_frame_of_the_flags(tmp_path):
+    scale = {"transform": [[0, -1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]], "scale": 0.5}
+    (tmp_path / "dataparser_transforms.json").write_text(json.dumps(scale))
+    video = Video(camera_path_frame=(str(tmp_path / "dataparser_transforms.json"),))
+    files = PathFiles.of(video, tmp_path)
+    file = files.save(path(), "p")
+    # (2, 3, 4) goes to half of (-3 + 1, 2, 4).
+    np.testing.assert_allclose(read_camera_path(file).c2w[-1, :3, 3].numpy(), (-1, 1, 2), atol=1e-6)
+    first = PathFiles.of(dataclasses.replace(video, camera_path=str(file)), tmp_path).first
+    assert first is not None
+    np.testing.assert_allclose(first.keyframes[-1].c2w, path().keyframes[-1].c2w, atol=1e-9)
+    assert PathFiles.of(Video(), tmp_path).first is None
 
 
 def test_uploads_that_are_no_camera_path_are_refused():

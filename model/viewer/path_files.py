@@ -8,8 +8,15 @@ from typing import Any
 import numpy as np
 
 from config.errors import InputError
+from config.rendering import Video
 from model.keyframes import KeyframePath
-from model.nerfstudio_path import camera_path_dict, parse_keyframes, write_camera_path
+from model.nerfstudio_path import (
+    camera_path_dict,
+    parse_keyframes,
+    read_dataparser_transform,
+    read_keyframes,
+    write_camera_path,
+)
 
 MOST_BYTES = 64 << 20
 _NOT_IN_NAMES = re.compile(r"[^\w.-]+")
@@ -29,6 +36,13 @@ class PathFiles:
     folder: Path | None = None
     first: KeyframePath | None = None
     from_capture: np.ndarray = field(default_factory=lambda: np.eye(4))
+
+    @classmethod
+    def of(cls, video: Video, folder: Path) -> "PathFiles":
+        """Return the files as `--camera_path` and `--camera_path_frame` say; raises what reading them does."""
+        moved = np.eye(4) if video.camera_path_frame is None else read_dataparser_transform(*video.camera_path_frame)
+        first = None if video.camera_path is None else read_keyframes(video.camera_path).moved(np.linalg.inv(moved))
+        return cls(folder, first, moved)
 
     def read(self, content: bytes, name: str) -> KeyframePath:
         """Return a path from a file's content, in the capture's frame.

@@ -174,8 +174,9 @@ class Browser:
         rate = sum(now - sent < 1 for sent in self._sent_s)
         h, w = picture.pixels.shape[:2]
         q = self.viewer.loop.quality
-        size = f"{h}×{w}" if picture.fine else f"{h}×{w} while moving, {q.fine} rows at rest"
-        lines = [f"**{size}** · {1e3 * picture.seconds:.0f} ms" + ("" if picture.fine else f" · {rate} frames/s")]
+        # Always two lines, so that the panel does not jump.
+        lines = [f"**{h}×{w}** · {1e3 * picture.seconds:.0f} ms" + ("" if picture.fine else f" · {rate} frames/s")]
+        lines.append("at rest" if picture.fine else f"moving; {q.fine} rows at rest")
         scene = self.viewer.scene
         far = scene.distance_to_inputs(picture.pose.c2w[:3, 3])
         if far > FAR_FROM_INPUTS:

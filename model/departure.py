@@ -1,4 +1,4 @@
-"""What weights were trained with, and how a run departs from it."""
+"""Training settings of weights, and departures of a run from them."""
 
 import dataclasses
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What callers of the network give it, in one form: scenes and camera paths, tensors and arrays, with or without a batch."""
+"""Arguments of the network in one form: scenes and camera paths, tensors and arrays, with or without a batch."""
 
 import warnings
 

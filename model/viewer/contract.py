@@ -1,4 +1,4 @@
-"""What the parts of the viewer know of each other: `Viewer` and `Browser` fulfil these, the panels use them."""
+"""Interfaces between the parts of the viewer: `Viewer` and `Browser` fulfil them, the panels use them."""
 
 from collections.abc import Sequence
 from typing import Protocol

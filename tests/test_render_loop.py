@@ -197,6 +197,11 @@ def test_the_coarse_size_settles_where_the_target_rate_is_met(stage):
         s.loop.ask("a", pose(x))
         s.until(lambda x=x: len(s.pictures) > x)
     assert s.loop.quality.coarse == 64
+    s.loop.quality.target_fps = 80  # from the fine size it goes down again
+    for x in range(50, 75):
+        s.loop.ask("a", pose(x))
+        s.until(lambda x=x: len([at for at, _ in s.drawn if at == x]) > 0)
+    assert 28 <= s.loop.quality.coarse <= 44
 
 
 @pytest.mark.parametrize(("seconds", "faster"), [({1: 0.01, 2: 0.03}, 1), ({1: 0.05, 2: 0.03}, 2)])

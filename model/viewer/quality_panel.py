@@ -32,7 +32,7 @@ class QualityPanel:
             self._coarse_first = gui.add_checkbox("Coarser while moving", quality.coarse_first)
             self._automatic = gui.add_checkbox("… as the rate needs", quality.automatic)
             self._fps = gui.add_slider("Frames/s", 2, 60, 1, int(quality.target_fps))
-            self._coarse = gui.add_slider("Rows moving", quality.least, trained_rows, quality.step, quality.coarse, visible=False)
+            self._coarse = gui.add_slider("Rows moving", quality.least, trained_rows, quality.step, quality.coarse)
             self._beyond = gui.add_checkbox(
                 f"More than {trained_rows} rows", False, hint="larger than the weights were trained at: pictures get worse"
             )
@@ -48,7 +48,8 @@ class QualityPanel:
             self._fill,
             self._jpeg,
         ):
-            control.on_update(lambda _: self._apply())
+            control.on_update(lambda event: event.client and self._apply())
+        self._show_what_applies()
 
     @property
     def jpeg_quality(self) -> int:
@@ -67,11 +68,16 @@ class QualityPanel:
                 slider.value = min(slider.value, most)
                 slider.max = most
         quality.fine = int(self._fine.value)
+        if quality.automatic and not self._automatic.value:  # by hand from where the rate has brought it
+            self._coarse.value = quality.coarse
         quality.coarse_first, quality.automatic = self._coarse_first.value, self._automatic.value
         quality.target_fps = float(self._fps.value)
-        if not quality.automatic:
-            quality.coarse = min(int(self._coarse.value), quality.fine)
+        quality.coarse = min(quality.coarse if quality.automatic else int(self._coarse.value), quality.fine)
+        self._show_what_applies()
+        self._viewer.loop.refresh()
+
+    def _show_what_applies(self) -> None:
+        quality = self._viewer.loop.quality
         self._automatic.disabled = not quality.coarse_first
         self._fps.visible = quality.coarse_first and quality.automatic
         self._coarse.visible = quality.coarse_first and not quality.automatic
-        self._viewer.loop.refresh()

@@ -198,6 +198,7 @@ class RenderLoop:
             number, pose, asked_s = browser.asked, browser.pose, browser.asked_s
             # Frames in motion are finished even if the camera moves on: else nothing would be shown.
             needed = not fine or not self._coarser
+            in_motion = browser.shown < number and not browser.refreshed
 
         def abandoned() -> bool:
             if self._closed:
@@ -225,14 +226,14 @@ class RenderLoop:
                 return
             browser.shown = number
             browser.fine = number if fine else browser.fine
-            if not fine:
+            if in_motion:
                 self._adapt(seconds)
         self._deliver(key, Picture(pixels, pose, seconds, asked_s, fine))
 
     def _adapt(self, seconds: float) -> None:
         """Move the coarse height towards the one that meets the target rate; by steps, and only if it is clearly off."""
         q = self.quality
-        if not q.automatic:
+        if not q.automatic or not q.coarse_first:
             return
         now = time.monotonic()
         active = sum(now - browser.asked_s < ACTIVE_S for browser in self._browsers.values())

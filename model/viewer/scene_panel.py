@@ -54,13 +54,13 @@ class ScenePanel:
         self._number.max = max(2, len(scene))
         self._number.visible = scene.has_photos
         self._others.visible = scene.has_photos and len(scene) > len(scene.inputs)
-        if self._menu.value != scene.name and scene.name in self._menu.options:
-            self._menu.value = scene.name
         self.tell()
 
     def tell(self, problem: str = "") -> None:
         """Write the line about the inputs, and why there are no others; set the slider to their number."""
         scene = self._viewer.scene
+        if self._menu.value != scene.name and scene.name in self._menu.options:
+            self._menu.value = scene.name
         kind = "scene" if scene.normalised else "object"
         photos = "" if scene.has_photos else ", without photos"
         about = f"{scene.name}: {kind}, {len(scene.inputs)} of {len(scene)} views are inputs{photos}"

@@ -2,11 +2,10 @@
 
     python inference.py --load weight/obj_res256.pt --image_size 256 256 --data_path data_example/gso_sample_data_path.json
 
---output_dir gets metrics.json, metrics_views.csv, metrics_scenes.csv, and per scene a folder with comparison.png and video.mp4.
+--output_dir gets report.html, the scores as metrics.json, CSV, Markdown and LaTeX, and per scene a folder with comparison.png and
+video.mp4. `--num_input_views 4 8 16` compares numbers of inputs: SCENE/inputs_N/, and curves.png.
 `torchrun --nproc_per_node=N inference.py …` divides the scenes among N processes and writes one table; with `--context_parallel M`
 groups of M processes, called contexts, split the views of one scene, for scenes with too many views for one GPU.
-
-Letters: v input views, u target views, h w pixels.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds, and before torch reads its settings
@@ -17,15 +16,13 @@ if __name__ == "__main__":  # before the imports below, which take seconds, and 
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from config.console import forgiving_console
 from config.errors import InputError, line_of
@@ -43,74 +40,33 @@ from config.rendering import (
     Views,
     check_flags,
     check_kind,
+    with_protocol,
 )
 from config.signals import run_interruptibly
-from config.threads import cores
-from data.dataset import SceneDataset
 from data.image_size import check_image_size
-from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder, table, write_report
+from data.output.evaluation import Evaluation
+from data.output.html_report import section_budget
+from data.output.report import bar, open_folder
 from data.output.video import find_encoder
-from data.poses import in_scene_frame
-from data.scene_format import Scene
-from data.scene_problems import CameraWarnings
-from data.view_selection import default_method, read_view_index, select_views
+from data.view_index import write_view_index
 from model import LaCTLVSM, SceneState, load_model
 from model.departure import TrainedWith, departure
+from model.evaluation.plan import Job, choices_of, choose_views, input_views, noted, notes_of, plan_scenes
+from model.evaluation.render_scene import LESS_MEMORY, Renderer, render_scene
+from model.evaluation.scores import choose_metrics
 from model.machine import describe_machine, version
-from model.metric import LPIPS, psnr, ssim
-from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
+from model.parallel.context import join_context
 from model.parallel.launcher import adopt_slurm, world_size
 from model.parallel.processes import Processes, end_processes, lost_processes_are_refused, start_processes
 from model.runtime import PRECISIONS, full_memory_is_refused
 from model.video_frames import render_video
 from model.video_plan import VideoPlan
 from model.viewer import PathFiles, Photos, ViewedScene, serve
-from model.weights.hub import resolve_lpips, resolve_weights
+from model.weights.hub import resolve_weights
 from model.weights.trained_with import trained_with
 
-# Defaults where neither weight/checkpoints.yaml nor the weight file states these.
-DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
-# Number of targets whose photos are in memory at once.
-TARGET_BATCH = 16
-LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
 # Errors that the user can fix. Any other is a bug and shows its traceback.
 USER_ERRORS = (InputError, OSError)
-
-Metrics = dict[str, Callable[[Tensor, Tensor], Tensor]]
-
-
-@dataclass(frozen=True)
-class Job:
-    """A scene and its chosen views: all of them, or one process's part.
-
-    Attributes:
-        scene: the scene, without its images.
-        folder: where results go.
-        inputs, targets: v and u positions in `scene.views`.
-        input_c2w, target_c2w: (v, 4, 4) and (u, 4, 4) poses in the frame that the network sees.
-        from_capture: (4, 4) float64, the similarity from the frame of the scene's file into that frame; None if it is the same.
-        targets_before: number of targets in the parts of lower-ranked processes.
-        note: how the run departs from what the weights were trained with; empty if it does not.
-    """
-
-    scene: Scene
-    folder: Path
-    inputs: list[int]
-    targets: list[int]
-    input_c2w: Tensor
-    target_c2w: Tensor
-    from_capture: Tensor | None = None
-    targets_before: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Renderer:
-    """A network, the processes that it shares a scene's views with, and the views computed at a time (None: by free memory)."""
-
-    model: LaCTLVSM
-    context: ContextGroup
-    chunk_views: int | None
 
 
 @forgiving_console()
@@ -128,6 +84,7 @@ def begin(argv: Sequence[str] | None) -> int:
         adopt_slurm()
         given = read_command_line("inference.py", "Render new views from posed photos.", SETTINGS, argv, version=version)
         check_flags(given, world_size())
+        given = with_protocol(given)
         state = SceneState.load(given["load_state"]) if "load_state" in given else None
         of_scenes = given.get("scene_inference", state is not None and state.normalised)
         given.setdefault("load", str(DEFAULT_SCENE_WEIGHTS if of_scenes else DEFAULT_WEIGHTS))
@@ -218,8 +175,8 @@ def view(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | Non
         dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers)
         check_image_size(dataset.image_size, model.config.patch_size)
         size = dataset.image_size
-        warn(notes_of(noted(jobs, network, trained, size, scenes.normalised)))
-        menu = {job.folder.name: partial(viewed_scene, job, model, size, views, machine.chunk_views) for job in jobs}
+        warn(notes_of(noted(jobs, Path(network.weights).name, trained, size, scenes.normalised)))
+        menu = {job.name: partial(viewed_scene, job, model, size, views, machine.chunk_views) for job in jobs}
     else:
         size, name = scenes.image_size or state.image_size, Path(given["load_state"]).stem
         menu = {name: partial(ViewedScene.of_state, state, model, name, machine.chunk_views)}
@@ -231,22 +188,11 @@ def viewed_scene(job: Job, model: LaCTLVSM, size: tuple[int, int], views: Views,
     """Return a job's scene for the viewer, in which any number of its views can become inputs."""
 
     def choose(number: int) -> list[int]:
-        these = replace(views, view_index=None, num_input_views=number, num_target_views=0, target_every=None)
-        return choose_views(job.scene, job.folder, number, these, job.from_capture is not None).inputs
+        these = replace(views, view_index=None, num_input_views=(number,), num_target_views=0, target_every=None)
+        return choose_views(job.scene, these, number, job.from_capture is not None).inputs[0]
 
     photos = Photos(job.scene, size, choose)
-    return ViewedScene.of_photos(photos, model, job.folder.name, job.inputs, job.from_capture, chunk_views)
-
-
-def noted(jobs: list[Job], network: Network, trained: TrainedWith, size: tuple[int, int], normalised: bool) -> list[Job]:
-    """Return the jobs, each with how it departs from what the weights were trained with."""
-    name = Path(network.weights).name
-    return [replace(job, note=departure(name, trained, size, len(job.inputs), normalised)) for job in jobs]
-
-
-def notes_of(jobs: Iterable[Job]) -> list[str]:
-    """Return the notes of some jobs, each once."""
-    return list(dict.fromkeys(job.note for job in jobs if job.note))
+    return ViewedScene.of_photos(photos, model, job.name, job.inputs, job.from_capture, chunk_views)
 
 
 def warn(notes: Iterable[str]) -> None:
@@ -256,50 +202,55 @@ def warn(notes: Iterable[str]) -> None:
 
 
 def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, plan: VideoPlan, processes: Processes) -> None:
-    """Render all scenes, each on one context of processes; write and print the metrics on the first process."""
-    network, scenes = settings(Network, given), settings(Scenes, given)
+    """Render all scenes, each on one context of processes; write and print the scores on the first process."""
+    network, scenes, views = settings(Network, given), settings(Scenes, given), settings(Views, given)
     results, machine = settings(Results, given), settings(Machine, given)
     context = join_context(processes.context_size)
     with together(processes):
-        dataset, jobs = plan_scenes(scenes, settings(Views, given), trained, machine.num_workers)
-        jobs = noted(jobs, network, trained, dataset.image_size, scenes.normalised)
+        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers)
+        size = dataset.image_size
+        jobs = noted(jobs, Path(network.weights).name, trained, size, scenes.normalised)
         model = prepare_model(network, machine, processes.device)
         model.context = context
         renderer = Renderer(model, context, machine.chunk_views)
-        check_image_size(dataset.image_size, model.config.patch_size)
-        plan.check_size(dataset.image_size, model.config.patch_size)
+        check_image_size(size, model.config.patch_size)
+        plan.check_size(size, model.config.patch_size)
+        if views.write_view_index and processes.first:
+            write_view_index(views.write_view_index, choices_of(jobs))
         weights = resolve_weights(network.weights).resolve()
         bundled = weights in (DEFAULT_WEIGHTS.resolve(), DEFAULT_SCENE_WEIGHTS.resolve())
-        video_size = plan.image_size(dataset.image_size)
         # With a bundled model nothing is downloaded.
-        metrics, not_computed = choose_metrics(jobs, results.no_lpips, not bundled, processes.device)
+        any_targets = any(job.targets for job in jobs)
+        metrics, not_computed = choose_metrics(any_targets, results.no_lpips, not bundled, processes.device)
     if processes.highest(len(not_computed)) > len(not_computed):  # another process lacks LPIPS: none computes it
         del metrics["lpips"]
         not_computed = {"lpips": "its weights are missing on another process"}
     notes = notes_of(jobs)
-    if plan.wanted and video_size != dataset.image_size:
+    video_size = plan.image_size(size)
+    if plan.wanted and video_size != size:
         note = departure(f"video, {Path(network.weights).name}", trained, video_size, 0, scenes.normalised)
         notes += [note] if note else []
     if processes.first:
         warn(notes)
-    rows: list[dict] = []
+    about = {**settings_of(given), "load": str(weights) if bundled else network.weights, "data_path": scenes.source}
+    about |= {"image_size": size, "device": str(processes.device), "precision": str(model.compute_dtype)}
+    about |= {"machine": describe_machine(processes.device, model.compute_dtype), "not_computed": not_computed}
+    about |= {"input_views": input_views(jobs, views.swept), "trained_with": trained.to_dict(), "warnings": notes}
+    evaluation = Evaluation(Path(scenes.output_dir), about, views.swept, weights.stem, trained.num_input_views)
+    budget = section_budget(len(jobs))
     with bar(total=len(jobs), desc="scenes", unit="scene") as progress:
         for start in range(0, len(jobs), processes.data_ranks):
             turn, mine = jobs[start : start + processes.data_ranks], []
             with together(processes):
                 if processes.data_rank < len(turn):
                     job = turn[processes.data_rank]
-                    mine = render_scene(job, dataset, renderer, metrics, scenes.normalised, plan, results)
-            rows += [row for part in processes.gather(mine) or [] for row in part]
+                    mine = render_scene(job, dataset, renderer, metrics, plan, results, budget)
+            parts = processes.gather(mine) or []
+            with together(processes):
+                evaluation.add([result for part in parts for result in part])
             progress.update(len(turn))
-    if processes.first and rows:
-        about = {**settings_of(given), "load": str(weights) if bundled else network.weights, "data_path": scenes.source}
-        about |= {"image_size": dataset.image_size, "device": str(processes.device), "precision": str(model.compute_dtype)}
-        about |= {"machine": describe_machine(processes.device, model.compute_dtype)}
-        about |= {"not_computed": not_computed, "input_views": {job.folder.name: job.inputs for job in jobs}}
-        about |= {"trained_with": trained.to_dict(), "warnings": notes}
-        write_report(scenes.output_dir, rows, about)
-        print(table(rows, not_computed))
+    if processes.first and any_targets:
+        print(evaluation.finish())
 
 
 def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,154 +260,11 @@ def settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**always, **given}.items() if value is not None and name != "output_dir"}
 
 
-def plan_scenes(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
-    """Read the scenes' cameras and choose the views of each; no image is read yet."""
-    image_size = scenes.image_size or trained.image_size or DEFAULT_IMAGE_SIZE
-    most_inputs = trained.num_input_views or DEFAULT_INPUT_VIEWS
-    workers = min(8, cores()) if num_workers is None else num_workers
-    dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known when the model is loaded
-    found = [dataset[i] for i in range(len(dataset))]
-    jobs = []
-    for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
-        jobs.append(choose_views(scene, Path(scenes.output_dir) / name, most_inputs, views, scenes.normalised))
-    warnings = CameraWarnings(normalised=scenes.normalised)
-    for scene in found:
-        warnings.check(scene)
-    return dataset, jobs
-
-
-def default_inputs(n: int, views: Views, most: int) -> int:
-    """Return the number of inputs of a scene of n views where none is given: `most`, or as many as leave a target."""
-    candidates = min(n, views.num_all_views or n) - (1 if views.num_target_views is None else views.num_target_views)
-    if views.target_every is not None:
-        candidates = n - len(range(0, n, views.target_every))
-    return max(1, min(most, candidates))
-
-
-def choose_views(scene: Scene, folder: Path, most_inputs: int, views: Views, scene_inference: bool) -> Job:
-    """Choose a scene's inputs and targets, and transform their poses into the frame that the network sees."""
-    c2w = np.stack([view.c2w for view in scene.views])
-    method = views.view_selection or default_method(scene_inference)
-    index = None if views.view_index is None else read_view_index(views.view_index, scene.name)
-    try:
-        if index is not None:
-            inputs, targets = select_views(c2w, view_index=index)
-        else:
-            inputs, targets = select_views(
-                c2w,
-                num_all_views=views.num_all_views,
-                num_input_views=views.num_input_views or default_inputs(len(c2w), views, most_inputs),
-                num_target_views=views.num_target_views,
-                method=method,
-                target_every=views.target_every,
-                seed=views.seed,
-            )
-        poses, from_capture = torch.from_numpy(c2w[inputs + targets]), None
-        if scene_inference:
-            reference = poses[: len(inputs)] if views.pose_reference == "inputs" else poses
-            poses, from_capture = in_scene_frame(poses, reference, views.scene_scale)
-    except InputError as error:
-        raise error.within(scene.json_path) from error
-    input_c2w, target_c2w = poses.float().split([len(inputs), len(targets)])
-    return Job(scene, folder, inputs, targets, input_c2w, target_c2w, from_capture)
-
-
 def prepare_model(network: Network, machine: Machine, device: torch.device) -> LaCTLVSM:
     """Load the network, and compile its layers where that is requested."""
     model = load_model(network.weights, network.config, device, machine.precision)
     model.set_fast_weight(PRECISIONS[machine.newton_schulz_dtype], machine.fast_weight_ops)
     return model.compile_layers(mode=machine.compile_mode) if machine.compile else model
-
-
-def choose_metrics(jobs: list[Job], no_lpips: bool, fetch: bool, device: torch.device) -> tuple[Metrics, dict[str, str]]:
-    """Return the metrics to compute, and why the others are not; `fetch`: download LPIPS's files where they are missing."""
-    metrics: Metrics = {"psnr": psnr, "ssim": ssim}
-    if no_lpips:
-        return metrics, {"lpips": "--no_lpips"}
-    if any(job.targets for job in jobs):
-        try:
-            metrics["lpips"] = LPIPS.from_files(*resolve_lpips(fetch=fetch)).to(device)
-        except OSError as error:
-            return metrics, {"lpips": str(error)}
-    return metrics, {}
-
-
-def render_scene(
-    job: Job,
-    dataset: SceneDataset,
-    renderer: Renderer,
-    metrics: Metrics,
-    scene_inference: bool,
-    plan: VideoPlan,
-    results: Results,
-) -> list[dict]:
-    """Reconstruct a scene and write its results; return a row of metrics per target.
-
-    Each process of the context computes its part of inputs, targets and frames; the first writes what concerns the whole scene and
-    returns all rows, the others none. Steps that can fail on one process alone run in `context.together`: no other waits for it.
-    """
-    context = renderer.context
-    own = own_part(job, context)
-    with context.together():
-        photos = dataset.load(own.scene, own.inputs)
-    state = reconstruct(renderer, own, photos)
-    state.normalised = scene_inference
-    state.from_capture = None if job.from_capture is None else job.from_capture[None]
-    with context.together():
-        if results.save_state and context.rank == 0:
-            state.save(job.folder / "state.safetensors")
-        # The report keeps bytes; the floats are freed before targets are rendered.
-        inputs = photos.pop("image")
-        report = SceneReport(job.folder, inputs, len(job.targets), metrics, results.save_images, own.targets_before)
-        del inputs
-        evaluate(renderer, state, dataset, own, report)
-    parts = context.gather(report.content)
-    rows = []
-    with context.together():
-        if parts is not None:  # on the first process
-            for part in parts[1:]:
-                report.take_in(part)
-            rows = report.finish(job.note)
-    if plan.wanted:
-        render_video(renderer.model, context, renderer.chunk_views, state, plan, job.folder, job.folder.name, report.inputs)
-    return rows
-
-
-def own_part(job: Job, context: ContextGroup) -> Job:
-    """Return this process's part of a job."""
-    i = own_inputs(len(job.inputs), context.rank, context.size)
-    t = own_targets(len(job.targets), context.rank, context.size)
-    inputs, targets = slice(i.start, i.stop), slice(t.start, t.stop)
-    own = replace(job, inputs=job.inputs[inputs], targets=job.targets[targets], targets_before=t.start)
-    return replace(own, input_c2w=job.input_c2w[inputs], target_c2w=job.target_c2w[targets])
-
-
-def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:
-    """Encode the input views of all processes of the context into one state, which all of them return. Collective."""
-    cameras = photos["fxfycxcy"][None], own.input_c2w[None]
-    try:
-        with full_memory_is_refused(LESS_MEMORY), layer_bar(renderer.model.device) as progress:
-            return renderer.model.reconstruct(photos["image"][None], *cameras, renderer.chunk_views, progress)
-    except InputError as error:
-        if renderer.context.size == 1:
-            raise
-        # The others wait for this process inside the network: its exit is the only way to unblock them.
-        print(f"inference.py: {line_of(error)}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-
-def evaluate(renderer: Renderer, state: SceneState, dataset: SceneDataset, own: Job, report: SceneReport) -> None:
-    """Render this process's targets and add each, with its photo, to the report."""
-    with bar(total=len(own.targets), desc="evaluate", unit="view") as progress:
-        for start in range(0, len(own.targets), TARGET_BATCH):
-            batch = slice(start, start + TARGET_BATCH)
-            photos = dataset.load(own.scene, own.targets[batch])
-            cameras = photos["fxfycxcy"][None], own.target_c2w[None, batch]
-            stream = renderer.model.render_stream(state, *cameras, state.image_size, renderer.chunk_views)
-            rendered = (image for chunk in stream for image in chunk[0])
-            for view, photo, image in zip(own.targets[batch], photos["image"], rendered, strict=True):
-                report.add(view, photo, image)
-                progress.update()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from config.errors import InputError
-from config.flags import flag, refuse_without_effect
+from config.flags import flag, refuse_without_effect, show
 from config.paths import ROOT
 from config.recipe import COMPILE_MODES
 
@@ -18,6 +18,17 @@ VIDEO_PATHS = ("turntable", "published", "orbit", "flight")
 VIEW_SELECTIONS = ("uniform", "spread", "random", "kmeans")
 PRECISIONS = ("float32", "bfloat16")
 FAST_WEIGHT_OPS = ("auto", "naive", "compiled", "autotuned")
+# Evaluation protocols: the settings that each consists of. A view index takes the place of those that choose views.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "dl3dv140": {
+        "scene_inference": True,
+        "image_size": (536, 960),
+        "target_every": 8,
+        "view_selection": "kmeans",
+        "pose_reference": "inputs",
+    },
+}
+OF_INDEX = ("target_every", "view_selection")
 
 
 @dataclass(frozen=True)
@@ -58,15 +69,28 @@ class Scenes:
 @dataclass(frozen=True)
 class Views:
     num_all_views: int | None = flag(None, "first subsample the scene to this many views", group="views", least=1, unset="all")
-    num_input_views: int | None = flag(
-        None, "number of inputs", least=1, unset="what the weights were trained with, or as many as leave a target"
+    num_input_views: tuple[int, ...] | None = flag(
+        None,
+        "number of inputs; several numbers are compared on the same targets, those that the largest leaves",
+        least=1,
+        metavar="N",
+        unset="what the weights were trained with, or as many as leave a target",
     )
     num_target_views: int | None = flag(None, "number of targets", least=0, unset="all views that are not inputs")
     view_selection: str | None = flag(
         None, "how inputs are chosen", choices=VIEW_SELECTIONS, unset="spread for objects, uniform for scenes"
     )
     target_every: int | None = flag(None, "targets are views 0, N, 2N, …; inputs are chosen from the others", least=1, metavar="N")
-    view_index: str | None = flag(None, "JSON with the inputs and targets of each scene", metavar="FILE")
+    protocol: str | None = flag(
+        None,
+        "all settings of a published evaluation but the number of inputs; dl3dv140: targets 0, 8, 16, …, k-means inputs, poses "
+        "normalised over the inputs, 536×960",
+        choices=tuple(PROTOCOLS),
+    )
+    view_index: str | None = flag(
+        None, "JSON with the inputs and targets of each scene, of this program or of Long-LRM", metavar="FILE"
+    )
+    write_view_index: str | None = flag(None, "write the chosen inputs and targets of each scene to a JSON", metavar="FILE")
     seed: int = flag(0, "seed of random and kmeans selection", least=0)
     pose_reference: str = flag("all", "scenes: views that define frame and scale", choices=("all", "inputs"))
     scene_scale: float = flag(
@@ -74,6 +98,11 @@ class Views:
         "scenes, S: camera positions are scaled into [-1/S, 1/S]; 1.0 for LaCT weights, 1.35 for LVSM and Long-LRM weights",
         above=0,
     )
+
+    @property
+    def swept(self) -> bool:
+        """Whether several numbers of inputs are compared."""
+        return self.num_input_views is not None and len(self.num_input_views) > 1
 
 
 @dataclass(frozen=True)
@@ -180,13 +209,14 @@ def check_flags(given: Mapping[str, Any], world: int) -> None:
         raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number")
     no_targets, no_video = given.get("num_target_views") == 0, given.get("video_format") == "none"
     seeded = given.get("view_selection") in ("random", "kmeans")
-    choice = ["num_all_views", "num_input_views", "num_target_views", "view_selection", "target_every", "seed"]
+    choice = ["num_all_views", "num_target_views", "view_selection", "target_every", "seed"]
     of_photos = ["save_images", "no_lpips", "save_state", "newton_schulz_dtype"]
-    photos = ["data_path", *choice, "view_index", "pose_reference", "scene_scale", "num_workers", "context_parallel"]
+    photos = ["data_path", "num_input_views", *choice, "protocol", "view_index", "write_view_index", "pose_reference"]
+    photos += ["scene_scale", "num_workers", "context_parallel"]
     viewer, written = "viewer" in given, [field.name for kind in (Video, Results) for field in fields(kind)]
     for when, applies, flags in (
         ("with --viewer", viewer, [name for name in written if name not in OF_VIEWER]),
-        ("with --viewer", viewer, ["context_parallel"]),
+        ("with --viewer", viewer, ["context_parallel", "write_view_index"]),
         ("without --viewer", not viewer, ["host", "port"]),
         ("under torchrun, where one process serves the viewer", world != 1, ["viewer"]),
         ("with --load_state", "load_state" in given, [*photos, "side_by_side", *of_photos]),
@@ -207,9 +237,32 @@ def check_flags(given: Mapping[str, Any], world: int) -> None:
     if len(given.get("camera_path_frame", ())) > 2:
         found = f"names {len(given['camera_path_frame'])} files"
         raise InputError("--camera_path_frame", found, "dataparser_transforms.json, and transforms.json where it is needed")
+    counts = given.get("num_input_views", ())
+    if viewer and len(counts) > 1:
+        raise InputError("--num_input_views", f"has {len(counts)} values with --viewer", "one, or none")
+    if len(set(counts)) < len(counts):
+        raise InputError("--num_input_views", f"is {' '.join(map(str, counts))}", "each number once")
     if no_targets and no_video and "save_state" not in given:
         found = "is 0 with --video_format none, which leaves nothing to do"
         raise InputError("--num_target_views", found, "a video, or --save_state")
+
+
+def with_protocol(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags on the command line, and the settings of `--protocol`, if there is one.
+
+    Raises:
+        InputError: a flag contradicts the protocol.
+    """
+    if "protocol" not in given:
+        return dict(given)
+    determined = PROTOCOLS[given["protocol"]]
+    if "view_index" in given:
+        determined = {name: value for name, value in determined.items() if name not in OF_INDEX}
+    refuse_without_effect(given, f"with --protocol {given['protocol']}", ["num_all_views", "num_target_views"])
+    for name, value in determined.items():
+        if given.get(name, value) != value:
+            raise InputError(f"--{name}", f"is {show(given[name])}", f"{show(value)} with --protocol {given['protocol']}, or none")
+    return {**given, **determined}
 
 
 def check_kind(given: Mapping[str, Any], normalised: bool) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from config.errors import missing_file
 from data.image_size import check_image_size
-from data.images import read_pixels, rescale_intrinsics, resize_and_crop, scale_to_cover
+from data.images import read_photo, rescale_intrinsics, resize_and_crop, scale_to_cover
 from data.scene_format import Scene, View, read_data_path, read_scene
 
 # Scenes cached after their JSON was read and checked, about 1 kB per view.
@@ -54,9 +54,9 @@ class SceneDataset(Dataset):
             raise missing_file(path, "a scene's JSON") from None
         return _scene(path, found.st_mtime_ns, found.st_size)
 
-    def load(self, scene: Scene, indices: Sequence[int]) -> dict[str, Tensor]:
+    def load(self, scene: Scene, indices: Sequence[int], alpha: bool = False) -> dict[str, Tensor]:
         """Load views of one of the scenes: `load_views` with the settings of this dataset."""
-        return load_views(scene, indices, self.image_size, self.patch_size, self.workers)
+        return load_views(scene, indices, self.image_size, self.patch_size, self.workers, alpha)
 
 
 @functools.lru_cache(maxsize=KEPT_SCENES)
@@ -66,7 +66,12 @@ def _scene(path: Path, mtime_ns: int, size: int) -> Scene:
 
 
 def load_views(
-    scene: Scene, indices: Sequence[int], image_size: tuple[int, int], patch_size: int = 8, workers: int = 0
+    scene: Scene,
+    indices: Sequence[int],
+    image_size: tuple[int, int],
+    patch_size: int = 8,
+    workers: int = 0,
+    alpha: bool = False,
 ) -> dict[str, Tensor]:
     """Read the chosen views of a scene, composited on white, at one size by `resize_and_crop`.
 
@@ -76,10 +81,11 @@ def load_views(
         image_size: (h, w).
         patch_size: h and w must be multiples of it.
         workers: decoding threads; 0 decodes in the calling thread.
+        alpha: return the images' alpha channels too.
 
     Returns:
         `image` (v, 3, h, w) float32 in 0..1, `fxfycxcy` (v, 4) float32 in pixels of it, `c2w` (v, 4, 4) float32 in the
-        file's world frame.
+        file's world frame, and where asked for `alpha` (v, h, w) uint8, 255 for an image without transparency.
 
     Raises:
         FileNotFoundError: an image does not exist.
@@ -96,17 +102,20 @@ def load_views(
     image = torch.empty(len(views), 3, *image_size)
     # numpy fills the tensor's memory: torch would start its own threads inside each of these.
     slots = list(image.numpy())
+    opaque = torch.full((len(views), *image_size), 255, dtype=torch.uint8) if alpha else None
+    masks: Sequence[np.ndarray | None] = [None] * len(views) if opaque is None else list(opaque.numpy())
     if workers > 0:
         with ThreadPoolExecutor(workers) as pool:
-            intrinsics = list(pool.map(_load_into, slots, views))
+            intrinsics = list(pool.map(_load_into, slots, masks, views))
     else:
-        intrinsics = [_load_into(slot, view) for slot, view in zip(slots, views, strict=True)]
+        intrinsics = [_load_into(*place) for place in zip(slots, masks, views, strict=True)]
     c2w = np.array([view.c2w for view in views], dtype=np.float32).reshape(-1, 4, 4)
-    return {
+    loaded = {
         "image": image,
         "fxfycxcy": torch.from_numpy(np.array(intrinsics, dtype=np.float32).reshape(-1, 4)),
         "c2w": torch.from_numpy(c2w),
     }
+    return loaded if opaque is None else {**loaded, "alpha": opaque}
 
 
 def cameras_at(scene: Scene, image_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -125,10 +134,13 @@ def cameras_at(scene: Scene, image_size: tuple[int, int]) -> tuple[np.ndarray, n
     return np.array(fxfycxcy, dtype=np.float32), np.stack([view.c2w for view in scene.views])
 
 
-def _load_into(slot: np.ndarray, view: View) -> np.ndarray:
-    pixels = read_pixels(view.file_path)
+def _load_into(slot: np.ndarray, mask: np.ndarray | None, view: View) -> np.ndarray:
+    """Read a view into arrays (3, h, w) and, where there is a mask to fill, (h, w); return its intrinsics at that size."""
+    pixels, alpha = read_photo(view.file_path)
     intrinsics = np.array([view.fx, view.fy, view.cx, view.cy])
     intrinsics = rescale_intrinsics(intrinsics, (view.h, view.w), pixels.shape[:2], view.file_path)
+    if mask is not None and alpha is not None:
+        mask[...] = resize_and_crop(alpha, intrinsics, mask.shape)[0]
     pixels, intrinsics = resize_and_crop(pixels, intrinsics, slot.shape[1:])
     pixels = pixels.transpose(2, 0, 1)
     if pixels.dtype == np.uint8:

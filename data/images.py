@@ -74,12 +74,18 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
 
 
 def read_pixels(path: str | os.PathLike) -> np.ndarray:
-    """Read an image at its stored bit depth, upright and composited on white.
+    """Read an image at its stored bit depth, upright and composited on white: the first of the two that `read_photo` returns."""
+    return read_photo(path)[0]
+
+
+def read_photo(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
+    """Read an image at its stored bit depth, upright and composited on white, and its alpha channel.
 
     PNG, JPEG and WebP in all their modes: grey, palette, transparent, CMYK. Colour profiles are not applied.
 
     Returns:
-        (h, w, 3) uint8, or float32 in 0..1 for a file with 16 bits per channel.
+        pixels: (h, w, 3) uint8, or float32 in 0..1 for a file with 16 bits per channel.
+        alpha: (h, w) uint8, or None for an image without transparency.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,8 +94,8 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
     with open_image(path) as image:
         orientation = read_orientation(image)
         deep = image.format == "PNG" and _bit_depth(path) == 16
-        pixels = _deep_on_white(path, image) if deep else _on_white(image)
-    return turn_upright(pixels, orientation)
+        pixels, alpha = _deep_on_white(path, image) if deep else _on_white(image)
+    return turn_upright(pixels, orientation), None if alpha is None else turn_upright(alpha, orientation)
 
 
 def read_orientation(image: Image.Image) -> int:
@@ -119,7 +125,7 @@ def to_8_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def turn_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels (h, w, c) by an EXIF orientation: (h, w, c), or (w, h, c) for 5 to 8."""
+    """Turn stored pixels (h, w, …) by an EXIF orientation: (h, w, …), or (w, h, …) for 5 to 8."""
     if orientation not in UPRIGHT:
         return pixels
     swap, flip_rows, flip_columns = UPRIGHT[orientation]
@@ -135,12 +141,12 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     not by the ratio of the rounded sizes, as in the published pipeline: the two differ by half a pixel at most, at the border.
 
     Args:
-        image: (h, w, 3) uint8, or float32 in 0..1.
+        image: (h, w, 3) uint8, or float32 in 0..1; or (h, w) uint8.
         intrinsics: (4,) of the image.
         size: (H, W).
 
     Returns:
-        (H, W, 3) of the same dtype, and its intrinsics (4,) float64.
+        (H, W, 3) or (H, W) of the same dtype, and its intrinsics (4,) float64.
 
     Cost: the scaled image, or only the crop where that would take more than `MOST_SCALED_PIXELS`, whatever the aspect ratios.
     """
@@ -247,13 +253,13 @@ def _orientation_in(block: bytes) -> int | None:
     return None
 
 
-def _on_white(image: Image.Image) -> np.ndarray:
+def _on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB")), None
     image = image.convert("RGBA")
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=image.getchannel("A"))
-    return np.asarray(white)
+    white, alpha = Image.new("RGB", image.size, (255, 255, 255)), image.getchannel("A")
+    white.paste(image, mask=alpha)
+    return np.asarray(white), np.asarray(alpha)
 
 
 def _bit_depth(path: str | os.PathLike) -> int:
@@ -262,7 +268,7 @@ def _bit_depth(path: str | os.PathLike) -> int:
         return file.read(25)[24]
 
 
-def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
+def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("OpenCV cannot decode it")
@@ -275,7 +281,7 @@ def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> np.ndarray:
         alpha = pixels[..., 3:].astype(np.float32) / 65535 if pixels.shape[2] == 4 else None
         colours = pixels[..., 2::-1]
     colours = colours.astype(np.float32) / 65535
-    return colours if alpha is None else colours * alpha + (1 - alpha)
+    return (colours, None) if alpha is None else (colours * alpha + (1 - alpha), to_8_bits(alpha[..., 0]))
 
 
 def _lanczos(image: np.ndarray, size: tuple[int, int], part: tuple[float, float, float, float]) -> np.ndarray:

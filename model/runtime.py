@@ -162,6 +162,26 @@ def keep_freed_memory() -> bool:
     return all(ctypes.CDLL(None).mallopt(*option) == 1 for option in options)
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory` count from here on, where that is possible: on CUDA."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use: on CUDA those of tensors since `reset_peak_memory`, on a CPU those of this process so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def split_views(views: int, tokens_per_view: int, bytes_per_token: int, reserved_bytes: int, device: torch.device) -> list[int]:
     """Split views into chunks that fit into free memory.
 

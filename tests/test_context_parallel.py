@@ -209,9 +209,10 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
 
 FULL_DISK = """
 import sys, inference
+from data.output.report import SceneReport
 def fail(*_):
     raise OSError(28, "No space left on device")
-inference.SceneReport.finish = fail
+SceneReport.finish = fail
 sys.exit(inference.main({argv!r}))
 """
 

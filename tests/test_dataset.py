@@ -80,10 +80,29 @@ def test_16_bit_image_is_scaled_once(scene):
     np.testing.assert_allclose(batch["image"][0, 1], expect, atol=1e-7)
 
 
+def test_alpha_is_scaled_and_cropped_like_the_image(tmp_path):
+    scene = read_scene(write_random_scene(tmp_path / "cup", n=3, size=(22, 29)))
+    opaque = np.zeros((22, 29), np.uint8)
+    opaque[3:12, 10:20] = 255
+    for view, alpha in zip(scene.views, (None, opaque, np.full((22, 29), 255, np.uint8)), strict=True):
+        if alpha is not None:
+            Image.fromarray(np.dstack([np.zeros((22, 29, 3), np.uint8), alpha])).save(view.file_path)
+    # Doubled, and two columns cut from each side: a black box on white, in the image as in its alpha.
+    batch = load_views(scene, [0, 1, 2], (44, 54), patch_size=2, alpha=True, workers=2)
+    assert batch["alpha"].shape == (3, 44, 54)
+    assert batch["alpha"].dtype == torch.uint8
+    assert batch["alpha"][0].eq(255).all()
+    assert batch["alpha"][2].eq(255).all()
+    rows, columns = (batch["alpha"][1] >= 128).nonzero().unbind(1)
+    assert [int(x) for x in (rows.min(), rows.max(), columns.min(), columns.max())] == [6, 23, 18, 37]
+    np.testing.assert_allclose(batch["image"][1, 0] * 255, 255 - batch["alpha"][1].float(), atol=1.01)  # each is rounded
+    assert set(load_views(scene, [1], (44, 54), patch_size=2)) == {"image", "fxfycxcy", "c2w"}
+
+
 @pytest.mark.parametrize("workers", [1, 3, 8])
 def test_threads_change_nothing(scene, workers):
-    alone = load_views(scene, [4, 1, 0, 3], (16, 24))
-    together = load_views(scene, [4, 1, 0, 3], (16, 24), workers=workers)
+    alone = load_views(scene, [4, 1, 0, 3], (16, 24), alpha=True)
+    together = load_views(scene, [4, 1, 0, 3], (16, 24), workers=workers, alpha=True)
     assert all(torch.equal(alone[key], together[key]) for key in alone)
 
 

@@ -15,9 +15,9 @@ from PIL.PngImagePlugin import PngImageFile
 
 from config.errors import InputError
 from data import images
-from data.images import open_image, read_pixels, rescale_intrinsics, resize_and_crop
+from data.images import open_image, read_photo, read_pixels, rescale_intrinsics, resize_and_crop
 from data_preprocess.capture.stored_image import read_header, read_stored
-from tests.support.images import chunk, deep_png, png
+from tests.support.images import chunk, deep_png, png, turned
 
 GOLDEN = Path(__file__).parent / "golden" / "cameras_and_ops.npz"
 H, W = 5, 7
@@ -93,6 +93,15 @@ def test_alpha_is_composited_on_white(tmp_path, rng, mode, channels, suffix):
     assert read_pixels(path).dtype == np.uint8
     np.testing.assert_allclose(levels(path), expect, atol=HALF_A_LEVEL)
     assert np.array_equal(levels(path)[0, 0], (1, 1, 1))
+    assert np.array_equal(read_photo(path)[1], pixels[..., -1])
+
+
+def test_alpha_is_turned_upright_too(tmp_path, rng):
+    pixels = rng.integers(0, 256, (H, W, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=turned(6))  # a quarter turn to the right
+    assert np.array_equal(read_photo(tmp_path / "a.png")[1], np.rot90(pixels[..., 3], -1))
+    Image.fromarray(pixels[..., :3]).save(tmp_path / "b.png")
+    assert read_photo(tmp_path / "b.png")[1] is None
 
 
 def test_palette(tmp_path, rng):
@@ -129,6 +138,8 @@ def test_16_bits_are_kept(tmp_path, rng, channels, colour_type):
     assert image.dtype == np.float32
     # three float32 roundings of values up to 1; 8 bits would be 4e-3 away
     np.testing.assert_allclose(image, expect, atol=3e-7)
+    found = read_photo(tmp_path / "a.png")[1]
+    assert (found is None) if not has_alpha else np.abs(found - alpha * 255).max() <= 0.501
 
 
 @pytest.mark.parametrize(("channels", "colour_type"), [(1, 0), (3, 2)])

@@ -20,7 +20,9 @@ from data.dataset import load_views
 from data.scene_format import read_scene
 from model import LaCTLVSM, SceneState, load_model, video_plan
 from model.camera_path import SMOOTHING, flight, turntable
+from model.evaluation import plan, render_scene, scores
 from model.machine import describe_machine
+from model.metric import LPIPS
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import PRECISIONS
 from tests.support.inference_run import ROOT, SIZE, files, metrics
@@ -53,8 +55,9 @@ def test_metrics_are_those_of_the_saved_images(infer, place, capsys):
     (place / "index.json").write_text(json.dumps(index))
     folder = infer(f"--view_index {place / 'index.json'} --save_images --no_lpips --video_format none")
     assert files(folder) == [
-        "metrics.json", "metrics_scenes.csv", "metrics_views.csv", "scene_0/comparison.png", "scene_0/images/00001.png",
-        "scene_0/images/00002.png", "scene_0/images/00006.png", "scene_1/comparison.png", "scene_1/images/00004.png",
+        "metrics.json", "metrics.md", "metrics.tex", "metrics_scenes.csv", "metrics_views.csv", "report.html",
+        "scene_0/comparison.png", "scene_0/images/00001.png", "scene_0/images/00002.png", "scene_0/images/00006.png",
+        "scene_1/comparison.png", "scene_1/images/00004.png",
         "scene_2/comparison.png", "scene_2/images/00001.png", "scene_2/images/00002.png",
     ]  # fmt: skip
     found = metrics(folder)
@@ -204,7 +207,7 @@ def test_chunks_change_nothing(infer, monkeypatch):
     ],
 )  # fmt: skip
 def test_views_are_chosen_as_told(infer, place, monkeypatch, flags, inputs, targets):
-    monkeypatch.setattr(inference, "DEFAULT_INPUT_VIEWS", 5)
+    monkeypatch.setattr(plan, "DEFAULT_INPUT_VIEWS", 5)
     folder = infer(f"{flags} --no_lpips --video_format none", data="scene_1/opencv_cameras.json")
     found = metrics(folder)
     chosen = found["about"]["input_views"]["scene_1"]
@@ -215,6 +218,7 @@ def test_views_are_chosen_as_told(infer, place, monkeypatch, flags, inputs, targ
         inputs, targets = view_selection.select_views(c2w, None, 3, None, inputs[0], seed=inputs[1])
     assert inputs is None or chosen == inputs
     assert len(chosen) == (int(flags.split()[1]) if flags else 5)
+    assert {row["inputs"] for row in found["views"]} == {len(chosen)}
     assert seen == (targets if targets is not None else sorted(set(range(7)) - set(chosen)))
 
 
@@ -237,14 +241,14 @@ def test_poses_are_scaled_by_the_views_asked_for(infer, monkeypatch, flags, refe
 def test_lpips_is_computed_when_its_files_are_there(infer, tmp_path, monkeypatch):
     torch.save(vgg_weights(), tmp_path / "vgg.pth")
     torch.save(head_weights(), tmp_path / "heads.pth")
-    monkeypatch.setattr(inference, "resolve_lpips", lambda fetch: (tmp_path / "vgg.pth", tmp_path / "heads.pth"))
+    monkeypatch.setattr(scores, "resolve_lpips", lambda fetch: (tmp_path / "vgg.pth", tmp_path / "heads.pth"))
     folder = infer("--num_input_views 6 --save_images --video_format none", data="scene_0/opencv_cameras.json")
     (row,) = metrics(folder)["views"]
     scene = read_scene(metrics(folder)["about"]["data_path"])
     photo = load_views(scene, [row["view"]], SIZE, patch_size=4)["image"][0]
     with Image.open(folder / "scene_0" / "images" / f"{row['view']:05d}.png") as image:
         rendered = torch.from_numpy(np.asarray(image) / 255).permute(2, 0, 1).float()
-    expected = inference.LPIPS(vgg_weights(), head_weights())(rendered, photo).item()
+    expected = LPIPS(vgg_weights(), head_weights())(rendered, photo).item()
     assert row["lpips"] == pytest.approx(expected, rel=0.02)  # the PNG rounds to 1 / 255
     assert row["lpips"] > 0
     assert metrics(folder)["about"]["not_computed"] == {}
@@ -254,13 +258,13 @@ def test_lpips_without_its_files_is_not_computed_and_says_why(infer, monkeypatch
     def missing(fetch):
         raise FileNotFoundError("vgg16.pth: not there; get it and save it")
 
-    monkeypatch.setattr(inference, "resolve_lpips", missing)
+    monkeypatch.setattr(scores, "resolve_lpips", missing)
     folder = infer("--num_input_views 6 --video_format none", data="scene_0/opencv_cameras.json")
     assert metrics(folder)["views"][0]["lpips"] is None
     assert metrics(folder)["about"]["not_computed"] == {"lpips": "vgg16.pth: not there; get it and save it"}
     output = capsys.readouterr().out
     assert "LPIPS not computed: vgg16.pth: not there; get it and save it" in output
-    assert output.count("not computed\n") == 2
+    assert output.count("not computed") == 3  # scene, mean, and why
 
 
 @pytest.mark.parametrize(
@@ -281,18 +285,19 @@ def test_bundled_model_by_name_is_the_default(tmp_path, monkeypatch, folder, nam
         raise FileNotFoundError("vgg16.pth: not there")
 
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(inference, "resolve_lpips", resolve_lpips)
+    monkeypatch.setattr(scores, "resolve_lpips", resolve_lpips)
     flags = f"--data_path {ROOT}/data_example/objects_1000003_000060/opencv_cameras.json --num_target_views 1 --video_format none"
     assert inference.main([*flags.split(), "--output_dir", str(tmp_path / "default")]) == 0
     assert inference.main([*flags.split(), "--output_dir", str(tmp_path / "named"), "--load", name]) == 0
-    assert metrics(tmp_path / "named") == metrics(tmp_path / "default")
+    for key in ("about", "views"):
+        assert metrics(tmp_path / "named")[key] == metrics(tmp_path / "default")[key]
     assert fetched == [False, False]
 
 
 def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypatch):
     seen = {}
 
-    class Dataset(inference.SceneDataset):
+    class Dataset(plan.SceneDataset):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             seen["workers"] = self.workers
@@ -301,7 +306,7 @@ def test_flags_of_path_and_machine_reach_what_they_steer(infer, place, monkeypat
         seen["order"] = order
         return flight(*args, order=order, **options)
 
-    monkeypatch.setattr(inference, "SceneDataset", Dataset)
+    monkeypatch.setattr(plan, "SceneDataset", Dataset)
     monkeypatch.setattr(video_plan, "flight", path)
     monkeypatch.setattr(LaCTLVSM, "compile_layers", lambda self, mode: seen.update(compiled=mode) or self)
     monkeypatch.setattr(LaCTLVSM, "set_fast_weight", lambda self, *args: seen.update(fast_weight=args) or self)
@@ -324,7 +329,7 @@ def test_scenes_of_one_name_get_a_folder_each(infer, place):
 
 def test_targets_beyond_one_batch_are_all_rendered_in_their_order(infer, monkeypatch):
     whole = metrics(infer("--num_input_views 2 --no_lpips --video_format none"))["views"]
-    monkeypatch.setattr(inference, "TARGET_BATCH", 2)
+    monkeypatch.setattr(render_scene, "TARGET_BATCH", 2)
     batches = metrics(infer("--num_input_views 2 --no_lpips --video_format none", "batches"))["views"]
     for one, two in zip(whole, batches, strict=True):
         assert two == {**one, "psnr": pytest.approx(one["psnr"], abs=1e-3), "ssim": pytest.approx(one["ssim"], abs=1e-4)}

@@ -9,24 +9,30 @@ import pytest
 import torch
 
 import inference
+from data.dataset import SceneDataset
+from data.output.report import SceneReport
 from data.output.video import VideoWriter
 from model import LaCTLVSM
+from model.evaluation import plan
 from tests.support.inference_run import files, told
 
 WITHOUT_EFFECT = {
-    "with --viewer": ["--video_frames 3", "--save_state", "--no_lpips", "--video_path orbit", "--context_parallel 1"],
+    "with --viewer": ["--video_frames 3", "--save_state", "--no_lpips", "--video_path orbit", "--context_parallel 1",
+                      "--write_view_index i"],
     "without --viewer": ["--host 0.0.0.0", "--port 80"],
     "with --load_state": [
         "--num_all_views 4", "--num_input_views 2", "--num_target_views 2", "--view_selection random", "--target_every 2",
-        "--view_index i.json", "--save_images", "--no_lpips", "--save_state", "--newton_schulz_dtype float32", "--num_workers 0",
+        "--view_index i.json", "--write_view_index i.json", "--protocol dl3dv140", "--save_images", "--no_lpips", "--save_state",
+        "--newton_schulz_dtype float32", "--num_workers 0",
         "--data_path x.json", "--view_selection random --seed 1", "--scene_inference --scene_scale 1",
         "--scene_inference --pose_reference all", "--side_by_side",
     ],
     "with --load_state and --video_size": ["--image_size 8 8"],
     "with --load_state and --camera_path": ["--image_size 8 8"],
     "with --view_index": [
-        "--num_all_views 4", "--num_input_views 2", "--num_target_views 0", "--view_selection random", "--target_every 2",
+        "--num_all_views 4", "--num_target_views 0", "--view_selection random", "--target_every 2",
     ],
+    "with --protocol dl3dv140": ["--num_all_views 4", "--num_target_views 2"],
     "with --target_every": ["--num_all_views 4", "--num_target_views 2"],
     "with --num_target_views 0": ["--save_images", "--no_lpips"],
     "without --view_selection random or kmeans": ["--seed 0", "--view_selection uniform --seed 1"],
@@ -79,6 +85,14 @@ BAD_FLAGS = [
     *((f"--load w --data_path d --scene_inference --scene_scale {x}", f"--scene_scale: is {x}; wanted above 0")
       for x in ("0.0", "-1.5", "nan", "inf")),
     ("--load w --load_state s --video_format none", "--load_state: has no effect with --video_format none; wanted it left out"),
+    ("--viewer --num_input_views 2 4", "--num_input_views: has 2 values with --viewer; wanted one, or none"),
+    ("--load w --data_path d --num_input_views 4 2 4", "--num_input_views: is 4 2 4; wanted each number once"),
+    ("--load w --data_path d --num_input_views 4 0", "--num_input_views: is 4 0; wanted 1 or more"),
+    *((f"--load w --data_path d --protocol dl3dv140 {flags}", message) for flags, message in (
+        ("--image_size 8 8", "--image_size: is 8 8; wanted 536 960 with --protocol dl3dv140, or none"),
+        ("--view_index i --pose_reference all", "--pose_reference: is all; wanted inputs with --protocol dl3dv140, or none"),
+        ("--no-scene_inference", "--scene_inference: is off; wanted on with --protocol dl3dv140, or none"))),
+    ("--load w --data_path d --protocol gso", r"--protocol: cannot be read \(invalid choice: 'gso' .*\); wanted dl3dv140"),
     ("--load w --data_path d --num_target_views 0 --video_format none",
      "--num_target_views: is 0 with --video_format none, which leaves nothing to do; wanted a video, or --save_state"),
 ]  # fmt: skip
@@ -113,7 +127,8 @@ BAD_INPUT = [
     ("--data_path no_json.json", "no_json.json: is not JSON .+; wanted a JSON file"),
     ("--data_path nowhere.json", "nowhere.json: is not there; wanted a JSON file"),
     ("--view_index nowhere.json --data_path scene_0/opencv_cameras.json", "nowhere.json: is not there; wanted a JSON file"),
-    ("--view_index index.json --data_path scene_0/opencv_cameras.json", ".*--view_index, targets: names view 9; wanted 0 to 6"),
+    ("--view_index index.json --data_path scene_0/opencv_cameras.json",
+     "index.json, scene 'scene_0', targets: names view 9; wanted 0.+"),
     ("--view_index other.json", "other.json, scene 'scene_0': has no entry among 1; wanted its inputs and targets"),
     ("--data_path scene_0/still.json --scene_inference", ".*still.json, cameras: .* too little to set a scale; wanted .*"),
     ("--output_dir file", r"file: cannot be written to \(.+\); wanted a folder for the results"),
@@ -157,7 +172,7 @@ def test_damaged_photo_leaves_finished_scenes_and_the_report_of_an_earlier_run(i
     assert re.fullmatch("inference.py: .*scene_1/images/00003.png: cannot be decoded .*; wanted a whole .*", line)
     assert {name: (earlier / name).read_bytes() for name in kept} == kept
     assert (earlier / "scene_0" / "video.mp4").exists()
-    assert len(files(earlier)) == len(kept) + 2
+    assert set(files(earlier)) - set(kept) == {"metrics_unfinished.jsonl", "scene_0/comparison.png", "scene_0/video.mp4"}
 
 
 @pytest.mark.parametrize("extension", ["mp4", "gif"])
@@ -228,7 +243,7 @@ def test_full_memory_is_told_in_one_line(place, tmp_path, monkeypatch, capsys, m
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(LaCTLVSM, "reconstruct"), (inference.SceneDataset, "load"), (inference.SceneReport, "finish"), (inference, "select_views")],
+    [(LaCTLVSM, "reconstruct"), (SceneDataset, "load"), (SceneReport, "finish"), (plan, "select_sweep")],
 )
 def test_faults_of_the_program_are_not_told_as_mistakes_of_the_user(infer, monkeypatch, owner, name):
     def fault(*_, **__):

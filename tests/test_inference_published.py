@@ -12,6 +12,7 @@ from config.flags import read_command_line
 from config.rendering import SETTINGS
 from data.scene_format import write_data_path
 from model import LaCTLVSM, SceneState
+from model.evaluation import scores
 from model.weights import load, table
 from tests.support.inference_run import metrics
 from tests.support.networks import small_model
@@ -53,8 +54,8 @@ def published(tmp_path_factory):
 def test_published_commands_run_as_they_stand(published, monkeypatch, command):
     monkeypatch.chdir(published)
     monkeypatch.setattr(load, "ROOT", published)
-    monkeypatch.setattr(inference, "resolve_lpips", lambda fetch: (_ for _ in ()).throw(FileNotFoundError("none")))
-    monkeypatch.setattr(inference, "ssim", inference.psnr)  # slow at these sizes
+    monkeypatch.setattr(scores, "resolve_lpips", lambda fetch: (_ for _ in ()).throw(FileNotFoundError("none")))
+    monkeypatch.setattr(scores, "ssim", scores.psnr)  # slow at these sizes
     shapes = []
 
     def reconstruct(self, image, fxfycxcy, c2w, chunk_views, progress):
@@ -69,7 +70,7 @@ def test_published_commands_run_as_they_stand(published, monkeypatch, command):
     )
     assert inference.main([*shlex.split(command), "--video_frames", "2"]) == 0  # a shorter video
     given = read_command_line("inference.py", "", SETTINGS, shlex.split(command))
-    name, n, v = ("dl3dv", given["num_all_views"], given["num_input_views"]) if "scene_inference" in given else ("gso", 64, 8)
+    name, n, v = ("dl3dv", given["num_all_views"], given["num_input_views"][0]) if "scene_inference" in given else ("gso", 64, 8)
     h, w = given["image_size"]
     assert shapes == [(1, v, 3, h, w)]
     assert decode(Path("output") / name / "video.mp4")[0].shape == (2, h, w, 3)

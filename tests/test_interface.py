@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-import inference
 import model
 from config.errors import InputError
 from config.rendering import DEFAULT_SCENE_WEIGHTS, Views
@@ -23,6 +22,7 @@ from data.output.video import to_uint8
 from data.scene_format import CAMERAS, read_scene, write_data_path
 from model import LaCTLVSM, PosedImages, SceneState, flight, load_model, load_scene, orbit, render_video, show, turntable
 from model.departure import TrainedWith
+from model.evaluation.plan import choose_views, plan_job
 from tests.support.networks import small_model
 from tests.support.scenes import write_random_scene
 from tests.support.videos import decode
@@ -61,7 +61,9 @@ def test_a_scene_is_found_by_its_folder_its_json_and_a_list_of_it(folder, path, 
 @pytest.mark.parametrize("normalised", [False, True])
 def test_views_and_poses_are_those_of_inference(folder, normalised, tmp_path):
     model = network(normalised)
-    job = inference.choose_views(read_scene(folder / CAMERAS), tmp_path, 3, Views(num_input_views=3), normalised)
+    scene, views = read_scene(folder / CAMERAS), Views(num_input_views=(3,))
+    choice = choose_views(scene, views, 8, normalised)
+    job = plan_job(scene, "desk", tmp_path, choice.inputs[0], choice.targets, views, normalised)
     found = load_scene(folder, 3, model=model)
     assert found.views == job.inputs
     assert found.image_size == SIZE

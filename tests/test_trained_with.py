@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-import inference
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from config.rendering import Views
 from model.departure import TrainedWith, departure
+from model.evaluation.plan import default_inputs
 from model.training.snapshot import FORMAT
 from model.weights.file import read_weights, save_weights
 from model.weights.infer import infer_config
@@ -149,8 +149,8 @@ def test_weights_of_more_inputs_than_a_scene_has_views(infer, place):
     ],
 )
 def test_default_number_of_inputs(settings, found):
-    assert inference.default_inputs(7, Views(**settings), 64) == found
-    assert inference.default_inputs(7, Views(**settings), 1) == 1
+    assert default_inputs(7, Views(**settings), 64) == found
+    assert default_inputs(7, Views(**settings), 1) == 1
 
 
 def test_inference_says_where_it_leaves_what_the_weights_were_trained_with(infer, place, capsys):

@@ -91,6 +91,10 @@ class ContextGroup:
             own = list(items)
         return [item for part in self.gather(own) or [] for item in part]
 
+    def total(self, x: Tensor) -> Tensor:
+        """Return the sum of all processes' `x`, which have one shape. Collective; in a group of one, `x` itself."""
+        return x if self.size == 1 else torch.ops.lact_nvs.context_total(x, self.name)
+
     def gather(self, value: Any) -> list[Any] | None:
         """Return the objects of all processes, by rank, on the first one; None on the others. Collective, over the CPU."""
         if self.size == 1:

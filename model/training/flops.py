@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from config import NetworkConfig
 from config.recipe import TrainingRecipe
 from model.lact_lvsm import LaCTLVSM
+from model.runtime import synchronise
 
 # Sides of the square products that are timed, and repeats of each.
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
@@ -82,9 +83,3 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
             synchronise(device)
             best = max(best, 2 * side**3 / (time.perf_counter() - start))
     return best
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -31,6 +31,7 @@ from config.console import forgiving_console
 from config.errors import InputError
 from data.dataset import SceneDataset
 from data.files import write_json, write_text
+from data.output.tables import markdown_table
 from data_preprocess import synthetic_export
 from model import load_model
 from model.training.log import read_rows
@@ -39,7 +40,7 @@ from model.weights.load import load_weights
 from tests.benchmark import memories
 from tests.benchmark.ablation_report import mean_and_spread, read_results, write_report
 from tests.benchmark.ablation_variants import IMAGE_SIZE, KINDS, RECIPE, ROOT, TRAINED, VARIANTS, check_name, network
-from tests.benchmark.measure import machine, table
+from tests.benchmark.measure import machine
 
 TEST_INPUTS, POINTS = 8, 6  # inputs of a test; points of a curve
 TEST_SEED, CURVE_SEED = 1000002, 1000003
@@ -280,7 +281,7 @@ def compare_inputs(args: argparse.Namespace, folder: Path, names: Sequence[str])
     for count in CURVE_INPUTS:
         scores = [mean_and_spread(rows[name, count]["seeds"]) for name in names]
         lines.append([str(count), *scores, f"{rows[names[0], count]['floor']:.2f}"])
-    text = table(["inputs", *names, "mean of the inputs"], lines) + "\n"
+    text = markdown_table(["inputs", *names, "mean of the inputs"], lines) + "\n"
     write_text(folder / "inputs.md", text)
     write_json(folder / "inputs.json", [{"name": name, "inputs": count, **row} for (name, count), row in rows.items()])
     memories.draw(folder / "inputs.png", rows, TRAINED)

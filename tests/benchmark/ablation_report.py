@@ -8,8 +8,8 @@ from pathlib import Path
 
 from data.files import write_json, write_text
 from data.output.curves import Panel, draw_panels
+from data.output.tables import markdown_table
 from tests.benchmark.ablation_variants import PICTURE, VARIANTS, check_name
-from tests.benchmark.measure import table
 from tests.benchmark.memories import COLOURS
 
 BASELINE = "none"
@@ -118,9 +118,9 @@ def write_report(folder: Path) -> str:
     hours = sum(row["cpu_seconds"] for row in results) / 3600
     text = f"{folder.name}: {len(results)} runs, {hours:.1f} core-hours. PSNR in dB, mean over seeds (largest minus smallest).\n\n"
     head = ["name", "description", "seeds", "steps", "PSNR", "at equal seconds", "CPU s per step", "CPU s in all", "M parameters"]
-    text += table(head, [_line(name, figure) for name, figure in figures.items()]) + "\n"
+    text += markdown_table(head, [_line(name, figure) for name, figure in figures.items()]) + "\n"
     lines = [[row["name"], row["against"], *(_verdict(row[key]) for key in ("psnr", "at_equal_seconds"))] for row in comparisons]
-    text += f"\n{table(['name', 'against', 'difference at the end', 'at equal seconds'], lines)}\n"
+    text += f"\n{markdown_table(['name', 'against', 'difference at the end', 'at equal seconds'], lines)}\n"
     averages = {name: figure for name, figure in figures.items() if figure["psnr"] != figure["psnr_last"]}
     text += "".join(f"\n{name} without averaging: {mean_and_spread(figure['psnr_last'])}\n" for name, figure in averages.items())
     write_text(folder / "report.md", text)

@@ -32,12 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from config.console import forgiving_console
 from data.files import write_json, write_text
+from data.output.tables import markdown_line, markdown_table
 from model.machine import in_words
 from model.runtime import pick_device
 from tests.benchmark import gpu_steps, gpu_variants
 from tests.benchmark.gpu_steps import GIB, Bench, Row, Step
 from tests.benchmark.gpu_training import CLOSING_SECONDS, RECIPES, Training
-from tests.benchmark.measure import PAUSED, machine, signal_group, table, table_line, undisturbed
+from tests.benchmark.measure import PAUSED, machine, signal_group, undisturbed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Seconds that a step's process takes to start; with less left, the step is skipped.
@@ -242,7 +243,12 @@ class Report:
         parts = [f"{in_words(self.machine)}. Shares are of the best matrix product over sizes, before and after."]
         parts += ["Rehearsal at tiny sizes: figures mean nothing."] * self.args.rehearse
         for name, rows in self.rows.items():
-            parts += ["", f"### {STEPS[name].title if name in STEPS else 'Small networks, trained beside'}", "", table(HEAD)]
+            parts += [
+                "",
+                f"### {STEPS[name].title if name in STEPS else 'Small networks, trained beside'}",
+                "",
+                markdown_table(HEAD),
+            ]
             parts += [line(row, self.best_rate()) for row in rows]
         if self.left_out:
             parts += ["", f"Skipped for time: {', '.join(self.left_out)}."]
@@ -265,7 +271,7 @@ def line(row: Row, rate: float | None) -> str:
         "" if met is None else "yes" if met else "no",
         row.get("published", ""),
     ]
-    return table_line([cell.replace("|", "/") for cell in cells])
+    return markdown_line([cell.replace("|", "/") for cell in cells])
 
 
 def run_tests(bench: Bench) -> Iterator[Row]:

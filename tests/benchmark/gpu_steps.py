@@ -23,8 +23,8 @@ from config.recipe import TrainingRecipe, read_recipe
 from data.synthetic import synthetic_batch
 from data.synthetic.batch import describe
 from model import LaCTLVSM
-from model.runtime import pick_dtype
-from model.training.flops import matmul_rate, synchronise
+from model.runtime import pick_dtype, synchronise
+from model.training.flops import matmul_rate
 from tests.benchmark.inference import count_flops, run_baseline
 from tests.benchmark.measure import copy_rate, give_memory_back, peak, random_scene, reset_peak, show, time_calls, undisturbed
 from tests.benchmark.training import our_step, work_of

@@ -20,12 +20,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from config import load_config
 from config.console import forgiving_console
+from data.output.tables import markdown_table
 from model import LaCTLVSM
 from model.machine import in_words
 from model.ops.fast_weight import IMPLEMENTATIONS
 from model.runtime import pick_device, pick_dtype
 from model.training.flops import matmul_rate
-from tests.benchmark.measure import machine, peak, random_scene, reset_peak, show, table, time_calls
+from tests.benchmark.measure import machine, peak, random_scene, reset_peak, show, time_calls
 from tests.benchmark.plain import plain_pass
 
 PUBLISHED = """Published: LaCT paper, one A100, 48 inputs at 512x512 (l24 ttt2x): reconstruct 1.4 s, render 38.7 frames/s.
@@ -142,7 +143,7 @@ def report(ours: dict, baseline: dict | None, work: dict, rate: float, targets: 
         if baseline:
             row += [f"{baseline[name]['seconds']:.2f}", f"{baseline[name]['seconds'] / seconds:.1f}"]
         rows.append(row + ["-"] * (len(HEAD) - len(row)))
-    print(table(HEAD, rows))
+    print(markdown_table(HEAD, rows))
     print(f"frames per second: {targets / ours['render']['seconds']:.2f}")
 
 

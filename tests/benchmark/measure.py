@@ -1,4 +1,4 @@
-"""Measurement tools: seconds, peak memory, rates and description of the machine, tables of figures."""
+"""Measurement tools: seconds, peak memory, rates and description of the machine."""
 
 import contextlib
 import ctypes
@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.camera_path import published_turntable
 from model.machine import Facts, describe_machine
-from model.training.flops import synchronise
+from model.runtime import synchronise
 
 # Environment variable: process groups to pause while something is measured; and the seconds in which a GPU finishes their kernels.
 PAUSED, PAUSE_SECONDS = "PAUSED_WHILE_MEASURING", 0.5
@@ -117,16 +117,6 @@ def machine(device: torch.device) -> Facts:
         except (OSError, subprocess.CalledProcessError, IndexError):
             facts["driver"] = "unknown"
     return facts | {"date": datetime.date.today().isoformat()}
-
-
-def table_line(cells: Sequence[str]) -> str:
-    """Return a line of a table in Markdown."""
-    return f"| {' | '.join(cells)} |"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> str:
-    """Return a table in Markdown, or without rows its head."""
-    return "\n".join(table_line(cells) for cells in (head, ["---"] * len(head), *rows))
 
 
 def show(dtype: torch.dtype) -> str:

@@ -25,13 +25,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from config.console import forgiving_console
 from data.dataset import SceneDataset
 from data.output.curves import Panel, draw_panels
+from data.output.tables import markdown_table
 from data.poses import normalise_poses
 from data.view_selection import select_views
 from model import LaCTLVSM, load_model
 from model.machine import in_words
 from model.metric import psnr
-from model.training.flops import synchronise
-from tests.benchmark.measure import machine, table
+from model.runtime import synchronise
+from model.video_frames import nearest_inputs
+from tests.benchmark.measure import machine
 
 COLOURS = ("#3b6ea8", "#c2502e", "#4f8f4a", "#7a5aa6")
 
@@ -107,8 +109,7 @@ def measure(
         scores.append(psnr(images, wanted["image"]).mean().item())
         mean = given["image"].mean(1, keepdim=True).expand_as(wanted["image"])
         floors.append(psnr(mean, wanted["image"]).mean().item())
-        places = [torch.from_numpy(poses[views, :3, 3]).float() for views in (targets, inputs)]
-        near = given["image"][:, torch.cdist(places[0], places[1]).argmin(1).to(model.device)]
+        near = given["image"][:, nearest_inputs(wanted["c2w"][0], given["c2w"][0]).to(model.device)]
         nearest.append(psnr(near, wanted["image"]).mean().item())
     return {
         "psnr": statistics.mean(scores),
@@ -142,7 +143,7 @@ def print_table(rows: dict[tuple[str, int], dict[str, float]], device: torch.dev
         speeds = [f"{row['reconstruct']:.4f}", f"{row['frames_per_second']:.0f}"]
         lines.append([name, str(count), f"{row['psnr']:.2f}", f"{row['floor']:.2f}", f"{row['nearest']:.2f}", *speeds])
     head = ["network", "inputs", "PSNR, dB", "mean of the inputs, dB", "nearest input, dB", "seconds to reconstruct", "frames/s"]
-    print(table(head, lines))
+    print(markdown_table(head, lines))
 
 
 if __name__ == "__main__":

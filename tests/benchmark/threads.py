@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from tests.benchmark.measure import table
+from data.output.tables import markdown_table
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     print(f"{number} {setting or OWN}: {seconds[setting][-1]:.2f} s", file=sys.stderr, flush=True)
         for setting, found in seconds.items():
             rows.append((str(number), setting or OWN, f"{statistics.median(found):.2f}", f"{min(found):.2f}"))
-    print(table(("neighbours", "setting", "median s", "best s"), rows))
+    print(markdown_table(("neighbours", "setting", "median s", "best s"), rows))
 
 
 @contextlib.contextmanager

@@ -25,23 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from config import load_config
 from config.console import forgiving_console
 from config.recipe import TrainingRecipe, read_recipe
+from data.output.tables import markdown_line, markdown_table
 from model import LaCTLVSM
 from model.machine import in_words
 from model.runtime import keep_freed_memory, pick_device, pick_dtype
 from model.training.flops import matmul_rate, training_flops
 from model.training.loss import render_loss
 from model.training.optimizer import apply_step, build_optimizer, gradient_norm
-from tests.benchmark.measure import (
-    give_memory_back,
-    machine,
-    peak,
-    random_scene,
-    reset_peak,
-    show,
-    table,
-    table_line,
-    time_calls,
-)  # fmt: skip
+from tests.benchmark.measure import give_memory_back, machine, peak, random_scene, reset_peak, show, time_calls
 from tests.benchmark.plain import plain_pass
 
 HEAD = ("step", "inputs + targets", "size", "scenes", "seconds", "tokens/s", "TFLOP", "share of matmul rate", "peak memory")
@@ -64,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if device.type == "cpu":
         keep_freed_memory()
     rates = {dtype: 0.0, torch.float32: 0.0}
-    print(in_words(machine(device)), table(HEAD), sep="\n")
+    print(in_words(machine(device)), markdown_table(HEAD), sep="\n")
     for recipe in recipes:
         measure_rates(rates, device)
         ours = measure(lambda recipe=recipe: our_step(recipe, device, dtype), device, args.repeats)
@@ -161,7 +152,7 @@ def report(label: str, recipe: TrainingRecipe, found: dict[str, float], rate: fl
     size, seconds = "×".join(map(str, recipe.image_size)), found["seconds"]
     row = [label, views, size, f"{scenes}", f"{seconds:.3f}", f"{tokens / seconds:.0f}", f"{flops / 1e12:.2f}"]
     row += [f"{flops / seconds / rate:.0%}", f"{found['peak_bytes'] / 2**30:.2f} GiB"]
-    print(table_line(row), flush=True)
+    print(markdown_line(row), flush=True)
 
 
 if __name__ == "__main__":

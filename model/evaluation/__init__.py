@@ -1,0 +1,1 @@
+"""Evaluation of a network on scenes: views and poses of each, rendering, scores with baselines, speed."""

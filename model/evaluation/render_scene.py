@@ -1,0 +1,182 @@
+"""Evaluation of one scene: reconstruction, renderings of the targets with their scores, video. Letters: v inputs, u targets."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from config.errors import InputError, line_of
+from config.rendering import Results
+from data.dataset import SceneDataset
+from data.output.report import SceneReport, SceneResult, bar, layer_bar
+from model.evaluation.plan import Job
+from model.evaluation.scores import Metrics, Scored
+from model.lact_lvsm import LaCTLVSM
+from model.parallel.context import ContextGroup, own_inputs, own_targets
+from model.runtime import full_memory_is_refused, peak_memory, reset_peak_memory, synchronise
+from model.scene_state import SceneState
+from model.video_frames import nearest_inputs, render_video
+from model.video_plan import VideoPlan
+
+# Number of targets whose photos are in memory at once.
+TARGET_BATCH = 16
+LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """A network, the processes that it shares a scene's views with, and the views computed at a time (None: by free memory)."""
+
+    model: LaCTLVSM
+    context: ContextGroup
+    chunk_views: int | None
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What a rendering is compared with: the mean of a scene's inputs, and the input nearest to each target.
+
+    Attributes:
+        mean: (3, h, w).
+        nearest: (u) positions in the scene.
+    """
+
+    mean: Tensor
+    nearest: list[int]
+
+
+class Stopwatch:
+    """Seconds that a device has worked inside `with` blocks."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self) -> None:
+        synchronise(self.device)
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        synchronise(self.device)
+        self.seconds += time.perf_counter() - self._start
+
+
+def render_scene(
+    job: Job, dataset: SceneDataset, renderer: Renderer, metrics: Metrics, plan: VideoPlan, results: Results, budget: int
+) -> list[SceneResult]:
+    """Reconstruct a scene and write its results; return its scores.
+
+    Each process of the context computes its part of inputs, targets and frames; the first writes what concerns the whole scene and
+    returns the result, the others none. Steps that can fail on one process alone run in `context.together`: no other waits for it.
+
+    Args:
+        job: the scene.
+        dataset: of its photos.
+        renderer: of this process.
+        metrics: to compute.
+        plan: of the video.
+        results: what to write.
+        budget: bytes of pictures in the scene's section of the page.
+    """
+    context, device = renderer.context, renderer.model.device
+    own = own_part(job, context)
+    reset_peak_memory(device)
+    with context.together():
+        photos = dataset.load(own.scene, own.inputs)
+    reconstructing, rendering = Stopwatch(device), Stopwatch(device)
+    with reconstructing:
+        state = reconstruct(renderer, own, photos)
+    state.normalised = job.from_capture is not None
+    state.from_capture = None if job.from_capture is None else job.from_capture[None]
+    total = context.total(photos["image"].sum(0))
+    with context.together():
+        if results.save_state and context.rank == 0:
+            state.save(job.folder / "state.safetensors")
+        # The report keeps bytes; the floats are freed before targets are rendered.
+        inputs = photos.pop("image")
+        report = SceneReport(job.name, job.folder, own.inputs, inputs, len(job.targets), results.save_images, own.targets_before)
+        del inputs
+        nearest = [job.inputs[i] for i in nearest_inputs(own.target_c2w, job.input_c2w)]
+        evaluate(renderer, state, dataset, own, report, metrics, Baselines(total / len(job.inputs), nearest), rendering)
+    parts = context.gather((report.content, rendering.seconds, peak_memory(device)))
+    found = []
+    with context.together():
+        if parts is not None:  # on the first process
+            for content, _, _ in parts[1:]:
+                report.take_in(content)
+            seconds, peaks = max(part[1] for part in parts), max(part[2] for part in parts)
+            tokens = math.prod(dataset.image_size) // renderer.model.config.patch_size**2
+            speed = {"reconstruct_s": reconstructing.seconds, "input_tokens": tokens * len(job.inputs)}
+            speed |= {"tokens_per_view": tokens, "peak_memory_bytes": peaks}
+            speed |= {"frames_per_s": len(job.targets) / seconds} if seconds else {}
+            found = [report.finish(speed, job.note, budget)]
+    if plan.wanted:
+        render_video(renderer.model, context, renderer.chunk_views, state, plan, job.folder, job.name, report.inputs)
+        video = job.folder / plan.file_name
+        found = [replace(result, section=replace(result.section, video=video)) for result in found]
+    return found
+
+
+def own_part(job: Job, context: ContextGroup) -> Job:
+    """Return this process's part of a job."""
+    i = own_inputs(len(job.inputs), context.rank, context.size)
+    t = own_targets(len(job.targets), context.rank, context.size)
+    inputs, targets = slice(i.start, i.stop), slice(t.start, t.stop)
+    own = replace(job, inputs=job.inputs[inputs], targets=job.targets[targets], targets_before=t.start)
+    return replace(own, input_c2w=job.input_c2w[inputs], target_c2w=job.target_c2w[targets])
+
+
+def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:
+    """Encode the input views of all processes of the context into one state, which all of them return. Collective."""
+    cameras = photos["fxfycxcy"][None], own.input_c2w[None]
+    try:
+        with full_memory_is_refused(LESS_MEMORY), layer_bar(renderer.model.device) as progress:
+            return renderer.model.reconstruct(photos["image"][None], *cameras, renderer.chunk_views, progress)
+    except InputError as error:
+        if renderer.context.size == 1:
+            raise
+        # The others wait for this process inside the network: its exit is the only way to unblock them.
+        print(f"inference.py: {line_of(error)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def evaluate(
+    renderer: Renderer,
+    state: SceneState,
+    dataset: SceneDataset,
+    own: Job,
+    report: SceneReport,
+    metrics: Metrics,
+    baselines: Baselines,
+    rendering: Stopwatch,
+) -> None:
+    """Render this process's targets and add each, with its photo and scores, to the report."""
+    with bar(total=len(own.targets), desc="evaluate", unit="view") as progress:
+        for start in range(0, len(own.targets), TARGET_BATCH):
+            batch = slice(start, start + TARGET_BATCH)
+            near = sorted(set(baselines.nearest[batch]))
+            # An object may stand on a transparent background.
+            photos = dataset.load(own.scene, own.targets[batch], alpha=not state.normalised)
+            photo_of = dict(zip(near, dataset.load(own.scene, near)["image"], strict=True))
+            cameras = photos["fxfycxcy"][None], own.target_c2w[None, batch]
+            stream = renderer.model.render_stream(state, *cameras, state.image_size, renderer.chunk_views)
+            rendered = (image for chunk in timed(stream, rendering) for image in chunk[0])
+            views = zip(own.targets[batch], baselines.nearest[batch], photos["image"], rendered, strict=True)
+            for i, (view, nearest, photo, image) in enumerate(views):
+                pictures = torch.stack([baselines.mean, photo_of[nearest]])
+                scored = Scored(photo, image, pictures, photos["alpha"][i] if "alpha" in photos else None)
+                report.add(view, photo, image, photo_of[nearest], scored.scores(metrics))
+                progress.update()
+
+
+def timed(stream: Iterator[Tensor], watch: Stopwatch) -> Iterator[Tensor]:
+    """Yield the items of a stream, and count the time that it takes to make them."""
+    while True:
+        with watch:
+            item = next(stream, None)
+        if item is None:
+            return
+        yield item

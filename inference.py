@@ -53,7 +53,8 @@ from data.output.video import find_encoder
 from data.poses import in_scene_frame
 from data.scene_format import Scene
 from data.scene_problems import CameraWarnings
-from data.view_selection import default_method, read_view_index, select_views
+from data.view_index import read_view_index
+from data.view_selection import default_method, select_views
 from model import LaCTLVSM, SceneState, load_model
 from model.departure import TrainedWith, departure
 from model.machine import describe_machine, version
@@ -337,10 +338,10 @@ def choose_views(scene: Scene, folder: Path, most_inputs: int, views: Views, sce
     """Choose a scene's inputs and targets, and transform their poses into the frame that the network sees."""
     c2w = np.stack([view.c2w for view in scene.views])
     method = views.view_selection or default_method(scene_inference)
-    index = None if views.view_index is None else read_view_index(views.view_index, scene.name)
+    index = None if views.view_index is None else read_view_index(views.view_index, scene.name, len(c2w))
     try:
         if index is not None:
-            inputs, targets = select_views(c2w, view_index=index)
+            inputs, targets = index.inputs[0], index.targets
         else:
             inputs, targets = select_views(
                 c2w,

@@ -113,7 +113,10 @@ BAD_INPUT = [
     ("--data_path no_json.json", "no_json.json: is not JSON .+; wanted a JSON file"),
     ("--data_path nowhere.json", "nowhere.json: is not there; wanted a JSON file"),
     ("--view_index nowhere.json --data_path scene_0/opencv_cameras.json", "nowhere.json: is not there; wanted a JSON file"),
-    ("--view_index index.json --data_path scene_0/opencv_cameras.json", ".*--view_index, targets: names view 9; wanted 0 to 6"),
+    (
+        "--view_index index.json --data_path scene_0/opencv_cameras.json",
+        "index.json, scene 'scene_0', targets: names view 9; wanted 0 to 6",
+    ),
     ("--view_index other.json", "other.json, scene 'scene_0': has no entry among 1; wanted its inputs and targets"),
     ("--data_path scene_0/still.json --scene_inference", ".*still.json, cameras: .* too little to set a scale; wanted .*"),
     ("--output_dir file", r"file: cannot be written to \(.+\); wanted a folder for the results"),

@@ -27,7 +27,7 @@ class SceneDataset(Dataset):
     """The scenes of a data path file, in its order: `dataset[i]` is a scene without its images; `load` reads the images.
 
     Args:
-        data_path: a `NAME_data_path.json`, or a single scene's JSON.
+        data_path: a list of scenes, or a single scene's JSON: see `read_data_path`.
         image_size: (h, w) of every image.
         patch_size: h and w must be multiples of it.
         workers: decoding threads; 0 decodes in the calling thread.

@@ -4,21 +4,48 @@ Letters: n views of the scene, k views to choose, s starts. Cameras are world-fr
 returned in ascending order: the order of the inputs does not change what the network computes.
 """
 
-import os
+import contextlib
+import io
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from config.errors import InputError
-from config.messages import shown
-from data.scene_format import read_json
 
 MAX_STARTS = 64
-KMEANS_ATTEMPTS = 10
-INDEX_KEYS = {"inputs": ("inputs", "context"), "targets": ("targets", "target")}
+# scikit-learn's seeds have 32 bits.
+MOST_KMEANS_SEED = 2**32 - 1
+INSTALL = "pip install scikit-learn"
 
-Picker = Callable[[np.ndarray, list[int], int, np.random.Generator], list[int]]
+
+class Chance(NamedTuple):
+    """Randomness of a choice: its seed, and the generator seeded with it, which goes on from pick to pick."""
+
+    seed: int
+    rng: np.random.Generator
+
+    @classmethod
+    def of(cls, seed: int) -> "Chance":
+        return cls(seed, np.random.default_rng(seed))
+
+
+Picker = Callable[[np.ndarray, list[int], int, Chance], list[int]]
+
+
+@dataclass(frozen=True)
+class ViewChoice:
+    """Inputs and targets of a scene, as positions in its list of views.
+
+    Args:
+        inputs: one list for each number of inputs.
+        targets: those of all these numbers.
+    """
+
+    inputs: tuple[list[int], ...]
+    targets: list[int]
 
 
 def default_method(normalised: bool) -> str:
@@ -33,7 +60,6 @@ def select_views(
     num_target_views: int | None = None,
     method: str | None = None,
     target_every: int | None = None,
-    view_index: dict[str, list[int]] | None = None,
     seed: int = 0,
 ) -> tuple[list[int], list[int]]:
     """Split the views of a scene into inputs and targets that do not overlap.
@@ -44,7 +70,9 @@ def select_views(
             are listed ring after ring: even steps along that list fall on the same few azimuths.
         random: without replacement.
         kmeans: inputs are the views nearest to the k-means centres of [position, forward], positions in the unit of the
-            file. All else is chosen as in uniform. With `target_every` 8 this is the protocol of DL3DV-140.
+            file, as scikit-learn finds them; where two centres have the same nearest view, the second takes its next one, so
+            that there are as many inputs as centres. All else is chosen as in uniform. With `target_every` 8 and seed 0 this is
+            the protocol of DL3DV-140, and its published inputs.
 
     Args:
         c2w: (n, 4, 4) of all views of the scene.
@@ -53,109 +81,129 @@ def select_views(
         num_target_views: how many targets to choose among the remaining views; None takes all of them.
         method: "uniform", "spread", "random" or "kmeans".
         target_every: N: views 0, N, 2N, … are the targets instead, and inputs are chosen from all others.
-        view_index: {"inputs": […], "targets": […]} as `read_view_index` returns it; excludes all arguments but `c2w` and `seed`.
         seed: for random and kmeans; the choice is a pure function of it and the cameras.
 
     Returns:
-        inputs, targets: positions in the list of views, ascending (those of `view_index` as given).
+        inputs, targets: positions in the list of views, ascending.
 
     Raises:
-        InputError: the scene has fewer views than requested or lacks those of `view_index`, or a count is below its minimum.
+        InputError: the scene has fewer views than requested, a count is below its minimum, or kmeans lacks scikit-learn or has a
+            seed that scikit-learn does not take.
         ValueError: two arguments contradict each other, or one is missing.
     """
-    n = len(c2w)
-    counts = {"num_all_views": num_all_views, "num_input_views": num_input_views, "num_target_views": num_target_views}
-    if view_index is not None:
-        _refuse("view_index", {**counts, "method": method, "target_every": target_every})
-        return _check_index(view_index, n)
-    if method not in PICKERS:
-        raise ValueError(f"select_views: method is {method!r}; wanted one of {', '.join(PICKERS)}")
     if num_input_views is None:
-        raise ValueError("select_views: num_input_views is None; wanted the number of inputs to choose")
-    for name, count in {**counts, "target_every": target_every}.items():
+        raise ValueError("view selection: num_input_views is None; wanted the number of inputs to choose")
+    if method is None:
+        raise ValueError(f"view selection: method is None; wanted one of {', '.join(PICKERS)}")
+    choice = select_sweep(
+        c2w, [num_input_views], num_all_views, num_target_views, method=method, target_every=target_every, seed=seed
+    )
+    return choice.inputs[0], choice.targets
+
+
+def select_sweep(
+    c2w: np.ndarray,
+    counts: Sequence[int],
+    num_all_views: int | None = None,
+    num_target_views: int | None = None,
+    *,
+    method: str,
+    target_every: int | None = None,
+    seed: int = 0,
+) -> ViewChoice:
+    """Choose inputs for several numbers of them that share their targets, so that what the numbers give can be compared.
+
+    With `target_every` the inputs of each number are those that `select_views` chooses for it alone. Without, the largest number's
+    inputs and the targets are those of `select_views`, and the smaller numbers are chosen by the same method among these inputs.
+
+    Args:
+        c2w, num_all_views, num_target_views, method, target_every, seed: see `select_views`.
+        counts: the numbers of inputs, at least one.
+
+    Returns:
+        the choice, its inputs in the order of `counts`. A single number gives exactly what `select_views` does.
+
+    Raises:
+        InputError: a number is there twice, or see `select_views`.
+        ValueError: there are no numbers, or two arguments contradict each other.
+    """
+    check_counts(counts)
+    others = {"num_all_views": num_all_views, "num_target_views": num_target_views}
+    _check_arguments(counts, {**others, "target_every": target_every}, method, seed)
+    if target_every is None:
+        candidates, targets = _split(c2w, max(counts), num_all_views, num_target_views, PICKERS[method], Chance.of(seed))
+    else:
+        _refuse("target_every", others)
+        n = len(c2w)
+        targets = list(range(0, n, target_every))
+        candidates = sorted(set(range(n)) - set(targets))
+        _require(len(candidates), max(counts), f"inputs (target_every {target_every} takes {len(targets)} of {n})")
+    pick_inputs, _ = PICKERS[method]
+    picks = (candidates if k == len(candidates) else pick_inputs(c2w, candidates, k, Chance.of(seed)) for k in counts)
+    return ViewChoice(tuple(list(views) for views in picks), targets)
+
+
+def check_counts(counts: Sequence[int]) -> None:
+    """Check several numbers of inputs.
+
+    Raises:
+        InputError: one is there twice.
+        ValueError: there are none.
+    """
+    if not counts:
+        raise ValueError("view selection: no number of inputs is given; wanted at least one")
+    twice = first_repeated(counts)
+    if twice is not None:
+        raise InputError("--num_input_views", f"is {twice} twice", "each number once")
+
+
+def first_repeated(values: Sequence[int]) -> int | None:
+    """Return the first value that was there before; None if there is none."""
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def _check_arguments(counts: Sequence[int], others: dict[str, int | None], method: str, seed: int) -> None:
+    if method not in PICKERS:
+        raise ValueError(f"view selection: method is {method!r}; wanted one of {', '.join(PICKERS)}")
+    for name, count in [*(("num_input_views", count) for count in counts), *others.items()]:
         least = 0 if name == "num_target_views" else 1
         if count is not None and count < least:
             raise InputError(f"--{name}", f"is {count}", f"{least} or more")
-    pick_inputs, pick_others = PICKERS[method]
-    rng = np.random.default_rng(seed)
+    if method == "kmeans" and not 0 <= seed <= MOST_KMEANS_SEED:
+        raise InputError("--seed", f"is {seed}", f"0 to {MOST_KMEANS_SEED} for kmeans")
 
-    if target_every is not None:
-        _refuse("target_every", {"num_all_views": num_all_views, "num_target_views": num_target_views})
-        targets = list(range(0, n, target_every))
-        candidates = sorted(set(range(n)) - set(targets))
-        _require(len(candidates), num_input_views, f"inputs (target_every {target_every} takes {len(targets)} of {n})")
-        return pick_inputs(c2w, candidates, num_input_views, rng), targets
 
-    candidates = list(range(n))
+def _split(
+    c2w: np.ndarray,
+    num_input_views: int,
+    num_all_views: int | None,
+    num_target_views: int | None,
+    pickers: tuple[Picker, Picker],
+    chance: Chance,
+) -> tuple[list[int], list[int]]:
+    pick_inputs, pick_others = pickers
+    candidates = list(range(len(c2w)))
     if num_all_views is not None:
-        _require(n, num_all_views, "for num_all_views")
-        candidates = pick_others(c2w, candidates, num_all_views, rng)
+        _require(len(c2w), num_all_views, "for num_all_views")
+        candidates = pick_others(c2w, candidates, num_all_views, chance)
     wanted = num_input_views + (num_target_views or 0)
     _require(len(candidates), wanted, f"({num_input_views} inputs, {num_target_views or 0} targets)")
-    inputs = pick_inputs(c2w, candidates, num_input_views, rng)
+    inputs = pick_inputs(c2w, candidates, num_input_views, chance)
     targets = sorted(set(candidates) - set(inputs))
     if num_target_views is not None:
-        targets = pick_others(c2w, targets, num_target_views, rng)
+        targets = pick_others(c2w, targets, num_target_views, chance)
     return inputs, targets
 
 
-def read_view_index(path: str | os.PathLike, scene_name: str) -> dict[str, list[int]]:
-    """Read which views of a scene are inputs and targets from a JSON file.
-
-    Args:
-        path: {"inputs": […], "targets": […]} for every scene, or {SCENE: {"inputs": […], "targets": […]}, …}. The keys
-            "context" and "target" of other projects' files mean the same.
-        scene_name: the scene's name.
-
-    Returns:
-        {"inputs": […], "targets": […]}; `select_views` checks it against the scene.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        InputError: it is not of that form, or lacks the scene.
-    """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(path, f"holds a {type(content).__name__}", "an object with inputs and targets")
-    where, entry = f"{path}", content
-    if not any(isinstance(content.get(key), list) for keys in INDEX_KEYS.values() for key in keys):
-        where, entry = f"{path}, scene {shown(scene_name, 200)}", content.get(scene_name)
-        if not isinstance(entry, dict):
-            raise InputError(where, f"has no entry among {len(content)}", "its inputs and targets")
-    return {name: _index_list(where, entry, name) for name in INDEX_KEYS}
-
-
-def _index_list(where: str, entry: dict, name: str) -> list[int]:
-    values = next((entry[key] for key in INDEX_KEYS[name] if key in entry), None)
-    if not isinstance(values, list) or any(isinstance(i, bool) or not isinstance(i, int) for i in values):
-        raise InputError(f"{where}, {name}", f"is {shown(values)}", "a list of view numbers")
-    return values
-
-
-def _check_index(view_index: dict[str, list[int]], n: int) -> tuple[list[int], list[int]]:
-    inputs, targets = (_index_list("--view_index", view_index, name) for name in INDEX_KEYS)
-    if not inputs:
-        raise InputError("--view_index, inputs", "names no view", "at least one")
-    for name, values in (("inputs", inputs), ("targets", targets)):
-        outside = [i for i in values if not 0 <= i < n]
-        if outside:
-            raise InputError(f"--view_index, {name}", f"names view {outside[0]}", f"0 to {n - 1}")
-        if len(set(values)) < len(values):
-            raise InputError(f"--view_index, {name}", f"names view {_first_repeated(values)} twice", "each view once")
-    both = sorted(set(inputs) & set(targets))
-    if both:
-        raise InputError("--view_index", f"names view {both[0]} in inputs and targets", "it in one of them")
-    return inputs, targets
-
-
-def _first_repeated(values: Sequence[int]) -> int:
-    return next(value for i, value in enumerate(values) if value in values[:i])
-
-
-def _refuse(name: str, others: dict[str, object]) -> None:
+def _refuse(name: str, others: dict[str, int | None]) -> None:
     given = [other for other, value in others.items() if value is not None]
     if given:
-        raise ValueError(f"select_views: {name} is given together with {', '.join(given)}, which it determines")
+        raise ValueError(f"view selection: {name} is given together with {', '.join(given)}, which it determines")
 
 
 def _require(available: int, wanted: int, what: str) -> None:
@@ -163,16 +211,16 @@ def _require(available: int, wanted: int, what: str) -> None:
         raise InputError("views", f"are {available}", f"{wanted} {what}: ask for fewer")
 
 
-def _pick_uniform(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
+def _pick_uniform(c2w: np.ndarray, candidates: list[int], k: int, chance: Chance) -> list[int]:
     # The middles of k equal stretches of the list; distinct, since a stretch is one view or longer.
     return [candidates[(2 * j + 1) * len(candidates) // (2 * k)] for j in range(k)]
 
 
-def _pick_random(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
-    return sorted(rng.choice(candidates, size=k, replace=False).tolist())
+def _pick_random(c2w: np.ndarray, candidates: list[int], k: int, chance: Chance) -> list[int]:
+    return sorted(chance.rng.choice(candidates, size=k, replace=False).tolist())
 
 
-def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
+def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, chance: Chance) -> list[int]:
     """Run farthest point sampling from many starts; keep the choice that is nearest to all candidates on average.
 
     Positions are centred and divided by their root mean square distance from the mean, so that they weigh as much as
@@ -185,7 +233,7 @@ def _pick_spread(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.
     radius = np.sqrt((position**2).sum(axis=1).mean())
     points = np.concatenate([position / max(radius, 1e-12), poses[:, :3, 2]], axis=1)
     n = len(candidates)
-    starts = _pick_uniform(c2w, list(range(n)), min(n, MAX_STARTS), rng)
+    starts = _pick_uniform(c2w, list(range(n)), min(n, MAX_STARTS), chance)
     chosen = [np.array(starts)]
     nearest = _distances(points, chosen[0])
     for _ in range(k - 1):
@@ -203,22 +251,37 @@ def _distances(points: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return distance
 
 
-def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, rng: np.random.Generator) -> list[int]:
-    poses = c2w[candidates]
-    # Centred, since cv2 computes in float32 and would lose digits far from the origin.
-    position = poses[:, :3, 3] - poses[:, :3, 3].mean(axis=0)
-    points = np.concatenate([position, poses[:, :3, 2]], axis=1).astype(np.float32)
-    cv2.setRNGSeed(int(rng.integers(2**31)))
-    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    labels = np.zeros((len(points), 1), np.int32)  # filled by kmeans
-    _, _, centres = cv2.kmeans(points, k, labels, criteria, KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS)
-    distance = np.linalg.norm(centres[:, None] - points[None], axis=2)
-    picks = []
-    for row in distance:
+def _pick_kmeans(c2w: np.ndarray, candidates: list[int], k: int, chance: Chance) -> list[int]:
+    """Return the views nearest to scikit-learn's k-means centres of [position, forward], as they are in the file.
+
+    Cost: O(n k) for each of a few dozen rounds.
+    """
+    poses = c2w[candidates].astype(np.float64)
+    points = np.concatenate([poses[:, :3, 3], poses[:, :3, 2]], axis=1)
+    taken = np.zeros(len(points), dtype=bool)
+    for centre in _kmeans_centres(points, k, chance.seed):
         # Two centres can have the same nearest view; the second then takes its next one.
-        row[picks] = np.inf
-        picks.append(int(row.argmin()))
-    return sorted(candidates[i] for i in picks)
+        distance = np.where(taken, np.inf, np.linalg.norm(points - centre, axis=1))
+        taken[distance.argmin()] = True
+    return [candidates[i] for i in np.flatnonzero(taken)]
+
+
+def _kmeans_centres(points: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """Return the k centres (k, 6) of points (n, 6).
+
+    What is silenced: warnings of fewer distinct points than centres, which is no fault here, and of the threads of other
+    libraries, and the traceback that joblib prints where the machine does not tell its number of cores. One thread: several add up
+    their sums in any order, so that processes could find centres that differ.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            from sklearn.cluster import KMeans
+            from threadpoolctl import threadpool_limits
+        except ImportError as error:
+            raise InputError("--view_selection kmeans", f"needs scikit-learn ({error})", INSTALL) from error
+        with threadpool_limits(1):
+            return KMeans(n_clusters=k, random_state=seed, n_init="auto").fit(points).cluster_centers_
 
 
 PICKERS: dict[str, tuple[Picker, Picker]] = {

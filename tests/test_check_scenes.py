@@ -47,6 +47,16 @@ def test_good_scenes_pass_and_are_drawn(tmp_path, capsys):
             assert (pixels == corner).all(-1).sum() >= 16
 
 
+def test_a_list_of_lines(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_random_data_path(tmp_path / "data", scenes=2)
+    (tmp_path / "data" / "all.txt").write_text("scene_1/opencv_cameras.json\n\nscene_0/opencv_cameras.json\n")
+    code, out, problems = check(capsys, "data/all.txt")
+    assert (code, problems) == (0, [])
+    assert [line[:7] for line in out[:2]] == ["scene_1", "scene_0"]
+    assert (tmp_path / "outputs" / "check" / "all" / "scene_1" / "cameras.png").exists()
+
+
 def test_pictures_go_to_outputs_by_default_or_nowhere(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data_path = write_random_data_path(tmp_path / "data", scenes=1)

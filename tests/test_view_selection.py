@@ -1,15 +1,21 @@
-"""View selection: methods, counts, and view index files. Letters: n views."""
+"""View selection: methods, counts, and several numbers of inputs. Letters: n views, k inputs."""
 
+import builtins
 import itertools
-import json
+import os
 import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 
 from config.errors import InputError
-from data.view_selection import read_view_index, select_views
-from tests.support.scenes import random_c2w, ring_c2w
+from data.view_selection import ViewChoice, select_sweep, select_views
+from tests.support.scenes import look_at, random_c2w, ring_c2w
 
 METHODS = ["uniform", "spread", "random", "kmeans"]
 
@@ -150,6 +156,83 @@ def test_kmeans_sees_directions_too():
     assert [i // 4 for i in inputs] == [0, 1, 2]
 
 
+def published_inputs(c2w, candidates, k, seed=0):
+    """Long-LRM's inputs: scikit-learn's k-means of [position, forward]; of two centres at one view only one counts."""
+    points = np.array([[*pose[:3, 3], *pose[:3, 2]] for pose in c2w])[candidates]
+    centres = KMeans(n_clusters=k, random_state=seed, n_init="auto").fit(points).cluster_centers_
+    return sorted({candidates[int(((points - centre) ** 2).sum(axis=1).argmin())] for centre in centres})
+
+
+def walk_c2w(n, seed=0):
+    """Return c2w (n, 4, 4) of a camera that walks far from the origin and looks around."""
+    rng = np.random.default_rng(seed)
+    position = np.cumsum(rng.normal(size=(n, 3)), axis=0) * 0.3 + (40, -7, 3)
+    gaze = np.cumsum(rng.normal(size=(n, 3)) * 0.3, axis=0) + (1, 0, 0)
+    return np.stack([look_at(p, p + g) for p, g in zip(position, gaze, strict=True)])
+
+
+@pytest.mark.parametrize("n", [59, 498])
+@pytest.mark.parametrize(("k", "seed"), [(1, 0), (4, 0), (16, 0), (32, 0), (32, 5)])
+def test_kmeans_is_that_of_the_published_protocol(n, k, seed):
+    c2w = walk_c2w(n, seed=n)
+    others = [i for i in range(n) if i % 8]
+    inputs, targets = select_views(c2w, None, k, None, "kmeans", target_every=8, seed=seed)
+    published = published_inputs(c2w, others, k, seed)
+    assert targets == list(range(0, n, 8))
+    assert len(inputs) == k
+    # no two centres of these share their nearest view
+    assert inputs == published
+    assert select_views(c2w, None, k, 0, "kmeans", seed=seed)[0] == published_inputs(c2w, list(range(n)), k, seed)
+
+
+def test_kmeans_fills_up_where_centres_share_their_nearest_view():
+    # Seven views at three poses: two groups of three, and one alone.
+    c2w = np.repeat(random_c2w(3, seed=8), (3, 3, 1), axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # scikit-learn warns of fewer distinct poses than centres
+        inputs, _ = select_views(c2w, None, 5, 0, "kmeans")
+        same, _ = select_views(np.repeat(c2w[:1], 6, axis=0), None, 4, 0, "kmeans")
+    assert len(set(inputs)) == 5
+    assert {min(2, i // 3) for i in inputs} == {0, 1, 2}
+    assert len(set(same)) == 4
+
+
+def test_kmeans_of_thousands_of_views():
+    c2w = walk_c2w(4000)
+    inputs, targets = select_views(c2w, None, 512, None, "kmeans", target_every=8)
+    assert len(set(inputs)) == 512
+    assert len(targets) == 500
+    assert not set(inputs) & set(targets)
+
+
+def test_kmeans_without_scikit_learn_is_one_line(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("sklearn"):
+            raise ModuleNotFoundError("No module named 'sklearn'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    message = "--view_selection kmeans: needs scikit-learn (No module named 'sklearn'); wanted pip install scikit-learn"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        select_views(random_c2w(9), None, 3, 0, "kmeans")
+    assert select_views(random_c2w(9), None, 3, 0, "uniform") == ([1, 4, 7], [])
+
+
+def test_kmeans_is_silent_and_scikit_learn_is_loaded_only_then(tmp_path):
+    script = (
+        "import sys; from data.view_selection import select_views; from tests.support.scenes import random_c2w; "
+        "import data.view_index, data.dataset; assert 'sklearn' not in sys.modules; "
+        "print(select_views(random_c2w(40), None, 3, 0, 'kmeans')[0])"
+    )
+    # Without lscpu on the path joblib prints a traceback; with OMP_NUM_THREADS it does not ask for it.
+    environment = {"PATH": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent), "HOME": os.environ.get("HOME", "/")}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{published_inputs(random_c2w(40), list(range(40)), 3)}\n"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_targets_at_every_8th_frame(method):
     c2w = random_c2w(50)
@@ -159,11 +242,6 @@ def test_targets_at_every_8th_frame(method):
     assert not set(inputs) & set(targets)
     inputs, _ = select_views(c2w, None, 43, None, method, target_every=8)
     assert sorted(inputs + targets) == list(range(50))
-
-
-def test_view_index_is_taken_as_given():
-    assert select_views(random_c2w(9), view_index={"inputs": [7, 0], "targets": [8, 3]}) == ([7, 0], [8, 3])
-    assert select_views(random_c2w(9), view_index={"inputs": [7], "targets": []}) == ([7], [])
 
 
 @pytest.mark.parametrize(
@@ -185,6 +263,10 @@ def test_view_index_is_taken_as_given():
         ({"num_all_views": 0, "num_input_views": 1}, "--num_all_views: is 0; wanted 1 or more"),
         ({"num_target_views": -1, "num_input_views": 1}, "--num_target_views: is -1; wanted 0 or more"),
         ({"target_every": 0, "num_input_views": 1}, "--target_every: is 0; wanted 1 or more"),
+        (
+            {"method": "kmeans", "num_input_views": 2, "seed": 2**32},
+            "--seed: is 4294967296; wanted 0 to 4294967295 for kmeans",
+        ),
     ],
 )
 def test_requests_that_cannot_be_met(arguments, message):
@@ -202,10 +284,6 @@ def test_requests_that_cannot_be_met(arguments, message):
             {"method": "uniform", "num_input_views": 2, "num_all_views": 5, "num_target_views": 1, "target_every": 3},
             "target_every is given together with num_all_views, num_target_views, which it determines",
         ),
-        (
-            {"method": "uniform", "num_input_views": 2, "view_index": {"inputs": [1], "targets": [2]}},
-            "view_index is given together with num_input_views, method, which it determines",
-        ),
     ],
 )
 def test_calls_that_make_no_sense_are_no_input_of_a_user(arguments, message):
@@ -214,58 +292,60 @@ def test_calls_that_make_no_sense_are_no_input_of_a_user(arguments, message):
     assert not isinstance(caught.value, InputError)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    ("inputs", "targets", "message"),
+    "arguments", [{}, {"num_target_views": 3}, {"num_all_views": 24, "num_target_views": 5}, {"target_every": 5}]
+)
+def test_one_number_of_a_sweep_is_select_views(method, arguments):
+    c2w = random_c2w(40, seed=2)
+    inputs, targets = select_views(c2w, num_input_views=7, method=method, seed=3, **arguments)
+    assert select_sweep(c2w, [7], method=method, seed=3, **arguments) == ViewChoice((inputs,), targets)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_of_a_sweep_with_fixed_targets_are_chosen_alone(method):
+    c2w = random_c2w(40, seed=2)
+    choice = select_sweep(c2w, (8, 2, 35), method=method, target_every=8, seed=1)
+    assert choice.targets == [0, 8, 16, 24, 32]
+    alone = [select_views(c2w, num_input_views=k, method=method, target_every=8, seed=1)[0] for k in (8, 2, 35)]
+    assert list(choice.inputs) == alone
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_of_a_sweep_share_the_targets_of_the_largest(method):
+    c2w = random_c2w(40, seed=2)
+    largest, targets = select_views(c2w, 30, 16, 6, method, seed=1)
+    choice = select_sweep(c2w, [4, 16, 8], 30, 6, method=method, seed=1)
+    assert choice.targets == targets
+    assert choice.inputs[1] == largest
+    assert [len(views) for views in choice.inputs] == [4, 16, 8]
+    for k, views in zip((4, 8), choice.inputs[::2], strict=True):
+        among = select_views(c2w[largest], num_input_views=k, num_target_views=0, method=method, seed=1)[0]
+        assert views == [largest[i] for i in among]
+
+
+def test_smaller_numbers_of_a_sweep_by_hand():
+    # 8 of 24: the middles of stretches of three, 1, 4, …, 22; 2 of these 8: the third and the seventh
+    choice = select_sweep(random_c2w(24), [2, 8], method="uniform", num_target_views=0)
+    assert choice == ViewChoice(([7, 19], [1, 4, 7, 10, 13, 16, 19, 22]), [])
+
+
+@pytest.mark.parametrize(
+    ("counts", "arguments", "message"),
     [
-        ([1, 10], [2], "--view_index, inputs: names view 10; wanted 0 to 9"),
-        ([1], [-1], "--view_index, targets: names view -1; wanted 0 to 9"),
-        ([1, 4, 1], [2], "--view_index, inputs: names view 1 twice; wanted each view once"),
-        ([1], [5, 5], "--view_index, targets: names view 5 twice; wanted each view once"),
-        ([1, 7, 3], [2, 3, 7], "--view_index: names view 3 in inputs and targets; wanted it in one of them"),
-        ([], [2], "--view_index, inputs: names no view; wanted at least one"),
-        ([1, "2"], [3], "--view_index, inputs: is [1, '2']; wanted a list of view numbers"),
+        ([4, 2, 4], {}, "--num_input_views: is 4 twice; wanted each number once"),
+        ([4, 0], {}, "--num_input_views: is 0; wanted 1 or more"),
+        ([2, 11, 3], {}, "views: are 10; wanted 11 (11 inputs, 0 targets): ask for fewer"),
+        ([2, 6], {"num_target_views": 5}, "views: are 10; wanted 11 (6 inputs, 5 targets): ask for fewer"),
+        ([7, 2], {"target_every": 3}, "views: are 6; wanted 7 inputs (target_every 3 takes 4 of 10): ask for fewer"),
     ],
 )
-def test_view_index_that_does_not_fit(inputs, targets, message):
-    with pytest.raises(InputError, match=re.escape(message)):
-        select_views(random_c2w(10), view_index={"inputs": inputs, "targets": targets})
+def test_sweeps_that_cannot_be_met(counts, arguments, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        select_sweep(random_c2w(10), counts, method="uniform", **arguments)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"inputs": [3, 1], "targets": [2]},
-        {"context": [3, 1], "target": [2]},
-        {"chair": {"inputs": [3, 1], "targets": [2]}, "sofa": {"inputs": [0], "targets": [5]}},
-        {"chair": {"context": [3, 1], "target": [2]}, "sofa": None},
-    ],
-)
-def test_view_index_files(tmp_path, content):
-    (tmp_path / "i.json").write_text(json.dumps(content))
-    assert read_view_index(tmp_path / "i.json", "chair") == {"inputs": [3, 1], "targets": [2]}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ([1, 2], "i.json: holds a list; wanted an object with inputs and targets"),
-        ({"sofa": {}}, "i.json, scene 'chair': has no entry among 1; wanted its inputs and targets"),
-        ({"chair": None}, "i.json, scene 'chair': has no entry among 1; wanted its inputs and targets"),
-        ({"chair": {"inputs": [1]}}, "i.json, scene 'chair', targets: is None; wanted a list of view numbers"),
-        ({"chair": {"inputs": 1}}, "i.json, scene 'chair', inputs: is 1; wanted a list of view numbers"),
-        ({"inputs": [1, 2.5], "targets": []}, "i.json, inputs: is [1, 2.5]; wanted a list of view numbers"),
-        ({"inputs": [True], "targets": []}, "i.json, inputs: is [True]; wanted a list of view numbers"),
-    ],
-)
-def test_view_index_files_of_wrong_content(tmp_path, content, message):
-    (tmp_path / "i.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=re.escape(message)):
-        read_view_index(tmp_path / "i.json", "chair")
-
-
-def test_view_index_file_that_is_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"i\.json: is not there; wanted a JSON file"):
-        read_view_index(tmp_path / "i.json", "chair")
-    (tmp_path / "i.json").write_text("{")
-    with pytest.raises(InputError, match=r"i\.json: is not JSON"):
-        read_view_index(tmp_path / "i.json", "chair")
+def test_a_sweep_over_nothing_is_no_input_of_a_user():
+    with pytest.raises(ValueError, match="no number of inputs is given; wanted at least one") as caught:
+        select_sweep(random_c2w(10), [], method="uniform")
+    assert not isinstance(caught.value, InputError)

@@ -60,9 +60,9 @@ def readers() -> dict[str, Callable[[Path], object]]:
     """Return the checkout's reading functions by kind of file."""
     from config import load_config
     from config.recipe import read_recipe
+    from data import view_index
     from data.images import read_pixels
     from data.scene_format import read_data_path, read_scene
-    from data.view_selection import read_view_index
     from data_preprocess.capture.stored_image import read_header, read_stored
     from data_preprocess.capture.transforms import read_transforms
     from data_preprocess.colmap.sparse_model import lens_of, read_model
@@ -77,6 +77,10 @@ def readers() -> dict[str, Callable[[Path], object]]:
         found = read_weights(path)
         return found, read_config(path, found), trained_with(path)
 
+    def read_index(path: Path) -> object:
+        view_index._content.cache_clear()  # copies within one tick of the file system's clock look the same
+        return view_index.read_view_index(path, "scene_0", 5, [3])
+
     def transforms(path: Path) -> object:
         return [(frame.lens((60, 84), 1), frame.opencv_c2w()) for frame in read_transforms(path)]
 
@@ -86,7 +90,7 @@ def readers() -> dict[str, Callable[[Path], object]]:
         "scene state": lambda path: vars(SceneState.load(path)),
         "list": read_data_path,
         "scene": read_scene,
-        "view index": lambda path: read_view_index(path, "scene_0"),
+        "view index": read_index,
         "transforms.json": transforms,
         "network config": load_config,
         "recipe": lambda path: read_recipe(["--recipe", str(path)]),
@@ -193,7 +197,10 @@ def mutated_files(arena: Arena) -> Iterator[Outcome]:
     for kind, file, count in (
         ("list", place / "scenes/test_data_path.json", 500),
         ("scene", place / "scenes/scene_0/opencv_cameras.json", 1000),
+        ("list", made / "list.txt", 300),
         ("view index", made / "index.json", 300),
+        ("view index", made / "several.json", 300),
+        ("view index", made / "long_lrm.json", 300),
         ("transforms.json", made / "capture/transforms.json", 1000),
         ("network config", made / "network.yaml", 500),
         ("recipe", made / "recipe.yaml", 500),
@@ -228,7 +235,13 @@ def make_originals(project: Path, place: Path, made: Path) -> None:
         with safe_open(place / source, framework="pt") as file:
             about = {key: text for key, text in file.metadata().items() if "sum" not in key and "sha" not in key}
             save_file({key: file.get_tensor(key) for key in file.keys()}, made / f"{name}.safetensors", about)  # noqa: SIM118
-    (made / "index.json").write_text(json.dumps({"scene_0": {"inputs": [0, 1, 2], "targets": [3, 4]}}))
+    (made / "list.txt").write_text(f"{place}/scenes/scene_0/opencv_cameras.json\n\n{place}/scenes/scene_1/opencv_cameras.json\n")
+    for name, index in {
+        "index": {"scene_0": {"inputs": [0, 1, 2], "targets": [3, 4]}},
+        "several": {"scene_0": {"inputs": {"3": [0, 1, 2], "2": [0, 2]}, "targets": [3, 4]}},
+        "long_lrm": [{"scene_name": "scene_0", "fold_4_kmeans_3_input": [1, 2, 3], "fold_4_kmeans_2_input": [1, 3]}],
+    }.items():
+        (made / f"{name}.json").write_text(json.dumps(index))
     shutil.copy(project / "config/lact_l4_d256_foot.yaml", made / "network.yaml")
     shutil.copy(project / "config/train/debug.yaml", made / "recipe.yaml")
 

@@ -49,7 +49,10 @@ class Network:
 @dataclass(frozen=True)
 class Scenes:
     data_path: str | None = flag(
-        None, "JSON list of scenes, or one scene's opencv_cameras.json", group="scenes", unset="the examples in data_example/"
+        None,
+        "list of scenes (JSON, or .txt with a path on each line), or one scene's opencv_cameras.json",
+        group="scenes",
+        unset="the examples in data_example/",
     )
     output_dir: str = flag("output", "folder for the results")
     image_size: tuple[int, int] | None = flag(None, "height and width", least=1, unset="what the weights were trained at")

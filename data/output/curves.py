@@ -119,8 +119,9 @@ def _draw(image: Image.Image, panel: Panel, top: int) -> None:
         for x, y in pixels if len(pixels) < 100 else pixels[-1:]:
             draw.ellipse((x - 2, y - 2, x + 2, y + 2), colour)
         if pixels:
-            draw.text((at, top + 8), f"{name} {curve[-1][1]:.4g}", colour, font, anchor="ra")
-            at -= 200
+            text = f"{name} {curve[-1][1]:.4g}"
+            draw.text((at, top + 8), text, colour, font, anchor="ra")
+            at -= font.getlength(text) + 24
 
 
 def _range(values: Sequence[float], log: bool = False) -> tuple[float, float]:

@@ -47,11 +47,14 @@ class Evaluation:
         """Write all files; return the scores as a text table."""
         write_tables(self.folder, self._rows, self._speeds, self.about, self.swept, self.method)
         means = summarise(self._rows, self._speeds, self.swept)["means"]
-        curves = []
+        curves = self.folder / CURVES
         if self.swept:
-            curves = [self.folder / CURVES]
-            draw_scores(curves[0], means, self.most_inputs)
-        write_html(self.folder / PAGE, [result.section for result in self._sorted], self.about, means, curves)
+            draw_scores(curves, means, self.most_inputs)
+        else:
+            curves.unlink(missing_ok=True)  # those of an earlier run are not of these tables
+        write_html(
+            self.folder / PAGE, [result.section for result in self._sorted], self.about, means, [curves] if self.swept else []
+        )
         (self.folder / UNFINISHED).unlink(missing_ok=True)
         return table(self._rows, self.about["not_computed"], self.swept)
 

@@ -70,6 +70,16 @@ def test_scene_report_has_a_row_for_every_view_and_saves_the_renderings(tmp_path
     assert result.speed == {"reconstruct_s": 2.5}
 
 
+def test_renderings_of_an_earlier_run_do_not_stay_among_those_of_this_one(tmp_path):
+    for name in ("00010.png", "00015.png", "mine.png", "15.png"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(b"")
+    scene, _, _ = scene_report(tmp_path, 2, save_images=True)
+    scene.finish({})
+    assert sorted(path.name for path in (tmp_path / "images").iterdir()) == ["00000.png", "00010.png", "15.png", "mine.png"]
+    assert (tmp_path / "images" / "00010.png").stat().st_size > 0
+
+
 def test_section_of_the_page_has_inputs_views_and_means(tmp_path):
     scene, photos, rendered = scene_report(tmp_path / "fox", 7)
     section = scene.finish({"reconstruct_s": 2.5}, "trained on less", budget=1_000_000).section

@@ -106,7 +106,7 @@ class SceneReport:
         views: positions of the inputs in the scene.
         inputs: (v, 3, h, w) photos in 0..1, for the picture.
         num_targets: how many views will be added, here and to the reports that are taken in.
-        save_images: write every rendering to `images/`, named by its position in the scene.
+        save_images: write every rendering to `images/`, named by its position in the scene; those of an earlier run are replaced.
         first: number of the scene's views that go to other reports before this one's; see `take_in`.
     """
 
@@ -159,6 +159,8 @@ class SceneReport:
             note: how the run departs from what the weights were trained with.
             budget: bytes of the section's pictures.
         """
+        if self.save_images:
+            self._remove_other_images()
         count = len(self.inputs)
         rows = [{"scene": self.name, "inputs": count, **row} for row in self.rows]
         scene = summarise(rows, {})["scenes"][0] if rows else {}
@@ -173,3 +175,10 @@ class SceneReport:
             self.name, self.views, self.inputs, self._shown, len(rows), scores, speed, note, video=None, budget=budget
         )
         return SceneResult(rows, speed, section)
+
+    def _remove_other_images(self) -> None:
+        """Delete renderings of views that an earlier run had as targets, and this one has not."""
+        views = {row["view"] for row in self.rows}
+        for path in (self.folder / "images").glob("[0-9]" * 5 + ".png"):
+            if int(path.stem) not in views:
+                path.unlink()

@@ -21,12 +21,12 @@ PICTURES_PART = 0.8
 SECTION_BYTES = 4_000_000
 # Bytes that a picture takes on the page besides its own.
 MARKUP = 400
-# Least inputs and targets of a section, and the bytes per input and per target from which it has more.
-LEAST_INPUTS, INPUT_BYTES = 4, 12_000
-LEAST_TARGETS, TARGET_BYTES = 2, 20_000
+# Bytes from which a section has these numbers of inputs and targets at most.
+KEPT = ((200_000, MOST_INPUTS, MOST_TARGETS), (80_000, 8, 4), (0, 6, 3), (0, 4, 2))
 
 Photo = np.ndarray
 Scores = Mapping[str, float | None]
+NewTarget = tuple[int, Photo, Photo, Photo | None, Scores]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Target:
     error: bytes
     nearest: bytes | None
     scores: dict[str, float | None]
+
+    @property
+    def pictures(self) -> list[bytes]:
+        """All its pictures."""
+        return [self.photo, self.rendering, self.error, *([] if self.nearest is None else [self.nearest])]
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def make_section(
     scene: str,
     inputs: Sequence[int],
     photos: Sequence[Photo],
-    targets: Sequence[tuple[int, Photo, Photo, Photo | None, Scores]],
+    targets: Sequence[NewTarget],
     num_targets: int,
     scores: Scores,
     speed: Mapping[str, float],
@@ -95,59 +100,60 @@ def make_section(
 ) -> Section:
     """Encode the pictures of a section so that it takes about `budget` bytes of the page at most.
 
-    Images of at most 256×256 are stored without loss where the budget allows it, others as JPEG of the largest size that it allows.
-    Below about 200 kB fewer inputs are kept, below 120 kB fewer targets; pictures never get smaller than 128 pixels.
+    Images of at most 256×256 are stored without loss where the budget allows it, others as JPEG of the largest size that it allows,
+    of at least 128 pixels. Of small budgets fewer inputs and targets are kept, evenly spaced ones.
 
     Args:
         scene, inputs, num_targets, scores, speed, note, video: see `Section`.
         photos: of all inputs.
-        targets: (view, photo, rendering, photo of the nearest input if known, scores); evenly spaced ones are shown.
+        targets: (view, photo, rendering, photo of the nearest input if known, scores).
         budget: see `section_budget`.
     """
-    views = evenly(len(photos), max(LEAST_INPUTS, min(MOST_INPUTS, budget // INPUT_BYTES)))
-    shown_inputs = [(inputs[i], photos[i]) for i in views]
-    shown_targets = [targets[i] for i in evenly(len(targets), max(LEAST_TARGETS, min(MOST_TARGETS, budget // TARGET_BYTES)))]
-
-    def cost(step: Step) -> float:
-        """Return about what all pictures take, as the first input's and the first target's do."""
-        one_input = sum(page_bytes(encode(photo, _for_inputs(step))) for _, photo in shown_inputs[:1])
-        one_target = sum(page_bytes(picture) for target in shown_targets[:1] for picture in pictures_of(_target(target, step)))
-        return one_input * len(shown_inputs) + one_target * len(shown_targets)
-
-    steps = steps_for([photo for _, photo in shown_inputs] + [target[1] for target in shown_targets])
-    section = None
-    for step in steps[finest(steps, lambda step: cost(step) <= budget) :]:
-        encoded = [(view, encode(photo, _for_inputs(step))) for view, photo in shown_inputs]
-        rendered = [_target(target, step) for target in shown_targets]
-        facts = (num_targets, dict(scores), dict(speed), note, video)
-        section = Section(scene, list(inputs), encoded, rendered, *facts)
-        if sum(map(page_bytes, section_pictures(section))) <= budget:
+    kept_photos, kept_targets = [], []
+    for most_inputs, most_targets in ((inputs, targets) for least, inputs, targets in KEPT if budget >= least):
+        some_photos = [(inputs[i], photos[i]) for i in evenly(len(photos), most_inputs)]
+        kept_photos, kept_targets = _fitted(some_photos, [targets[i] for i in evenly(len(targets), most_targets)], budget)
+        if _cost(kept_photos, kept_targets) <= budget:
             break
-    assert section is not None
-    return section
+    return Section(scene, list(inputs), kept_photos, kept_targets, num_targets, dict(scores), dict(speed), note, video)
 
 
-def section_pictures(section: Section) -> list[bytes]:
-    """Return all pictures of a section."""
-    return [picture for _, picture in section.photos] + [picture for target in section.targets for picture in pictures_of(target)]
+def _fitted(photos: list[tuple[int, Photo]], targets: list[NewTarget], budget: int) -> tuple[list[tuple[int, bytes]], list[Target]]:
+    """Return input photos and targets encoded as finely as fits into a budget; as coarsely as possible if nothing fits."""
+
+    def estimate(step: Step) -> float:
+        """Return about what all take, by the first of each."""
+        first_photo, first_target = _encoded(photos[:1], targets[:1], step)
+        return _cost(first_photo, []) * len(photos) + _cost([], first_target) * len(targets)
+
+    steps = steps_for([photo for _, photo in photos] + [target[1] for target in targets])
+    start = finest(steps, lambda step: estimate(step) <= budget)
+    for step in steps[start:-1]:
+        found = _encoded(photos, targets, step)
+        if _cost(*found) <= budget:
+            return found
+    return _encoded(photos, targets, steps[-1])
 
 
-def pictures_of(target: Target) -> list[bytes]:
-    """Return a target's pictures."""
-    return [target.photo, target.rendering, target.error, *([] if target.nearest is None else [target.nearest])]
+def _encoded(photos: list[tuple[int, Photo]], targets: list[NewTarget], step: Step) -> tuple[list[tuple[int, bytes]], list[Target]]:
+    # Input photos are shown small.
+    small = step if step == LOSSLESS else (max(128, min(384, step[0] // 2)), step[1])
+    return [(view, encode(photo, small)) for view, photo in photos], [_target(target, step) for target in targets]
 
 
-def page_bytes(content: bytes) -> int:
-    """Return the bytes that a picture or a video takes on the page, in base64."""
-    return 4 * -(-len(content) // 3) + MARKUP
-
-
-def _target(target: tuple[int, Photo, Photo, Photo | None, Scores], step: Step) -> Target:
+def _target(target: NewTarget, step: Step) -> Target:
     view, photo, rendering, nearest, scores = target
     others = encode_error(photo, rendering, step), None if nearest is None else encode(nearest, step)
     return Target(view, encode(photo, step), encode(rendering, step), *others, dict(scores))
 
 
-def _for_inputs(step: Step) -> Step:
-    """Return the step of the input photos, which are shown small."""
-    return step if step == LOSSLESS else (max(128, min(384, step[0] // 2)), step[1])
+def _cost(photos: list[tuple[int, bytes]], targets: list[Target]) -> int:
+    """Return the bytes that encoded input photos and targets take on the page."""
+    return sum(page_bytes(photo) for _, photo in photos) + sum(
+        page_bytes(picture) for target in targets for picture in target.pictures
+    )
+
+
+def page_bytes(content: bytes) -> int:
+    """Return the bytes that a picture takes on the page, in base64."""
+    return 4 * -(-len(content) // 3) + MARKUP

@@ -88,5 +88,6 @@ def _encode(image: np.ndarray, step: Step) -> bytes:
     if step == LOSSLESS:
         Image.fromarray(image).save(file, format="PNG")
     else:
-        Image.fromarray(image).save(file, format="JPEG", quality=step[1], subsampling=0 if step[1] >= _FULL_COLOUR else 2)
+        colour = 0 if step[1] >= _FULL_COLOUR else 2
+        Image.fromarray(image).save(file, format="JPEG", quality=step[1], subsampling=colour)
     return file.getvalue()

@@ -297,11 +297,12 @@ def test_means_have_a_row_per_number_of_inputs(tmp_path):
         {"inputs": None, "scenes": 1, "views": 0, "psnr": None, "note": "no figure"},
     ]
     page = written(tmp_path, [section()], means=means, about={**ABOUT, "not_computed": {"lpips": "its weights are missing"}})
-    table = page.one("section", id="means").one("table")
+    table, speed = page.one("section", id="means").all("table")
+    assert [[cell.text for cell in row] for row in rows_of(speed)] == [["inputs", "reconstruct"], ["2", "250 ms"], ["varies", ""]]
     groups, _, first, second = rows_of(table)
-    assert [cell.text for cell in groups] == ["inputs", "scenes", "targets", "PSNR dB ↑", "SSIM ↑", "LPIPS ↓", "reconstruct"]
-    assert [cell.text for cell in first] == ["2", "3", "40", "20.00", "15.00", "0.5000", "not computed", "250 ms"]
-    assert [cell.text for cell in second] == ["varies", "1", "0"] + ["not computed"] * 5
+    assert [cell.text for cell in groups] == ["inputs", "scenes", "targets", "PSNR dB ↑", "SSIM ↑", "LPIPS ↓"]
+    assert [cell.text for cell in first] == ["2", "3", "40", "20.00", "15.00", "0.5000", "not computed"]
+    assert [cell.text for cell in second] == ["varies", "1", "0"] + ["not computed"] * 4
     assert "LPIPS not computed: its weights are missing" in [node.text for node in page.classed("warning")]
 
 
@@ -354,6 +355,7 @@ def test_settings_and_measurements_are_told_in_words(tmp_path):
     assert [cell.text for cell in figures][-4:] == ["1.23 s", "61.2", "16,384", "3.00 GiB"]
     header = page.one("header").text
     assert "image size 24×40 (height × width)" in header
+    assert "inputs 2 " in header
     assert "weights weight/small.pt" in header
 
 

@@ -27,6 +27,7 @@ METRICS = {
 ALWAYS = ("psnr", "ssim", "lpips")
 # What takes the rendering's place in a baseline, by the suffix of its score.
 PICTURES = {"": "rendering", "_nearest": "nearest input", "_mean": "mean of inputs"}
+SCORES = {name + suffix for name in METRICS for suffix in PICTURES}
 
 
 @dataclass(frozen=True)

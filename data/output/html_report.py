@@ -6,7 +6,7 @@ A run makes a section per scene and number of inputs with `make_section`; `write
 import base64
 import datetime
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -24,7 +24,7 @@ from data.output.thumbnails import is_lossless, size_of
 __all__ = ["Section", "Target", "make_section", "section_budget", "write_html"]
 
 # Keys of a mean that are no scores.
-_COUNTS = ("inputs", "scenes", "views")
+_COUNTS = {"inputs", "scenes", "views"}
 # Scenes named at the top for their low PSNR; fewer scenes than these are compared at a glance.
 _WORST = 5
 
@@ -53,16 +53,19 @@ def write_html(
     """
     path = Path(path)
     scenes = scenes_of(sections, path.parent)
-    scores = [{key: mean[key] for key in mean if key not in _COUNTS and isinstance(mean[key], (int, float))} for mean in means]
+    scored = html_numbers.SCORES | {key for section in sections for key in section.scores}
+    scores = [{key: mean[key] for key in mean if key in scored} for mean in means]
+    others = [{key: mean[key] for key in mean if key not in scored | _COUNTS and _is_number(mean[key])} for mean in means]
     content = {
         "scenes": scenes,
         "about": about,
         "weights": PureWindowsPath(str(about.get("load") or "")).name,  # after the last slash of either kind
         "not_computed": about.get("not_computed") or {},
         "date": about.get("date") or datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "facts": _facts(about),
+        "facts": _facts(about, sections),
         "warnings": _warnings(about, scenes),
-        "means": list(zip(means, scores, strict=True)),
+        "means": list(zip(means, scores, others, strict=True)),
+        "quantities": _names(others),
         "columns": html_numbers.score_columns([*scores, *(section.scores for section in sections)]),
         "worst": _worst(scenes),
         "curves": [curve.read_bytes() for curve in curves],
@@ -86,7 +89,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals |= {name: getattr(html_numbers, name) for name in ("caption", "cell_of", "figure", "groups_of", "quantity")}
-    environment.globals |= {"own_columns": _own_columns, "quantities": _quantities_of}
+    environment.globals |= {"own_columns": _own_columns, "names_of": _names}
     environment.globals |= {"data_url": _data_url, "counted": counted, "shown_size": _shown_size, "stored": _stored}
     return environment
 
@@ -97,8 +100,13 @@ def _own_columns(scene: Scene) -> list[html_numbers.Column]:
     return [column for column in columns if column.picture in (html_numbers.PICTURES[""], "")]
 
 
-def _quantities_of(scene: Scene) -> list[str]:
-    return list(dict.fromkeys(name for section in scene.sections for name in section.speed))
+def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the keys of some rows, each once."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _printable(value: object) -> object:
@@ -130,16 +138,17 @@ def _stored(picture: bytes) -> str:
     return f"{h}×{w} pixels, {'lossless' if is_lossless(picture) else 'JPEG'}"
 
 
-def _facts(about: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _facts(about: Mapping[str, Any], sections: Sequence[Section]) -> list[tuple[str, Any]]:
     """Return what was run, as far as it is known: (label, value)."""
     machine = about.get("machine")
     machine = machine if isinstance(machine, Mapping) else {}
-    size = about.get("image_size")
+    size, counts = about.get("image_size"), sorted({len(section.inputs) for section in sections})
     facts = [
         ("weights", about.get("load")),
         ("data", about.get("data_path")),
         ("protocol", about.get("protocol")),
         ("image size", f"{size[0]}×{size[1]} (height × width)" if isinstance(size, Sequence) and len(size) == 2 else size),
+        ("inputs", f"{counts[0]} to {counts[-1]}" if len(counts) > 8 else ", ".join(map(str, counts)) or None),
         ("device", machine.get("device", about.get("device"))),
         ("precision", about.get("precision", machine.get("precision"))),
         ("commit", about.get("commit", machine.get("commit"))),

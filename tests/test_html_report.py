@@ -236,6 +236,7 @@ STRANGE = [
     "-->]]><!--",
     "' onload='x",
     "a\nb",
+    "\u202eright to left",
 ]
 
 
@@ -243,7 +244,10 @@ def test_names_are_text_whatever_they_hold(tmp_path):
     sections = [section(name, note=f"note of {name}", views=(1,)) for name in STRANGE]
     about = {**ABOUT, "load": STRANGE[0], STRANGE[1]: {STRANGE[0]: [STRANGE[1]]}, "warnings": STRANGE, "date": STRANGE[0]}
     page = written(tmp_path, sections, about=about, means=[{"inputs": STRANGE[0], "scenes": 1, "views": 1, STRANGE[1]: 2.0}])
-    shown = [name.replace("\udce9", r"\udce9").replace("\x1b", r"\x1b").replace("\n", r"\n") for name in STRANGE]
+    shown = [
+        name.replace("\udce9", r"\udce9").replace("\x1b", r"\x1b").replace("\n", r"\n").replace("\u202e", r"\u202e")
+        for name in STRANGE
+    ]
     titles = [scene.one("h2").one("bdi").text for scene in page.classed("scene")]
     assert titles == shown
     notes = [scene.classed("warning")[0].text for scene in page.classed("scene")]
@@ -393,16 +397,16 @@ def test_videos_are_embedded_while_the_page_is_small_enough(tmp_path, monkeypatc
         assert base64.b64decode(content) == videos[count].read_bytes()
         assert figure.text == f"{count} inputs: {videos[count].name}"
     assert {"controls", "muted", "loop", "playsinline"} <= set(first.one("video").attributes)
-    # With room for the first alone, the others are links to the files.
+    # With room for the first and less than the second, which alone would fit, the others are links to the files.
     text = html_scene._FRAME + sum(page_bytes(picture) for made in sections for picture in pictures_of(made)) + 3 * 5000
-    monkeypatch.setattr(html_scene, "PAGE_BYTES", text + 300_000)
+    monkeypatch.setattr(html_scene, "PAGE_BYTES", text + 600_000)
     first, second, third = written(tmp_path, sections).classed("videos")[0].all("figure")
     assert first.one("video").attributes["src"].startswith("data:")
     for figure, tag, count in ((second, "img", 3), (third, "video", 4)):
         for url in (figure.one(tag).attributes["src"], figure.one("a").attributes["href"]):
             assert urllib.parse.unquote_to_bytes(url) == os.fsencode(videos[count].relative_to(tmp_path))
             assert urllib.parse.urlsplit(url).path == url
-        assert "not in this file, which would exceed" in figure.text
+        assert "not in this file, which would get too large" in figure.text
 
 
 def test_only_what_is_given_is_shown(tmp_path):

@@ -25,6 +25,8 @@ __all__ = ["Section", "Target", "make_section", "section_budget", "write_html"]
 
 # Keys of a mean that are no scores.
 _COUNTS = {"inputs", "scenes", "views"}
+# Characters that turn the direction of writing.
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Scenes named at the top for their low PSNR; fewer scenes than these are compared at a glance.
 _WORST = 5
 
@@ -110,10 +112,17 @@ def _is_number(value: object) -> bool:
 
 
 def _printable(value: object) -> object:
-    """Return a text with control characters and halves of surrogate pairs as escapes: names of files may have any of them."""
-    if type(value) is not str or is_plain(value):
+    """Return a text with escapes for control characters, halves of surrogate pairs and turns of the direction of writing.
+
+    Names of files may have any of them.
+    """
+    if type(value) is not str or _is_printable(value):
         return value
-    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in value)
+    return "".join(letter if _is_printable(letter) else ascii(letter)[1:-1] for letter in value)
+
+
+def _is_printable(text: str) -> bool:
+    return is_plain(text) and _DIRECTIONS.isdisjoint(text)
 
 
 def _data_url(content: bytes, kind: str) -> Markup:

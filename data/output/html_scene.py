@@ -13,6 +13,8 @@ from data.output.thumbnails import same_photo
 
 # About what the page takes for a section besides its pictures, and for everything that is no scene.
 _SECTION_TEXT, _FRAME = 5_000, 60_000
+# Firefox takes data URLs of up to 32 MB.
+_VIDEO_BYTES = 30_000_000
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def scenes_of(sections: Iterable[Section], folder: Path) -> list[Scene]:
         for section, label in zip(scene.sections, scene.labels, strict=True):
             if section.video is not None:
                 size = 4 * section.video.stat().st_size // 3
-                why = "" if used + size <= PAGE_BYTES else f"not in this file, which would exceed {PAGE_BYTES // 10**6} MB"
+                fits = size <= _VIDEO_BYTES and used + size <= PAGE_BYTES
+                why = "" if fits else "not in this file, which would get too large"
                 used += 0 if why else size
                 scene.videos.append(Video(section.video, label, link_to(section.video, folder), why))
     return scenes

@@ -92,7 +92,8 @@ def _environment() -> Environment:
     )
     environment.globals |= {name: getattr(html_numbers, name) for name in ("caption", "cell_of", "figure", "groups_of", "quantity")}
     environment.globals |= {"own_columns": _own_columns, "names_of": _names}
-    environment.globals |= {"data_url": _data_url, "counted": counted, "shown_size": _shown_size, "stored": _stored}
+    environment.globals |= {"data_url": _data_url, "counted": counted, "is_lossless": is_lossless}
+    environment.globals |= {"shown_size": _shown_size, "stored": _stored}
     return environment
 
 

@@ -56,7 +56,9 @@ class Shown:
 
     def picture(self, selector: str) -> np.ndarray:
         """Return the pixels on the screen where an element is."""
-        return pixels_of(self.page.locator(selector).screenshot())
+        found = self.page.locator(selector)
+        found.evaluate("element => element.decode && element.decode()")
+        return pixels_of(found.screenshot())
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from skimage.color import rgb2lab
 
-from data.output.picture import _evenly, camera_plot, colour_table, comparison, contact_sheet
+from data.output.picture import camera_plot, colour_table, comparison, contact_sheet, evenly
 
 BLUE = (29, 98, 176)
 
@@ -108,10 +108,10 @@ def test_six_wide_targets_fill_a_wide_page(tmp_path: Path) -> None:
 
 
 def test_evenly_keeps_the_ends_and_the_order() -> None:
-    assert _evenly(5, 16) == [0, 1, 2, 3, 4]
-    assert _evenly(50, 4) == [0, 16, 33, 49]
-    assert _evenly(3, 1) == [0]
-    assert _evenly(0, 4) == []
+    assert evenly(5, 16) == [0, 1, 2, 3, 4]
+    assert evenly(50, 4) == [0, 16, 33, 49]
+    assert evenly(3, 1) == [0]
+    assert evenly(0, 4) == []
 
 
 def test_colours_get_evenly_lighter() -> None:

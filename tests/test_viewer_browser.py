@@ -1,40 +1,28 @@
 """The viewer in a real browser, Debian's Chromium: what is on the screen, clicks on cameras, a path drawn, saved and rendered."""
 
-import io
 import json
 import math
-import shutil
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import inference
 from data.scene_format import read_scene
 from model.viewer import PathFiles, start_viewer
+from tests.support.chromium import MARKS, launched, pixels_of, playwright
 from tests.support.videos import decode
 from tests.support.viewers import SIZE, bundled_model, direct, example_scenes, middle, psnr, until
 
 pytest.importorskip("viser", reason="the viewer needs viser: pip install -r tests/requirement.txt")
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="driving a browser needs playwright: pip install -r tests/requirement.txt"
-)
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium"),
-]
 
-from model.viewer.browser import Browser  # noqa: E402
-from model.viewer.viewer import Viewer, free_port  # noqa: E402
+from model.viewer.browser import Browser
+from model.viewer.viewer import Viewer, free_port
 
+pytestmark = MARKS
 WINDOW = {"width": 1200, "height": 900}
-# Without a GPU, and without what Chromium would ask the network.
-FLAGS = ["--no-sandbox", "--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]  # fmt: skip
 
 
 class Screen:
@@ -69,8 +57,7 @@ class Screen:
 
     def shot(self) -> np.ndarray:
         """Return the part of the screen that shows the scene, without panels."""
-        with Image.open(io.BytesIO(self.page.screenshot())) as image:
-            screen = np.asarray(image.convert("RGB"))
+        screen = pixels_of(self.page.screenshot())
         w, h = self.canvas
         return screen[:h, :w]
 
@@ -92,10 +79,8 @@ class Screen:
 
 @pytest.fixture(scope="module")
 def chromium():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ _CAPTION, _CAPTION_SIZE = 24, 16
 _PAPER, _INK, _FAINT = (247, 247, 245), (38, 38, 42), (112, 112, 118)
 _CAMERA_COLOUR, _WARNING = (29, 98, 176), (176, 48, 24)
 # Most inputs and targets in a comparison, and the error at which its colours saturate.
-_MOST_INPUTS, MOST_TARGETS, _ERROR_SCALE = 16, 6, 0.2
+MOST_INPUTS, MOST_TARGETS, ERROR_SCALE = 16, 6, 0.2
 # Smaller images are enlarged, by whole factors, so that their pixels are visible.
 _SMALLEST = 160
 # Lines are drawn this many times larger and then reduced: Pillow does not anti-alias them.
@@ -59,21 +59,19 @@ def comparison(
     _check_images(path, "rendering", rendered, targets[0].shape)
     parts = [_text(title, 30), _text(note, 20, _WARNING)]
     if len(inputs):
-        photos = [inputs[view] for view in _evenly(len(inputs), _MOST_INPUTS)]
+        photos = [inputs[view] for view in evenly(len(inputs), MOST_INPUTS)]
         parts += [_text(_count(len(photos), len(inputs), "input"), 20), _photo_grid(photos)]
-    shown = _evenly(len(targets), MOST_TARGETS)
+    shown = evenly(len(targets), MOST_TARGETS)
     parts.append(_text(_count(len(shown), len(targets), "target"), 20))
     blocks, side = _blocks(len(shown), _WIDEST - 80 - _column(parts, 16).height, *targets[0].shape[:2])
     strips = []
     for view in shown:
-        difference = np.abs(targets[view].astype(np.float32) - rendered[view]) / 255
-        error = difference.mean(-1)
-        heat = colour_table()[np.rint(255 * (error / _ERROR_SCALE).clip(0, 1)).astype(np.uint8)]
-        caption = captions[view] if captions else f"{-10 * math.log10(max((difference**2).mean(), 1e-10)):.2f} dB"
+        difference, error = targets[view].astype(np.float32) - rendered[view], error_map(targets[view], rendered[view])
+        caption = captions[view] if captions else f"{-10 * math.log10(max((difference**2).mean() / 255**2, 1e-10)):.2f} dB"
         cells = [
             _cell(targets[view], f"target {view + 1}", side),
             _cell(rendered[view], f"rendered · {caption}", side),
-            _cell(heat, f"error · mean {error.mean():.3f}", side),
+            _cell(heat_map(error), f"error · mean {error.mean():.3f}", side),
         ]
         strips.append(_row(cells, _GAP))
     parts.append(_grid(strips, blocks, 3 * _GAP, 12))
@@ -139,6 +137,16 @@ def camera_plot(
     _save(path, _column([_text(title, 30), legend, _row(panels, 4 * _GAP)], 18))
 
 
+def error_map(target: np.ndarray, rendered: np.ndarray) -> np.ndarray:
+    """Return the error (h, w) float32 of each pixel: the mean over channels of the absolute difference, 0..1."""
+    return np.abs(target.astype(np.float32) - rendered).mean(-1) / 255
+
+
+def heat_map(error: np.ndarray) -> np.ndarray:
+    """Return the colours (h, w, 3) uint8 of errors (h, w); they saturate at `ERROR_SCALE`."""
+    return colour_table()[np.rint(255 * (error / ERROR_SCALE).clip(0, 1)).astype(np.uint8)]
+
+
 @functools.cache
 def colour_table() -> np.ndarray:
     """Return 256 colours (256, 3) uint8 from near black through violet and red to pale yellow.
@@ -160,17 +168,17 @@ def colour_table() -> np.ndarray:
     return np.rint(255 * encoded).astype(np.uint8)
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """Return at most `most` of the first `count` numbers, evenly spaced from the first to the last."""
+    return sorted({round(view) for view in np.linspace(0, count - 1, min(count, most))})
+
+
 def _check_images(path: str | os.PathLike, what: str, images: Sequence[np.ndarray], shape: tuple[int, ...] | None = None) -> None:
     for view, image in enumerate(images):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise ValueError(f"{path}: {what} {view} is {image.shape} {image.dtype}; wanted (h, w, 3) uint8")
         if shape is not None and image.shape != shape:
             raise ValueError(f"{path}: {what} {view} is {image.shape}; wanted {shape}, the first target's")
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    """Return at most `most` of the first `count` numbers, evenly spaced from the first to the last."""
-    return sorted({round(view) for view in np.linspace(0, count - 1, min(count, most))})
 
 
 def _count(shown: int, count: int, what: str) -> str:
@@ -247,7 +255,7 @@ def _grid(images: list[Image.Image], columns: int, gap: int, row_gap: int | None
 
 def _legend() -> Image.Image:
     bar = Image.fromarray(np.repeat(colour_table()[None], 16, axis=0))
-    ends = [_text("error 0", _CAPTION_SIZE, _FAINT), bar, _text(f"{_ERROR_SCALE:g} or more", _CAPTION_SIZE, _FAINT)]
+    ends = [_text("error 0", _CAPTION_SIZE, _FAINT), bar, _text(f"{ERROR_SCALE:g} or more", _CAPTION_SIZE, _FAINT)]
     words = _text("mean over the channels of |target - rendered|, white is 1", _CAPTION_SIZE, _FAINT)
     return _row([*ends, words], 12)
 

@@ -31,7 +31,8 @@ import torch
 from PIL import Image
 from data.files import naming, replace_when_finished, write_json
 from data.output.curves import draw_curves
-from data.output.report import write_report
+from data.output.html_report import write_html
+from data.output.tables import SCORES, write_tables
 from data.output.video import VideoWriter
 from data_preprocess.capture.stored_image import write_png
 from model.scene_state import SceneState
@@ -51,7 +52,7 @@ def torch_save(name):
     with replace_when_finished(name) as temporary:
         torch.save({"x": torch.zeros(9000)}, temporary)
 
-rows = [{"scene": "s", "view": i, "psnr": 1.0, "ssim": 1.0, "lpips": None} for i in range(200)]
+rows = [{"scene": "s", "inputs": 2, "view": i, **dict.fromkeys(SCORES, 1.0)} for i in range(200)]
 for name, write in {
     "list.json": lambda name: write_json(name, ["x" * 90] * 90),
     "step.pt": torch_save,
@@ -61,7 +62,8 @@ for name, write in {
     "video.mp4": video,
     "video.gif": video,
     "curves.png": lambda name: draw_curves(name, [{"step": i, "loss": i + 1.0} for i in range(99)]),
-    "metrics.json": lambda name: write_report(".", rows, {}),
+    "metrics.json": lambda name: write_tables(".", rows, {}, {}, False, "w"),
+    "report.html": lambda name: write_html(name, [], {}, [], []),
 }.items():
     Path(name).write_text("old")
     try:
@@ -80,7 +82,7 @@ def test_every_writer_names_its_file_where_the_disk_takes_no_more(tmp_path):
     found = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
-    assert len(lines) == 9
+    assert len(lines) == 10
     for line in lines:
         name, _, rest = line.partition(": ")
         assert (tmp_path / name).is_file(), line

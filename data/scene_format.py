@@ -106,7 +106,11 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
         FileNotFoundError: there is no such file.
         InputError: the file breaks the format; the message names file, view and key.
     """
-    content = read_json(json_path)
+    return parse_scene(json_path, read_json(json_path))
+
+
+def parse_scene(json_path: str | os.PathLike, content: object) -> Scene:
+    """Check the content of a scene's JSON; as `read_scene`, which reads it."""
     json_path = Path(os.path.abspath(json_path))
     name, entries = json_path.parent.name, content
     if isinstance(content, dict):

@@ -8,7 +8,7 @@ import numpy as np
 
 from data.camera_geometry import AIM_DEG, OBJECT_RADIUS, aim, level_direction, meeting_point, point_of_view
 from data.intrinsics_problems import are_crops
-from data.pose_problems import looks_like_dome
+from data.pose_problems import looks_like_dome, looks_upside_down
 from data.problem import Problem, place
 from data.scene_format import Scene
 
@@ -20,7 +20,8 @@ NEAREST, FARTHEST, MOST_ASIDE, MOST_TILT_DEG = 1.5, 4.5, 0.2, 15.0
 RENDERED_DEG, EXACT_DEG, NEAR, AT_ORIGIN = 4.0, 0.5, 1.0, 1e-3
 # Least number of views with a common point that says anything.
 LEAST_VIEWS = 4
-_DOWN = 0.3
+# A view that does not show the object has it this many times as far from the middle as most views.
+_USUAL = 3.0
 _NORMALISED = "normalised poses (--scene_inference, --scene_pose_normalize) for a scene"
 
 
@@ -36,7 +37,7 @@ def looks_like_object(c2w: np.ndarray) -> bool:
     cosine = aim(np.zeros(3), position, forward)
     if cosine is None:
         return False
-    upside_down = c2w[:, 2, 1].mean() > _DOWN or looks_like_dome(c2w)
+    upside_down = looks_upside_down(c2w) or looks_like_dome(c2w)
     sign = -1 if np.median(cosine) < 0 and upside_down else 1
     if _miss(sign * cosine) < RENDERED_DEG:
         return True
@@ -124,8 +125,10 @@ def _view_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray, centre: np
     views = [scene.views[i] for i in chosen]
     w, h, fx, fy, cx, cy = np.array([(view.w, view.h, view.fx, view.fy, view.cx, view.cy) for view in views]).T
     z_safe = np.where(z > 0, z, 1.0)
-    column, row = fx * x / z_safe + cx, fy * y / z_safe + cy
-    outside = (z <= 0) | (column < 0) | (column > w) | (row < 0) | (row > h)
+    aside = np.maximum(np.abs((fx * x / z_safe + cx) / w - 0.5), np.abs((fy * y / z_safe + cy) / h - 0.5))
+    outside = (z <= 0) | (aside > 0.5)
+    if outside.mean() <= 0.5:  # in photos taken by hand the point is anywhere, and sometimes just outside
+        outside &= (z <= 0) | (aside > _USUAL * np.quantile(aside[z > 0], 0.8))
     if not outside.any():
         return []
     few = tuple(chosen[outside].tolist())

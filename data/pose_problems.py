@@ -8,8 +8,8 @@ have any direction up, so that there a convention shows only in these cases:
   People who look around look up as well, or from one height.
 
 It cannot be told from poses alone whether a level ring of cameras looks outwards, as in a panorama, or inwards with the axes of
-OpenGL: turned over, one is the other. So are cameras that face forward, where their world is not z up; a round tour is a ring with x
-forward; and photos that lie on their side are, where z is not up, upright ones with other x and y axes.
+OpenGL: turned over, one is the other. So are cameras that face forward, where their world is not z up; a round tour is a ring with
+x forward; and photos that lie on their side are, where z is not up, upright ones with other x and y axes.
 """
 
 import numpy as np
@@ -30,8 +30,9 @@ from data.problem import Problem
 # The least number of views that allows a conclusion.
 LEAST_COMPARED = 4
 # A dome: axes meet this exactly, point down by this much in the mean, by amounts of this range, and hardly one above the last.
-DOME_MISS_DEG, DOME_DOWN_DEG, DOME_RANGE_DEG, LEVEL_DEG = 6.0, 15.0, 15.0, 5.0
-_UPSIDE_DOWN = 0.9
+DOME_MISS_DEG, DOME_DOWN_DEG, DOME_RANGE_DEG, LEVEL_DEG = 4.0, 15.0, 15.0, 5.0
+# Cosines: of the direction up with z, reversed, and of each camera's y axis with z.
+_UPSIDE_DOWN, _DOWN = 0.9, 0.7
 
 
 def convention_problem(c2w: np.ndarray, is_object: bool) -> Problem | None:
@@ -61,8 +62,12 @@ def in_one_place(c2w: np.ndarray) -> bool:
 
 
 def looks_upside_down(c2w: np.ndarray) -> bool:
-    """Return whether cameras are upside down in a world with z up."""
-    return bool((c2w[:, 2, 1] > 0).mean() > _UPSIDE_DOWN)
+    """Return whether cameras are upside down in a world with z up: their own direction up is opposite.
+
+    Where they turn too little to have one, as on a short arc, each must be upside down.
+    """
+    up = level_direction(c2w)
+    return bool(c2w[:, 2, 1].min() > _DOWN if up is None else up[2] < -_UPSIDE_DOWN)
 
 
 def _object_problem(c2w: np.ndarray) -> Problem | None:
@@ -86,7 +91,7 @@ def _scene_problem(c2w: np.ndarray) -> Problem | None:
     meets_behind = point is not None and miss > 180 - AIM_DEG
     if (meets_behind or _all_behind(c2w)) and looks_upside_down(c2w):
         return _axes_problem(c2w, OPENGL, "are upside down and look away from each other")
-    if meets_behind and miss > 180 - DOME_MISS_DEG and looks_like_dome(c2w):
+    if looks_like_dome(c2w):
         return _axes_problem(c2w, OPENGL, "all look down and away from one point behind them, from several heights")
     return None
 
@@ -173,10 +178,17 @@ def _all_behind(c2w: np.ndarray) -> bool:
 
 
 def looks_like_dome(c2w: np.ndarray) -> bool:
-    """Return whether cameras look down, by their own images, from several heights."""
+    """Return whether cameras look down, by their own images, and away from one point behind them, from several heights."""
     up = up_direction(c2w)
-    if up is None:
+    point, miss = meeting_point(c2w[:, :3, 3], c2w[:, :3, 2])
+    if up is None or point is None or miss < 180 - DOME_MISS_DEG:
         return False
-    pitch = np.degrees(np.arcsin(np.clip(c2w[:, :3, 2] @ up, -1, 1)))
-    low, high = np.quantile(pitch, [0.1, 0.9])
-    return bool(high < LEVEL_DEG and pitch.mean() < -DOME_DOWN_DEG and high - low > DOME_RANGE_DEG)
+    pitch = _elevation_deg(c2w[:, :3, 2], up)
+    seen_from_point = _elevation_deg(c2w[:, :3, 3] - point, up)
+    ranges = [np.subtract(*np.quantile(angles, [0.9, 0.1])) for angles in (pitch, seen_from_point)]
+    return bool(np.quantile(pitch, 0.9) < LEVEL_DEG and pitch.mean() < -DOME_DOWN_DEG and min(ranges) > DOME_RANGE_DEG)
+
+
+def _elevation_deg(direction: np.ndarray, up: np.ndarray) -> np.ndarray:
+    sine = direction @ up / np.maximum(np.linalg.norm(direction, axis=1), 1e-12)
+    return np.degrees(np.arcsin(np.clip(sine, -1, 1)))

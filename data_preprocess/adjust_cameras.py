@@ -150,8 +150,8 @@ def _kept(scene: Scene, drop: Sequence[int]) -> list[int]:
 def _rescaled(json_path: Path, content: object, size: tuple[int, int]) -> tuple[object, bool]:
     """Return a scene's JSON with its intrinsics in pixels of its views, and whether the principal points were moved.
 
-    The numbers are scaled before they are checked, since those in shares of the image are refused. What is no number, or is missing,
-    is left to the check.
+    The numbers are scaled before they are checked, since those in shares of the image are refused. What is no number, or is
+    missing, is left to the check.
     """
     entries = content.get("frames") if isinstance(content, dict) else content
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

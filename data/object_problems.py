@@ -9,7 +9,7 @@ import numpy as np
 from data.camera_geometry import AIM_DEG, OBJECT_RADIUS, aim, level_direction, meeting_point, point_of_view
 from data.intrinsics_problems import are_crops
 from data.pose_problems import looks_like_dome, looks_upside_down
-from data.problem import Problem, place
+from data.problem import NORMALISED, Problem, place
 from data.scene_format import Scene
 
 # Median distance of the cameras; how far the object may be from the origin, in those; and tilt of the direction up.
@@ -22,7 +22,6 @@ RENDERED_DEG, EXACT_DEG, NEAR, AT_ORIGIN = 4.0, 0.5, 1.0, 1e-3
 LEAST_VIEWS = 4
 # A view that does not show the object has it this many times as far from the middle as most views.
 _USUAL = 3.0
-_NORMALISED = "normalised poses (--scene_inference, --scene_pose_normalize) for a scene"
 
 
 def looks_like_object(c2w: np.ndarray) -> bool:
@@ -51,13 +50,14 @@ def looks_like_object(c2w: np.ndarray) -> bool:
     return bool((miss < EXACT_DEG and aside < NEAR) or (at_origin and miss < AIM_DEG))
 
 
-def object_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray) -> list[Problem]:
+def object_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray, intrinsics_are_right: bool = True) -> list[Problem]:
     """Return the problems of an object's cameras.
 
     Args:
         scene: for the intrinsics.
         c2w: (v, 4, 4) with OpenCV axes.
         chosen: (v) the numbers of these views in the scene.
+        intrinsics_are_right: whether they say what views show.
     """
     position, forward = c2w[:, :3, 3], c2w[:, :3, 2]
     point = point_of_view(c2w) if len(c2w) >= LEAST_VIEWS else None
@@ -65,12 +65,12 @@ def object_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray) -> list[P
         cosine = aim(np.zeros(3), position, forward)
         if cosine is None or _miss(cosine) > 2 * AIM_DEG:
             found = "has cameras that look at no common point and past the origin, where an object's network expects it"
-            return [Problem(found, f"cameras around an object at the origin, or {_NORMALISED}")]
+            return [Problem(found, f"cameras around an object at the origin, or {NORMALISED}")]
     centre = np.zeros(3) if point is None else point
     distance = float(np.median(np.linalg.norm(position - centre, axis=1)))
     problems = _scale_problems(distance, point is not None) + _centre_problems(centre, distance)
     problems += _up_problems(c2w) if len(c2w) >= LEAST_VIEWS else []
-    return problems + _view_problems(scene, c2w, chosen, centre)
+    return problems + (_view_problems(scene, c2w, chosen, centre) if intrinsics_are_right else [])
 
 
 def _miss(cosine: np.ndarray) -> float:
@@ -85,7 +85,7 @@ def _scale_problems(distance: float, has_centre: bool) -> list[Problem]:
         f"has cameras at a distance of {distance:.3g} (median) from {what}, {distance / OBJECT_RADIUS:.2g} times as far as in "
         "training, where the object is about 1 in half-extent, so that new views are blurred"
     )
-    wanted = f"about {OBJECT_RADIUS:g} for an object, or {_NORMALISED}"
+    wanted = f"about {OBJECT_RADIUS:g} for an object, or {NORMALISED}"
     return [Problem(found, wanted, flags={"scale": OBJECT_RADIUS / distance} if distance > 0 else {})]
 
 
@@ -97,7 +97,7 @@ def _centre_problems(centre: np.ndarray, distance: float) -> list[Problem]:
         f"has cameras that look at {place(centre, distance)}, {aside / distance:.2g} of their distance from the origin, where an "
         "object's network expects the object, so that new views are blurred"
     )
-    return [Problem(found, f"the object at the origin, or {_NORMALISED}", flags={"frame": "object"})]
+    return [Problem(found, f"the object at the origin, or {NORMALISED}", flags={"frame": "object"})]
 
 
 def _up_problems(c2w: np.ndarray) -> list[Problem]:
@@ -114,7 +114,7 @@ def _up_problems(c2w: np.ndarray) -> list[Problem]:
     found = (
         f"has cameras whose direction up{seems} is {tilt:.0f} degrees off z, which is up in training, so that new views are blurred"
     )
-    return [Problem(found, f"z up for an object, or {_NORMALISED}", flags={"frame": "object"})]
+    return [Problem(found, f"z up for an object, or {NORMALISED}", flags={"frame": "object"})]
 
 
 def _view_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray, centre: np.ndarray) -> list[Problem]:

@@ -12,11 +12,12 @@ OpenGL: turned over, one is the other. So are cameras that face forward, where t
 x forward; and photos that lie on their side are, where z is not up, upright ones with other x and y axes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from data.camera_geometry import (
     AIM_DEG,
-    CONVENTIONS,
     OPENCV,
     OPENGL,
     axes_in_words,
@@ -25,7 +26,20 @@ from data.camera_geometry import (
     to_opencv,
     up_direction,
 )
-from data.problem import Problem
+from data.problem import NORMALISED, Problem
+
+# Whose cameras have which axes: the likeliest first.
+ROLLED = "LUF"
+WHOSE = {
+    OPENGL: "OpenGL's and Blender's",
+    "DRB": "LLFF's",
+    "FLU": "ROS's",
+    "FRD": "an aircraft's",
+    "RFU": "a car's",
+    ROLLED: "PyTorch3D's",
+}
+# Conventions that are others where the photos are not upright.
+ON_THEIR_SIDE = {"DRB": "RUB (OpenGL)", ROLLED: "--frame object"}
 
 # The least number of views that allows a conclusion.
 LEAST_COMPARED = 4
@@ -33,6 +47,8 @@ LEAST_COMPARED = 4
 DOME_MISS_DEG, DOME_DOWN_DEG, DOME_RANGE_DEG, LEVEL_DEG = 4.0, 15.0, 15.0, 5.0
 # Cosines: of the direction up with z, reversed, and of each camera's y axis with z.
 _UPSIDE_DOWN, _DOWN = 0.9, 0.7
+# Objects are looked at from above: most views by more than this.
+ABOVE_DEG = 5.0
 
 
 def convention_problem(c2w: np.ndarray, is_object: bool) -> Problem | None:
@@ -71,15 +87,16 @@ def looks_upside_down(c2w: np.ndarray) -> bool:
 
 
 def _object_problem(c2w: np.ndarray) -> Problem | None:
-    """Return the problem of cameras that do not look at what they surround, if another convention lets them."""
+    """Return the problem of cameras that do not look at what they surround, or not upright, if another convention lets them."""
     miss = _miss_deg(c2w)
     if miss < AIM_DEG:
-        return None
-    found = _convention_of(c2w)
+        what = "are upside down, and yet above what they look at"
+        return _axes_problem(c2w, ROLLED, what, NORMALISED) if _is_rolled_over(c2w) else None
+    found = _convention_of(c2w, tuple(WHOSE))
     if found is not None:
         what = "have behind them what they surround" if miss > 180 - AIM_DEG else f"miss what they surround by {miss:.0f} degrees"
-        return _axes_problem(c2w, found[0], what)
-    found = _convention_of(np.linalg.inv(c2w))
+        return _axes_problem(c2w, found[0], what, NORMALISED)
+    found = _convention_of(np.linalg.inv(c2w), (OPENCV, OPENGL))
     return None if found is None else _inverse_problem(len(c2w), *found)
 
 
@@ -105,14 +122,19 @@ def _inverse_problem(v: int, convention: str, miss: float | None = None) -> Prob
     return Problem(found, wanted, flags={"invert": True, "axes": convention})
 
 
-def _axes_problem(c2w: np.ndarray, convention: str, what: str) -> Problem:
-    """Return the problem of axes of another convention; `what` is the predicate of a sentence about the cameras."""
-    whose = "OpenGL's and Blender's" if convention == OPENGL else "the"
-    found = f"has {len(c2w)} cameras that {what}, as with {whose} axes {axes_in_words(convention)}, so that new views are blurs"
-    wanted = f"the axes {axes_in_words(OPENCV)} (OpenCV)"
-    if convention[2] == OPENGL[2] and convention != OPENGL:
-        wanted += f", or {OPENGL} (OpenGL) instead of {convention} if the photos lie on their side"
-    return Problem(found, wanted, flags={"axes": convention})
+def _axes_problem(c2w: np.ndarray, convention: str, what: str, instead: str | None = None) -> Problem:
+    """Return the problem of axes of another convention.
+
+    Args:
+        what: about the cameras, the predicate of a sentence.
+        instead: what would be right where the cameras are not an object's.
+    """
+    axes = f"{WHOSE[convention]} axes {axes_in_words(convention)}"
+    found = f"has {len(c2w)} cameras that {what}, as with {axes}, so that new views are blurs"
+    wanted = [f"the axes {axes_in_words(OPENCV)} (OpenCV)", instead]
+    if convention in ON_THEIR_SIDE:
+        wanted.insert(1, f"{ON_THEIR_SIDE[convention]} instead of {convention} if the photos lie on their side or upside down")
+    return Problem(found, ", or ".join(part for part in wanted if part), flags={"axes": convention})
 
 
 def _miss_deg(c2w: np.ndarray) -> float:
@@ -130,25 +152,25 @@ def _in_midst(point: np.ndarray, position: np.ndarray) -> bool:
     return bool(np.linalg.norm(point) < np.median(np.linalg.norm(position - point, axis=1)))
 
 
-def _convention_of(c2w: np.ndarray) -> tuple[str, float] | None:
+def _convention_of(c2w: np.ndarray, conventions: Sequence[str]) -> tuple[str, float] | None:
     """Return the convention in which cameras look at a point in their midst, and by how many degrees they miss it; None if none.
 
-    Of those with the same forward axis it is OpenCV's or OpenGL's, unless another one makes the cameras level in a world with z up.
+    Of several it is the first, unless another one makes the cameras level in a world with z up.
     """
-    misses = {}
-    for letters in CONVENTIONS:
-        turned = to_opencv(c2w, letters)
-        axis = letters.find("F"), letters.find("B")
-        if axis not in misses:
-            point, miss = meeting_point(turned[:, :3, 3], turned[:, :3, 2])
-            misses[axis] = miss if point is not None and _in_midst(point, turned[:, :3, 3]) else 90.0
-    best = min(misses, key=lambda axis: misses[axis])
-    if misses[best] > AIM_DEG:
-        return None
-    same = [letters for letters in CONVENTIONS if (letters.find("F"), letters.find("B")) == best]
-    level = [letters for letters in same if _is_upright(to_opencv(c2w, letters))]
-    usual = [letters for letters in same if letters in (OPENCV, OPENGL)]
-    return next(iter([*(x for x in usual if x in level), *level, *usual, *same])), misses[best]
+    found = []
+    for convention in conventions:
+        turned = to_opencv(c2w, convention)
+        point, miss = meeting_point(turned[:, :3, 3], turned[:, :3, 2])
+        if point is not None and miss < AIM_DEG and _in_midst(point, turned[:, :3, 3]):
+            found.append((not _is_upright(turned), convention, miss))
+    return min(found, key=lambda each: each[0])[1:] if found else None
+
+
+def _is_rolled_over(c2w: np.ndarray) -> bool:
+    """Return whether cameras are upside down in a world with z up and look down on it, as nobody looks from below."""
+    up = level_direction(c2w)
+    down = np.median(_elevation_deg(c2w[:, :3, 2], np.array([0.0, 0.0, 1.0]))) < -ABOVE_DEG
+    return bool(up is not None and up[2] < -_UPSIDE_DOWN and down)
 
 
 def _is_upright(c2w: np.ndarray) -> bool:

@@ -1,5 +1,6 @@
 """Problem of a scene's cameras: what was found, why it matters, and the command that mends it."""
 
+import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ import numpy as np
 MOST_VIEWS_NAMED = 6
 # The script that mends cameras without the photos.
 SCRIPT = "data_preprocess/adjust_cameras.py"
+# What is right where cameras that are taken for an object's are not.
+NORMALISED = "normalised poses (--scene_inference, --scene_pose_normalize) for a scene"
 # Its flags, in the order in which they take effect.
 FLAGS = ("invert", "axes", "drop", "intrinsics_size", "frame", "scale")
 
@@ -52,8 +55,9 @@ def named(views: Sequence[int]) -> str:
 
 
 def place(point: np.ndarray, scale: float) -> str:
-    """Return a point (3) as a message has it, to a thousandth of a scale: `(0, 1.21, 2.7)`."""
-    return "(" + ", ".join(f"{x:.3g}" for x in np.round(point / scale, 3) * scale + 0.0) + ")"
+    """Return a point (3) as a message has it, to about a thousandth of a scale: `(0, 1.21, 2.7)`."""
+    digits = 3 - math.floor(math.log10(scale)) if scale > 0 else 3
+    return "(" + ", ".join(f"{x:.3g}" for x in np.round(point, digits) + 0.0) + ")"
 
 
 def _merged(given: Iterable[dict[str, Any]]) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def camera_problems(scene: Scene, kind: str = "scene") -> list[str]:
     """
     c2w = poses_of(scene)
     is_object = kind_of(scene, kind) == "object"
-    problems = _repeated(scene, c2w) + intrinsics_problems(scene) + _pose_problems(scene, c2w, is_object)
+    intrinsics = intrinsics_problems(scene)
+    problems = _repeated(scene, c2w) + intrinsics + _pose_problems(scene, c2w, is_object, not intrinsics)
     return lines_of(scene.json_path, problems)
 
 
@@ -107,20 +108,20 @@ def _repeated(scene: Scene, c2w: np.ndarray) -> list[Problem]:
     return problems
 
 
-def _pose_problems(scene: Scene, c2w: np.ndarray, is_object: bool) -> list[Problem]:
+def _pose_problems(scene: Scene, c2w: np.ndarray, is_object: bool, intrinsics_are_right: bool) -> list[Problem]:
     """Return the problems of the cameras together and of single ones, each as if those before it were mended."""
     far = far_problems(c2w)
     left = _without(np.arange(len(c2w)), far)
     convention = convention_problem(c2w[_even(left)], is_object)
     if in_one_place(c2w):
         found, wanted = f"has all {len(c2w)} cameras in one place", "different positions"
-        return [
-            Problem(found, f"{wanted}: {convention.wanted}" if convention else wanted, flags=convention.flags if convention else {})
-        ]
+        if convention is None:
+            return [Problem(found, wanted)]
+        convention = Problem(found, f"{wanted}: {convention.wanted}", flags=convention.flags)
     c2w = mended(c2w, convention)
     single = view_problems(c2w, left)
     left = _even(_without(left, single))
-    together = object_problems(scene, c2w[left], left) if is_object else []
+    together = object_problems(scene, c2w[left], left, intrinsics_are_right) if is_object else []
     return [*far, *([convention] if convention else []), *single, *together]
 
 

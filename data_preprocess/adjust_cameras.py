@@ -32,6 +32,7 @@ from config.messages import counted
 from config.paths import find_path
 from data.camera_geometry import CONVENTIONS, OPENCV, axes_in_words, to_opencv
 from data.files import check_output, write_json
+from data.pinhole import LARGEST_FOCAL_SHARE
 from data.problem import FLAGS, named
 from data.scene_format import LARGEST_NUMBER, Scene, check_views, parse_scene, read_data_path, read_json, write_data_path
 from data.scene_problems import camera_problems
@@ -154,7 +155,7 @@ def _rescaled(json_path: Path, content: object, size: tuple[int, int]) -> tuple[
     missing, is left to the check.
     """
     entries = content.get("frames") if isinstance(content, dict) else content
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         return content, False
     keys = ("w", "h", "fx", "fy", "cx", "cy")
     if not all(_is_number(entry.get(key)) for entry in entries for key in keys):
@@ -165,6 +166,10 @@ def _rescaled(json_path: Path, content: object, size: tuple[int, int]) -> tuple[
     if len(sizes) > 1 and size != (1, 1):
         found = f"is one size for the views of {json_path}, which have {len(sizes)}"
         raise InputError("--intrinsics_size", found, "views of one size, or 1 1 for intrinsics in shares of the image")
+    largest = max(max(entry["fx"], entry["fy"]) for entry in entries)
+    if size == (1, 1) and largest > LARGEST_FOCAL_SHARE:
+        found = f"is 1 1, for shares of the image, but {json_path} has a focal length of {largest:g}"
+        raise InputError("--intrinsics_size", found, "height and width in pixels")
     middle = all(max(abs(entry["cx"] / entry["w"] - 0.5), abs(entry["cy"] / entry["h"] - 0.5)) < MIDDLE for entry in entries)
     h, w = size
     scaled = []

@@ -64,7 +64,11 @@ def object_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray, intrinsic
     if point is None and len(c2w) >= LEAST_VIEWS:
         cosine = aim(np.zeros(3), position, forward)
         if cosine is None or _miss(cosine) > 2 * AIM_DEG:
-            found = "has cameras that look at no common point and past the origin, where an object's network expects it"
+            distance = float(np.median(np.linalg.norm(position, axis=1)))
+            found = (
+                f"has cameras at a distance of {distance:.3g} (median) from the origin that look at no common point and past it, "
+                "where an object's network expects the object"
+            )
             return [Problem(found, f"cameras around an object at the origin, or {NORMALISED}")]
     centre = np.zeros(3) if point is None else point
     distance = float(np.median(np.linalg.norm(position - centre, axis=1)))

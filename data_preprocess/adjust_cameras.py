@@ -21,6 +21,7 @@ if __name__ == "__main__":
     start()
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, settings
 from config.messages import counted
 from config.paths import find_path
+from config.threads import cores
 from data.camera_geometry import CONVENTIONS, OPENCV, axes_in_words, to_opencv
 from data.files import check_output, write_json
 from data.pinhole import LARGEST_FOCAL_SHARE
@@ -37,7 +39,7 @@ from data.problem import FLAGS, named
 from data.scene_format import LARGEST_NUMBER, Scene, check_views, parse_scene, read_data_path, read_json, write_data_path
 from data.scene_problems import camera_problems
 from data_preprocess.capture.world_frame import orient
-from data_preprocess.command import LARGEST_SIDE, run_script
+from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, run_script, say
 
 PREFIX, LIST = "adjusted_", "data_path"
 # Principal points nearer to the middle of the view than this, as a share of its size, are those of the view's own size.
@@ -75,6 +77,7 @@ class Adjustment:
         choices=("object", "scene"),
     )
     scale: float | None = flag(None, "factor of the positions", above=0, most=1e9)
+    workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, group="machine", unset="one per core")
 
 
 def adjust_scene(json_path: Path, adjustment: Adjustment) -> tuple[Scene, list[str]]:
@@ -126,16 +129,22 @@ def list_path(data_path: Path) -> Path:
     return data_path.with_name(f"{data_path.stem.removesuffix(f'_{LIST}')}_{PREFIX}{LIST}.json")
 
 
-def write_adjusted(scene: Scene, json_path: Path) -> None:
-    """Write an adjusted scene in the spelling of its first JSON.
+def write_adjusted(json_path: Path, adjustment: Adjustment) -> tuple[Path | None, list[str]]:
+    """Adjust a scene and write it, in the spelling of its first JSON; print what was done.
 
-    Raises:
-        InputError: a view breaks the format.
+    Returns:
+        the new JSON, None if the scene cannot be adjusted; and one line for each problem.
     """
-    check_output(scene.json_path)
-    entries = check_views(scene.json_path, scene.views)
-    as_read = read_json(json_path)
-    write_json(scene.json_path, {"scene_name": scene.name, "frames": entries} if isinstance(as_read, dict) else entries)
+    try:
+        scene, done = adjust_scene(json_path, adjustment)
+        check_output(scene.json_path)
+        entries = check_views(scene.json_path, scene.views)
+        in_long_lrm = isinstance(read_json(json_path), dict)
+        write_json(scene.json_path, {"scene_name": scene.name, "frames": entries} if in_long_lrm else entries)
+    except (InputError, OSError) as error:
+        return None, [str(error)]
+    say(f"{json_path}: {'; '.join(done)}; in {scene.json_path}")
+    return scene.json_path, camera_problems(scene, "object" if adjustment.frame == "object" else "scene")
 
 
 def _kept(scene: Scene, drop: Sequence[int]) -> list[int]:
@@ -227,21 +236,13 @@ def work(argv: Sequence[str] | None) -> list[str]:
     target = adjustment.data_path_json or (None if single else list_path(given))
     if target is not None:
         check_output(target)
-    problems, finished = [], []
-    for path in paths:
-        try:
-            scene, done = adjust_scene(path, adjustment)
-            write_adjusted(scene, path)
-        except (InputError, OSError) as error:
-            problems.append(str(error))
-            continue
-        finished.append(scene.json_path)
-        print(f"{path}: {'; '.join(done)}; in {scene.json_path}")
-        problems += camera_problems(scene, "object" if adjustment.frame == "object" else "scene")
+    with ThreadPoolExecutor(adjustment.workers or cores()) as pool:
+        results = list(pool.map(lambda path: write_adjusted(path, adjustment), paths))
+    finished = [written for written, _ in results if written is not None]
     if target is not None and finished:
         write_data_path(target, finished)
         print(f"{len(finished)} of {counted(len(paths), 'scene')} in {target}")
-    return problems
+    return [problem for _, problems in results for problem in problems]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

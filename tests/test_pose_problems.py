@@ -118,7 +118,7 @@ def test_cameras_that_look_at_nothing_in_common_are_no_object():
         problems = camera_problems(scene_of(CAPTURES[name]), "object")
         assert problems, name
     (problem,) = camera_problems(scene_of(CAPTURES["walk"] + [[0, 0, 0, 5], [0] * 4, [0] * 4, [0] * 4]), "object")
-    assert "has cameras that look at no common point and past the origin" in problem
+    assert " (median) from the origin that look at no common point and past it, where an object's network" in problem
     assert (
         "; wanted cameras around an object at the origin, or normalised poses (--scene_inference, --scene_pose_normalize)"
         in problem

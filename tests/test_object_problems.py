@@ -86,6 +86,11 @@ def test_a_view_that_does_not_show_the_object():
     assert problem.endswith(f"{COMMAND} --drop 12")
 
 
+def test_photos_by_hand_may_just_miss_it():
+    c2w = np.stack([pose @ turn("y", angle) for pose, angle in zip(ring_c2w(), np.linspace(-33, 33, 64), strict=True)])
+    assert camera_problems(scene_of(c2w), "object") == []  # half of the field of view is 28 degrees
+
+
 def test_views_that_do_not_show_the_object_where_most_do_not():
     c2w = ring_c2w() @ turn("y", 14)  # 14 degrees aside, where half of the field of view is 9
     (problem,) = camera_problems(scene_of(c2w, fx=200.0, fy=200.0), "object")

@@ -54,7 +54,10 @@ def test_views_that_look_away_from_what_all_others_look_at():
     assert problem.startswith("views 2, 9: are turned away by ")
     assert "degrees from what the other 28 views look at" in problem
     assert problem.endswith(f"{COMMAND} 2 9")
-    # Where many look elsewhere, it is a walk.
+    # Where others look aside as well, or many away, it is a walk.
+    aside = c2w.copy()
+    aside[17] = aside[17] @ turn("y", 65)
+    assert camera_problems(scene_of(aside)) == []
     c2w[::3] = c2w[::3] @ turn("y", 160)
     assert camera_problems(scene_of(c2w)) == []
 
@@ -94,6 +97,20 @@ def test_the_frames_of_a_slow_video_are_no_repetitions():
     assert camera_problems(scene_of(video)) == []
     video[700] = video[699] @ turn("y", 0.001)
     assert told(video).startswith("view 700: has almost the pose of another")
+
+
+def test_a_camera_that_mostly_stands_still_repeats_nothing():
+    rng = np.random.default_rng(1)
+    still = np.repeat(capture()[:1], 40, axis=0)
+    still[:, :3, 3] += rng.normal(0, 1e-4, (40, 3))
+    assert camera_problems(scene_of(np.concatenate([still, capture()]))) == []
+
+
+def test_rounding_sets_no_view_apart():
+    inverse = np.linalg.inv(ring_c2w())  # all in one place
+    inverse[:, :3, 3] += np.random.default_rng(0).normal(0, 1e-8, (64, 3))
+    inverse[5, 0, 3] += 1e-6
+    assert "has 64 poses whose inverses look at one point" in told(inverse)
 
 
 def test_the_same_pose_is_told_once():

@@ -171,6 +171,15 @@ def test_intrinsics_of_another_size(tmp_path, capsys, given, size, wanted):
     assert (view.fx, view.fy, view.cx, view.cy) == pytest.approx(wanted)
 
 
+def test_shares_of_the_image_name_their_command(tmp_path, capsys):
+    json_path = write_object(tmp_path / "a cup", fx=1.1, fy=1.5, cx=0.5, cy=0.5)
+    (problem,) = check(capsys, json_path)
+    assert "pixels of 28×20 (w×h), not shares of it: python data_preprocess/adjust_cameras.py '" in problem
+    assert main(shlex.split(COMMAND.search(problem)[1])[1:]) == 0
+    capsys.readouterr()
+    assert check(capsys, tmp_path / "a cup" / "adjusted_cameras.json") == []
+
+
 def test_a_principal_point_names_the_size_to_give(tmp_path, capsys):
     json_path = write_object(tmp_path / "cup", fx=112.0, fy=112.0, cx=56.0, cy=40.0)
     problem = check(capsys, json_path)[-1]

@@ -149,7 +149,7 @@ def _repeated(c2w: np.ndarray, number: np.ndarray) -> Problem | None:
             same = (c2w[first].round(9) + 0.0 == c2w[second].round(9) + 0.0).all()
             if turned < SAME_DEG and not same:
                 pairs.setdefault(second, (first, float(distance[k]), turned))
-    pairs = {second: pair for second, pair in pairs.items() if True}
+    pairs = {second: pair for second, pair in pairs.items() if pair[1] < SAME_OF_NEXT * np.median(nearest)}
     if not pairs:
         return None
     few = tuple(int(number[second]) for second in sorted(pairs))

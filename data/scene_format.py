@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from config.errors import InputError, check_file, missing_file
 from config.messages import is_path, is_plain, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
-from data.pinhole import check_intrinsics
+from data.pinhole import LARGEST_FOCAL_SHARE, centre_in_corner, check_intrinsics
+from data.problem import SCRIPT
 from data.rigid import pose_problem
 
 # File name of a scene's JSON.
@@ -112,7 +114,11 @@ def read_scene(json_path: str | os.PathLike) -> Scene:
         FileNotFoundError: there is no such file.
         InputError: the file breaks the format; the message names file, view and key.
     """
-    content = read_json(json_path)
+    return parse_scene(json_path, read_json(json_path))
+
+
+def parse_scene(json_path: str | os.PathLike, content: object) -> Scene:
+    """Check the content of a scene's JSON; as `read_scene`, which reads it."""
     json_path = Path(os.path.abspath(json_path))
     name, entries = json_path.parent.name, content
     if isinstance(content, dict):
@@ -280,10 +286,22 @@ def _view(json_path: Path, i: int, entry: object) -> View:
     w, h = (_size(where, entry, key) for key in ("w", "h"))
     fx, fy = (_focal(where, entry, key) for key in ("fx", "fy"))
     cx, cy = (finite_number(f"{where}, {key}", required(where, entry, key)) for key in ("cx", "cy"))
-    check_intrinsics(where, w, h, (fx, fy, cx, cy))
+    _check_intrinsics(json_path, where, w, h, (fx, fy, cx, cy))
     w2c = rigid(f"{where}, w2c", required(where, entry, "w2c"))
     file_path = _inside(f"{where}, file_path", json_path.parent, required(where, entry, "file_path"))
     return View(file_path, w, h, fx, fy, cx, cy, w2c)
+
+
+def _check_intrinsics(json_path: Path, where: str, w: int, h: int, camera: tuple[float, float, float, float]) -> None:
+    """Check the intrinsics of a view; where they look like shares of the image, name the command that scales them."""
+    try:
+        check_intrinsics(where, w, h, camera)
+    except InputError as error:
+        in_middle = centre_in_corner(w, h, *camera[2:]) and 0.2 < min(camera[2:]) <= max(camera[2:]) < 0.8
+        if not (in_middle and max(camera[:2]) <= LARGEST_FOCAL_SHARE):
+            raise
+        command = f"python {SCRIPT} {shlex.quote(str(json_path))} --intrinsics_size 1 1"
+        raise InputError(where, error.found, f"{error.wanted}: {command}") from None
 
 
 def required(where: str, entry: dict, key: str) -> object:

@@ -34,7 +34,7 @@ from config.threads import cores
 from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.output.picture import camera_plot, contact_sheet
 from data.scene_format import Scene, View, read_data_path, read_scene
-from data.scene_problems import camera_problems, describe
+from data.scene_problems import KINDS, camera_problems, describe, kind_of
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.scene_folder import refuse_linked_folders
 
@@ -47,23 +47,30 @@ class Check:
     """Flags: what to check, and where pictures go."""
 
     data_path: Path = flag(..., "list of scenes, or one scene's JSON", group="scenes", positional=True, metavar="DATA_PATH.json")
-    output: Path | None = flag(None, "folder for the pictures", group="check", unset="outputs/check/LIST")
+    kind: str = flag(
+        "auto",
+        "object: poses are used as given; scene: they are normalised; auto: object if the cameras look at the origin",
+        choices=KINDS,
+        group="check",
+    )
+    output: Path | None = flag(None, "folder for the pictures", unset="outputs/check/LIST")
     no_pictures: bool = flag(False, "check only")
     workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, unset="one per core")
 
 
-def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None) -> list[str]:
+def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None, kind: str = "scene") -> list[str]:
     """Check the cameras and images of a scene and draw it.
 
     Args:
         scene: as checked by `read_scene`: rigid poses, numeric intrinsics, images in its folder.
         pool: threads that read images.
         pictures: folder for contact_sheet.png and cameras.png; None draws nothing.
+        kind: of the scene, as for `camera_problems`.
 
     Returns:
         one line for each problem.
     """
-    problems = camera_problems(scene)
+    problems = camera_problems(scene, kind)
     shown = {int(i) for i in np.linspace(0, len(scene.views) - 1, min(len(scene.views), MOST_PHOTOS)).round()}
     digests: dict[bytes, int] = {}
     thumbnails = {}
@@ -142,8 +149,9 @@ def work(argv: Sequence[str] | None) -> list[str]:
                 continue
             folder = scene.name if scene.name not in folders else f"{i:03d}_{scene.name}"
             folders.add(folder)
-            problems += check_scene(scene, pool, None if check.no_pictures else output / folder)
-            lines.append(describe(scene))
+            kind = kind_of(scene, check.kind)
+            problems += check_scene(scene, pool, None if check.no_pictures else output / folder, kind)
+            lines.append(f"{describe(scene)}; checked as {'an object' if kind == 'object' else 'a scene'}")
             views += len(scene.views)
     for line in lines:
         print(line)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from config.errors import InputError
-from data_preprocess.capture.world_frame import OBJECT_RADIUS, orient, point_of_view, up_direction
+from data.camera_geometry import OBJECT_RADIUS, point_of_view, up_direction
+from data_preprocess.capture.world_frame import orient
 from tests.support.captures import orbit
 from tests.support.scenes import look_at, ring_c2w
 

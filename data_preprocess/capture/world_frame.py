@@ -9,14 +9,9 @@ import numpy as np
 
 from config.errors import InputError
 from config.flags import flag
+from data.camera_geometry import OBJECT_RADIUS, point_of_view, up_direction
 
 FRAMES = ("auto", "object", "scene", "given")
-# Distance of the cameras from an object in training data, and of a turntable's.
-OBJECT_RADIUS = 2.7
-# Cameras surround an object if most of their axes miss the common point by less than this.
-AIM_DEG = 15.0
-# For an up direction: least spread of the x axes, most roll relative to it; else least length of the mean up axis.
-_TURNED, _ROLLED, _AGREE = 0.02, 0.25, 0.3
 
 
 @dataclass(frozen=True)
@@ -68,44 +63,6 @@ def orient(w2c: np.ndarray, frame: str = "auto") -> np.ndarray:
     moved[:, :3, :3] = rotation
     moved[:, :3, 3] = -np.einsum("vij,vj->vi", rotation, position) / (size if size > 0 else 1.0)
     return moved
-
-
-def up_direction(c2w: np.ndarray) -> np.ndarray | None:
-    """Return the up direction (3), or None where the cameras do not reveal it.
-
-    People do not roll cameras: their x axes are level, and up is perpendicular to all of them however the cameras are tilted.
-    Where cameras turn too little for that, or are rolled, up is the mean of their own up axes.
-
-    Args:
-        c2w: (v, 4, 4) world from camera.
-    """
-    right, mean = c2w[:, :3, 0], -c2w[:, :3, 1].mean(0)
-    share, axes = np.linalg.eigh(right.T @ right / len(right))
-    along = axes[:, 0] @ mean
-    if share[1] > _TURNED and share[0] < _ROLLED * share[1] and abs(along) > 0.1:
-        return axes[:, 0] * np.sign(along)
-    length = np.linalg.norm(mean)
-    return mean / length if length > _AGREE else None
-
-
-def point_of_view(c2w: np.ndarray) -> np.ndarray | None:
-    """Return the point (3) nearest to the optical axes of cameras (v, 4, 4), or None if they do not look at one.
-
-    It is the least-squares point. The axes must not be parallel, and most cameras must have it in front of them, less than
-    `AIM_DEG` off.
-    """
-    position, forward = c2w[:, :3, 3], c2w[:, :3, 2]
-    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
-    normal = across.mean(0)
-    if np.linalg.eigvalsh(normal)[0] < 1e-4:
-        return None
-    centre = np.linalg.solve(normal, (across @ position[..., None]).mean(0)[:, 0])
-    towards = centre - position
-    distance = np.linalg.norm(towards, axis=1)
-    if distance.min() < 1e-6 * max(distance.max(), 1e-300):
-        return None
-    cosine = (towards * forward).sum(1) / distance
-    return centre if np.median(cosine) > np.cos(np.radians(AIM_DEG)) else None
 
 
 def _to_z(up: np.ndarray) -> np.ndarray:

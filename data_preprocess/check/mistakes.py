@@ -1,0 +1,144 @@
+"""Usual mistakes in cameras, each with the cameras that would be right if it had been made.
+
+Letters: v views.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data.scene_format import Scene
+from data_preprocess.capture.photo_names import natural_key
+from data_preprocess.check.findings import adjust
+from data_preprocess.check.photos import shrunk_size
+
+# Turns y and z.
+_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
+
+
+@dataclass(frozen=True, eq=False)
+class Cameras:
+    """The cameras of a scene's photos, as these are matched.
+
+    Args:
+        intrinsics: (v, 3, 3) pixels of the reduced photo.
+        w2c: (v, 4, 4).
+        sizes: (v, 2) height and width of the reduced photo.
+    """
+
+    intrinsics: np.ndarray
+    w2c: np.ndarray
+    sizes: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Mistake:
+    """A mistake that may have been made.
+
+    Args:
+        cameras: those that are right then.
+        found: what is so; follows "has".
+        wanted: what would be right, and how to get it.
+    """
+
+    cameras: Cameras
+    found: str
+    wanted: str
+
+
+def stated_cameras(scene: Scene, sizes: Sequence[tuple[int, int]], most: int) -> Cameras:
+    """Return the cameras as the scene states them, for photos of sizes (h, w) reduced to a longer side of `most` pixels."""
+    reduced = np.array([shrunk_size(size, most) for size in sizes])
+    intrinsics = np.zeros((len(reduced), 3, 3))
+    for matrix, view, (h, w) in zip(intrinsics, scene.views, reduced, strict=True):
+        matrix[:] = [
+            [view.fx * w / view.w, 0, view.cx * w / view.w],
+            [0, view.fy * h / view.h, view.cy * h / view.h],
+            [0, 0, 1],
+        ]
+    return Cameras(intrinsics, np.stack([view.w2c for view in scene.views]), reduced)
+
+
+def mistakes(scene: Scene, stated: Cameras) -> Iterator[Mistake]:
+    """Yield the usual mistakes, simple ones first."""
+    yield from _pose_mistakes(scene, stated)
+    yield from _order_mistakes(scene, stated)
+    yield from _image_mistakes(stated)
+    yield from _swapped_intrinsics(stated)
+
+
+def _pose_mistakes(scene: Scene, stated: Cameras) -> Iterator[Mistake]:
+    def command(*flags: str) -> str:
+        return adjust(scene.json_path, *flags)
+
+    w2c, c2w = stated.w2c, np.linalg.inv(stated.w2c)
+    axes = "the axes x right, y down, z forward (OpenCV)"
+    transposed, negated = w2c.copy(), w2c.copy()
+    transposed[:, :3, :3] = w2c[:, :3, :3].transpose(0, 2, 1)
+    negated[:, :3, 3] *= -1
+    for poses, found, wanted in (
+        (_OPENGL @ w2c, "cameras with y up and z backward (OpenGL)", f"{axes}: {command('--axes opengl')}"),
+        (c2w, "c2w in the place of w2c", f"camera from world: {command('--invert')}"),
+        (
+            _OPENGL @ c2w,
+            "c2w in the place of w2c, with y up and z backward (OpenGL)",
+            f"camera from world, {axes}: {command('--axes opengl', '--invert')}",
+        ),
+        (transposed, "w2c with transposed rotations", "w2c = (R, t) of the same camera: convert the capture again"),
+        (negated, "w2c with negated translations", "t = -R · position in w2c = (R, t): convert the capture again"),
+    ):
+        yield Mistake(replace(stated, w2c=poses), found, wanted)
+
+
+def _order_mistakes(scene: Scene, stated: Cameras) -> Iterator[Mistake]:
+    """Yield photos that have the camera of another one. An order gives, for each photo, the view whose camera is its own."""
+    rows = np.arange(len(scene.views))
+    orders = {"the next view": np.roll(rows, -1), "the view before": np.roll(rows, 1), "the list in reverse": rows[::-1]}
+    # Names without leading zeros sort differently by letters, 1 10 2, and by numbers, here or where the cameras come from.
+    for names in ([view.file_path.name for view in scene.views], [str(i) for i in rows], [str(i + 1) for i in rows]):
+        by_letter = sorted(rows.tolist(), key=lambda i, names=names: names[i])
+        by_number = sorted(rows.tolist(), key=lambda i, names=names: natural_key(names[i]))
+        if by_letter != by_number:
+            lettered, numbered = rows.copy(), rows.copy()
+            lettered[by_number], numbered[by_letter] = by_letter, by_number
+            orders.setdefault("the list sorted by letters (1, 10, 2)", lettered)
+            orders.setdefault("the list sorted by numbers (1, 2, 10)", numbered)
+    wanted = "each photo with its own camera: convert the capture again, or move the file_paths by that order"
+    for words, order in orders.items():
+        cameras = replace(stated, intrinsics=stated.intrinsics[order], w2c=stated.w2c[order])
+        yield Mistake(cameras, f"photos with other photos' cameras (their own are those of {words})", wanted)
+
+
+def _image_mistakes(stated: Cameras) -> Iterator[Mistake]:
+    """Yield photos that were turned or mirrored; each is described by the matrix that turns a stored pixel back."""
+    turns = {
+        "mirrored photos": lambda h, w: [[-1, 0, w], [0, 1, 0], [0, 0, 1]],
+        "photos mirrored top to bottom": lambda h, w: [[1, 0, 0], [0, -1, h], [0, 0, 1]],
+        "photos upside down": lambda h, w: [[-1, 0, w], [0, -1, h], [0, 0, 1]],
+    }
+    if (np.abs(stated.sizes[:, 0] - stated.sizes[:, 1]) <= 1).all():
+        turns["photos turned to the left by 90°"] = lambda h, w: [[0, -1, h], [1, 0, 0], [0, 0, 1]]
+        turns["photos turned to the right by 90°"] = lambda h, w: [[0, 1, 0], [-1, 0, w], [0, 0, 1]]
+    for found, matrix in turns.items():
+        upright_from_stored = np.array([matrix(h, w) for h, w in stated.sizes], dtype=np.float64)
+        cameras = replace(stated, intrinsics=np.linalg.inv(upright_from_stored) @ stated.intrinsics)
+        yield Mistake(cameras, found, "photos as the cameras saw them: turn the files back, all alike")
+
+
+def _swapped_intrinsics(stated: Cameras) -> Iterator[Mistake]:
+    swapped = stated.intrinsics[:, [1, 0, 2]][:, :, [1, 0, 2]]
+    found = "fx and cx in the place of fy and cy"
+    yield Mistake(replace(stated, intrinsics=swapped), found, "fx and cx across, fy and cy down: convert the capture again")
+
+
+def scaled_focal(stated: Cameras, factor: float) -> Cameras:
+    """Return cameras whose focal lengths are `factor` times as long."""
+    intrinsics = stated.intrinsics.copy()
+    intrinsics[:, [0, 1], [0, 1]] *= factor
+    return replace(stated, intrinsics=intrinsics)
+
+
+def scaled_intrinsics(stated: Cameras, factor: float) -> Cameras:
+    """Return cameras whose intrinsics, stated for an image of another size, are `factor` times as large."""
+    return replace(stated, intrinsics=np.diag([factor, factor, 1.0]) @ stated.intrinsics)

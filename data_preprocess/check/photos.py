@@ -1,0 +1,98 @@
+"""What is kept of a photo while a scene is checked: a few numbers and a reduced copy, about 30 kB whatever its size.
+
+Letters: h w pixels.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from data.images import read_pixels, rescale_intrinsics, to_8_bits
+from data.scene_format import View
+from data_preprocess.capture.copies import SIDE, Reduced, reduce_pixels
+
+# Photos are measured at this longer side, in pixels, if they are larger: networks render no more.
+MEASURED = 960
+# Standard deviations, in pixels, of the blurs that part fine detail from coarse.
+_FINE, _COARSE = 1.0, 3.0
+# Directions of change, (down, across): motion blurs along one.
+_STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
+# Grey levels (root mean square) of coarse detail below which a photo is smooth.
+_SMOOTH = 0.5
+# Places per side at which tones are compared; levels beyond which a channel is clipped, or white background.
+PLACES, _DARK, _BRIGHT = 16, 4.0, 250.0
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """What is kept of a photo.
+
+    Args:
+        digest: of its size and pixels: equal for equal pixels alone.
+        reduced: to compare with others; its fine part is read again when it is wanted.
+        sharpness: (4,) logarithm of the change of fine detail over that of coarse detail, across, down and along the diagonals; NaN
+            where the photo is smooth.
+        tones: (PLACES², 3) float32 logarithms of linear red, green and blue; NaN where most of a place is clipped.
+    """
+
+    digest: bytes
+    reduced: Reduced
+    sharpness: np.ndarray
+    tones: np.ndarray
+
+
+def read_photo(view: View) -> Photo:
+    """Read and measure the photo of a view.
+
+    Raises:
+        OSError, InputError: it cannot be read, is no image, or has another shape than its camera.
+    """
+    pixels = read_pixels(view.file_path)
+    rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
+    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
+    pixels = to_8_bits(pixels)
+    reduced = reduce_pixels(pixels, lambda: to_8_bits(read_pixels(view.file_path)))
+    return Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)), _tones(reduced.colours))
+
+
+def shrunk_size(size: tuple[int, int], most: int) -> tuple[int, int]:
+    """Return an image's size (h, w) reduced so that the longer side has at most `most` pixels."""
+    h, w = size
+    scale = min(1.0, most / max(h, w))
+    return max(1, round(h * scale)), max(1, round(w * scale))
+
+
+def shrunk(pixels: np.ndarray, most: int) -> np.ndarray:
+    """Return an image (h, w, 3) uint8 in its `shrunk_size`."""
+    h, w = shrunk_size(pixels.shape[:2], most)
+    return pixels if (h, w) == pixels.shape[:2] else cv2.resize(pixels, (w, h), interpolation=cv2.INTER_AREA)
+
+
+def _sharpness(pixels: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    blurred = cv2.GaussianBlur(grey, (0, 0), _FINE)
+    fine, coarse = grey - blurred, blurred - cv2.GaussianBlur(grey, (0, 0), _COARSE)
+    if min(grey.shape) <= _COARSE or coarse.std() < _SMOOTH:
+        return np.full(len(_STEPS), np.nan)
+    return np.array([np.log(_change(fine, *step) + 1e-6) - np.log(_change(coarse, *step) + 1e-6) for step in _STEPS])
+
+
+def _change(grey: np.ndarray, down: int, across: int) -> float:
+    """Return the mean square of the change from pixel to pixel in a direction."""
+    h, w = grey.shape
+    first = grey[max(0, -down) : h - max(0, down), max(0, -across) : w - max(0, across)]
+    second = grey[max(0, down) : h + min(0, down), max(0, across) : w + min(0, across)]
+    return float(((first - second) ** 2).mean())
+
+
+def _tones(colours: np.ndarray) -> np.ndarray:
+    """Return the tones of (SIDE, SIDE, 3) colours in 0..255."""
+    seen = ((colours > _DARK) & (colours < _BRIGHT)).all(2, keepdims=True).astype(np.float32)
+    encoded = colours / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    part = SIDE // PLACES
+    light, share = (x.reshape(PLACES, part, PLACES, part, -1).mean((1, 3)) for x in (linear * seen, seen))
+    tones = np.log((light / np.maximum(share, 1e-6)).clip(1e-4))
+    return np.where(share > 0.5, tones, np.nan).reshape(-1, 3).astype(np.float32)

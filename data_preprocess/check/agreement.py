@@ -1,10 +1,10 @@
 """Whether a scene's photos and cameras agree: matching points of two photos lie where the cameras allow them to.
 
 Up to 20 pairs of photos, reduced to 480 pixels, are matched by SIFT. A pair counts if 20 matches or more agree on some epipolar
-geometry, whatever it is. Their median distance (Sampson's) from the epipolar lines of the stated cameras is the pair's error; that of
-the scene is the median over pairs. Where it is above the limit, the usual mistakes of `mistakes.py` are tried, and the one under which
-photos and cameras agree is named. Epipolar lines do not show the scale of a scene, nor whether what is seen is in front of the
-cameras; the latter is found from the matches themselves.
+geometry, whatever it is. Their median distance (Sampson's) from the epipolar lines of the stated cameras is the pair's error;
+that of the scene is the median over pairs. The usual mistakes of `mistakes.py` are then tried, and the one under which photos and
+cameras agree is named. Epipolar lines show neither the scale of a scene nor on which side of the cameras the points are; whether
+these are in front is found by intersecting rays. A ring of cameras in equal steps may be turned: photos shifted by one in it agree.
 
 TABLE
 
@@ -21,19 +21,19 @@ from config.messages import counted
 from data.scene_format import Scene
 from data_preprocess.capture.copies import Reduced
 from data_preprocess.check.findings import Finding, adjust, drop, where
-from data_preprocess.check.matches import SIDE, Matched, choose_pairs, match, most_alike, sampson
+from data_preprocess.check.matches import Matched, choose_pairs, match, most_alike, sampson
 from data_preprocess.check.mistakes import Cameras, Mistake, mistakes, scaled_focal, scaled_intrinsics, stated_cameras
-from data_preprocess.check.photos import Photo
+from data_preprocess.check.photos import THUMBNAIL, Photo
 
 _KIND = "contradiction of photos and cameras"
 # Pairs without which photos and cameras are not compared; and pairs, and the share of them above the limit, without which a mistake
 # that is none of the usual ones is not reported.
 LEAST_PAIRS, _LEAST_UNKNOWN, _LEAST_SHARE = 3, 6, 0.6
-# Limit of the error as a share of the longer side, and in pixels of small photos, if no usual mistake explains it; and the same if one
-# does, under which the error is so many times smaller.
+# Limit of the error as a share of the longer side, and in pixels of small photos, if no usual mistake explains it; and the same if
+# one does, without which the error is so many times smaller.
 _LIMIT, _LIMIT_EXPLAINED, _TIMES = (1 / 200, 1.0), (1 / 1200, 0.2), 3.0
-# Errors of single pairs count up to this many pixels where mistakes are compared, and a later mistake has to be that much better than
-# a simpler one.
+# Errors of single pairs count up to this many pixels where mistakes are compared; a later mistake has to be that much better than a
+# simpler one.
 _MOST_OF_PAIR, _BETTER = 10.0, 0.7
 # Factors by which focal lengths are tried, evenly spaced in their logarithm, and steps by which the best one is then refined.
 _FACTORS, _REFINED = np.exp(np.linspace(np.log(0.18), np.log(5.5), 33)), np.exp(np.linspace(-0.1, 0.1, 21))
@@ -69,10 +69,11 @@ def compare(scene: Scene, photos: Mapping[int, Photo], pool: ThreadPoolExecutor)
     reduced = {i: photo.reduced for i, photo in photos.items()}
     pairs = choose_pairs(scene, reduced)
     matched = match(scene, pairs, pool)
+    not_compared = Agreement([], f"photos and cameras not compared ({len(matched)} of {counted(len(pairs), 'pair')} match)")
     if len(matched) < LEAST_PAIRS:
-        return Agreement([], f"photos and cameras not compared ({len(matched)} of {counted(len(pairs), 'pair')} match)")
+        return not_compared
     sizes = [reduced[i].size if i in reduced else (view.h, view.w) for i, view in enumerate(scene.views)]
-    stated = stated_cameras(scene, sizes, SIDE)
+    stated = stated_cameras(scene, sizes, THUMBNAIL)
     side = int(np.median(stated.sizes.max(1)))
     limit, limit_explained = (max(share * side, least) for share, least in (_LIMIT, _LIMIT_EXPLAINED))
     errors, front = pair_errors(matched, stated), in_front(matched, stated)
@@ -80,12 +81,15 @@ def compare(scene: Scene, photos: Mapping[int, Photo], pool: ThreadPoolExecutor)
     figure = f"matching points {_pixels(error)} (median of {counted(len(matched), 'pair')}, photos at {side})"
     finding = None
     if error > limit_explained or front < 0.5:
-        most = error / _TIMES if front >= 0.5 else max(error, limit_explained)
+        # Without a mistake that is named, no more than half of what is allowed without one is left.
+        most = min(error / _TIMES if front >= 0.5 else max(error, limit_explained), limit / 2)
         finding = _explained(scene, matched, stated, most, figure)
     if finding is None and (errors > limit).mean() >= _LEAST_SHARE and len(matched) >= _LEAST_UNKNOWN:
         finding = _unexplained(scene, matched, figure)
     if finding is not None:
         return Agreement([finding], f"photos and cameras disagree, {figure} from the epipolar lines")
+    if error > limit and len(matched) < _LEAST_UNKNOWN:
+        return not_compared
     odd = odd_views(scene, reduced, matched, stated, 2 * limit, pool)
     agree = "agree" if error <= limit else "agree in part"
     return Agreement(_odd(scene, odd), f"photos and cameras {agree}, {figure} from the epipolar lines")

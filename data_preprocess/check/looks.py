@@ -1,17 +1,18 @@
 """Photos that look different from the others of their scene: brighter or darker, of another white balance, or blurred.
 
 Brightness and colours are compared with those of the nearest views by their cameras, at the same places of the image, where both
-photos show something that is neither clipped nor white background. The median over places and neighbours is the jump: contents that
-move cancel, and so does light that changes along a walk. Neighbours that show something else are not compared. Sharpness is the
-change of fine detail over that of coarse detail, which depends neither on contrast nor on the amount of detail.
+photos show something that is neither clipped nor white background. The median over places is the jump: contents that move cancel.
+Neighbours that show something else are not compared, and all of the others, or all but one of five or more, must agree, so that light
+that changes along a walk is no jump. Sharpness is the change of fine detail over that of coarse detail, in the direction of the
+greatest loss; it depends neither on contrast nor on the amount of detail.
 
-The most of any view, in natural logarithms, of the walk around a fox (50 views), a figure on white (64), the scenes of
-`data_example` (4), and procedural rooms and objects of 64×64 (14); and the least of eight views of the walk, changed one at a time:
+The most of any view, in natural logarithms, of a walk around a fox (50 views), a figure on white (64), the scenes of `data_example`
+(4), and procedural rooms and objects of 64×64 (190); and the least of eight views of the walk, changed one at a time:
 
                                                           good    limit    changed
-    brightness: half, twice the light                     0.24    0.32     0.65, 0.37 (clipped)
-    white balance: red 1.4 times as strong; warmer        0.23    0.25     0.32; 0.26
-    sharpness: blurred by 1 pixel of 480; motion of 5     0.38    0.70     1.56; 1.11
+    brightness: half, twice the light                     0.21    0.30     0.57, 0.28 (clipped)
+    white balance: red 1.4 times as strong; warmer        0.11    0.18     0.31; 0.22
+    sharpness: blurred by 1 pixel of 480; motion of 9     0.74    1.00     1.78; 1.51
 
 Letters: v views, k neighbours, n places.
 """
@@ -27,16 +28,24 @@ from data_preprocess.check.findings import Finding, drop, where
 from data_preprocess.check.neighbours import nearest_views
 from data_preprocess.check.photos import Photo
 
-_NEIGHBOURS, _LEAST_NEIGHBOURS = 6, 3
+# Neighbours that are compared, the least that must show the same things, and the least of which one may contradict the others.
+_NEIGHBOURS, _LEAST_NEIGHBOURS, _ONE_MAY_DIFFER = 6, 3, 5
 # Limits of the table above; a jump is also this many times the median of its scene.
-_BRIGHTNESS, _WHITE_BALANCE, _BLUR, _TIMES = 0.32, 0.25, 0.7, 5.0
+_BRIGHTNESS, _WHITE_BALANCE, _BLUR, _TIMES = 0.3, 0.18, 1.0, 5.0
 # Places that two photos must have in common, of 256, and their least correlation: if less, they show different things.
-_LEAST_PLACES, _LEAST_CORRELATION = 40, 0.4
+_LEAST_PLACES, _LEAST_CORRELATION = 96, 0.5
 
 
 @dataclass(frozen=True)
 class Look:
-    """Words for a difference: its kind, its mark in pictures, what follows its factor, what is wanted; whether the factor is below 1."""
+    """Words for a difference.
+
+    Args:
+        kind, mark: as in `Finding`.
+        found: what follows the factor.
+        wanted: with `wanted`.
+        inverse: whether the factor is below 1.
+    """
 
     kind: str
     mark: str
@@ -74,7 +83,9 @@ def tone_jumps(nearest: np.ndarray, tones: np.ndarray) -> np.ndarray:
     for i, others in enumerate(nearest):
         found = [jump for j in others if (jump := _jump(tones[i], tones[j])) is not None]
         if len(found) >= _LEAST_NEIGHBOURS:
-            jumps[i] = np.median(found, axis=0)
+            sign = np.sign(np.median(found, axis=0))
+            least = np.sort(found * sign, axis=0)[1 if len(found) >= _ONE_MAY_DIFFER else 0]
+            jumps[i] = sign * least.clip(min=0)
     return jumps
 
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from data.images import read_pixels, to_8_bits
 from data.scene_format import Scene, View
 from data_preprocess.capture.copies import Reduced
 from data_preprocess.check.neighbours import pose_distances
-from data_preprocess.check.photos import shrunk
+from data_preprocess.check.photos import read_thumbnail
 
-# Longer side in pixels at which photos are matched, and the most points found in one.
-SIDE, _MOST_POINTS = 480, 1500
+# Most points found in a photo.
+_MOST_POINTS = 1500
 # Views from which pairs are chosen: the nearest by its camera, and the one that looks most alike, for each.
 _ANCHORS = 10
 # Cameras nearer to each other than this share of their extent show no parallax.
@@ -34,7 +33,7 @@ class Matched:
 
     Args:
         views: numbers of the two.
-        first, second: (k, 2) pixels of the reduced photos.
+        first, second: (k, 2) pixels of the thumbnails.
         own_error: median distance in pixels from the epipolar lines of that matrix: the precision of the matches.
     """
 
@@ -71,7 +70,7 @@ def choose_pairs(scene: Scene, photos: Mapping[int, Reduced]) -> list[tuple[int,
 
 
 def most_alike(photos: Mapping[int, Reduced], view: int, without: Collection[int], count: int) -> list[int]:
-    """Return the views whose photos look most like that of a view, best first, at most `count`; not that view or those in `without`."""
+    """Return at most `count` views whose photos look most like that of a view, best first; none of those in `without`."""
     own = _normalised(photos[view])
     alike = {i: float(_normalised(photo) @ own) for i, photo in photos.items() if i != view and i not in without}
     return sorted(alike, key=lambda i: -alike[i])[:count]
@@ -107,7 +106,7 @@ def _normalised(photo: Reduced) -> np.ndarray:
 
 def _points(view: View) -> tuple[np.ndarray, np.ndarray]:
     """Return points (n, 2) of a view's reduced photo in pixels, pixel centres at half-integers, and unit vectors (n, 128)."""
-    grey = cv2.cvtColor(shrunk(to_8_bits(read_pixels(view.file_path)), SIDE), cv2.COLOR_RGB2GRAY)
+    grey = cv2.cvtColor(read_thumbnail(view), cv2.COLOR_RGB2GRAY)
     keypoints, descriptors = cv2.SIFT_create(_MOST_POINTS).detectAndCompute(grey, None)
     if descriptors is None:
         return np.zeros((0, 2)), np.zeros((0, 128), np.float32)
@@ -129,8 +128,11 @@ def _matched(views: tuple[int, int], first: tuple, second: tuple) -> Matched | N
     x, y = places[sound], others[best[sound]]
     if len(x) < LEAST_AGREEING:
         return None
-    # The random draws of OpenCV's estimator start from the same number in each call.
-    fundamental, agree = cv2.findFundamentalMat(x, y, cv2.USAC_MAGSAC, _OFF, 0.999, 5000)
+    try:
+        # The random draws of OpenCV's estimator start from the same number in each call.
+        fundamental, agree = cv2.findFundamentalMat(x, y, cv2.USAC_MAGSAC, _OFF, 0.999, 5000)
+    except cv2.error:  # where it finds no matrix at all
+        return None
     if fundamental is None or fundamental.shape != (3, 3):
         return None
     agree = agree.ravel() > 0

@@ -6,6 +6,8 @@ import numpy as np
 
 from data.scene_format import View
 
+# Cameras are at one place if they are no further apart than this share of their extent and turned by no more than 3°.
+_ONE_PLACE, _ONE_DIRECTION_RAD = 0.03, 0.052
 # Three quarters of a radian count as much as a quarter of the cameras' extent.
 _ANGLE_PER_EXTENT = 3.0
 _BLOCK = 128
@@ -24,6 +26,15 @@ def nearest_views(views: Sequence[View], count: int) -> np.ndarray:
         block = distances(np.arange(start, min(start + _BLOCK, len(views))))
         nearest.append(np.argsort(block, axis=1, kind="stable")[:, :count])
     return np.concatenate(nearest)
+
+
+def at_one_place(views: Sequence[View], first: int, second: int) -> bool:
+    """Return whether two cameras are, compared with the extent of all of them, at one place with one direction."""
+    position = np.stack([view.c2w[:3, 3] for view in views])
+    a, b = views[first].c2w, views[second].c2w
+    angle = np.arccos(np.clip((np.trace(a[:3, :3].T @ b[:3, :3]) - 1) / 2, -1, 1))
+    apart = np.linalg.norm(a[:3, 3] - b[:3, 3])
+    return bool(apart <= _ONE_PLACE * np.ptp(position, axis=0).max() and angle <= _ONE_DIRECTION_RAD)
 
 
 def pose_distances(c2w: np.ndarray):

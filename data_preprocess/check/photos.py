@@ -15,8 +15,10 @@ from data_preprocess.capture.copies import SIDE, Reduced, reduce_pixels
 
 # Photos are measured at this longer side, in pixels, if they are larger: networks render no more.
 MEASURED = 960
+# Longer side of a photo on a contact sheet, until that is drawn, and of one that is matched.
+THUMBNAIL = 480
 # Standard deviations, in pixels, of the blurs that part fine detail from coarse.
-_FINE, _COARSE = 1.0, 3.0
+_FINE, _COARSE = 1.0, 6.0
 # Directions of change, (down, across): motion blurs along one.
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # Grey levels (root mean square) of coarse detail below which a photo is smooth.
@@ -43,8 +45,12 @@ class Photo:
     tones: np.ndarray
 
 
-def read_photo(view: View) -> Photo:
+def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray | None]:
     """Read and measure the photo of a view.
+
+    Args:
+        view: its camera gives the size.
+        thumbnail: whether to return the photo reduced to `THUMBNAIL`, (h, w, 3) uint8, too.
 
     Raises:
         OSError, InputError: it cannot be read, is no image, or has another shape than its camera.
@@ -54,7 +60,13 @@ def read_photo(view: View) -> Photo:
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     pixels = to_8_bits(pixels)
     reduced = reduce_pixels(pixels, lambda: to_8_bits(read_pixels(view.file_path)))
-    return Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)), _tones(reduced.colours))
+    photo = Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)), _tones(reduced.colours))
+    return photo, shrunk(pixels, THUMBNAIL) if thumbnail else None
+
+
+def read_thumbnail(view: View) -> np.ndarray:
+    """Return the photo of a view reduced to `THUMBNAIL`, (h, w, 3) uint8."""
+    return shrunk(to_8_bits(read_pixels(view.file_path)), THUMBNAIL)
 
 
 def shrunk_size(size: tuple[int, int], most: int) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 Copies are measured in `data_preprocess/capture/copies.py`; so are near duplicates, which moved by less than 0.75/500 of the side
 and have detail, since what is smooth and round looks alike from all sides. Measured: 50 frames of a walk, 0.5 s apart, 64 renders of
-a figure and the four scenes of `data_example` have neither; their nearest neighbours leave 0.024 or more of the variance, where
-near duplicates leave 0.004 or less (0.008 is the limit).
+a figure and the four scenes of `data_example` have neither; the nearest neighbours leave 0.024 or more of the variance, where
+near duplicates leave 0.004 or less (limit: 0.008).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from pathlib import Path
 from data.scene_format import Scene
 from data_preprocess.capture.copies import find_repeats
 from data_preprocess.check.findings import Finding, drop, named, where
+from data_preprocess.check.neighbours import at_one_place
 from data_preprocess.check.photos import Photo
 
 # Photos compared with each other at once; of longer lists, consecutive ones.
@@ -34,7 +35,8 @@ def repeat_findings(scene: Scene, photos: Mapping[int, Photo]) -> list[Finding]:
         part = left[start : start + _MOST_COMPARED]
         found, almost = find_repeats([scene.views[i].file_path for i in part], [photos[i].reduced for i in part])
         copies |= {part[i]: part[j] for i, j in found.items()}
-        near |= {part[i]: part[j] for i, j in almost.items()}
+        # What is round looks the same from other places.
+        near |= {part[i]: part[j] for i, j in almost.items() if at_one_place(scene.views, part[i], part[j])}
     findings = []
     if copies:
         found = f"has the {_originals(copies)} again, as it is or in another size, format or tone"

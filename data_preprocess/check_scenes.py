@@ -163,8 +163,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
 
 def _default_folder(data_path: Path, scene: Path | None) -> Path:
     """Return the folder for the pictures of a list, or of a single scene."""
-    name = data_path.stem if scene is None else scene.parent.name
-    return claim_folder(Path("outputs", "check"), find_path(data_path), name or "scene")
+    return claim_folder(Path("outputs", "check"), find_path(data_path).with_suffix("") if scene is None else scene.parent)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

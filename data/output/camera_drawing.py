@@ -55,7 +55,9 @@ class CameraDrawing:
         self.is_path = len(centres) > 2 and bool(np.median(steps) <= _LONGEST_STEP * spacing)
         looked_at = _looked_at(c2w)
         self.looked_at = None if looked_at is None else self.axes @ looked_at
-        drawn = self.points.reshape(-1, 3) if looked_at is None else np.vstack([self.points.reshape(-1, 3), self.looked_at])
+        drawn = self.points.reshape(-1, 3)
+        if self.looked_at is not None:
+            drawn = np.vstack([drawn, self.looked_at])
         self._low, self._high = drawn.min(0), drawn.max(0)
         self.scale = _EXTENT / (self._high - self._low).max()
 

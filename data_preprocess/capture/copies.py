@@ -103,10 +103,14 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
     return Reduced((w, h) if turned >= 5 else (h, w), _colours(image).astype(np.float64), lambda: fine)
 
 
-def reduce_pixels(pixels: np.ndarray, read: Callable[[], np.ndarray]) -> Reduced:
-    """Return a photo to compare that keeps its pixels (h, w, 3) uint8 out of memory: `read` returns them again."""
-    colours = _colours(Image.fromarray(pixels))
-    return Reduced(pixels.shape[:2], colours, lambda: _resized(Image.fromarray(read()), FINE))
+def reduce_pixels(pixels: np.ndarray, read_fine: Callable[[], np.ndarray]) -> Reduced:
+    """Return a photo (h, w, 3) uint8 to compare, without its fine colours: `read_fine` returns them, as `fine_colours` does."""
+    return Reduced(pixels.shape[:2], _colours(Image.fromarray(pixels)), read_fine)
+
+
+def fine_colours(pixels: np.ndarray) -> np.ndarray:
+    """Return the colours (FINE, FINE, 3) uint8 of a photo (h, w, 3) uint8."""
+    return _resized(Image.fromarray(pixels), FINE)
 
 
 def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, int]:

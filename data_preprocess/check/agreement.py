@@ -6,7 +6,25 @@ that of the scene is the median over pairs. The usual mistakes of `mistakes.py` 
 cameras agree is named. Epipolar lines show neither the scale of a scene nor on which side of the cameras the points are; whether
 these are in front is found by intersecting rays. A ring of cameras in equal steps may be turned: photos shifted by one in it agree.
 
-TABLE
+Errors in pixels; with a mistake, of the walk around a fox / a figure on white / the procedural room of `data_example`:
+
+                                      fox (480 pixels)    figure (480)    room (128)
+    good captures                     0.12                0.16            0.10
+    OpenGL axes                       8.7                 behind          0.87
+    c2w in the place of w2c           8.2                 178             1.7
+    transposed rotations              5.7                 14              1.8
+    negated translations              behind              behind          behind
+    cameras of the next view          5.3                 0.17 (a ring)   0.14 (last view found)
+    in reverse; sorted by letters     10; 15              3.5; 9          0.86; 0.5
+    shuffled                          26                  36              7.3
+    focal lengths × 1/4; 1/2          4.6; 3.1            3.2; 1.2        0.97; 0.40
+    focal lengths × 2; 4              6.6; 19             0.61; 0.88      0.36; 0.90
+    intrinsics of 1/2; twice the size 5.0; 6.9            18; 13          1.5; 1.3
+    fx, cx in the place of fy, cy     3.4                 the same        the same
+    every camera turned by about 1°   1.4                 1.1             0.75
+    limits: mistake known; unknown    0.4; 2.4            0.4; 2.4        0.2; 1.0
+
+Every mistake above its limit was named as what it was. Of 147 procedural scenes of 64×64, 16 had enough matches: 0.21 at most.
 
 Letters: v views, k matches.
 """

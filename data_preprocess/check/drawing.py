@@ -69,17 +69,17 @@ def draw(scene: Scene, thumbnails: Mapping[int, np.ndarray], findings: Sequence[
     camera_plot(folder / "cameras.png", c2w, camera, (h, w), title=f"{scene.name}: cameras", marked=marked.keys(), note=note)
 
 
-def claim_folder(parent: Path, data_path: Path, name: str) -> Path:
-    """Return the folder for a list's pictures: the same in each run, and another one than that of other lists of its name.
+def claim_folder(parent: Path, subject: Path) -> Path:
+    """Return the folder for the pictures of a list or scene: the same in each run, and not that of another one of its name.
 
     Args:
         parent: of such folders.
-        data_path: the list, or a scene's JSON.
-        name: wanted; the second list of this name gets that of its own folder appended, later ones a number.
+        subject: a list without its suffix, or a scene's folder. The pictures' folder has its name; the second of one name also gets
+            that of the folder it is in, later ones a number.
 
     A folder that cannot be written is returned all the same: drawing into it says why.
     """
-    source = os.path.realpath(data_path)
+    source, name = os.path.realpath(subject), os.path.basename(os.path.abspath(subject)) or "scene"
     names = [name, f"{name}_{Path(source).parent.name}", *(f"{name}_{number}" for number in range(2, _MOST_FOLDERS))]
     owners = {}
     for candidate in names:

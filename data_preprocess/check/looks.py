@@ -1,8 +1,8 @@
 """Photos that look different from the others of their scene: brighter or darker, of another white balance, or blurred.
 
-Brightness and colours are compared with those of the nearest views by their cameras, at the same places of the image, where both
+Brightness and colours are compared with those of the nearest views by their cameras, at the same places of the image where both
 photos show something that is neither clipped nor white background. The median over places is the jump: contents that move cancel.
-Neighbours that show something else are not compared, and all of the others, or all but one of five or more, must agree, so that light
+Neighbours that show something else are not compared; all of the others, or all but one of five or more, must agree, so that light
 that changes along a walk is no jump. Sharpness is the change of fine detail over that of coarse detail, in the direction of the
 greatest loss; it depends neither on contrast nor on the amount of detail.
 

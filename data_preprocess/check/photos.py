@@ -3,20 +3,24 @@
 Letters: h w pixels.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.scene_format import View
-from data_preprocess.capture.copies import SIDE, Reduced, reduce_pixels
+from data_preprocess.capture.copies import SIDE, Reduced, fine_colours, reduce_pixels
 
 # Photos are measured at this longer side, in pixels, if they are larger: networks render no more.
 MEASURED = 960
 # Longer side of a photo on a contact sheet, until that is drawn, and of one that is matched.
 THUMBNAIL = 480
+# Photos whose fine colours are kept when they were wanted, 170 kB each: those that resemble each other are compared several times.
+_MOST_FINE = 512
 # Standard deviations, in pixels, of the blurs that part fine detail from coarse.
 _FINE, _COARSE = 1.0, 6.0
 # Directions of change, (down, across): motion blurs along one.
@@ -59,7 +63,7 @@ def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray |
     rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     pixels = to_8_bits(pixels)
-    reduced = reduce_pixels(pixels, lambda: to_8_bits(read_pixels(view.file_path)))
+    reduced = reduce_pixels(pixels, lambda: _fine(view.file_path, digest))
     photo = Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)), _tones(reduced.colours))
     return photo, shrunk(pixels, THUMBNAIL) if thumbnail else None
 
@@ -67,6 +71,12 @@ def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray |
 def read_thumbnail(view: View) -> np.ndarray:
     """Return the photo of a view reduced to `THUMBNAIL`, (h, w, 3) uint8."""
     return shrunk(to_8_bits(read_pixels(view.file_path)), THUMBNAIL)
+
+
+@functools.lru_cache(_MOST_FINE)
+def _fine(path: Path, digest: bytes) -> np.ndarray:
+    """Read fine colours again; the digest distinguishes a file from one that had its name before."""
+    return fine_colours(to_8_bits(read_pixels(path)))
 
 
 def shrunk_size(size: tuple[int, int], most: int) -> tuple[int, int]:

@@ -1,9 +1,9 @@
 """Photos of a scene that repeat each other: copies in any size, format or tone, and photos from nearly the same place.
 
 Copies are measured in `data_preprocess/capture/copies.py`; so are near duplicates, which moved by less than 0.75/500 of the side
-and have detail, since what is smooth and round looks alike from all sides. Measured: 50 frames of a walk, 0.5 s apart, 64 renders of
-a figure and the four scenes of `data_example` have neither; the nearest neighbours leave 0.024 or more of the variance, where
-near duplicates leave 0.004 or less (limit: 0.008).
+and have detail and the same camera, since what is smooth and round looks alike from all sides. Measured: 50 frames of a walk, 0.5 s
+apart, 64 renders of a figure and the four scenes of `data_example` have neither; the nearest neighbours leave 0.024 or more of the
+variance, where near duplicates leave 0.004 or less (limit: 0.008).
 """
 
 from collections.abc import Mapping, Sequence

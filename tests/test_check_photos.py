@@ -11,9 +11,10 @@ from PIL import Image
 
 from data.scene_format import View, read_scene, write_scene
 from data_preprocess.check.findings import FIRST_LINES, MOST_LINES, Finding, counts, finding_of, lines_of
-from data_preprocess.check.looks import blurs, tone_jumps
+from data_preprocess.check.looks import blurs
 from data_preprocess.check.neighbours import nearest_views
 from data_preprocess.check.photos import read_photo
+from data_preprocess.check.tones import tone_jumps, tones
 from data_preprocess.check_scenes import check_scene
 from tests.support.scenes import look_at, write_random_scene
 from tests.support.textured_room import render, walk, write_room
@@ -156,11 +157,16 @@ def test_jumps_and_blurs_are_those_that_were_made(room):
     scene = read_scene(room)
     photos = [read_photo(view)[0] for view in scene.views]
     nearest = nearest_views(scene.views, 6)
-    tones = np.stack([photo.tones for photo in photos])
-    tones[3] += np.log([1.3, 1.3, 1.3])
-    jump = tone_jumps(nearest, tones)[3]
-    assert jump[0] == pytest.approx(np.log(1.3), abs=0.12)
+    light = tones([photo.reduced.colours for photo in photos])
+    good = tone_jumps(nearest, light)
+    assert np.nanmax(np.abs(good)) < 0.1
+    light[3, ..., :3] += np.log([1.3, 1.3, 1.3])
+    jump = tone_jumps(nearest, light)[3]
+    assert jump[0] == pytest.approx(np.log(1.3), abs=0.1)
     assert np.abs(jump[1:]).max() < 0.1
+    # Two in a row that are alike; a single neighbour that contradicts the others for no such reason is a change of the scene.
+    light[4, ..., :3] += np.log([1.3, 1.3, 1.3])
+    assert tone_jumps(nearest, light)[3:5, 0] == pytest.approx(np.log(1.3), abs=0.12)
     sharpness = np.stack([photo.sharpness for photo in photos])
     assert np.nanmax(blurs(nearest, sharpness)) < 0.5
     sharpness[3, 1] -= 2.0

@@ -13,7 +13,7 @@ import numpy as np
 
 from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.scene_format import View
-from data_preprocess.capture.copies import SIDE, Reduced, fine_colours, reduce_pixels
+from data_preprocess.capture.copies import Reduced, fine_colours, reduce_pixels
 
 # Photos are measured at this longer side, in pixels, if they are larger: networks render no more.
 MEASURED = 960
@@ -27,8 +27,6 @@ _FINE, _COARSE = 1.0, 6.0
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))
 # Grey levels (root mean square) of coarse detail below which a photo is smooth.
 _SMOOTH = 0.5
-# Places per side at which tones are compared; levels beyond which a channel is clipped, or white background.
-PLACES, _DARK, _BRIGHT = 16, 4.0, 250.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,13 +38,11 @@ class Photo:
         reduced: to compare with others; its fine part is read again when it is wanted.
         sharpness: (4,) logarithm of the change of fine detail over that of coarse detail, across, down and along the diagonals; NaN
             where the photo is smooth.
-        tones: (PLACES², 3) float32 logarithms of linear red, green and blue; NaN where most of a place is clipped.
     """
 
     digest: bytes
     reduced: Reduced
     sharpness: np.ndarray
-    tones: np.ndarray
 
 
 def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray | None]:
@@ -64,7 +60,7 @@ def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray |
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     pixels = to_8_bits(pixels)
     reduced = reduce_pixels(pixels, lambda: _fine(view.file_path, digest))
-    photo = Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)), _tones(reduced.colours))
+    photo = Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)))
     return photo, shrunk(pixels, THUMBNAIL) if thumbnail else None
 
 
@@ -107,14 +103,3 @@ def _change(grey: np.ndarray, down: int, across: int) -> float:
     first = grey[max(0, -down) : h - max(0, down), max(0, -across) : w - max(0, across)]
     second = grey[max(0, down) : h + min(0, down), max(0, across) : w + min(0, across)]
     return float(((first - second) ** 2).mean())
-
-
-def _tones(colours: np.ndarray) -> np.ndarray:
-    """Return the tones of (SIDE, SIDE, 3) colours in 0..255."""
-    seen = ((colours > _DARK) & (colours < _BRIGHT)).all(2, keepdims=True).astype(np.float32)
-    encoded = colours / 255
-    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    part = SIDE // PLACES
-    light, share = (x.reshape(PLACES, part, PLACES, part, -1).mean((1, 3)) for x in (linear * seen, seen))
-    tones = np.log((light / np.maximum(share, 1e-6)).clip(1e-4))
-    return np.where(share > 0.5, tones, np.nan).reshape(-1, 3).astype(np.float32)

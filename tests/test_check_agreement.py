@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from data.scene_format import Scene, read_scene
-from data_preprocess.check.agreement import Agreement, compare
-from data_preprocess.check.matches import sampson
+from data_preprocess.check.agreement import Agreement, compare, pair_errors
+from data_preprocess.check.matches import Matched, sampson
+from data_preprocess.check.mistakes import Cameras
 from data_preprocess.check.photos import read_photo
 from data_preprocess.check_scenes import main
 from tests.support.scenes import write_random_scene
@@ -193,12 +194,24 @@ def test_cameras_that_only_turn_have_no_epipolar_lines(room, tmp_path):
     # The same note as for the walk, from the places of points instead of lines.
     found = agreement(json_path)
     assert found.findings == []
-    assert "photos and cameras agree" in found.note
+    assert re.match(r"photos and cameras agree, matching points 0\.\d+ pixels", found.note)
     # Photos of the walk, with the cameras of the tripod.
     for view, pose in zip(read_scene(json_path).views, walk(8), strict=True):
         Image.fromarray(render(pose, camera, size)).save(view.file_path)
     (finding,) = agreement(json_path).findings
     assert "has photos that contradict the cameras" in finding.line
+
+
+def test_without_parallax_the_error_is_the_distance_from_the_place():
+    intrinsics = np.tile(np.array([[100.0, 0, 60], [0, 100, 40], [0, 0, 1]]), (2, 1, 1))
+    w2c = np.tile(np.eye(4), (2, 1, 1))
+    w2c[1, :3, :3] = cv2.Rodrigues(np.radians([0.0, 5, 0]))[0]
+    cameras = Cameras(intrinsics, w2c, np.array([[80, 120], [80, 120]]))
+    still = np.array([[60.0, 40.0]] * 3)
+    # The middle of the image moves by f · tan(5°) where the camera turns; the matches did not.
+    assert pair_errors([Matched((0, 1), still, still, 0.0)], cameras) == pytest.approx([100 * np.tan(np.radians(5))])
+    moved = still + (100 * np.tan(np.radians(5)), 0)
+    assert pair_errors([Matched((0, 1), still, moved, 0.0)], cameras) == pytest.approx([0], abs=1e-9)
 
 
 def test_sampson_is_the_distance_from_the_line_to_first_order():

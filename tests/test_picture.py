@@ -264,6 +264,36 @@ def dome(count: int) -> np.ndarray:
     return poses
 
 
+class Recorder:
+    """Stands for a drawing; keeps the texts that are written, with their places and colours."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, tuple[float, float], tuple[int, int, int]]] = []
+
+    def text(self, place: tuple[float, float], text: str, fill: tuple[int, int, int], **_: object) -> None:
+        self.written.append((text, place, fill))
+
+
+def overlapping(recorder: Recorder) -> bool:
+    """Return whether two numbers overlap: digits are 13 pixels high and 7 wide, before they are drawn three times as large."""
+    centres = np.array([place for _, place, _ in recorder.written]) / 3
+    widths = np.array([7 * len(text) for text, _, _ in recorder.written])
+    offsets = np.abs(centres[:, None] - centres) + 1e9 * np.eye(len(centres))[..., None]
+    return bool(((offsets[..., 1] < 13) & (offsets[..., 0] < (widths[:, None] + widths) / 2)).any())
+
+
+def test_numbers_of_crowded_cameras_do_not_overlap_and_stay_in_the_panel() -> None:
+    c2w = np.stack([looking_along([0, 1, 0], [0.01 * x, 0.02 * np.sin(x), 0.0]) for x in range(300)])
+    drawing = CameraDrawing(c2w, np.array([[60, 60, 32, 24.0]] * 300), (48, 64), marked=range(100, 120))
+    recorder = Recorder()
+    places = (drawing.points[..., [0, 1]] - drawing.points[..., [0, 1]].min((0, 1))) * drawing.scale
+    size = np.ceil(places.max((0, 1)) + 24).astype(int)
+    drawing._number(recorder, places, size)
+    assert 10 < len(recorder.written) <= 60
+    assert not overlapping(recorder)
+    assert all((np.array(place) / 3 >= 0).all() and (np.array(place) / 3 <= size).all() for _, place, _ in recorder.written)
+
+
 @pytest.mark.parametrize("count", [5, 50, 500])
 def test_pyramids_shrink_and_numbers_stay_apart(count: int) -> None:
     cameras = np.array([[60, 60, 32, 24.0]] * count)
@@ -274,13 +304,6 @@ def test_pyramids_shrink_and_numbers_stay_apart(count: int) -> None:
     assert depth.max() <= max(11, np.median(apart.min(1)) * drawing.scale)
     np.testing.assert_allclose(drawing.axes.T @ drawing.looked_at, (1, 2, 0), atol=1e-6)
 
-    class Recorder:
-        def __init__(self) -> None:
-            self.written: list[tuple[str, tuple[float, float], tuple[int, int, int]]] = []
-
-        def text(self, place: tuple[float, float], text: str, fill: tuple[int, int, int], **_: object) -> None:
-            self.written.append((text, place, fill))
-
     recorder = Recorder()
     places = drawing.points[..., [0, 1]] * drawing.scale + 1000
     drawing._number(recorder, places, np.array([2000, 2000]))
@@ -289,12 +312,7 @@ def test_pyramids_shrink_and_numbers_stay_apart(count: int) -> None:
     assert {fill for _, _, fill in recorder.written[:2]} == {MARK_COLOUR}
     assert len(texts) == len(set(texts)) <= 42
     assert len(texts) >= min(count, 15)
-    centres = np.array([place for _, place, _ in recorder.written]) / 3
-    offsets = np.abs(centres[:, None] - centres)[~np.eye(len(centres), dtype=bool)]
-    # Digits are 13 pixels high and 7 wide: no two numbers overlap.
-    widths = np.array([7 * len(text) for text in texts])
-    needed = ((widths[:, None] + widths) / 2)[~np.eye(len(centres), dtype=bool)]
-    assert ((offsets[:, 1] >= 13) | (offsets[:, 0] >= needed)).all()
+    assert not overlapping(recorder)
 
 
 def test_a_list_that_follows_a_walk_is_a_path_and_one_in_any_order_is_none() -> None:

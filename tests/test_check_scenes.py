@@ -240,7 +240,7 @@ def test_suspicious_views_are_on_the_contact_sheet_and_marked(tmp_path, monkeypa
     (finding,) = checked.findings
     assert finding.views == (44, 90)
     assert "views 44, 90: has the photos of views 0, 0 again" in finding.line
-    assert finding.line.endswith("--drop 44 90`")
+    assert finding.line.endswith("--drop 44 90")
     assert not {44, 90} & drawing.evenly(120)
     assert drawn["title"] == "many: 50 of 120 views"
     marked = [drawn["captions"][number] for number in drawn["marked"]]

@@ -38,9 +38,17 @@ import numpy as np
 from config.messages import counted
 from data.scene_format import Scene
 from data_preprocess.capture.copies import Reduced
-from data_preprocess.check.findings import Finding, adjust, drop, where
+from data_preprocess.check.findings import Finding, drop, where
 from data_preprocess.check.matches import Matched, choose_pairs, match, most_alike, sampson
-from data_preprocess.check.mistakes import Cameras, Mistake, mistakes, scaled_focal, scaled_intrinsics, stated_cameras
+from data_preprocess.check.mistakes import (
+    Cameras,
+    Mistake,
+    intrinsics_mistakes,
+    mistakes,
+    scaled_focal,
+    scaled_intrinsics,
+    stated_cameras,
+)
 from data_preprocess.check.photos import THUMBNAIL, Photo
 
 _KIND = "contradiction of photos and cameras"
@@ -163,7 +171,8 @@ def _motion(pair: Matched, cameras: Cameras) -> np.ndarray:
 def _explained(scene: Scene, matched: Sequence[Matched], stated: Cameras, most: float, figure: str) -> Finding | None:
     """Return the finding of the usual mistake under which photos and cameras agree to `most` pixels, if there is one."""
     best: tuple[float, float, Mistake] | None = None
-    for mistake in (*mistakes(scene, stated), *_of_intrinsics(scene, matched, stated)):
+    factors = (_best_factor(matched, stated, scaled) for scaled in (scaled_focal, scaled_intrinsics))
+    for mistake in (*mistakes(scene, stated), *intrinsics_mistakes(scene, stated, *factors)):
         errors = pair_errors(matched, mistake.cameras)
         error, score = float(np.median(errors)), float(errors.clip(max=_MOST_OF_PAIR).mean())
         if error <= most and in_front(matched, mistake.cameras) >= 0.5 and (best is None or score < _BETTER * best[0]):
@@ -173,28 +182,6 @@ def _explained(scene: Scene, matched: Sequence[Matched], stated: Cameras, most: 
     _, error, mistake = best
     found = f"has {mistake.found}: {figure} from their epipolar lines, {_pixels(error)} without this mistake"
     return Finding(_KIND, f"{scene.json_path}: {found}; wanted {mistake.wanted}")
-
-
-def _of_intrinsics(scene: Scene, matched: Sequence[Matched], stated: Cameras) -> list[Mistake]:
-    """Return the mistakes of focal lengths and of the size that intrinsics are for, with the factors that fit best."""
-    view = scene.views[0]
-    focal = _best_factor(matched, stated, scaled_focal)
-    size = _best_factor(matched, stated, scaled_intrinsics)
-    pixels = f"focal lengths in pixels of {view.w}×{view.h} (w×h), about {focal * view.fx:.3g} in view 0"
-    h, w = round(view.h / size), round(view.w / size)
-    command = adjust(scene.json_path, "--intrinsics_size", str(h), str(w))
-    return [
-        Mistake(
-            scaled_focal(stated, focal),
-            f"focal lengths about {1 / focal:.2g} times too long" if focal < 1 else f"focal lengths {focal:.2g} times too short",
-            f"{pixels}: convert the capture again, or let colmap_format_converter.py --from_images find the cameras",
-        ),
-        Mistake(
-            scaled_intrinsics(stated, size),
-            f"intrinsics of images of about {w}×{h} (w×h)",
-            f"intrinsics in pixels of {view.w}×{view.h} (w×h): {command}",
-        ),
-    ]
 
 
 def _best_factor(matched: Sequence[Matched], stated: Cameras, scaled: Callable[[Cameras, float], Cameras]) -> float:
@@ -257,5 +244,5 @@ def _odd(scene: Scene, views: list[int]) -> list[Finding]:
     if not views:
         return []
     found = "has a photo that contradicts its camera: what it shows matches photos of other views, but not where the cameras put it"
-    wanted = f"the photo of this camera: convert the capture again, or leave it out, {drop(scene.json_path, views)}"
+    wanted = f"the photo of this camera; convert the capture again, or leave it out: {drop(scene.json_path, views)}"
     return [Finding(_KIND, f"{where(scene.json_path, views)}: {found}; wanted {wanted}", tuple(views), "not of its camera")]

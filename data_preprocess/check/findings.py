@@ -16,7 +16,7 @@ from config.messages import counted, some
 MOST_LINES, FIRST_LINES = 20, 3
 # Views that a line names.
 _MOST_NAMED = 8
-_VIEW = re.compile(r", view (\d+)[:,]")
+_VIEWS = re.compile(r", views? (\d+(?:, \d+)*)")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,10 @@ class Finding:
 
 
 def finding_of(kind: str, line: str, mark: str = "") -> Finding:
-    """Return a finding of a line that names its view as `..., view 3: ...`, or no view."""
-    named = _VIEW.search(line)
-    return Finding(kind, line, (int(named[1]),) if named and mark else (), mark if named else "")
+    """Return a finding of a line that names its views as `..., view 3: ...` or `..., views 3, 5 and 2 more: ...`, or no view."""
+    found = _VIEWS.search(line)
+    views = tuple(int(number) for number in found[1].split(", ")) if found else ()
+    return Finding(kind, line, views, mark if views else "")
 
 
 def where(json_path: str | os.PathLike, views: Sequence[int]) -> str:
@@ -56,7 +57,7 @@ def named(views: Sequence[int]) -> str:
 
 def adjust(json_path: str | os.PathLike, *flags: str) -> str:
     """Return the command that mends a scene's cameras."""
-    return f"`data_preprocess/adjust_cameras.py {shlex.quote(str(json_path))} {' '.join(flags)}`"
+    return f"python data_preprocess/adjust_cameras.py {shlex.quote(str(json_path))} {' '.join(flags)}"
 
 
 def drop(json_path: str | os.PathLike, views: Collection[int]) -> str:

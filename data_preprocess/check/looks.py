@@ -80,19 +80,22 @@ def blurs(nearest: np.ndarray, sharpness: np.ndarray) -> np.ndarray:
 def _jumps(scene: Scene, numbers: np.ndarray, nearest: np.ndarray, photos: list[Photo]) -> list[Finding]:
     jumps = tone_jumps(nearest, tones([photo.reduced.colours for photo in photos]))
     brightness, colours = jumps[:, 0], np.abs(jumps[:, 1:]).max(1)
-    one = "wanted one {}, as its change looks like a change of the scene: lock it in the camera, or leave the views out"
+    # The channel that changed most, for the words.
+    most = np.unravel_index(np.nan_to_num(np.abs(jumps[:, 1:])).argmax(), colours.shape + (2,))
+    channel, less = ("red", "blue")[most[1]], bool(jumps[:, 1:][most] < 0)
+    one = "wanted one {}, as its change looks like a change of the scene; lock it in the camera, or leave the views out"
     exposure, balance = one.format("exposure"), one.format("white balance")
     light = "times the light of the nearest views at the same places"
-    red = "times the red or blue, relative to green, of the nearest views (or as much less)"
+    tint = f"times the {channel}, relative to green, of the nearest views"
     return [
         *_finding(scene, numbers, brightness, _BRIGHTNESS, Look("exposure jump", "brighter", light, exposure)),
         *_finding(scene, numbers, -brightness, _BRIGHTNESS, Look("exposure jump", "darker", light, exposure, inverse=True)),
-        *_finding(scene, numbers, colours, _WHITE_BALANCE, Look("white balance jump", "white balance", red, balance)),
+        *_finding(scene, numbers, colours, _WHITE_BALANCE, Look("white balance jump", "white balance", tint, balance, less)),
     ]
 
 
 def _blurred(scene: Scene, numbers: np.ndarray, nearest: np.ndarray, photos: list[Photo]) -> list[Finding]:
-    wanted = "wanted sharp photos, as blurred ones teach blur and score it as right: leave them out"
+    wanted = "wanted sharp photos, as blurred ones teach blur and score it as right; leave them out"
     found = "times the fine detail of the other photos"
     lost = blurs(nearest, np.stack([photo.sharpness for photo in photos]))
     return _finding(scene, numbers, lost, _BLUR, Look("blurred photo", "blurred", found, wanted, inverse=True))
@@ -109,5 +112,5 @@ def _finding(scene: Scene, numbers: np.ndarray, sizes: np.ndarray, limit: float,
     views = numbers[far].tolist()
     size = float(np.exp(-sizes[far].max() if look.inverse else sizes[far].max()))
     found = f"has {'' if len(views) == 1 else 'down to ' if look.inverse else 'up to '}{size:.2g} {look.found}"
-    line = f"{where(scene.json_path, views)}: {found}; {look.wanted}, {drop(scene.json_path, views)}"
+    line = f"{where(scene.json_path, views)}: {found}; {look.wanted}: {drop(scene.json_path, views)}"
     return [Finding(look.kind, line, tuple(views), look.mark)]

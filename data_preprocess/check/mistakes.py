@@ -13,7 +13,8 @@ from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.check.findings import adjust
 from data_preprocess.check.photos import shrunk_size
 
-# Turns y and z.
+# Share of the image within which a principal point is in the middle; what turns y and z.
+_MIDDLE = 0.05
 _OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
 
@@ -78,12 +79,12 @@ def _pose_mistakes(scene: Scene, stated: Cameras) -> Iterator[Mistake]:
     transposed[:, :3, :3] = w2c[:, :3, :3].transpose(0, 2, 1)
     negated[:, :3, 3] *= -1
     for poses, found, wanted in (
-        (_OPENGL @ w2c, "cameras with y up and z backward (OpenGL)", f"{axes}: {command('--axes opengl')}"),
+        (_OPENGL @ w2c, "cameras with y up and z backward (OpenGL)", f"{axes}: {command('--axes RUB')}"),
         (c2w, "c2w in the place of w2c", f"camera from world: {command('--invert')}"),
         (
             _OPENGL @ c2w,
             "c2w in the place of w2c, with y up and z backward (OpenGL)",
-            f"camera from world, {axes}: {command('--axes opengl', '--invert')}",
+            f"camera from world, {axes}: {command('--invert', '--axes RUB')}",
         ),
         (transposed, "w2c with transposed rotations", "w2c = (R, t) of the same camera: convert the capture again"),
         (negated, "w2c with negated translations", "t = -R · position in w2c = (R, t): convert the capture again"),
@@ -130,6 +131,39 @@ def _swapped_intrinsics(stated: Cameras) -> Iterator[Mistake]:
     swapped = stated.intrinsics[:, [1, 0, 2]][:, :, [1, 0, 2]]
     found = "fx and cx in the place of fy and cy"
     yield Mistake(replace(stated, intrinsics=swapped), found, "fx and cx across, fy and cy down: convert the capture again")
+
+
+def intrinsics_mistakes(scene: Scene, stated: Cameras, focal: float, size: float) -> list[Mistake]:
+    """Return the mistakes of focal lengths, and of the size of the images that intrinsics are for.
+
+    Args:
+        scene, stated: its cameras.
+        focal, size: the factors, of the focal lengths alone and of all intrinsics, that fit the photos best.
+    """
+    view = scene.views[0]
+    pixels = f"pixels of {view.w}×{view.h} (w×h)"
+
+    def command(factor: float) -> str:
+        return adjust(scene.json_path, "--intrinsics_size", f"{view.h / factor:.0f}", f"{view.w / factor:.0f}")
+
+    # The script leaves principal points in the middle where they are.
+    middle = max(abs(view.cx / view.w - 0.5), abs(view.cy / view.h - 0.5)) < _MIDDLE
+    mend = (
+        command(focal) if middle else "convert the capture again, or let colmap_format_converter.py --from_images find the cameras"
+    )
+    times = f"{1 / focal:.2g} times too long" if focal < 1 else f"{focal:.2g} times too short"
+    return [
+        Mistake(
+            scaled_focal(stated, focal),
+            f"focal lengths about {times}",
+            f"focal lengths in {pixels}, about {focal * view.fx:.3g} in view 0: {mend}",
+        ),
+        Mistake(
+            scaled_intrinsics(stated, size),
+            f"intrinsics of images of about {view.w / size:.0f}×{view.h / size:.0f} (w×h)",
+            f"intrinsics in {pixels}: {command(size)}",
+        ),
+    ]
 
 
 def scaled_focal(stated: Cameras, factor: float) -> Cameras:

@@ -45,8 +45,10 @@ def repeat_findings(scene: Scene, photos: Mapping[int, Photo]) -> list[Finding]:
         findings.append(Finding("set of copies", line, tuple(sorted(copies)), "copy"))
     if near:
         found = f"has nearly the {_originals(near)}: what it shows moved by less than 1/600 of the side"
-        wanted = "photos that differ, as a target close to an input is scored too well: fewer frames of a video, or without them"
-        line = f"{where(scene.json_path, sorted(near))}: {found}; wanted {wanted}, {drop(scene.json_path, near)}"
+        wanted = (
+            "photos that differ, as a target close to an input is scored too well; draw fewer frames of a video, or leave them out"
+        )
+        line = f"{where(scene.json_path, sorted(near))}: {found}; wanted {wanted}: {drop(scene.json_path, near)}"
         findings.append(Finding("set of near duplicates", line, tuple(sorted(near)), "near duplicate"))
     return findings
 

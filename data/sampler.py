@@ -27,8 +27,8 @@ from config.threads import cores
 from data.dataset import SceneDataset
 from data.image_size import check_image_size
 from data.poses import normalise_poses
+from data.problems.scene import CameraWarnings
 from data.scene_format import Scene
-from data.scene_problems import CameraWarnings
 from data.view_selection import select_views
 
 Batch = dict[str, Tensor]

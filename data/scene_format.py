@@ -23,7 +23,7 @@ from config.messages import is_path, is_plain, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pinhole import LARGEST_FOCAL_SHARE, centre_in_corner, check_intrinsics
-from data.problem import SCRIPT
+from data.problems.problem import SCRIPT
 from data.rigid import pose_problem
 
 # File name of a scene's JSON.

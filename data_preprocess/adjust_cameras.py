@@ -35,9 +35,9 @@ from config.threads import cores
 from data.camera_geometry import CONVENTIONS, OPENCV, axes_in_words, to_opencv
 from data.files import check_output, write_json
 from data.pinhole import LARGEST_FOCAL_SHARE
-from data.problem import FLAGS, named
+from data.problems.problem import FLAGS, named
+from data.problems.scene import camera_problems
 from data.scene_format import LARGEST_NUMBER, Scene, check_views, parse_scene, read_data_path, read_json, write_data_path
-from data.scene_problems import camera_problems
 from data_preprocess.capture.world_frame import orient
 from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, run_script, say
 

@@ -1,9 +1,11 @@
-"""Check of scenes in the unified format, with two pictures per scene: a contact sheet and a plot of its cameras.
+"""Check of scenes in the unified format: cameras, photos, and whether they agree; with two pictures per scene.
 
     python data_preprocess/check_scenes.py data_example/objects_data_path.json
 
-Pictures go to outputs/check/LIST/SCENE/ by default. The exit code is 0 if there are no problems, else 2 with one line per problem
-on standard error.
+Finds damaged images, suspicious cameras, photos that repeat others, that are brighter, darker, of other colours or blurred, and
+cameras that contradict the photos; names what mends them. Pictures, a contact sheet and a plot of the cameras, go to
+outputs/check/LIST/SCENE/ by default, or to outputs/check/SCENE/ for a single scene's JSON. The exit code is 0 if nothing was found,
+else 2 with one line per finding on standard error, or the first lines of each kind.
 """
 
 # Letters: v views, h w pixels.
@@ -18,28 +20,29 @@ if __name__ == "__main__":
 
     start()
 
-import hashlib
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
+from config.paths import find_path
 from config.threads import cores
-from data.images import read_pixels, rescale_intrinsics, to_8_bits
-from data.output.picture import camera_plot, contact_sheet
+from data.problems.scene import KINDS, describe, find_problems, kind_of
 from data.scene_format import Scene, View, read_data_path, read_scene
-from data.scene_problems import KINDS, camera_problems, describe, kind_of
+from data_preprocess.check.agreement import compare
+from data_preprocess.check.drawing import claim_folder, draw, evenly, marks, shown_marked
+from data_preprocess.check.findings import Finding, counts, finding_of, lines_of, with_command
+from data_preprocess.check.looks import look_findings
+from data_preprocess.check.photos import Photo, read_photo, read_thumbnail
+from data_preprocess.check.repeats import repeat_findings
 from data_preprocess.command import MOST_WORKERS, run_script
 from data_preprocess.scene_folder import refuse_linked_folders
-
-# Photos on a contact sheet, and their longer side in pixels until it is drawn.
-MOST_PHOTOS, THUMBNAIL = 48, 480
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,75 +56,80 @@ class Check:
         choices=KINDS,
         group="check",
     )
-    output: Path | None = flag(None, "folder for the pictures", unset="outputs/check/LIST")
+    output: Path | None = flag(None, "folder for the pictures", unset="outputs/check/LIST, or /SCENE")
     no_pictures: bool = flag(False, "check only")
+    no_matching: bool = flag(False, "do not compare photos and cameras, which takes 1 to 10 s per scene")
     workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, unset="one per core")
 
 
-def check_scene(scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None, kind: str = "scene") -> list[str]:
-    """Check the cameras and images of a scene and draw it.
+@dataclass(frozen=True)
+class Checked:
+    """What was found of a scene, and what its line says besides."""
+
+    findings: list[Finding]
+    note: str
+
+
+def check_scene(
+    scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None, kind: str = "scene", matching: bool = True
+) -> Checked:
+    """Check the cameras and photos of a scene and draw it.
 
     Args:
         scene: as checked by `read_scene`: rigid poses, numeric intrinsics, images in its folder.
         pool: threads that read images.
         pictures: folder for contact_sheet.png and cameras.png; None draws nothing.
-        kind: of the scene, as for `camera_problems`.
-
-    Returns:
-        one line for each problem.
+        kind: of the scene: one of `KINDS`.
+        matching: whether to compare photos with cameras.
     """
-    problems = camera_problems(scene, kind)
-    shown = {int(i) for i in np.linspace(0, len(scene.views) - 1, min(len(scene.views), MOST_PHOTOS)).round()}
-    digests: dict[bytes, int] = {}
-    thumbnails = {}
-    results = pool.map(_check_image, scene.views, [i in shown for i in range(len(scene.views))])
-    with tqdm(total=len(scene.views), desc=scene.name, unit="image", leave=False, dynamic_ncols=True) as progress:
-        for i, (problem, digest, thumbnail) in enumerate(results):
-            if problem:
-                problems.append(f"{scene.json_path}, view {i}: {problem}")
-            else:
-                first = digests.setdefault(digest, i)
-                if first != i:
-                    problems.append(f"{scene.json_path}, view {i}: has the pixels of view {first}; wanted a different photo")
-                if thumbnail is not None:
-                    thumbnails[i] = thumbnail
-            progress.update()
+    problems = find_problems(scene, kind)
+    findings = [finding_of("camera problem", scene.json_path, problem, "camera") for problem in problems]
+    photos, thumbnails, unreadable = _read(scene, pool, pictures is not None)
+    findings += unreadable
+    findings += [*repeat_findings(scene, photos), *look_findings(scene, photos)]
+    note = "photos and cameras not compared (--no_matching)"
+    if any(problem.is_convention for problem in problems):
+        note = "photos and cameras not compared (the cameras have another convention)"
+    elif matching:
+        agreement = compare(scene, photos, pool)
+        findings += agreement.findings
+        note = agreement.note
     if pictures is not None:
         try:
             refuse_linked_folders(pictures.parent, [pictures / "contact_sheet.png"])
-            _draw(scene, thumbnails, pictures)
+            views = [i for i in shown_marked(list(marks(findings))) if i in photos and i not in thumbnails]
+            thumbnails |= dict(zip(views, pool.map(read_thumbnail, [scene.views[i] for i in views]), strict=True))
+            draw(scene, thumbnails, findings, pictures)
         except (InputError, OSError) as error:
-            return [*problems, str(error)]
-    return problems
+            findings.append(Finding("picture that cannot be drawn", str(error)))
+    return Checked(with_command(scene.json_path, findings), note)
 
 
-def _check_image(view: View, shown: bool) -> tuple[str | None, bytes, np.ndarray | None]:
-    """Return an image's problem or None, a digest of its pixels, and a thumbnail if it is to be shown."""
+def _read(
+    scene: Scene, pool: ThreadPoolExecutor, thumbnails: bool
+) -> tuple[dict[int, Photo], dict[int, np.ndarray], list[Finding]]:
+    """Read all photos; return what is kept of them, thumbnails of some, both by the number of the view, and what is unreadable."""
+    shown = evenly(len(scene.views)) if thumbnails else set()
+    photos, small, findings = {}, {}, []
+    results = pool.map(_read_view, scene.views, [i in shown for i in range(len(scene.views))])
+    with tqdm(total=len(scene.views), desc=scene.name, unit="image", leave=False, dynamic_ncols=True) as progress:
+        for i, (photo, thumbnail) in enumerate(results):
+            if isinstance(photo, str):
+                findings.append(Finding("unreadable photo", f"{scene.json_path}, view {i}: {photo}", (i,), "unreadable"))
+            else:
+                photos[i] = photo
+            if thumbnail is not None:
+                small[i] = thumbnail
+            progress.update()
+    return photos, small, findings
+
+
+def _read_view(view: View, shown: bool) -> tuple[Photo | str, np.ndarray | None]:
+    """Return a view's photo, or what is wrong with it, and its thumbnail if it is to be shown."""
     try:
-        pixels = read_pixels(view.file_path)
-        rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
+        return read_photo(view, shown)
     except (InputError, OSError) as error:
-        return str(error), b"", None
-    digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
-    if not shown:
-        return None, digest, None
-    small = Image.fromarray(to_8_bits(pixels))
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    return None, digest, np.asarray(small)
-
-
-def _draw(scene: Scene, thumbnails: dict[int, np.ndarray], folder: Path) -> None:
-    v = len(scene.views)
-    if thumbnails:
-        captions = [f"{i} {scene.views[i].file_path.name}" for i in thumbnails]
-        count = counted(v, "view") if len(thumbnails) == v else f"{len(thumbnails)} of {v} views"
-        contact_sheet(folder / "contact_sheet.png", list(thumbnails.values()), captions, f"{scene.name}: {count}")
-    h, w = scene.views[0].h, scene.views[0].w
-    # The plot takes a single image size.
-    camera = np.array([(view.fx, view.fy, view.cx, view.cy) for view in scene.views])
-    camera *= np.array([(w / view.w, h / view.h) * 2 for view in scene.views])
-    c2w = np.stack([view.c2w for view in scene.views])
-    camera_plot(folder / "cameras.png", c2w, camera, (h, w), title=f"{scene.name}: cameras")
+        return str(error), None
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
@@ -131,33 +139,43 @@ def work(argv: Sequence[str] | None) -> list[str]:
         refuse_without_effect(given, "with --no_pictures", ["output"])
     check = settings(Check, given)
     paths = read_data_path(check.data_path)
-    output = check.output or Path("outputs", "check", check.data_path.stem)
-    problems, lines, views = [], [], 0
+    single = paths == [Path(os.path.abspath(find_path(check.data_path)))]
+    output = None if check.no_pictures else check.output or _default_folder(check.data_path, paths[0] if single else None)
+    findings, lines, views = [], [], 0
     folders: set[str] = set()
     seen: set[Path] = set()
     progress = tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True)
     with ThreadPoolExecutor(check.workers or cores()) as pool, progress:
         for i, path in enumerate(progress):
             if path in seen:
-                problems.append(f"{check.data_path}, entry {i}: is {path} again; wanted each scene once")
+                line = f"{check.data_path}, entry {i}: is {path} again; wanted each scene once"
+                findings.append(Finding("repeated scene", line))
                 continue
             seen.add(path)
             try:
                 scene = read_scene(path)
             except (InputError, OSError) as error:
-                problems.append(str(error))
+                findings.append(Finding("unreadable scene", str(error)))
                 continue
             folder = scene.name if scene.name not in folders else f"{i:03d}_{scene.name}"
             folders.add(folder)
+            if output is not None:
+                pictures = output if single and check.output is None else output / folder
             kind = kind_of(scene, check.kind)
-            problems += check_scene(scene, pool, None if check.no_pictures else output / folder, kind)
-            lines.append(f"{describe(scene)}; checked as {'an object' if kind == 'object' else 'a scene'}")
+            checked = check_scene(scene, pool, None if output is None else pictures, kind, not check.no_matching)
+            findings += checked.findings
+            lines.append(f"{describe(scene)}; checked as {'an object' if kind == 'object' else 'a scene'}; {checked.note}")
             views += len(scene.views)
     for line in lines:
         print(line)
-    counts = ", ".join([counted(len(lines), "scene"), counted(views, "view"), counted(len(problems), "problem")])
-    print(counts + ("" if check.no_pictures else f"; pictures in {output}"))
-    return problems
+    summary = ", ".join([counted(len(lines), "scene"), counted(views, "view"), counts(findings)])
+    print(summary + ("" if output is None else f"; pictures in {output}"))
+    return lines_of(findings, check.data_path)
+
+
+def _default_folder(data_path: Path, scene: Path | None) -> Path:
+    """Return the folder for the pictures of a list, or of a single scene."""
+    return claim_folder(Path("outputs", "check"), find_path(data_path).with_suffix("") if scene is None else scene.parent)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

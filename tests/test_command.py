@@ -76,7 +76,7 @@ def test_a_fault_in_the_middle_of_a_conversion_is_no_broken_scene(tmp_path, monk
     assert type(caught.value) is ValueError
 
 
-@pytest.mark.parametrize("name", ["read_pixels", "read_scene", "_draw"])
+@pytest.mark.parametrize("name", ["read_photo", "read_scene", "draw"])
 def test_a_fault_in_the_middle_of_a_check_is_no_broken_scene(tmp_path, monkeypatch, name):
     data_path = write_random_data_path(tmp_path, scenes=2, n=2, size=(20, 28))
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.scene_problems import camera_problems
+from data.problems.scene import camera_problems
 from tests.support.cameras import scene_of
 from tests.support.scenes import ring_c2w
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from data.scene_problems import camera_problems
+from data.problems.scene import camera_problems
 from tests.support.cameras import scene_of, turn
 from tests.support.scenes import look_at, random_c2w, ring_c2w
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from skimage.color import rgb2lab
 
+from data.output.camera_drawing import MARK_COLOUR, CameraDrawing
 from data.output.picture import camera_plot, colour_table, comparison, contact_sheet, evenly
 
 BLUE = (29, 98, 176)
@@ -230,6 +231,97 @@ def test_one_camera_and_cameras_at_one_place_are_drawn(tmp_path: Path) -> None:
         page = read(tmp_path / "a.png")
         assert max(page.shape) <= 2000
         assert all(blue_pixels(panel).shape[1] > 50 for panel in panels_of(page))
+
+
+def test_marked_images_and_cameras_have_the_colour_of_warnings(tmp_path: Path) -> None:
+    images = [np.full((170, 180, 3), 40 + 20 * view, np.uint8) for view in range(5)]
+    contact_sheet(tmp_path / "a.png", images, ["x"] * 5, title="five", marked=[3], note="one is marked")
+    page = read(tmp_path / "a.png")
+    rows, columns = np.nonzero((page == MARK_COLOUR).all(-1))
+    # The frame of the fourth, around its own grey.
+    inside = page[np.median(rows[rows > 120]).astype(int), int(np.median(columns[rows > 120]))]
+    frame = [(page[i : i + 170, j : j + 180] == MARK_COLOUR).all(-1) for i, j in places(page, images[4][:2, :2])[:1]]
+    assert not frame[0].any()
+    assert inside[0] in (100, MARK_COLOUR[0])
+    c2w = np.stack([looking_along([0, 1, 0], [x, 0.3 * x, 0.1 * x]) for x in range(4)])
+    for name, marked in (("plain", []), ("marked", [2])):
+        camera_plot(tmp_path / f"{name}.png", c2w, np.array([[50, 50, 24, 16.0]] * 4), (32, 48), marked=marked)
+    red = [(np.abs(read(tmp_path / f"{name}.png").astype(int) - MARK_COLOUR).max(-1) < 8).sum() for name in ("plain", "marked")]
+    assert red[0] == 0
+    assert red[1] > 100
+
+
+def dome(count: int) -> np.ndarray:
+    """Cameras (count, 4, 4) on a half-sphere that look at (1, 2, 0), in a spiral."""
+    share = (np.arange(count) + 0.5) / count
+    height, angle = share, 2.4 * np.arange(count)
+    level = np.sqrt(1 - height**2)
+    forward = -np.stack([level * np.cos(angle), level * np.sin(angle), height], axis=1)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    right = np.cross(forward, (0, 0, 1.0))
+    right /= np.linalg.norm(right, axis=1, keepdims=True)
+    poses[:, :3] = np.stack([right, np.cross(forward, right), forward, (1, 2, 0) - 3 * forward], axis=2)
+    return poses
+
+
+class Recorder:
+    """Stands for a drawing; keeps the texts that are written, with their places and colours."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, tuple[float, float], tuple[int, int, int]]] = []
+
+    def text(self, place: tuple[float, float], text: str, fill: tuple[int, int, int], **_: object) -> None:
+        self.written.append((text, place, fill))
+
+
+def overlapping(recorder: Recorder) -> bool:
+    """Return whether two numbers overlap: digits are 13 pixels high and 7 wide, before they are drawn three times as large."""
+    centres = np.array([place for _, place, _ in recorder.written]) / 3
+    widths = np.array([7 * len(text) for text, _, _ in recorder.written])
+    offsets = np.abs(centres[:, None] - centres) + 1e9 * np.eye(len(centres))[..., None]
+    return bool(((offsets[..., 1] < 13) & (offsets[..., 0] < (widths[:, None] + widths) / 2)).any())
+
+
+def test_numbers_of_crowded_cameras_do_not_overlap_and_stay_in_the_panel() -> None:
+    c2w = np.stack([looking_along([0, 1, 0], [0.01 * x, 0.02 * np.sin(x), 0.0]) for x in range(300)])
+    drawing = CameraDrawing(c2w, np.array([[60, 60, 32, 24.0]] * 300), (48, 64), marked=range(100, 120))
+    recorder = Recorder()
+    places = (drawing.points[..., [0, 1]] - drawing.points[..., [0, 1]].min((0, 1))) * drawing.scale
+    size = np.ceil(places.max((0, 1)) + 24).astype(int)
+    drawing._number(recorder, places, size)
+    assert 10 < len(recorder.written) <= 60
+    assert not overlapping(recorder)
+    assert all((np.array(place) / 3 >= 0).all() and (np.array(place) / 3 <= size).all() for _, place, _ in recorder.written)
+
+
+@pytest.mark.parametrize("count", [5, 50, 500])
+def test_pyramids_shrink_and_numbers_stay_apart(count: int) -> None:
+    cameras = np.array([[60, 60, 32, 24.0]] * count)
+    drawing = CameraDrawing(dome(count), cameras, (48, 64), marked=[1, 3])
+    depth = np.linalg.norm(drawing.points[:, 1:].mean(1) - drawing.points[:, 0], axis=1) * drawing.scale
+    apart = np.linalg.norm(drawing.points[:, None, 0] - drawing.points[:, 0], axis=2) + 1e9 * np.eye(count)
+    assert depth.min() > 8
+    assert depth.max() <= max(11, np.median(apart.min(1)) * drawing.scale)
+    np.testing.assert_allclose(drawing.axes.T @ drawing.looked_at, (1, 2, 0), atol=1e-6)
+
+    recorder = Recorder()
+    places = drawing.points[..., [0, 1]] * drawing.scale + 1000
+    drawing._number(recorder, places, np.array([2000, 2000]))
+    texts = [text for text, _, _ in recorder.written]
+    assert texts[:2] == ["1", "3"]
+    assert {fill for _, _, fill in recorder.written[:2]} == {MARK_COLOUR}
+    assert len(texts) == len(set(texts)) <= 42
+    assert len(texts) >= min(count, 15)
+    assert not overlapping(recorder)
+
+
+def test_a_list_that_follows_a_walk_is_a_path_and_one_in_any_order_is_none() -> None:
+    c2w = np.stack([looking_along([0, 1, 0], [0.1 * x, np.sin(0.1 * x), 0.0]) for x in range(40)])
+    cameras = np.array([[60, 60, 32, 24.0]] * 40)
+    assert CameraDrawing(c2w, cameras, (48, 64)).is_path
+    assert not CameraDrawing(c2w[np.random.default_rng(0).permutation(40)], cameras, (48, 64)).is_path
+    # All look along y: at no point.
+    assert CameraDrawing(c2w, cameras, (48, 64)).looked_at is None
 
 
 def test_comparisons_and_sheets_refuse_what_is_no_set_of_images(tmp_path: Path) -> None:

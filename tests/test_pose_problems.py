@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from data.camera_geometry import CONVENTIONS, DIRECTIONS, OPENCV, axes_in_words, to_opencv
-from data.pose_problems import WHOSE, convention_problem, mended
-from data.problem import NORMALISED
-from data.scene_problems import camera_problems
+from data.problems.poses import WHOSE, convention_problem, mended
+from data.problems.problem import NORMALISED
+from data.problems.scene import camera_problems
 from tests.support.cameras import CAPTURES, scene_of, turn, walk
 from tests.support.scenes import look_at, random_c2w, ring_c2w
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.problem import named
-from data.scene_problems import camera_problems
+from data.problems.problem import named
+from data.problems.scene import camera_problems
 from tests.support.cameras import CAPTURES, scene_of, turn
 from tests.support.scenes import look_at, ring_c2w
 

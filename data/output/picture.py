@@ -6,25 +6,24 @@ Letters: v views, h w pixels. Images are (h, w, 3) uint8, sRGB. No picture has a
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from config.messages import counted
 from data.files import replace_when_finished
+from data.output.camera_drawing import CAMERA_COLOUR, LOOKED_AT_COLOUR, MARK_COLOUR, CameraDrawing, axis_name
 
 _LIMIT, _MARGIN, _GAP = 2000, 32, 10
 _WIDEST = _LIMIT - 2 * _MARGIN
 _CAPTION, _CAPTION_SIZE = 24, 16
 _PAPER, _INK, _FAINT = (247, 247, 245), (38, 38, 42), (112, 112, 118)
-_CAMERA_COLOUR, _WARNING = (29, 98, 176), (176, 48, 24)
+_WARNING = MARK_COLOUR
 # Most inputs and targets in a comparison, and the error at which its colours saturate.
 MOST_INPUTS, MOST_TARGETS, ERROR_SCALE = 16, 6, 0.2
 # Smaller images are enlarged, by whole factors, so that their pixels are visible.
 _SMALLEST = 160
-# Lines are drawn this many times larger and then reduced: Pillow does not anti-alias them.
-_OVERSAMPLING = 3
 
 
 def comparison(
@@ -79,8 +78,23 @@ def comparison(
     _save(path, _column(parts, 16))
 
 
-def contact_sheet(path: str | os.PathLike, images: Sequence[np.ndarray], captions: Sequence[str], title: str) -> None:
+def contact_sheet(
+    path: str | os.PathLike,
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    title: str,
+    marked: Collection[int] = (),
+    note: str = "",
+) -> None:
     """Draw images in a grid, as large as fits, each with its caption below.
+
+    Args:
+        path: the PNG to write.
+        images: of any sizes.
+        captions: one for each.
+        title: first line.
+        marked: numbers of images that get a frame, and their caption, in the colour of warnings.
+        note: second line, in that colour.
 
     Raises:
         ValueError: no image, an image that is not (h, w, 3) uint8, or not one caption per image.
@@ -90,7 +104,7 @@ def contact_sheet(path: str | os.PathLike, images: Sequence[np.ndarray], caption
         raise ValueError(f"{path}: {counts}; wanted the same number of each, at least one")
     _check_images(path, "image", images)
     h, w = max((image.shape[:2] for image in images), key=lambda size: size[0] / size[1])
-    box = (_WIDEST, _WIDEST - 60)
+    box = (_WIDEST, _WIDEST - (90 if note else 60))
 
     def quality(columns: int) -> tuple[int, float]:
         rows = math.ceil(len(images) / columns)
@@ -98,16 +112,26 @@ def contact_sheet(path: str | os.PathLike, images: Sequence[np.ndarray], caption
 
     columns = max(range(1, len(images) + 1), key=quality)
     side = quality(columns)[0]
-    cells = [_cell(image, text, side) for image, text in zip(images, captions, strict=True)]
-    _save(path, _column([_text(title, 30), _grid(cells, columns, _GAP)], 16))
+    cells = [
+        _cell(image, text, side, _WARNING if number in marked else None)
+        for number, (image, text) in enumerate(zip(images, captions, strict=True))
+    ]
+    _save(path, _column([_text(title, 30), _text(note, 20, _WARNING), _grid(cells, columns, _GAP)], 16))
 
 
 def camera_plot(
-    path: str | os.PathLike, c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int], title: str = ""
+    path: str | os.PathLike,
+    c2w: np.ndarray,
+    fxfycxcy: np.ndarray,
+    image_size: tuple[int, int],
+    title: str = "",
+    marked: Collection[int] = (),
+    note: str = "",
 ) -> None:
     """Draw the cameras as pyramids from above and from the side, at one scale. The cross marks the world's origin.
 
-    Up is the world axis that is most opposed to the mean of the cameras' y.
+    Up is the world axis that is most opposed to the mean of the cameras' y. Cameras get darker along the list; a line connects them
+    where it is the path of a walk. A circle marks the point that the cameras look at, if they look at one.
 
     Args:
         path: the PNG to write.
@@ -115,6 +139,8 @@ def camera_plot(
         fxfycxcy: (v, 4) pixels.
         image_size: (h, w).
         title: first line.
+        marked: numbers of cameras in the colour of warnings.
+        note: second line, in that colour.
 
     Raises:
         ValueError: no camera, shapes that do not match, or a value that is not finite.
@@ -125,16 +151,18 @@ def camera_plot(
         raise ValueError(f"{path}: {shapes}; wanted (v, 4, 4) and (v, 4) with one camera or more")
     if not (np.isfinite(c2w).all() and np.isfinite(fxfycxcy).all()):
         raise ValueError(f"{path}: a camera holds a value that is not finite; wanted finite cameras")
-    axes = _plot_axes(-c2w[:, :3, 1].mean(0))
-    pyramids = _pyramids(c2w, fxfycxcy, image_size) @ axes.T
-    scale = 880 / np.ptp(pyramids, axis=(0, 1)).max()
+    drawing = CameraDrawing(c2w, fxfycxcy, image_size, marked)
     panels = []
-    for name, plane in (("from above", [0, 1]), ("from the side", [0, 2])):
-        across, upwards = (_axis_name(axes[row]) for row in plane)
+    for name, plane in (("from above", (0, 1)), ("from the side", (0, 2))):
+        across, upwards = (axis_name(drawing.axes[row]) for row in plane)
         words = _text(f"{name}: {across} to the right, {upwards} up", 17, _FAINT)
-        panels.append(_column([words, _draw_pyramids(pyramids[..., plane], scale)], _GAP))
-    legend = _row([_text(_count(len(c2w), len(c2w), "camera"), 20, _CAMERA_COLOUR), _scale_bar(scale)], 30)
-    _save(path, _column([_text(title, 30), legend, _row(panels, 4 * _GAP)], 18))
+        panels.append(_column([words, drawing.panel(plane)], _GAP))
+    order = ", from the palest to the darkest" if len(c2w) > 1 else ""
+    legend = [_text(_count(len(c2w), len(c2w), "camera") + order, 20, CAMERA_COLOUR)]
+    if drawing.looked_at is not None:
+        legend.append(_text("o  the point they look at", 20, LOOKED_AT_COLOUR))
+    legend.append(_scale_bar(drawing.scale))
+    _save(path, _column([_text(title, 30), _text(note, 20, _WARNING), _row(legend, 30), _row(panels, 4 * _GAP)], 18))
 
 
 def error_map(target: np.ndarray, rendered: np.ndarray) -> np.ndarray:
@@ -212,11 +240,14 @@ def _photo_grid(photos: list[np.ndarray]) -> Image.Image:
     return _grid([_cell(photo, "", side) for photo in photos], columns, _GAP)
 
 
-def _cell(image: np.ndarray, caption: str, side: int) -> Image.Image:
+def _cell(image: np.ndarray, caption: str, side: int, mark: tuple[int, int, int] | None = None) -> Image.Image:
+    """Return an image `side` pixels wide with its caption, framed if it has a mark's colour."""
     h, w = image.shape[:2]
     size = (side, max(1, round(side * h / w)))
     picture = Image.fromarray(image).resize(size, Image.Resampling.NEAREST if side > w else Image.Resampling.LANCZOS)
-    return _column([picture, _text(caption, _CAPTION_SIZE, width=side)], 3)
+    if mark is not None:
+        ImageDraw.Draw(picture).rectangle((0, 0, size[0] - 1, size[1] - 1), outline=mark, width=min(5, max(1, side // 12)))
+    return _column([picture, _text(caption, _CAPTION_SIZE, mark or _INK, width=side)], 3)
 
 
 def _text(text: str, size: int, colour: tuple[int, int, int] = _INK, width: int = _WIDEST) -> Image.Image:
@@ -258,60 +289,6 @@ def _legend() -> Image.Image:
     ends = [_text("error 0", _CAPTION_SIZE, _FAINT), bar, _text(f"{ERROR_SCALE:g} or more", _CAPTION_SIZE, _FAINT)]
     words = _text("mean over the channels of |target - rendered|, white is 1", _CAPTION_SIZE, _FAINT)
     return _row([*ends, words], 12)
-
-
-def _plot_axes(up: np.ndarray) -> np.ndarray:
-    """Return rows (3, 3): world axes drawn to the right, away from the viewer of the side view, and upwards."""
-    rows = np.eye(3)
-    upwards = int(np.abs(up).argmax())
-    vertical = rows[upwards] * (1 if up[upwards] >= 0 else -1)
-    right = rows[1 if upwards == 0 else 0]
-    return np.stack([right, np.cross(vertical, right), vertical])
-
-
-def _axis_name(axis: np.ndarray) -> str:
-    name = int(np.abs(axis).argmax())
-    return ("-" if axis[name] < 0 else "") + "xyz"[name]
-
-
-def _pyramids(c2w: np.ndarray, fxfycxcy: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Return (v, 5, 3) the camera centre and the four corners of the image in front of it, in the world."""
-    h, w = image_size
-    fx, fy, cx, cy = fxfycxcy.T
-    corners = [(x, y) for x, y in ((0, 0), (w, 0), (w, h), (0, h))]
-    local = np.stack([np.stack([(x - cx) / fx, (y - cy) / fy, np.ones_like(fx)], axis=-1) for x, y in corners], axis=1)
-    extent = np.ptp(c2w[:, :3, 3], axis=0).max()
-    depth = 0.07 * extent if extent > 0 else 1.0
-    centre = c2w[:, None, :3, 3]
-    return np.concatenate([centre, centre + depth * local @ c2w[:, :3, :3].transpose(0, 2, 1)], axis=1)
-
-
-def _draw_pyramids(points: np.ndarray, scale: float) -> Image.Image:
-    """Draw pyramids (v, 5, 2) at `scale` pixels per unit, at most 16 of them numbered."""
-    low, pad = points.min((0, 1)), 24
-    size = np.ceil(scale * np.ptp(points, axis=(0, 1))).astype(int) + 2 * pad
-    over = _OVERSAMPLING
-    image = Image.new("RGB", tuple((size * over).tolist()), (255, 255, 255))
-    draw = ImageDraw.Draw(image, "RGBA")
-
-    def place(point: np.ndarray) -> tuple[float, float]:
-        x, y = (point - low) * scale + pad
-        return x * over, (size[1] - y) * over
-
-    x, y = place(np.zeros(2))
-    draw.line([(x - 9 * over, y), (x + 9 * over, y)], fill=_FAINT, width=over)
-    draw.line([(x, y - 9 * over), (x, y + 9 * over)], fill=_FAINT, width=over)
-    for pyramid in points:
-        centre, *corners = (place(point) for point in pyramid)
-        draw.polygon(corners, fill=(*_CAMERA_COLOUR, 40))
-        for start, end in [*((centre, corner) for corner in corners), *zip(corners, corners[1:] + corners[:1], strict=True)]:
-            draw.line([start, end], fill=(*_CAMERA_COLOUR, 200), width=round(1.5 * over))
-    font = ImageFont.load_default(13 * over)
-    for view in range(0, len(points), math.ceil(len(points) / 16)):
-        backwards = points[view, 0] - points[view, 1:].mean(0)
-        beside = points[view, 0] + backwards * 10 / (scale * max(np.linalg.norm(backwards), 1e-9))
-        draw.text(place(beside), str(view), fill=_INK, font=font, anchor="mm")
-    return image.reduce(over)
 
 
 def _scale_bar(scale: float) -> Image.Image:

@@ -26,10 +26,11 @@ that turned by 15° or more.
 Letters: n photos, h w pixels.
 """
 
+import enum
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,9 @@ _COARSER = 3
 _ALIKE = 0.98
 # Limits of the table above, and grey levels of contrast below which a photo shows nothing to compare.
 _LEFT, _MOVED, _LEAST_CONTRAST = 0.004, 0.25, 2.0
+# The same for photos of one size that nearly repeat each other, and the parts with detail that such photos have at least: what
+# is smooth and round looks alike from all sides.
+_NEAR_LEFT, _NEAR_MOVED, _LEAST_DETAILED = 0.008, 0.75, 24
 # Parts per side, and the least pixels of a part that can be compared. Detail is what a blur of the first width, in pixels, leaves
 # and the second removes.
 _PARTS, _LEAST_PART, _BLURS = 12, 4, (1.0, 4.0)
@@ -58,13 +62,21 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 _BLOCK = 256
 
 
+class _Repeats(enum.Enum):
+    COPY, NEAR = range(2)
+
+
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """A photo to compare: upright size (h, w) in pixels; colours (SIDE, SIDE, 3) float64 in 0..255, and (FINE, FINE, 3) uint8."""
+    """A photo to compare: upright size (h, w) in pixels, and colours (SIDE, SIDE, 3) in 0..255.
+
+    Args:
+        read_fine: returns the colours (FINE, FINE, 3) uint8, which few comparisons use.
+    """
 
     size: tuple[int, int]
     colours: np.ndarray
-    fine: np.ndarray
+    read_fine: Callable[[], np.ndarray]
 
     @property
     def grey(self) -> np.ndarray:
@@ -74,7 +86,7 @@ class Reduced:
     def turned(self, turns: int) -> "Reduced":
         """Return the photo turned counterclockwise by a number of right angles."""
         size = self.size[::-1] if turns % 2 else self.size
-        return Reduced(size, np.rot90(self.colours, turns), np.rot90(self.fine, turns))
+        return Reduced(size, np.rot90(self.colours, turns), lambda: np.rot90(self.read_fine(), turns))
 
 
 def read_reduced(path: str | os.PathLike) -> Reduced:
@@ -87,9 +99,18 @@ def read_reduced(path: str | os.PathLike) -> Reduced:
     image = _draft(path)
     if image is None:
         image = Image.fromarray(to_8_bits(read_pixels(path)))
-    # As floats: rounded to 8 bits, smooth photos would differ.
-    colours = np.stack([_resized(band.convert("F"), SIDE) for band in image.split()], axis=2).astype(np.float64)
-    return Reduced((w, h) if turned >= 5 else (h, w), colours, _resized(image, FINE))
+    fine = _resized(image, FINE)
+    return Reduced((w, h) if turned >= 5 else (h, w), _colours(image).astype(np.float64), lambda: fine)
+
+
+def reduce_pixels(pixels: np.ndarray, read_fine: Callable[[], np.ndarray]) -> Reduced:
+    """Return a photo (h, w, 3) uint8 to compare, without its fine colours: `read_fine` returns them, as `fine_colours` does."""
+    return Reduced(pixels.shape[:2], _colours(Image.fromarray(pixels)), read_fine)
+
+
+def fine_colours(pixels: np.ndarray) -> np.ndarray:
+    """Return the colours (FINE, FINE, 3) uint8 of a photo (h, w, 3) uint8."""
+    return _resized(Image.fromarray(pixels), FINE)
 
 
 def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, int]:
@@ -105,8 +126,17 @@ def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, i
 
     Cost: n² · SIDE² multiplications, 0.1 s for 1000 photos, and 3 ms for each pair of photos that resemble each other.
     """
+    return find_repeats(files, photos)[0]
+
+
+def find_repeats(files: Sequence[Path], photos: Sequence[Reduced]) -> tuple[dict[int, int], dict[int, int]]:
+    """Find copies as `find_copies` does, and photos that are none but taken from nearly the same place.
+
+    Returns:
+        the number of the original by that of the copy; and the number of the other photo, by that of the one it nearly repeats.
+    """
     order = sorted(range(len(files)), key=lambda i: _rank(files[i], photos[i]))
-    copies = _equal_bytes(files, order)
+    copies, near = _equal_bytes(files, order), {}
     unit = np.array([_normalised(photos[i].grey) for i in order], np.float32).reshape(-1, SIDE, SIDE)
     for turns in range(4):
         turned = np.rot90(unit, turns, (1, 2)).reshape(-1, SIDE * SIDE)
@@ -115,9 +145,12 @@ def find_copies(files: Sequence[Path], photos: Sequence[Reduced]) -> dict[int, i
             for place, j in np.argwhere(alike):
                 first, other = order[start + place], order[j]
                 untold = start + place < j and first not in copies and other not in copies
-                if untold and _is_copy(photos[first], photos[other].turned(turns)):
+                repeats = untold and _repeats(photos[first], photos[other].turned(turns))
+                if repeats is _Repeats.COPY:
                     copies[other] = first
-    return copies
+                elif repeats is _Repeats.NEAR and turns == 0:
+                    near.setdefault(other, first)
+    return copies, {other: first for other, first in near.items() if other not in copies and first not in copies}
 
 
 def _draft(path: str | os.PathLike) -> Image.Image | None:
@@ -128,6 +161,11 @@ def _draft(path: str | os.PathLike) -> Image.Image | None:
         orientation = read_orientation(image)
         image.draft("RGB", (FINE, FINE))
         return Image.fromarray(turn_upright(np.asarray(image.convert("RGB")), orientation))
+
+
+def _colours(image: Image.Image) -> np.ndarray:
+    """Return (SIDE, SIDE, 3) float32 in 0..255: rounded to 8 bits, smooth photos would differ."""
+    return np.stack([_resized(band.convert("F"), SIDE) for band in image.split()], axis=2)
 
 
 def _resized(image: Image.Image, side: int) -> np.ndarray:
@@ -157,23 +195,30 @@ def _normalised(grey: np.ndarray) -> np.ndarray:
     return (values / max(np.linalg.norm(values), _LEAST_CONTRAST * SIDE) * (grey.std() >= _LEAST_CONTRAST)).astype(np.float32)
 
 
-def _is_copy(first: Reduced, other: Reduced) -> bool:
+def _repeats(first: Reduced, other: Reduced) -> _Repeats | None:
     same_size = first.size == other.size
     tones, grey = _tones(first.colours), other.grey
     if not same_size:
         tones, grey = _tones(_coarse(first.colours)), _coarse(other.grey[..., None])
     curves = np.linalg.lstsq(tones, grey.ravel(), rcond=1e-9)[0]
     rest = grey.ravel() - tones @ curves
-    if (rest**2).sum() >= _LEFT * ((grey - grey.mean()) ** 2).sum():
-        return False
+    left = (rest**2).sum() / max(((grey - grey.mean()) ** 2).sum(), 1e-12)
+    if left >= (_NEAR_LEFT if same_size else _LEFT):
+        return None
     # The first in the tones of the other, by a table of each colour's levels.
+    first_fine, other_fine = first.read_fine(), other.read_fine()
     levels = np.arange(256) / 128 - 1
     tables = [levels * curves[1 + c] + levels**2 * curves[4 + c] + levels**3 * curves[7 + c] for c in range(3)]
-    toned = sum(table.astype(np.float32)[first.fine[..., c]] for c, table in enumerate(tables))
-    own, fine = (photo.fine @ _LUMA.astype(np.float32) for photo in (first, other))
+    toned = sum(table.astype(np.float32)[first_fine[..., c]] for c, table in enumerate(tables))
+    own, fine = (pixels @ _LUMA.astype(np.float32) for pixels in (first_fine, other_fine))
     side = min(FINE, *first.size, *other.size)
-    alike = not _lacks_detail(own, fine, side) and _same_detail(toned, fine, side)
-    return alike and not (same_size and _moved(toned.astype(np.float64), fine.astype(np.float64)) >= _MOVED)
+    if _lacks_detail(own, fine, side) or not _same_detail(toned, fine, side):
+        return None
+    moved = _moved(toned.astype(np.float64), fine.astype(np.float64)) if same_size else 0.0
+    if left < _LEFT and moved < _MOVED:
+        return _Repeats.COPY
+    detailed = (_details(toned, fine, side)[0] > _DETAIL).sum()
+    return _Repeats.NEAR if moved < _NEAR_MOVED and detailed >= _LEAST_DETAILED else None
 
 
 def _coarse(colours: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ from config.threads import cores
 from data.dataset import SceneDataset
 from data.output.report import folder_names
 from data.poses import in_scene_frame
+from data.problems.scene import CameraWarnings
 from data.scene_format import Scene
-from data.scene_problems import CameraWarnings
 from data.view_index import read_view_index
 from data.view_selection import ViewChoice, default_method, select_sweep
 from model.departure import TrainedWith, departure

@@ -7,9 +7,9 @@ network loses about 0.5 dB; data_preprocess/README.md has the measurements.
 import numpy as np
 
 from data.camera_geometry import AIM_DEG, OBJECT_RADIUS, aim, level_direction, meeting_point, point_of_view
-from data.intrinsics_problems import are_crops
-from data.pose_problems import looks_like_dome, looks_upside_down
-from data.problem import NORMALISED, Problem, place
+from data.problems.intrinsics import are_crops
+from data.problems.poses import looks_like_dome, looks_upside_down
+from data.problems.problem import NORMALISED, Problem, mended_without, place
 from data.scene_format import Scene
 
 # Median distance of the cameras; how far the object may be from the origin, in those; and tilt of the direction up.
@@ -29,7 +29,7 @@ def looks_like_object(c2w: np.ndarray) -> bool:
 
     Their axes pass through the origin as exactly as in renders, or all through one other point near it; or the origin is the point
     nearest to them, as after a conversion with --frame object. They may meet behind the cameras only where those have OpenGL's
-    axes for certain (see `pose_problems`): cameras that look outwards are a scene's. The scale does not matter.
+    axes for certain (see `data.problems.poses`): cameras that look outwards are a scene's. The scale does not matter.
     """
     position, forward = c2w[:, :3, 3], c2w[:, :3, 2]
     distance = np.linalg.norm(position, axis=1)
@@ -142,4 +142,4 @@ def _view_problems(scene: Scene, c2w: np.ndarray, chosen: np.ndarray, centre: np
         return [Problem(found, "it in the picture: other poses, or intrinsics in pixels of w and h")]
     what = "does not show" if len(few) == 1 else "do not show"
     found = f"{what} {where}, which the other {len(chosen) - len(few)} views show, as with a wrong pose or principal point"
-    return [Problem(found, "it in the picture, or the others alone", few, {"drop": few})]
+    return [mended_without(few, found, "it in the picture, or the others alone")]

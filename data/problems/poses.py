@@ -26,7 +26,7 @@ from data.camera_geometry import (
     to_opencv,
     up_direction,
 )
-from data.problem import NORMALISED, Problem
+from data.problems.problem import NORMALISED, Problem
 
 # Whose cameras have which axes: the likeliest first.
 ROLLED = "LUF"

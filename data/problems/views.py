@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data.camera_geometry import common_point, meeting_point, roll_deg, up_direction
-from data.problem import Problem
+from data.problems.problem import Problem, mended_without
 
 # Least number of views that can disagree with one, and the largest share of views that can be wrong.
 LEAST_VIEWS, MOST_WRONG = 6, 0.2
@@ -62,7 +62,7 @@ def _few(wrong: np.ndarray) -> bool:
 
 def _problem(views: np.ndarray, found: str, wanted: str) -> Problem:
     few = tuple(views.tolist())
-    return Problem(f"{'is' if len(few) == 1 else 'are'} {found}", wanted, few, {"drop": few})
+    return mended_without(few, f"{'is' if len(few) == 1 else 'are'} {found}", wanted)
 
 
 def _far_away(c2w: np.ndarray, number: np.ndarray) -> Problem | None:
@@ -159,7 +159,7 @@ def _repeated(c2w: np.ndarray, number: np.ndarray) -> Problem | None:
         f"{have} almost the pose of another, view {few[0]} that of view {number[first]} ({100 * distance / spread:.2g} % of the "
         f"cameras' spread and {turned:.2g} degrees away), so that it shows nothing new as an input and is too easy as a target"
     )
-    return Problem(found, "different poses", few, {"drop": few})
+    return mended_without(few, found, "different poses")
 
 
 def _angle_deg(a: np.ndarray, b: np.ndarray) -> float:

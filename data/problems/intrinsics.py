@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 
 from data.pinhole import centre_in_corner, fields_of_view
-from data.problem import SCRIPT, Problem
+from data.problems.problem import SCRIPT, Problem, mended_without
 from data.scene_format import Scene, View
 
 # Fields of view outside this range are wrong intrinsics, not a lens (a strip of a photo is narrower in one direction); so are
@@ -111,7 +111,7 @@ def _focal_problems(scene: Scene) -> list[Problem]:
             f"{have} a focal length {_factor(ratio[other])} that of the others of {w}×{h} (w×h), as in pixels of another image "
             "size, so that rays miss what the photo shows"
         )
-        problems.append(Problem(found, "one in pixels of w and h, or the others alone", few, {"drop": few}))
+        problems.append(mended_without(few, found, "one in pixels of w and h, or the others alone"))
     return problems
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from config.messages import counted
-from data.intrinsics_problems import intrinsics_problems
-from data.object_problems import looks_like_object, object_problems
 from data.pinhole import fields_of_view
-from data.pose_problems import convention_problem, in_one_place, mended
-from data.problem import Problem, lines_of
+from data.problems.intrinsics import intrinsics_problems
+from data.problems.objects import looks_like_object, object_problems
+from data.problems.poses import convention_problem, in_one_place, mended
+from data.problems.problem import Problem, lines_of, mended_without
+from data.problems.views import far_problems, view_problems
 from data.scene_format import Scene
-from data.view_problems import far_problems, view_problems
 
 # What poses are: of an object, used as given; of a scene, normalised, so that neither scale nor frame matter; or either.
 KINDS = ("auto", "object", "scene")
@@ -58,7 +58,12 @@ class CameraWarnings:
 
 
 def camera_problems(scene: Scene, kind: str = "scene") -> list[str]:
-    """Return one line for each problem of a scene's cameras: those of their poses, of single views, and of their intrinsics.
+    """Return one line for each of `find_problems`."""
+    return lines_of(scene.json_path, find_problems(scene, kind))
+
+
+def find_problems(scene: Scene, kind: str = "scene") -> list[Problem]:
+    """Return the problems of a scene's cameras: those of their poses, of single views, and of their intrinsics.
 
     Args:
         scene: as read.
@@ -67,8 +72,7 @@ def camera_problems(scene: Scene, kind: str = "scene") -> list[str]:
     c2w = poses_of(scene)
     is_object = kind_of(scene, kind) == "object"
     intrinsics = intrinsics_problems(scene)
-    problems = _repeated(scene, c2w) + intrinsics + _pose_problems(scene, c2w, is_object, not intrinsics)
-    return lines_of(scene.json_path, problems)
+    return _repeated(scene, c2w) + intrinsics + _pose_problems(scene, c2w, is_object, not intrinsics)
 
 
 def kind_of(scene: Scene, kind: str = "auto") -> str:
@@ -101,10 +105,10 @@ def _repeated(scene: Scene, c2w: np.ndarray) -> list[Problem]:
     for i, (view, pose) in enumerate(zip(scene.views, c2w.round(9) + 0.0, strict=True)):
         first = files.setdefault(view.file_path, i)
         if first != i:
-            problems.append(Problem(f"has the file of view {first}", "each once", (i,), {"drop": (i,)}))
+            problems.append(mended_without((i,), f"has the file of view {first}", "each once"))
         first = poses.setdefault(pose.tobytes(), i)
         if first != i:
-            problems.append(Problem(f"has the pose of view {first}", "a different pose", (i,), {"drop": (i,)}))
+            problems.append(mended_without((i,), f"has the pose of view {first}", "a different pose"))
     return problems
 
 

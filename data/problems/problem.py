@@ -1,6 +1,7 @@
 """Problem of a scene's cameras: what was found, why it matters, and the command that mends it."""
 
 import math
+import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-# Views that a message names.
-MOST_VIEWS_NAMED = 6
+# Views that a message names, and that a command leaves out; of more it does not give the numbers.
+MOST_VIEWS_NAMED, MOST_DROPPED = 6, 200
 # The script that mends cameras without the photos.
 SCRIPT = "data_preprocess/adjust_cameras.py"
 # What is right where cameras that are taken for an object's are not.
@@ -35,16 +36,32 @@ class Problem:
     views: tuple[int, ...] = ()
     flags: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def is_convention(self) -> bool:
+        """Whether the poses are of another convention: other axes, or the inverse."""
+        return bool({"invert", "axes"} & self.flags.keys())
+
+
+def mended_without(views: Sequence[int], found: str, wanted: str) -> Problem:
+    """Return a problem of some views that is mended by leaving them out."""
+    return Problem(found, wanted, tuple(views), {"drop": tuple(views)})
+
 
 def lines_of(json_path: Path, problems: Sequence[Problem]) -> list[str]:
     """Return problems as `WHERE: FOUND; wanted WANTED: COMMAND`; the command mends all of those that a command mends."""
-    flags = _merged(problem.flags for problem in problems)
-    command = " ".join(["python", SCRIPT, shlex.quote(f"{json_path}"), *_written(flags)])
-    lines = []
-    for problem in problems:
-        where = f"{json_path}, {named(problem.views)}" if problem.views else f"{json_path}"
-        lines.append(f"{where}: {problem.found}; wanted {problem.wanted}" + (f": {command}" if problem.flags else ""))
-    return lines
+    mending = command(json_path, [problem.flags for problem in problems])
+    return [statement(json_path, problem) + (f": {mending}" if problem.flags else "") for problem in problems]
+
+
+def statement(json_path: str | os.PathLike, problem: Problem) -> str:
+    """Return a problem as `WHERE: FOUND; wanted WANTED`, without a command."""
+    where = f"{os.fspath(json_path)}, {named(problem.views)}" if problem.views else os.fspath(json_path)
+    return f"{where}: {problem.found}; wanted {problem.wanted}"
+
+
+def command(json_path: str | os.PathLike, flags: Iterable[dict[str, Any]]) -> str:
+    """Return the command that mends a scene's problems, each of which some flags of `SCRIPT` mend: all of them at once."""
+    return " ".join(["python", SCRIPT, shlex.quote(os.fspath(json_path)), *_written(_merged(flags))])
 
 
 def named(views: Sequence[int]) -> str:
@@ -77,5 +94,6 @@ def _written(flags: dict[str, Any]) -> list[str]:
         if name in flags:
             value = flags[name]
             values = () if value is True else value if isinstance(value, tuple) else (value,)
+            values = ("VIEWS",) if len(values) > MOST_DROPPED else values
             words += [f"--{name}", *(f"{item:.6g}" if isinstance(item, float) else str(item) for item in values)]
     return words

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from config.errors import missing_file
 from data.image_size import check_image_size
 from data.images import read_photo, rescale_intrinsics, resize_and_crop, scale_to_cover
-from data.scene_format import Scene, View, read_data_path, read_scene
+from data.scene_format import Scene, View, read_scene
+from data.scene_list import read_data_path
 
 # Scenes cached after their JSON was read and checked, about 1 kB per view.
 KEPT_SCENES = 256

@@ -37,7 +37,8 @@ from data.files import check_output, write_json
 from data.pinhole import LARGEST_FOCAL_SHARE
 from data.problems.problem import FLAGS, named
 from data.problems.scene import camera_problems
-from data.scene_format import LARGEST_NUMBER, Scene, check_views, parse_scene, read_data_path, read_json, write_data_path
+from data.scene_format import LARGEST_NUMBER, Scene, check_views, parse_scene, read_json
+from data.scene_list import read_data_path, write_data_path
 from data_preprocess.capture.world_frame import orient
 from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, run_script, say
 

@@ -34,7 +34,8 @@ from config.messages import counted
 from config.paths import find_path
 from config.threads import cores
 from data.problems.scene import KINDS, describe, find_problems, kind_of
-from data.scene_format import Scene, View, read_data_path, read_scene
+from data.scene_format import Scene, View, read_scene
+from data.scene_list import read_data_path
 from data_preprocess.check.agreement import compare
 from data_preprocess.check.drawing import claim_folder, draw, evenly, marks, shown_marked
 from data_preprocess.check.findings import Finding, counts, finding_of, lines_of, with_command

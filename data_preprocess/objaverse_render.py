@@ -37,7 +37,8 @@ from config.messages import counted, shown, some
 from config.signals import held
 from config.threads import cores
 from data.files import check_output, write_json
-from data.scene_format import MOST_VIEWS, write_data_path
+from data.scene_format import MOST_VIEWS
+from data.scene_list import write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
 from data_preprocess.command import (

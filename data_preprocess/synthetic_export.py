@@ -36,7 +36,8 @@ from config.flags import flag, read_command_line, refuse_without_effect, setting
 from config.messages import counted
 from config.signals import end_with_parent, end_workers, held
 from data.files import check_output, replace_when_finished
-from data.scene_format import MOST_VIEWS, write_data_path
+from data.scene_format import MOST_VIEWS
+from data.scene_list import write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render

@@ -19,7 +19,8 @@ from config.threads import cores
 from data.dataset import load_views
 from data.poses import in_scene_frame
 from data.problems.scene import CameraWarnings
-from data.scene_format import CAMERAS, Scene, read_data_path, read_scene
+from data.scene_format import CAMERAS, Scene, read_scene
+from data.scene_list import read_data_path
 from data.view_selection import default_method, select_views
 from model.camera_path import CameraPath
 from model.checks import check_size

@@ -15,7 +15,8 @@ from PIL import Image
 from trimesh.transformations import compose_matrix, scale_matrix, translation_matrix
 
 from config.errors import InputError
-from data.scene_format import View, read_data_path, read_scene
+from data.scene_format import View, read_scene
+from data.scene_list import read_data_path
 from data_preprocess.blender.pool import BlenderPool
 from data_preprocess.objaverse_render import main
 from tests.support.glb import Cube

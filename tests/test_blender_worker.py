@@ -14,7 +14,8 @@ import trimesh
 from PIL import Image
 from trimesh.transformations import compose_matrix
 
-from data.scene_format import Scene, View, read_data_path, read_scene
+from data.scene_format import Scene, View, read_scene
+from data.scene_list import read_data_path
 from data_preprocess.blender.pool import BlenderPool
 from data_preprocess.objaverse_render import main
 from tests.support.glb import material, rewrite, unlit

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from data.dataset import SceneDataset
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.colmap_format_converter import main, scene_name
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project
 from tests.support.colmap_files import WRITERS, quaternion, write_binary

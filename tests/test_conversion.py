@@ -11,7 +11,8 @@ from PIL import Image
 import data_preprocess.capture.conversion as conversion
 from config.errors import InputError
 from data.images import read_pixels
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.capture.conversion import Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png

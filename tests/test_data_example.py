@@ -16,7 +16,8 @@ from config.flags import read_command_line, settings
 from config.recipe import read_recipe
 from config.rendering import SETTINGS, check_flags
 from data.dataset import load_views
-from data.scene_format import CAMERAS, read_data_path, read_scene
+from data.scene_format import CAMERAS, read_scene
+from data.scene_list import read_data_path
 from data_preprocess import colmap_format_converter, synthetic_export
 from tests.support.scenes import ring_c2w, write_random_scene
 

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import data_preprocess.dl3dv_format_converter as dl3dv
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.dl3dv_format_converter import main
 from tests.support.captures import equidistant, found_dots, paint, perspective, project
 from tests.support.networks import GOLDEN

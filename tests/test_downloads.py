@@ -18,7 +18,8 @@ from huggingface_hub.utils import are_progress_bars_disabled
 import data_preprocess.gso_example_download as gso
 import data_preprocess.weights_download as weights
 from config.errors import InputError
-from data.scene_format import View, read_data_path, read_scene, write_scene
+from data.scene_format import View, read_scene, write_scene
+from data.scene_list import read_data_path
 from data_preprocess.hub import transfers as hub_files
 from data_preprocess.hub.transfers import Item, Transfer
 from model.weights.table import published_weights

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.transforms_format_converter import main
 from tests.support.captures import orbit, write_transforms
 from tests.support.scenes import contents

@@ -10,7 +10,7 @@ import torch
 import inference
 from config.flags import read_command_line
 from config.rendering import SETTINGS
-from data.scene_format import write_data_path
+from data.scene_list import write_data_path
 from model import LaCTLVSM, SceneState
 from model.evaluation import scores
 from model.weights import load, table

@@ -19,7 +19,8 @@ from config.errors import InputError
 from config.rendering import DEFAULT_SCENE_WEIGHTS, Views
 from data.dataset import load_views
 from data.output.video import to_uint8
-from data.scene_format import CAMERAS, read_scene, write_data_path
+from data.scene_format import CAMERAS, read_scene
+from data.scene_list import write_data_path
 from model import LaCTLVSM, PosedImages, SceneState, flight, load_model, load_scene, orbit, render_video, show, turntable
 from model.departure import TrainedWith
 from model.evaluation.plan import choose_views, plan_job

@@ -16,7 +16,8 @@ from PIL import Image
 from config.errors import InputError
 from config.signals import SIGNALS
 from data.dataset import SceneDataset
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.blender import pool as blender_pool
 from data_preprocess.blender.asset import Render, cameras, check_image
 from data_preprocess.objaverse_render import main, read_uids

@@ -12,7 +12,8 @@ from config.flags import read_command_line
 from config.paths import ROOT, find_path
 from config.recipe import read_recipe
 from config.rendering import Scenes
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from model.weights.hub import resolve_weights
 from tests.support.inference_run import metrics
 from tests.support.processes import run_processes

@@ -11,7 +11,8 @@ import pytest
 from config.errors import InputError
 from data import scene_format
 from data.images import read_pixels
-from data.scene_format import View, read_data_path, read_json, read_scene, same_views, write_data_path, write_scene
+from data.scene_format import View, read_json, read_scene, same_views, write_scene
+from data.scene_list import read_data_path, write_data_path
 from tests.support.scenes import random_c2w, write_random_data_path, write_random_scene
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from data.camera_geometry import point_of_view
 from data.problems.scene import MOST_WARNINGS, CameraWarnings, camera_problems, kind_of
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data.synthetic.batch import describe
 from data.synthetic.cameras import object_cameras
 from data_preprocess.capture.world_frame import orient

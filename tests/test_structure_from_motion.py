@@ -17,7 +17,8 @@ from PIL import Image
 from config.errors import InputError
 from config.signals import SIGNALS
 from data.output.video import VideoWriter
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.colmap import structure_from_motion
 from data_preprocess.colmap.structure_from_motion import find_cameras
 from data_preprocess.colmap_format_converter import CameraSearch, main, search_cameras

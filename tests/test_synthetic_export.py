@@ -15,7 +15,7 @@ from PIL import Image
 
 from config.signals import SIGNALS
 from data.dataset import SceneDataset
-from data.scene_format import read_data_path
+from data.scene_list import read_data_path
 from data.synthetic import synthetic_batch
 from data_preprocess import synthetic_export
 from data_preprocess.synthetic_export import main

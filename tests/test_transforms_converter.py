@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from data.dataset import SceneDataset
-from data.scene_format import read_data_path, read_scene
+from data.scene_format import read_scene
+from data.scene_list import read_data_path
 from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.transforms_format_converter import main

@@ -23,7 +23,8 @@ from data.files import check_output, replace_when_finished
 from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
 from data.problems.scene import camera_problems, describe
-from data.scene_format import Scene, View, read_scene, write_data_path
+from data.scene_format import Scene, View, read_scene
+from data.scene_list import write_data_path
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
 from data_preprocess.command import MOST_WORKERS

@@ -62,7 +62,8 @@ def readers() -> dict[str, Callable[[Path], object]]:
     from config.recipe import read_recipe
     from data import view_index
     from data.images import read_pixels
-    from data.scene_format import read_data_path, read_scene
+    from data.scene_format import read_scene
+    from data.scene_list import read_data_path
     from data_preprocess.capture.stored_image import read_header, read_stored
     from data_preprocess.capture.transforms import read_transforms
     from data_preprocess.colmap.sparse_model import lens_of, read_model

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.scene_format import CAMERAS, View, write_data_path, write_scene
+from data.scene_format import CAMERAS, View, write_scene
+from data.scene_list import write_data_path
 
 
 def look_at(position: np.ndarray, target: np.ndarray = (0.0, 0.0, 0.0)) -> np.ndarray:

@@ -11,8 +11,9 @@ from PIL import Image
 from data.output import evaluation as module
 from data.output.curves import MARGIN, SHADE, SIZE
 from data.output.evaluation import Evaluation, draw_scores
+from data.output.metrics import SCORES
 from data.output.report import SceneReport, SceneResult
-from data.output.tables import SCORES, summarise
+from data.output.tables import summarise
 
 ABOUT = {"not_computed": {}, "load": "w.pt"}
 FILES = ["metrics.json", "metrics.md", "metrics.tex", "metrics_scenes.csv", "metrics_views.csv", "report.html"]

@@ -32,7 +32,8 @@ from PIL import Image
 from data.files import naming, replace_when_finished, write_json
 from data.output.curves import draw_curves
 from data.output.html_report import write_html
-from data.output.tables import SCORES, write_tables
+from data.output.metrics import SCORES
+from data.output.tables import write_tables
 from data.output.video import VideoWriter
 from data_preprocess.capture.stored_image import write_png
 from model.scene_state import SceneState

@@ -63,7 +63,7 @@ def size_of(picture: bytes) -> tuple[int, int]:
 def written(tmp_path: Path, sections: list[Section], **changes) -> Node:
     path = tmp_path / "report.html"
     options = {"about": ABOUT, "means": [], "curves": [], **changes}
-    write_html(path, sections, options["about"], options["means"], options["curves"], options.get("unfinished", False))
+    write_html(path, sections, options["about"], options["means"], options["curves"])
     return read_page(path)
 
 
@@ -322,14 +322,8 @@ def test_the_lowest_scores_are_named_first(tmp_path):
     )
 
 
-def test_an_unfinished_page_says_so(tmp_path):
-    page = written(tmp_path, [section()], unfinished=True)
-    assert page.one("title").text == "Unfinished: Evaluation of small.pt"
-    assert page.one("p", id="unfinished").text.startswith("Unfinished. The run had not ended")
-    page = written(tmp_path, [section()])
-    assert page.one("title").text == "Evaluation of small.pt"
-    assert page.all("p", id="unfinished") == []
-    assert "No scene has been evaluated yet." in written(tmp_path, [], unfinished=True).text
+def test_the_title_names_the_weights_and_no_scenes_are_said_to_be_none(tmp_path):
+    assert written(tmp_path, [section()]).one("title").text == "Evaluation of small.pt"
     assert "No scene was evaluated." in written(tmp_path, [], about={}).text
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from config.errors import InputError
 from data.output import report
+from data.output.metrics import SCORES
 from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder
-from data.output.tables import SCORES
 
 
 def test_scenes_that_share_a_name_get_folders_of_their_own():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.output.tables import SCORES
+from data.output.metrics import SCORES
 from model.evaluation import scores
 from model.evaluation.scores import Scored, choose_metrics, object_box
 from model.metric import psnr, ssim
@@ -26,7 +26,7 @@ def test_every_score_compares_the_photo_with_what_its_name_says():
     alpha[2:7, 3] = 200
     alpha[4, 3:11] = 128
     alpha[8, 13] = 127  # less than half covered
-    found = Scored(photo, rendered, torch.stack([mean, nearest]), alpha).scores({"psnr": psnr, "ssim": ssim, "psnr_box": psnr})
+    found = Scored(photo, rendered, torch.stack([nearest, mean]), alpha).scores({"psnr": psnr, "ssim": ssim, "psnr_box": psnr})
     assert set(found) == set(SCORES)
     for suffix, picture in (("", rendered), ("_mean", mean), ("_nearest", nearest)):
         assert found["psnr" + suffix] == pytest.approx(decibels(picture, photo), abs=1e-4)

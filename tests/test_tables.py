@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from data.output.tables import BASELINES, METRICS, SCORES, SPEEDS, latex, markdown, summarise, table, write_tables
+from data.output.metrics import METRICS, SCORES, metric_of
+from data.output.tables import SPEEDS, latex, markdown, summarise, table, write_tables
 
 SPEED = {("fox", 3): {"reconstruct_s": 2.0, "frames_per_s": 5.0, "input_tokens": 24, "tokens_per_view": 8, "peak_memory_bytes": 7}}
 SPEED[("a, b", 3)] = {**SPEED[("fox", 3)], "reconstruct_s": 4.0, "peak_memory_bytes": 9}
@@ -26,7 +27,9 @@ def of(names: str, values: dict) -> list:
 
 
 def test_there_is_a_baseline_beside_every_score():
-    assert set(SCORES) == {*METRICS, *(f"{metric}_{baseline}" for metric in METRICS for baseline in BASELINES)}
+    assert set(SCORES) == {*METRICS, *(f"{metric}_{baseline}" for metric in METRICS for baseline in ("mean", "nearest"))}
+    assert [metric_of(f"psnr_box{baseline}").name for baseline in ("", "_mean", "_nearest")] == 3 * ["PSNR in the box"]
+    assert metric_of("lpips_mean").higher is False
 
 
 def test_summary_is_the_mean_over_scenes_of_the_mean_over_views():
@@ -96,16 +99,16 @@ def test_a_sweep_has_no_single_mean(tmp_path):
 
 def test_text_table_has_a_line_per_scene_and_says_what_was_not_computed():
     lines = table([{**row, "lpips": None} for row in ROWS], {"lpips": "no file"}).splitlines()
-    assert lines[0].split() == ["scene", "inputs", "targets", "PSNR", "SSIM", "LPIPS", "mean", "of", "inputs", "nearest", "input"]
+    assert lines[0].split() == [*"scene inputs targets PSNR SSIM LPIPS PSNR of nearest input PSNR of mean of inputs".split()]
     assert [line.split() for line in lines[1:3]] == [
-        ["fox", "3", "2", "20.00", "0.5000", "not", "computed", "12.00", "15.00"],
-        ["a,", "b", "3", "1", "31.00", "0.9000", "not", "computed", "23.00", "26.00"],
+        ["fox", "3", "2", "20.00", "0.5000", "not", "computed", "15.00", "12.00"],
+        ["a,", "b", "3", "1", "31.00", "0.9000", "not", "computed", "26.00", "23.00"],
     ]
-    assert lines[3].split() == ["mean", "of", "2", "scenes", *["3", "3", "25.50", "0.7000", "not", "computed", "17.50", "20.50"]]
+    assert lines[3].split() == ["mean", "of", "2", "scenes", *["3", "3", "25.50", "0.7000", "not", "computed", "20.50", "17.50"]]
     assert lines[4:] == ["LPIPS not computed: no file"]
     assert len({len(line) for line in lines[:4]}) == 1
     assert "mean of 1 scene " in table(ROWS[:1], {})
-    assert "PSNR in the box  mean" in table([{**ROWS[0], "psnr_box": 18.0}], {})
+    assert "PSNR in the box    SSIM" in table([{**ROWS[0], "psnr_box": 18.0}], {})
     assert [line.split()[4:6] for line in table([*ROWS, row("fox", 4, 25.0, inputs=5)], {}, True).splitlines()[-2:]] == [
         ["3", "3"], ["5", "1"],
     ]  # fmt: skip
@@ -114,10 +117,10 @@ def test_text_table_has_a_line_per_scene_and_says_what_was_not_computed():
 def test_rows_for_papers():
     means = summarise([*ROWS, row("fox", 4, 25.0, lpips=None, inputs=5)], {}, swept=True)["means"]
     assert markdown(means, "a|b_64").splitlines() == [
-        "| method | inputs | scenes | targets | PSNR | SSIM | LPIPS | mean of inputs | nearest input |",
+        "| method | inputs | scenes | targets | PSNR | SSIM | LPIPS | PSNR of nearest input | PSNR of mean of inputs |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| a\\|b_64 | 3 | 2 | 3 | 25.50 | 0.7000 | 0.2500 | 17.50 | 20.50 |",
-        "| a\\|b_64 | 5 | 1 | 1 | 25.00 | 0.5000 | – | 17.00 | 20.00 |",
+        "| a\\|b_64 | 3 | 2 | 3 | 25.50 | 0.7000 | 0.2500 | 20.50 | 17.50 |",
+        "| a\\|b_64 | 5 | 1 | 1 | 25.00 | 0.5000 | – | 20.00 | 17.00 |",
     ]
     assert latex(means, "a_64 & {more} 5% ~\\").splitlines() == [
         r"% method & inputs & PSNR & SSIM & LPIPS \\",

@@ -9,11 +9,11 @@ from typing import Any
 from data.files import naming
 from data.output.curves import Panel, draw_panels
 from data.output.html_report import write_html
+from data.output.metrics import METRICS, PICTURES
 from data.output.report import CURVES, PAGE, SceneResult
-from data.output.tables import NAMES, UNFINISHED, finite, summarise, table, write_tables
+from data.output.tables import UNFINISHED, finite, summarise, table, write_tables
 
 COLOURS = {"": "#3b6ea8", "_nearest": "#c2502e", "_mean": "#7d7d84"}
-CURVE_NAMES = {"": "rendering", "_nearest": "nearest input", "_mean": "mean of inputs"}
 
 
 class Evaluation:
@@ -84,13 +84,13 @@ def draw_scores(path: Path, means: Sequence[Mapping[str, Any]], most_inputs: int
     """
     shaded = "" if most_inputs is None else f" (shaded: trained with up to {most_inputs})"
     panels = []
-    for metric, unit in (("psnr", ", dB"), ("ssim", ""), ("lpips", "")):
+    for metric in ("psnr", "ssim", "lpips"):
         curves = [
-            (CURVE_NAMES[suffix], COLOURS[suffix], [(mean["inputs"], mean[metric + suffix]) for mean in means])
+            (PICTURES[suffix], COLOURS[suffix], [(mean["inputs"], mean[metric + suffix]) for mean in means])
             for suffix in COLOURS
             if all(mean[metric + suffix] is not None and math.isfinite(mean[metric + suffix]) for mean in means)
         ]
         if curves:
-            title = f"{NAMES[metric]}{unit}, over inputs{shaded}"
+            title = ", ".join(filter(None, (METRICS[metric].name, METRICS[metric].unit, f"over inputs{shaded}")))
             panels.append(Panel(title, curves, span=None if most_inputs is None else (0, most_inputs)))
     draw_panels(path, panels)

@@ -4,30 +4,13 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from data.output.metrics import METRICS, PICTURES, Metric
+
 NOT_COMPUTED = "not computed"
 
 
-@dataclass(frozen=True)
-class Metric:
-    """A metric of a rendering against its photo; `higher` is better, or lower, or (None) that is unknown."""
-
-    name: str
-    unit: str = ""
-    digits: int = 4
-    higher: bool | None = None
-
-
-METRICS = {
-    "psnr": Metric("PSNR", "dB", 2, True),
-    "psnr_box": Metric("PSNR in the box", "dB", 2, True),
-    "ssim": Metric("SSIM", "", 4, True),
-    "lpips": Metric("LPIPS", "", 4, False),
-}
 # Shown even where no scene has them: a reader looks for these.
 ALWAYS = ("psnr", "ssim", "lpips")
-# What takes the rendering's place in a baseline, by the suffix of its score.
-PICTURES = {"": "rendering", "_nearest": "nearest input", "_mean": "mean of inputs"}
-SCORES = {name + suffix for name in METRICS for suffix in PICTURES}
 
 
 @dataclass(frozen=True)

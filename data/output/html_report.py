@@ -18,6 +18,7 @@ from data.files import replace_when_finished
 from data.output import html_numbers
 from data.output.html_scene import Scene, scenes_of
 from data.output.html_section import Section, Target, make_section, section_budget
+from data.output.metrics import PICTURES, SCORES
 from data.output.picture import ERROR_SCALE, colour_table
 from data.output.thumbnails import is_lossless, size_of
 
@@ -37,7 +38,6 @@ def write_html(
     about: Mapping[str, Any],
     means: Sequence[Mapping[str, Any]],
     curves: Sequence[Path],
-    unfinished: bool = False,
 ) -> None:
     """Write the page. It shows what it is given, never what else is in the folder.
 
@@ -48,14 +48,13 @@ def write_html(
             `image_size`, `device`, `precision`, `machine`, `warnings`, `not_computed` and `date` are also said at the top.
         means: one mapping per number of inputs: `inputs` (None: it varies), `scenes`, `views`, and scores as in `Section`.
         curves: PNG files.
-        unfinished: the run goes on, or was interrupted; the page says so.
 
     Raises:
         OSError: a curve or video cannot be read, or the page not written.
     """
     path = Path(path)
     scenes = scenes_of(sections, path.parent)
-    scored = html_numbers.SCORES | {key for section in sections for key in section.scores}
+    scored = {*SCORES} | {key for section in sections for key in section.scores}
     scores = [{key: mean[key] for key in mean if key in scored} for mean in means]
     others = [{key: mean[key] for key in mean if key not in scored | _COUNTS and _is_number(mean[key])} for mean in means]
     content = {
@@ -71,7 +70,6 @@ def write_html(
         "columns": html_numbers.score_columns([*scores, *(section.scores for section in sections)]),
         "worst": _worst(scenes),
         "curves": [curve.read_bytes() for curve in curves],
-        "unfinished": unfinished,
         "error_scale": ERROR_SCALE,
         "heat": ", ".join("rgb({}, {}, {})".format(*colour) for colour in colour_table()[::15].tolist()),
     }
@@ -100,7 +98,7 @@ def _environment() -> Environment:
 def _own_columns(scene: Scene) -> list[html_numbers.Column]:
     """Return the columns of a scene without those of baselines."""
     columns = html_numbers.score_columns(section.scores for section in scene.sections)
-    return [column for column in columns if column.picture in (html_numbers.PICTURES[""], "")]
+    return [column for column in columns if column.picture in (PICTURES[""], "")]
 
 
 def _names(rows: Iterable[Mapping[str, Any]]) -> list[str]:

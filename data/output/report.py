@@ -20,8 +20,9 @@ from config.errors import InputError
 from config.messages import counted
 from data.files import check_output, replace_when_finished
 from data.output.html_report import Section, make_section
+from data.output.metrics import SCORES
 from data.output.picture import MOST_TARGETS, comparison
-from data.output.tables import FILES, SCORES, cell, summarise
+from data.output.tables import FILES, cell, summarise
 from data.output.video import to_uint8
 
 PAGE, CURVES = "report.html", "curves.png"

@@ -14,17 +14,15 @@ from pathlib import Path
 
 from config.messages import counted
 from data.files import replace_when_finished, write_json
+from data.output.metrics import BASELINES, METRICS, PICTURES, SCORES, metric_of
 
-METRICS = ("psnr", "ssim", "lpips", "psnr_box")
-BASELINES = ("mean", "nearest")
-SCORES = tuple(metric + suffix for suffix in ("", *(f"_{baseline}" for baseline in BASELINES)) for metric in METRICS)
 # Of a scene; over scenes the median of the first two, the largest of the others.
 SPEEDS = ("reconstruct_s", "frames_per_s", "input_tokens", "tokens_per_view", "peak_memory_bytes")
 SUMMARY, UNFINISHED = "metrics.json", "metrics_unfinished.jsonl"
 VIEWS, SCENES, MARKDOWN, LATEX = "metrics_views.csv", "metrics_scenes.csv", "metrics.md", "metrics.tex"
+# Scores of baselines in tables.
+_COMPARED = tuple(f"psnr{baseline}" for baseline in BASELINES)
 FILES = (SUMMARY, UNFINISHED, VIEWS, SCENES, MARKDOWN, LATEX)
-DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4, "psnr_box": 2}
-NAMES = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "psnr_box": "PSNR in the box"}
 
 Speeds = Mapping[tuple[str, int], Mapping[str, float]]
 
@@ -92,32 +90,31 @@ def table(rows: Sequence[dict], not_computed: Mapping[str, str], swept: bool = F
         swept: as in `summarise`.
     """
     summary = summarise(rows, {}, swept)
-    metrics = [metric for metric in METRICS if metric != "psnr_box" or any(row[metric] is not None for row in rows)]
+    metrics = _shown(rows)
     groups = [(scene["scene"], scene) for scene in summary["scenes"]]
     groups += [(f"mean of {counted(mean['scenes'], 'scene')}", mean) for mean in summary["means"]]
-    head = ["scene", "inputs", "targets", *(NAMES[m] for m in metrics), "mean of inputs", "nearest input"]
+    head = ["scene", "inputs", "targets", *_heads(metrics)]
     lines = [
         [
             name,
             "" if group["inputs"] is None else str(group["inputs"]),
             str(group["views"]),
-            *(cell(group, metric) for metric in metrics),
-            *(cell(group, f"psnr_{baseline}") for baseline in BASELINES),
+            *(cell(group, score) for score in (*metrics, *_COMPARED)),
         ]
         for name, group in groups
     ]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     text = [f"{line[0]:<{widths[0]}}  " + "  ".join(map(str.rjust, line[1:], widths[1:])) for line in [head, *lines]]
-    return "\n".join([*text, *(f"{NAMES[metric]} not computed: {why}" for metric, why in not_computed.items())])
+    return "\n".join([*text, *(f"{METRICS[metric].name} not computed: {why}" for metric, why in not_computed.items())])
 
 
 def markdown(means: Sequence[dict], method: str) -> str:
     """Return a table in Markdown, a row for every number of inputs; the mean of the inputs and the nearest input in PSNR."""
     metrics = _shown(means)
-    head = ["method", "inputs", "scenes", "targets", *(NAMES[m] for m in metrics), "mean of inputs", "nearest input"]
+    head = ["method", "inputs", "scenes", "targets", *_heads(metrics)]
     rows = []
     for mean in means:
-        scores = [cell(mean, score, "–") for score in (*metrics, "psnr_mean", "psnr_nearest")]
+        scores = [cell(mean, score, "–") for score in (*metrics, *_COMPARED)]
         counts = ["various" if mean["inputs"] is None else str(mean["inputs"]), str(mean["scenes"]), str(mean["views"])]
         rows.append([method.replace("|", "\\|"), *counts, *scores])
     return markdown_table(head, rows) + "\n"
@@ -136,7 +133,7 @@ def markdown_line(cells: Sequence[str]) -> str:
 def latex(means: Sequence[dict], method: str) -> str:
     r"""Return rows of a LaTeX table, for `\begin{tabular}{lrrrr}`, below a comment that names the columns."""
     metrics = _shown(means)
-    lines = [f"% method & inputs & {' & '.join(NAMES[metric] for metric in metrics)} \\\\"]
+    lines = [f"% method & inputs & {' & '.join(METRICS[metric].name for metric in metrics)} \\\\"]
     for mean in means:
         cells = [_in_latex(method), "--" if mean["inputs"] is None else str(mean["inputs"])]
         lines.append(" & ".join([*cells, *(cell(mean, metric, "--") for metric in metrics)]) + r" \\")
@@ -147,7 +144,7 @@ def cell(values: Mapping, score: str, missing: str = "not computed") -> str:
     """Return a score in its usual number of digits."""
     if values[score] is None:
         return missing
-    return f"{values[score]:.{DIGITS[score.removesuffix('_mean').removesuffix('_nearest')]}f}"
+    return f"{values[score]:.{metric_of(score).digits}f}"
 
 
 def finite(value: object) -> object:
@@ -159,8 +156,13 @@ def finite(value: object) -> object:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _shown(means: Sequence[dict]) -> list[str]:
-    return [metric for metric in METRICS if metric != "psnr_box" or any(mean[metric] is not None for mean in means)]
+def _shown(rows: Sequence[dict]) -> list[str]:
+    """Return the metrics of a table: all, but the box of an object only where there is one."""
+    return [metric for metric in METRICS if metric != "psnr_box" or any(row[metric] is not None for row in rows)]
+
+
+def _heads(metrics: Sequence[str]) -> list[str]:
+    return [*(METRICS[metric].name for metric in metrics), *(f"PSNR of {PICTURES[baseline]}" for baseline in BASELINES)]
 
 
 def _means(rows: Sequence[dict]) -> dict[str, float | None]:

@@ -166,7 +166,7 @@ def evaluate(
             rendered = (image for chunk in timed(stream, rendering) for image in chunk[0])
             views = zip(own.targets[batch], baselines.nearest[batch], photos["image"], rendered, strict=True)
             for i, (view, nearest, photo, image) in enumerate(views):
-                pictures = torch.stack([baselines.mean, photo_of[nearest]])
+                pictures = torch.stack([photo_of[nearest], baselines.mean])
                 scored = Scored(photo, image, pictures, photos["alpha"][i] if "alpha" in photos else None)
                 report.add(view, photo, image, photo_of[nearest], scored.scores(metrics))
                 progress.update()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.output.tables import BASELINES, METRICS, SCORES
+from data.output.metrics import BASELINES, METRICS, SCORES
 from model.metric import LPIPS, psnr, ssim
 from model.weights.hub import resolve_lpips
 
@@ -24,7 +24,7 @@ class Scored:
     Attributes:
         photo: (3, h, w) in 0..1.
         rendered: (3, h, w).
-        baselines: (2, 3, h, w) of `BASELINES`: the mean of the inputs, and the nearest input.
+        baselines: (2, 3, h, w) in the order of `BASELINES`: the nearest input, and the mean of the inputs.
         alpha: (h, w) uint8 of the photo; None where the object is not to be told from its background.
     """
 
@@ -47,7 +47,7 @@ class Scored:
                 values[name] = metric(compared[..., rows, columns], photo[..., rows, columns]).tolist()
         scores: dict[str, float | None] = dict.fromkeys(SCORES)
         for name, of_all in values.items():
-            scores |= zip((name, *(f"{name}_{baseline}" for baseline in BASELINES)), of_all, strict=True)
+            scores |= zip((name, *(name + baseline for baseline in BASELINES)), of_all, strict=True)
         return scores
 
 

@@ -106,8 +106,13 @@ class ViewerClient:
                     return Received(np.asarray(image.convert("RGB")), at_s)
 
     def last_picture(self, quiet_s: float = 0.5, timeout_s: float = 20.0) -> Received:
-        """Wait for a picture, and for those after it until none comes for a while: the fine one of a camera at rest."""
+        """Wait for a picture, and for those after it until none comes for a while: the fine one of a camera at rest.
+
+        On a loaded machine, where the first one takes long, the others may too.
+        """
+        start = time.monotonic()
         found = self.picture(timeout_s)
+        quiet_s = max(quiet_s, 4 * (time.monotonic() - start))
         while True:
             try:
                 found = self.picture(quiet_s)

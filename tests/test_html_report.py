@@ -280,7 +280,7 @@ def test_scores_stand_beside_their_baselines(tmp_path):
     other = {"psnr": math.inf, "psnr_box": 20.0, "ssim": 0.5, "lpips": 0.123456, "lpips_mean": 0.2}
     page = written(tmp_path, [section(scores=scores), section("table", inputs=(0, 1, 2), scores=other)])
     groups, pictures, first, second = rows_of(page.classed("sortable")[0])
-    assert [cell.text for cell in groups[3:]] == ["PSNR dB ↑", "PSNR in the box dB ↑", "SSIM ↑", "LPIPS ↓"]
+    assert [cell.text for cell in groups[3:]] == ["PSNR dB ↑", "object PSNR dB ↑", "SSIM ↑", "LPIPS ↓"]
     assert [int(cell.attributes["colspan"]) for cell in groups[3:]] == [3, 1, 1, 2]
     own, nearest, mean = "rendering", "nearest input", "mean of inputs"
     assert [cell.text for cell in pictures] == [own, nearest, mean, own, own, own, mean]

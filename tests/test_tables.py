@@ -28,7 +28,7 @@ def of(names: str, values: dict) -> list:
 
 def test_there_is_a_baseline_beside_every_score():
     assert set(SCORES) == {*METRICS, *(f"{metric}_{baseline}" for metric in METRICS for baseline in ("mean", "nearest"))}
-    assert [metric_of(f"psnr_box{baseline}").name for baseline in ("", "_mean", "_nearest")] == 3 * ["PSNR in the box"]
+    assert [metric_of(f"psnr_box{baseline}").name for baseline in ("", "_mean", "_nearest")] == 3 * ["object PSNR"]
     assert metric_of("lpips_mean").higher is False
 
 
@@ -126,7 +126,7 @@ def test_text_table_has_a_line_per_scene_and_says_what_was_not_computed():
     assert lines[4:] == ["LPIPS not computed: no file"]
     assert len({len(line) for line in lines[:4]}) == 1
     assert "mean of 1 scene " in table(ROWS[:1], {})
-    assert "PSNR in the box    SSIM" in table([{**ROWS[0], "psnr_box": 18.0}], {})
+    assert "object PSNR    SSIM" in table([{**ROWS[0], "psnr_box": 18.0}], {})
     assert [line.split()[4:6] for line in table([*ROWS, row("fox", 4, 25.0, inputs=5)], {}, True).splitlines()[-2:]] == [
         ["3", "3"], ["5", "1"],
     ]  # fmt: skip

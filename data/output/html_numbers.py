@@ -85,7 +85,7 @@ def caption(scores: Mapping[str, float | None], suffix: str = "") -> str:
         value = scores.get(name + suffix)
         if value is not None:
             text = " ".join(filter(None, (figure(value, metric.digits), metric.unit)))
-            parts.append(text if name == "psnr" else f"{text} in the box" if name == "psnr_box" else f"{metric.name} {text}")
+            parts.append(text if name == "psnr" else f"{text} on the object" if name == "psnr_box" else f"{metric.name} {text}")
     return ", ".join(parts)
 
 

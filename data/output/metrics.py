@@ -22,7 +22,7 @@ class Metric:
 
 METRICS = {
     "psnr": Metric("PSNR", "dB", 2, True),
-    "psnr_box": Metric("PSNR in the box", "dB", 2, True),
+    "psnr_box": Metric("object PSNR", "dB", 2, True),
     "ssim": Metric("SSIM", "", 4, True),
     "lpips": Metric("LPIPS", "", 4, False),
 }

@@ -1,4 +1,4 @@
-"""What is kept of a photo while a scene is checked: a few numbers and a reduced copy, about 30 kB whatever its size.
+"""Photos as the checks of a scene keep them: a few numbers and a reduced copy, about 30 kB whatever their size.
 
 Letters: h w pixels.
 """

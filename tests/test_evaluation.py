@@ -44,6 +44,7 @@ def test_scenes_come_in_the_order_of_the_list_and_counts_from_few_to_many(tmp_pa
     assert [(scene["inputs"], scene["reconstruct_s"]) for scene in found["scenes"]] == [(2, 2.0), (5, 2.4), (2, 2.1), (5, "inf")]
     assert [line.split()[:3] for line in text.splitlines()[1:]] == [
         ["b", "2", "1"], ["b", "5", "1"], ["a", "2", "1"], ["a", "5", "1"], ["mean", "of", "2"], ["mean", "of", "2"],
+        ["2", "inputs:", "reconstruct"], ["5", "inputs:", "reconstruct"],
     ]  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def test_torchrun_shares_the_scenes_and_writes_one_table(infer, place, tmp_path)
     for one, two in zip(alone["views"], found["views"], strict=True):
         assert two == {**one, "psnr": pytest.approx(one["psnr"], abs=1e-3), "ssim": pytest.approx(one["ssim"], abs=1e-4)}
     first_words = [line.split()[0] for line in done.stdout.splitlines()]
-    assert first_words == ["scene", "scene_0", "scene_1", "scene_2", "mean", "LPIPS", "results"]
+    assert first_words == ["scene", "scene_0", "scene_1", "scene_2", "mean", "LPIPS", "3", "commit", "results"]
     # Progress bars, with rate and remaining time, and nothing else.
     assert told(done.stderr) == []
     for name in ("scenes:  67%", "reconstruct: 100%", "evaluate: 100%", "video: 100%"):

@@ -68,13 +68,13 @@ def test_mean_of_values_of_which_one_is_missing_is_missing():
 
 def test_tables_are_json_csv_markdown_and_latex(tmp_path):
     rows = [row("fox", 4, math.inf), row("fox", 0, 21.0, lpips=None), row("a, b", 2, 31.0)]
-    write_tables(tmp_path / "new", rows, SPEED, {"load": "w.pt", "image_size": (8, 12)}, False, "w")
+    write_tables(tmp_path / "new", rows, SPEED, {"load": "w.pt", "machine": {"torch": "2.13", "device": "cpu"}}, False, "w")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "metrics.json", "metrics.md", "metrics.tex", "metrics_scenes.csv", "metrics_views.csv",
     ]  # fmt: skip
     content = json.loads((tmp_path / "new" / "metrics.json").read_text(), parse_constant=lambda word: pytest.fail(word))
     assert list(content) == ["about", "scenes", "means", "mean", "views"]
-    assert content["about"] == {"load": "w.pt", "image_size": [8, 12]}
+    assert content["about"] == {"load": "w.pt", "machine": {"torch": "2.13", "device": "cpu"}}
     assert content["views"] == [{**rows[0], "psnr": "inf", "psnr_mean": "inf", "psnr_nearest": "inf"}, *rows[1:]]
     assert of("scene inputs views psnr ssim lpips reconstruct_s", content["scenes"][0]) == ["fox", 3, 2, "inf", 0.5, None, 2.0]
     assert content["mean"] == content["means"][0]
@@ -89,7 +89,9 @@ def test_tables_are_json_csv_markdown_and_latex(tmp_path):
         scenes = list(csv.DictReader(file))
     assert list(scenes[0]) == ["scene", "inputs", "views", *SCORES]
     assert [of("scene views psnr", scene) for scene in scenes] == [["fox", "2", "inf"], ["a, b", "1", "31.0"]]
-    assert (tmp_path / "new" / "metrics.tex").read_text() == latex(content["means"] and summarise(rows, {})["means"], "w")
+    means = summarise(rows, SPEED)["means"]
+    assert (tmp_path / "new" / "metrics.tex").read_text() == latex(means, "w")
+    assert (tmp_path / "new" / "metrics.md").read_text() == markdown(means, "w") + "\ntorch 2.13, device cpu\n"
 
 
 def test_a_sweep_has_no_single_mean(tmp_path):
@@ -98,7 +100,7 @@ def test_a_sweep_has_no_single_mean(tmp_path):
 
 
 def test_text_table_has_a_line_per_scene_and_says_what_was_not_computed():
-    lines = table([{**row, "lpips": None} for row in ROWS], {"lpips": "no file"}).splitlines()
+    lines = table([{**row, "lpips": None} for row in ROWS], {}, {"not_computed": {"lpips": "no file"}}).splitlines()
     assert lines[0].split() == [
         *[
             "scene",
@@ -125,9 +127,9 @@ def test_text_table_has_a_line_per_scene_and_says_what_was_not_computed():
     assert lines[3].split() == ["mean", "of", "2", "scenes", *["3", "3", "25.50", "0.7000", "not", "computed", "20.50", "17.50"]]
     assert lines[4:] == ["LPIPS not computed: no file"]
     assert len({len(line) for line in lines[:4]}) == 1
-    assert "mean of 1 scene " in table(ROWS[:1], {})
-    assert "object PSNR    SSIM" in table([{**ROWS[0], "psnr_box": 18.0}], {})
-    assert [line.split()[4:6] for line in table([*ROWS, row("fox", 4, 25.0, inputs=5)], {}, True).splitlines()[-2:]] == [
+    assert "mean of 1 scene " in table(ROWS[:1], {}, {})
+    assert "object PSNR    SSIM" in table([{**ROWS[0], "psnr_box": 18.0}], {}, {})
+    assert [line.split()[4:6] for line in table([*ROWS, row("fox", 4, 25.0, inputs=5)], {}, {}, True).splitlines()[-2:]] == [
         ["3", "3"], ["5", "1"],
     ]  # fmt: skip
 
@@ -141,8 +143,21 @@ def test_rows_for_papers():
         "| a\\|b_64 | 5 | 1 | 1 | 25.00 | 0.5000 | – | 20.00 | 17.00 |",
     ]
     assert latex(means, "a_64 & {more} 5% ~\\").splitlines() == [
-        r"% method & inputs & PSNR & SSIM & LPIPS \\",
-        r"a\_64 \& \{more\} 5\% \textasciitilde{}\textbackslash{} & 3 & 25.50 & 0.7000 & 0.2500 \\",
-        r"a\_64 \& \{more\} 5\% \textasciitilde{}\textbackslash{} & 5 & 25.00 & 0.5000 & -- \\",
+        r"% method & inputs & PSNR & SSIM & LPIPS & reconstruct, s & frames/s \\",
+        r"a\_64 \& \{more\} 5\% \textasciitilde{}\textbackslash{} & 3 & 25.50 & 0.7000 & 0.2500 & -- & -- \\",
+        r"a\_64 \& \{more\} 5\% \textasciitilde{}\textbackslash{} & 5 & 25.00 & 0.5000 & -- & -- & -- \\",
     ]
     assert "| various |" in markdown(summarise([ROWS[0], row("owl", 1, 21.0, inputs=2)], {})["means"], "m")
+
+
+def test_tables_tell_speed_memory_and_machine():
+    about = {"not_computed": {}, "machine": {"commit": "1a2b", "precision": "bfloat16"}}
+    assert table(ROWS, SPEED, about).splitlines()[4:] == [
+        "3 inputs: reconstruct 3 s, frames per second 5, input tokens 24, tokens per view 8, peak memory 0.00 MiB",
+        "commit 1a2b, precision bfloat16",
+    ]
+    means = summarise(ROWS, SPEED)["means"]
+    head, _, line = markdown(means, "w").splitlines()
+    assert head.endswith("| reconstruct | frames per second | input tokens | tokens per view | peak memory |")
+    assert line.endswith("| 3 s | 5 | 24 | 8 | 0.00 MiB |")
+    assert latex(means, "w").splitlines()[1].endswith(r"& 3 & 5 \\")

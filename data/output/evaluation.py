@@ -56,7 +56,7 @@ class Evaluation:
             self.folder / PAGE, [result.section for result in self._sorted], self.about, means, [curves] if self.swept else []
         )
         (self.folder / UNFINISHED).unlink(missing_ok=True)
-        return table(self._rows, self.about["not_computed"], self.swept)
+        return table(self._rows, self._speeds, self.about, self.swept)
 
     @property
     def _sorted(self) -> list[SceneResult]:

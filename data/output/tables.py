@@ -14,6 +14,7 @@ from pathlib import Path
 
 from config.messages import counted
 from data.files import replace_when_finished, write_json
+from data.output.html_numbers import quantity
 from data.output.metrics import BASELINES, METRICS, PICTURES, SCORES, metric_of
 
 # Of a scene; over scenes the median of the first two, the largest of the others.
@@ -76,20 +77,20 @@ def write_tables(folder: str | os.PathLike, rows: Sequence[dict], speeds: Speeds
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(lines)
-    for name, text in ((MARKDOWN, markdown(summary["means"], method)), (LATEX, latex(summary["means"], method))):
+    below = f"\n{machine_line(about)}\n" if "machine" in about else ""
+    for name, text in ((MARKDOWN, markdown(summary["means"], method) + below), (LATEX, latex(summary["means"], method))):
         with replace_when_finished(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def table(rows: Sequence[dict], not_computed: Mapping[str, str], swept: bool = False) -> str:
-    """Return the summary as a text table, the mean over scenes last.
+def table(rows: Sequence[dict], speeds: Speeds, about: Mapping, swept: bool = False) -> str:
+    """Return the summary as a text table, the mean over scenes last; below it what is not computed, speed, and the machine.
 
     Args:
-        rows: one per view.
-        not_computed: metric → reason; listed below the table.
-        swept: as in `summarise`.
+        rows, speeds, swept: as in `summarise`.
+        about: settings; of these `not_computed` (metric → reason) and `machine` are used.
     """
-    summary = summarise(rows, {}, swept)
+    summary = summarise(rows, speeds, swept)
     metrics = _shown(rows)
     groups = [(scene["scene"], scene) for scene in summary["scenes"]]
     groups += [(f"mean of {counted(mean['scenes'], 'scene')}", mean) for mean in summary["means"]]
@@ -105,18 +106,29 @@ def table(rows: Sequence[dict], not_computed: Mapping[str, str], swept: bool = F
     ]
     widths = [max(len(line[column]) for line in [head, *lines]) for column in range(len(head))]
     text = [f"{line[0]:<{widths[0]}}  " + "  ".join(map(str.rjust, line[1:], widths[1:])) for line in [head, *lines]]
-    return "\n".join([*text, *(f"{METRICS[metric].name} not computed: {why}" for metric, why in not_computed.items())])
+    text += [f"{METRICS[metric].name} not computed: {why}" for metric, why in about.get("not_computed", {}).items()]
+    for mean in summary["means"]:
+        speed = [" ".join(quantity(name, mean[name])) for name in SPEEDS if name in mean]
+        inputs = "" if mean["inputs"] is None else f"{counted(mean['inputs'], 'input')}: "
+        text += [inputs + ", ".join(speed)] if speed else []
+    return "\n".join([*text, *([machine_line(about)] if "machine" in about else [])])
+
+
+def machine_line(about: Mapping) -> str:
+    """Return the facts of the machine that a run's settings have, as a line of text."""
+    return ", ".join(f"{name} {value}" for name, value in about["machine"].items())
 
 
 def markdown(means: Sequence[dict], method: str) -> str:
-    """Return a table in Markdown, a row for every number of inputs; the mean of the inputs and the nearest input in PSNR."""
-    metrics = _shown(means)
-    head = ["method", "inputs", "scenes", "targets", *_heads(metrics)]
+    """Return a table in Markdown, a row for every number of inputs: scores, PSNR of the baselines, and speed."""
+    metrics, speeds = _shown(means), [name for name in SPEEDS if any(name in mean for mean in means)]
+    head = ["method", "inputs", "scenes", "targets", *_heads(metrics), *(quantity(name, 0)[0] for name in speeds)]
     rows = []
     for mean in means:
         scores = [cell(mean, score, "–") for score in (*metrics, *_COMPARED)]
         counts = ["various" if mean["inputs"] is None else str(mean["inputs"]), str(mean["scenes"]), str(mean["views"])]
-        rows.append([method.replace("|", "\\|"), *counts, *scores])
+        speed = [quantity(name, mean[name])[1] if name in mean else "–" for name in speeds]
+        rows.append([method.replace("|", "\\|"), *counts, *scores, *speed])
     return markdown_table(head, rows) + "\n"
 
 
@@ -131,12 +143,15 @@ def markdown_line(cells: Sequence[str]) -> str:
 
 
 def latex(means: Sequence[dict], method: str) -> str:
-    r"""Return rows of a LaTeX table, for `\begin{tabular}{lrrrr}`, below a comment that names the columns."""
+    r"""Return rows of a LaTeX table, for `\begin{tabular}{lrrrrrr}`, below a comment that names the columns."""
     metrics = _shown(means)
-    lines = [f"% method & inputs & {' & '.join(METRICS[metric].name for metric in metrics)} \\\\"]
+    heads = [*(METRICS[metric].name for metric in metrics), "reconstruct, s", "frames/s"]
+    lines = [f"% method & inputs & {' & '.join(heads)} \\\\"]
     for mean in means:
         cells = [_in_latex(method), "--" if mean["inputs"] is None else str(mean["inputs"])]
-        lines.append(" & ".join([*cells, *(cell(mean, metric, "--") for metric in metrics)]) + r" \\")
+        cells += [cell(mean, metric, "--") for metric in metrics]
+        cells += [f"{mean[name]:.3g}" if name in mean else "--" for name in SPEEDS[:2]]
+        lines.append(" & ".join(cells) + r" \\")
     return "\n".join(lines) + "\n"
 
 

@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+from data.output.tables import SPEEDS
+
 TRAIN = {"steps": 24, "save_every": 1, "keep": 3, "log_every": 2}
 PLACE = ("--load", "tiny.safetensors", "--device", "cpu", "--precision", "float32")
 VIEWS = ("--no_lpips", "--num_input_views", 3, "--image_size", 20, 28)
@@ -88,6 +90,23 @@ def make_colmap(folder: Path) -> None:
         images.append((i + 1, quaternion(w2c), w2c[:3, 3], 1, f"{i:05d}.png"))
     write_binary(folder / "sparse" / "0", cameras, images)
     write_text(folder.parent / "text", cameras, images)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Return what an output folder holds, apart from figures of speed and memory, and from pages and tables that show them."""
+    found = contents(folder)
+    for name, content in found.items():
+        if name.endswith("metrics.json"):
+            found[name] = json.dumps(_untimed(json.loads(content))).encode()
+        elif name.endswith((".html", ".md", ".tex")):
+            found[name] = b""
+    return found
+
+
+def _untimed(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _untimed(item) for key, item in value.items() if key not in SPEEDS}
+    return [_untimed(item) for item in value] if isinstance(value, list) else value
 
 
 def contents(folder: Path) -> dict[str, bytes]:

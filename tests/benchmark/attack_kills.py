@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.benchmark.attack_inputs import COLMAP, TRAIN, contents, convert, export, infer, train
+from tests.benchmark.attack_inputs import COLMAP, TRAIN, convert, export, infer, results, train
 from tests.benchmark.attack_programs import Arena, Pause, Run
 from tests.benchmark.attack_verdict import Outcome, first_problem, judge, own_lines, temporaries
 
@@ -64,7 +64,7 @@ def _kills(arena: Arena, name: str, base: str, output: str, words: list, count: 
     """Kill a program once it has written some of its files, every second time while it writes one; then run it again."""
     straight, dice = arena.place(base), random.Random(2)
     arena.run(words, straight)
-    truth = contents(straight / output)
+    truth = results(straight / output)
     for i in range(arena.many(count)):
         folder, files, writing = arena.place(base), dice.randrange(len(truth)), bool(i % 2)
         run, place = arena.start(words, folder), folder / output
@@ -77,7 +77,7 @@ def _kills(arena: Arena, name: str, base: str, output: str, words: list, count: 
         run.finish()
         broken = arena.call(print_broken, place).stdout.split()
         again = arena.run(words, folder)
-        left, found = temporaries(folder), contents(place)
+        left, found = temporaries(folder), results(place)
         missing, other = sorted(truth.keys() - found), [key for key in truth if key in found and found[key] != truth[key]]
         problem = first_problem(
             f"half-written: {broken[0]}" if broken else "",
@@ -108,6 +108,7 @@ def is_whole(path: Path) -> bool:
     readers: dict[str, Callable[[Path], object]] = {
         ".png": lambda file: Image.open(file).load(),
         ".json": lambda file: json.loads(file.read_text()),
+        ".html": lambda file: file.read_text().index("</html>"),
         ".csv": lambda file: len({len(row) for row in csv.reader(file.open())}) == 1 or 1 / 0,
         ".safetensors": load_file,
         ".pt": lambda file: torch.load(file, weights_only=True),
@@ -210,7 +211,7 @@ def two_runs(arena: Arena) -> Iterator[Outcome]:
         yield from _second(arena, f"training, {place}", train(folder), folder, pause, {RESULT: (straight / RESULT).read_bytes()})
     straight = arena.place("place")
     arena.run(INFERENCE, straight)
-    truth = {f"output/{name}": content for name, content in contents(straight / "output").items()}
+    truth = {f"output/{name}": content for name, content in results(straight / "output").items()}
     for place, path in {
         "reading photos": "scene_0/images",
         "comparison": ".comparison",
@@ -227,6 +228,7 @@ def _second(arena: Arena, name: str, words: list, folder: Path, pause: Pause, tr
     first.go_on()
     first.finish()
     yield Outcome(f"second {name}", judge(second.status, second.stderr) if reached else "never came to the place")
-    wrong = [key for key, content in truth.items() if not (folder / key).is_file() or (folder / key).read_bytes() != content]
+    found = results(folder)
+    wrong = [key for key, content in truth.items() if found.get(key) != content]
     problem = first_problem(judge(first.status, first.stderr, [0]), f"other content: {wrong[0]}" if wrong else "")
     yield Outcome(f"first {name}", problem)

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from data.scene_format import Scene, read_scene
+from data_preprocess.check import agreement as agreement_module
 from data_preprocess.check.agreement import Agreement, compare, pair_errors
 from data_preprocess.check.findings import with_command
 from data_preprocess.check.matches import Matched, sampson
@@ -181,6 +182,21 @@ def test_two_photos_with_each_others_cameras_are_named(room, tmp_path):
     assert finding.views
     assert re.search(r", views? .*: has a photo that contradicts its camera: ", finding.line)
     assert finding.flags == {"drop": finding.views}
+
+
+def test_a_view_that_agrees_with_one_other_is_not_named(monkeypatch):
+    # Views 0 and 4 have photos of other cameras: 1 and 2 contradict both, and agree with 3, which is matched later.
+    def pairs(*numbers: tuple[int, int]) -> list[Matched]:
+        return [Matched(pair, np.zeros((1, 2)), np.zeros((1, 2)), 0.0) for pair in numbers]
+
+    more = pairs((1, 3), (2, 3), (0, 3), (3, 4))
+    monkeypatch.setattr(agreement_module, "match", lambda scene, chosen, pool: more)
+    monkeypatch.setattr(agreement_module, "most_alike", lambda *_: [3])
+    monkeypatch.setattr(
+        agreement_module, "pair_errors", lambda matched, _: np.array([9.0 if {0, 4} & {*pair.views} else 0.1 for pair in matched])
+    )
+    first = pairs((0, 1), (0, 2), (1, 4), (2, 4))
+    assert agreement_module.odd_views(None, {}, first, None, 1.0, None) == [0, 4]
 
 
 def test_slightly_imprecise_cameras_agree(room, tmp_path):

@@ -124,6 +124,17 @@ def test_the_chosen_views_are_written_and_read_again(infer, place, tmp_path):
     assert four["views"] == [row for row in first["views"] if row["inputs"] == 4]
 
 
+def test_scenes_of_one_name_have_no_place_in_an_index_file(place, tmp_path, capsys):
+    (place / "same.json").write_text(json.dumps(["scene_0/opencv_cameras.json"] * 2))
+    argv = ["--load", str(place / "tiny.safetensors"), "--data_path", str(place / "same.json"), *EXACT, *COMMON.split()]
+    argv += ["--image_size", *map(str, SIZE), "--num_input_views", "3", "--write_view_index", str(tmp_path / "i.json")]
+    assert inference.main([*argv, "--output_dir", str(tmp_path / "out")]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    wanted = "cannot tell two scenes named scene_0 apart; wanted scenes of different names"
+    assert line == f"inference.py: --write_view_index: {wanted}"
+    assert files(tmp_path) == []
+
+
 @pytest.fixture
 def capture(tmp_path):
     """A scene of 19 views, larger than those that its weights see."""

@@ -123,9 +123,18 @@ def default_inputs(n: int, views: Views, most: int) -> int:
 
 
 def choices_of(jobs: Iterable[Job]) -> dict[str, ViewChoice]:
-    """Return the chosen views of every scene, by its name in its file."""
+    """Return the chosen views of every scene, by its name in its file, for an index file.
+
+    Raises:
+        InputError: two scenes have one name.
+    """
     choices: dict[str, ViewChoice] = {}
+    names: dict[str, str] = {}
     for job in jobs:
+        if names.setdefault(job.scene.name, job.name) != job.name:
+            raise InputError(
+                "--write_view_index", f"cannot tell two scenes named {job.scene.name} apart", "scenes of different names"
+            )
         before = choices.get(job.scene.name, ViewChoice((), job.targets))
         choices[job.scene.name] = ViewChoice((*before.inputs, job.inputs), job.targets)
     return choices

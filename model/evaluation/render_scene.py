@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 import torch
@@ -157,10 +157,9 @@ def evaluate(
     with bar(total=len(own.targets), desc="evaluate", unit="view") as progress:
         for start in range(0, len(own.targets), TARGET_BATCH):
             batch = slice(start, start + TARGET_BATCH)
-            near = sorted(set(baselines.nearest[batch]))
             # An object may stand on a transparent background.
             photos = dataset.load(own.scene, own.targets[batch], alpha=not state.normalised)
-            photo_of = dict(zip(near, dataset.load(own.scene, near)["image"], strict=True))
+            photo_of = input_photos(dataset, own, report, set(baselines.nearest[batch]))
             cameras = photos["fxfycxcy"][None], own.target_c2w[None, batch]
             stream = renderer.model.render_stream(state, *cameras, state.image_size, renderer.chunk_views)
             rendered = (image for chunk in timed(stream, rendering) for image in chunk[0])
@@ -170,6 +169,17 @@ def evaluate(
                 scored = Scored(photo, image, pictures, photos["alpha"][i] if "alpha" in photos else None)
                 report.add(view, photo, image, photo_of[nearest], scored.scores(metrics))
                 progress.update()
+
+
+def input_photos(dataset: SceneDataset, own: Job, report: SceneReport, views: Set[int]) -> dict[int, Tensor]:
+    """Return the photos (3, h, w) of some inputs, in 8 bits as the report keeps them; those of other processes are read."""
+    photos = {
+        view: torch.from_numpy(photo).movedim(-1, 0) / 255
+        for view, photo in zip(own.inputs, report.inputs, strict=True)
+        if view in views
+    }
+    others = sorted(views - photos.keys())
+    return photos | dict(zip(others, dataset.load(own.scene, others)["image"], strict=True))
 
 
 def timed(stream: Iterator[Tensor], watch: Stopwatch) -> Iterator[Tensor]:

@@ -16,7 +16,6 @@ import weakref
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import InputError, check_file
@@ -177,13 +176,12 @@ class Pack:
 
     def _member(self, name: str, directory: bytes, at: int) -> Member:
         _, flags, method, crc, stored, size, name_bytes, extra, _, offset = _ENTRY_FIELDS.unpack_from(directory, at)
-        values = [size, stored, offset]
-        if _IN_ZIP64 in values:
+        if _IN_ZIP64 in (size, stored, offset):
             start = at + _ENTRY_SIZE + name_bytes
-            values = _with_zip64(values, directory[start : start + extra])
-        if None in values:
-            raise InputError(f"{self.path}/{name}", "has a damaged entry in the directory", "a whole pack")
-        size, stored, offset = values
+            values = _with_zip64([size, stored, offset], directory[start : start + extra])
+            if values is None:
+                raise InputError(f"{self.path}/{name}", "has a damaged entry in the directory", "a whole pack")
+            size, stored, offset = values
         return Member(stored, size, crc, method, flags, offset)
 
     def _check(self, where: str, member: Member) -> None:
@@ -243,17 +241,18 @@ def _is_end(tail: bytes, at: int) -> bool:
     return len(tail) >= at + _END_SIZE and struct.unpack_from("<H", tail, at + 20)[0] == len(tail) - at - _END_SIZE
 
 
-def _with_zip64(values: list[int], extra: bytes) -> list[int | None]:
-    """Return size, stored size and offset, taken from the Zip64 field where 32 bits do not hold them; None where they are missing."""
-    at = 0
+def _with_zip64(values: list[int], extra: bytes) -> list[int] | None:
+    """Return size, stored size and offset, from the Zip64 field where 32 bits do not hold them; None where it lacks them."""
+    at, large = 0, b""
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<2H", extra, at)
         if kind == _ZIP64:
-            field = extra[at + 4 : at + 4 + length]
-            large = iter(struct.unpack(f"<{len(field) // 8}Q", field[: len(field) // 8 * 8]))
-            return [next(large, None) if value == _IN_ZIP64 else value for value in values]
+            large = extra[at + 4 : at + 4 + length]
         at += 4 + length
-    return [None if value == _IN_ZIP64 else value for value in values]
+    if len(large) < 8 * values.count(_IN_ZIP64):
+        return None
+    numbers = iter(struct.unpack_from(f"<{values.count(_IN_ZIP64)}Q", large))
+    return [next(numbers) if value == _IN_ZIP64 else value for value in values]
 
 
 def _inflated(where: str, content: bytes, size: int) -> bytes:

@@ -28,8 +28,9 @@ def read_data_path(path: str | os.PathLike) -> list[Path]:
     """Return the scene files that a data path file lists.
 
     Args:
-        path: a JSON list of paths; a .txt, as Long-LRM's, with a path on each line that is not blank; a pack; or a single scene's
-            JSON, which counts as a list of itself. Relative to the working folder or to the project's; the paths in it, to the file.
+        path: a JSON list of paths; a .txt, as Long-LRM's, with a path on each line that is not blank; a pack; or a single
+            scene's JSON, which counts as a list of itself. Relative to the working folder or to the project's; the paths in it,
+            to the file.
 
     Returns:
         absolute paths of existing files, in the order of the list.

@@ -124,7 +124,7 @@ def load_views(
             intrinsics = list(pool.map(_load_into, *places))
     else:
         intrinsics = [_load_into(*place) for place in zip(*places, strict=True)]
-    c2w = np.array([view.c2w for view in views], dtype=np.float32).reshape(-1, 4, 4)
+    c2w = np.linalg.inv(np.array([view.w2c for view in views]).reshape(-1, 4, 4)).astype(np.float32)
     loaded = {
         "image": image,
         "fxfycxcy": torch.from_numpy(np.array(intrinsics, dtype=np.float32).reshape(-1, 4)),

@@ -31,6 +31,7 @@ from config.flags import flag, read_command_line, refuse_without_effect, setting
 from config.messages import counted, shown, some
 from config.threads import cores
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
+from data_preprocess.capture.cut_out import CutOutSettings
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
 from data_preprocess.capture.photo_names import SIZE_FOLDER, natural_key, photo_names
@@ -75,7 +76,7 @@ class CameraSearch:
     work: Path | None = flag(None, "folder for COLMAP's files", metavar="DIR", unset="OUTPUT_colmap")
 
 
-SETTINGS = (Captures, FrameSettings, ConversionSettings, CameraSearch)
+SETTINGS = (Captures, FrameSettings, ConversionSettings, CutOutSettings, CameraSearch)
 
 
 def scene_name(path: Path) -> str:
@@ -179,8 +180,9 @@ def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) ->
     except InputError as error:
         raise error.within(where) from error
     sources = [folder / image.name for image in images]
-    names = photo_names([image.name for image in images])
-    return [Photo(*photo) for photo in zip(sources, names, lenses, poses, strict=True)]
+    relative = [image.name for image in images]
+    posed = zip(sources, photo_names(relative), lenses, poses, relative, strict=True)
+    return [Photo(*photo, relative=name) for *photo, name in posed]
 
 
 def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientation: int) -> tuple[Lens, np.ndarray]:
@@ -270,7 +272,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
         else:
             scenes[name] = partial(search_cameras, path, below / name, workers, frame, search)
     data_path_json = captures.data_path_json or captures.output / "colmap_data_path.json"
-    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm)
+    cutting = settings(CutOutSettings, given)
+    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, cutting=cutting)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

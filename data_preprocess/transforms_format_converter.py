@@ -29,6 +29,7 @@ from config.flags import flag, read_command_line, settings
 from config.messages import shown
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
+from data_preprocess.capture.cut_out import CutOutSettings
 from data_preprocess.capture.frame_photos import match_photos
 from data_preprocess.capture.photo_folder import is_extra
 from data_preprocess.capture.photo_names import natural_key, photo_names
@@ -46,6 +47,9 @@ class Captures:
     input: tuple[Path, ...] = flag(..., "captures: folders, or files transforms*.json", group="captures")
     output: Path = flag(..., "folder for the scenes")
     data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/transforms_data_path.json")
+
+
+SETTINGS = (Captures, FrameSettings, ConversionSettings, CutOutSettings)
 
 
 def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
@@ -122,20 +126,22 @@ def read_photos(scene: str, json_path: Path, frame: str) -> list[Photo]:
     except InputError as error:
         raise error.within(json_path) from error
     sources = [source for _, source in matched]
-    names = photo_names([source.relative_to(folder) for source in sources])
-    return [Photo(*photo) for photo in zip(sources, names, lenses, w2c, strict=True)]
+    relative = [source.relative_to(folder) for source in sources]
+    posed = zip(sources, photo_names(relative), lenses, w2c, relative, strict=True)
+    return [Photo(*photo, relative=path.as_posix()) for *photo, path in posed]
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the captures; return the problems."""
-    given = read_command_line("transforms_format_converter.py", __doc__, (Captures, FrameSettings, ConversionSettings), argv)
+    given = read_command_line("transforms_format_converter.py", __doc__, SETTINGS, argv)
     captures, conversion = settings(Captures, given), settings(ConversionSettings, given)
     frame = settings(FrameSettings, given).frame
     scenes: dict[str, Callable[[], list[Photo]]] = {
         name: partial(read_photos, name, json_path, frame) for name, json_path in find_captures(captures.input).items()
     }
     data_path_json = captures.data_path_json or captures.output / "transforms_data_path.json"
-    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm)
+    cutting = settings(CutOutSettings, given)
+    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, cutting=cutting)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,8 +5,9 @@ import os
 import cv2
 import numpy as np
 
+from config.errors import InputError
 from data.files import replace_when_finished
-from data.images import open_image, read_orientation, turn_upright
+from data.images import open_image, read_orientation, rescale_intrinsics, turn_upright
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -43,6 +44,15 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
         else:
             pixels = np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
     return turn_upright(pixels, orientation)
+
+
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether images of two sizes (h, w) have the same shape, up to scale and a pixel of rounding."""
+    try:
+        rescale_intrinsics(np.zeros(4), size, other, "")
+    except InputError:
+        return False
+    return True
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

@@ -34,6 +34,8 @@ _SIDE_OF_EDGE, _WIDEST_EDGE = 400, 4
 _RIM, _TINTED = 3, 20.0
 # Share of the distance between object and background up to which a rim is halo.
 _HALO = 0.2
+# Rows that are worked on at once.
+_ROWS = 512
 # Distance between object and background, in that at which objects begin, below which edges are hard.
 _CLEAR = 2.0
 
@@ -115,11 +117,17 @@ def cut_from_background(pixels: np.ndarray) -> np.ndarray:
     distance = _distance_image(pixels, background)
     mask = _object(distance, background.begin)
     reach = int(np.clip(round(min(mask.shape) / _SIDE_OF_EDGE), 1, _WIDEST_EDGE))
-    result = np.zeros((*mask.shape, 4), np.uint8)
-    part = _around(mask, 4 * reach)
-    behind = _colour_image(background, mask.shape, part)
-    mask = _without_halo(pixels[part], behind, distance[part], mask[part], reach)
-    result[part] = _soft(pixels[part].astype(np.float32), behind, distance[part], mask, reach, background.begin)
+    result = np.dstack([pixels, np.where(mask, 255, 0).astype(np.uint8)])
+    # A strip of rows at a time, to spare memory; its edges depend on no row farther than the margin.
+    margin = 20 * reach
+    for top in range(0, len(mask), _ROWS):
+        rows = slice(max(0, top - margin), top + _ROWS + margin)
+        if mask[rows].any() and not mask[rows].all():
+            behind = _colour_image(background, mask.shape, (rows, slice(None)))
+            trimmed = _without_halo(pixels[rows], behind, distance[rows], mask[rows], reach)
+            soft = _soft(pixels[rows].astype(np.float32), behind, distance[rows], trimmed, reach, background.begin)
+            result[top : top + _ROWS] = soft[top - rows.start :][:_ROWS]
+    result[result[..., 3] == 0] = 0
     return result
 
 
@@ -136,17 +144,17 @@ def _soft(pixels: np.ndarray, behind: np.ndarray, distance: np.ndarray, mask: np
     edge = _dilated(mask, reach) & ~_eroded(mask, reach)
     beside, known = _spread(pixels, _eroded(mask, 2 * reach), 2 * reach)
     towards, mixed = beside - behind, pixels - behind
-    size = (towards**2).sum(2)
+    size = _dot(towards, towards)
     # Where nothing beside is whole, as in a thin stick, the farthest colour nearby is that of the object.
     farthest = cv2.dilate(distance, _disc(reach))
-    alpha = np.where(known, (mixed * towards).sum(2) / np.maximum(size, 1), distance / np.maximum(farthest, 1)).clip(0, 1)
+    alpha = np.where(known, _dot(mixed, towards) / np.maximum(size, 1), distance / np.maximum(farthest, 1)).clip(0, 1)
     clear = np.where(known, np.sqrt(size / 3), farthest) > _CLEAR * begin
     alpha = np.where(edge & clear, alpha, mask).astype(np.float32)
     colours = behind + mixed / np.maximum(alpha, 1 / 255)[..., None]
     tint = behind - beside
-    tint -= tint.mean(2, keepdims=True)
-    strength = (tint**2).sum(2)
-    spill = (((colours - beside) * tint).sum(2) / np.maximum(strength, 1)).clip(0, 1)
+    tint -= _dot(tint, np.full(3, 1 / 3, np.float32))[..., None]
+    strength = _dot(tint, tint)
+    spill = (_dot(colours - beside, tint) / np.maximum(strength, 1)).clip(0, 1)
     rim = known & ~_eroded(mask, _RIM * reach) & (strength > _TINTED**2)
     colours -= np.where(rim, spill, 0)[..., None] * tint
     return np.rint(np.concatenate([colours.clip(0, 255), 255 * alpha[..., None]], axis=2)).astype(np.uint8)
@@ -154,10 +162,14 @@ def _soft(pixels: np.ndarray, behind: np.ndarray, distance: np.ndarray, mask: np
 
 def _spread(pixels: np.ndarray, inside: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the colours (h, w, 3) of the pixels inside a mask, spread around it, and where they reach (h, w)."""
-    size = (6 * reach + 1, 6 * reach + 1)
-    weight = cv2.GaussianBlur(inside.astype(np.float32), size, reach)
-    colours = cv2.GaussianBlur(pixels.astype(np.float32) * inside[..., None], size, reach)
-    return colours / np.maximum(weight, 1e-6)[..., None], weight > 1e-3
+    h, w = inside.shape
+    weighted = np.dstack([pixels * inside[..., None].astype(np.float32), inside.astype(np.float32)])
+    step = min(max(1, reach // 3), h, w)
+    small = cv2.resize(weighted, (w // step, h // step), interpolation=cv2.INTER_AREA) if step > 1 else weighted
+    small = cv2.GaussianBlur(small, (0, 0), reach / step)
+    spread = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR) if step > 1 else small
+    weight = spread[..., 3]
+    return spread[..., :3] / np.maximum(weight, 1e-6)[..., None], weight > 1e-3
 
 
 def _disc(reach: int) -> np.ndarray:
@@ -211,7 +223,13 @@ def _terms(places: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _distance(colours: np.ndarray, others: np.ndarray) -> np.ndarray:
-    return np.abs(colours - others).max(-1)
+    """Return the distances (…) of colours (…, 3). NumPy's reductions are slow along axes as short as that."""
+    r, g, b = np.moveaxis(np.abs(colours - others), -1, 0)
+    return np.maximum(np.maximum(r, g), b)
+
+
+def _dot(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.einsum("...c,...c->...", first, second)
 
 
 def _colour_image(background: Background, size: tuple[int, int], part: tuple[slice, slice]) -> np.ndarray:
@@ -226,15 +244,5 @@ def _colour_image(background: Background, size: tuple[int, int], part: tuple[sli
 def _distance_image(pixels: np.ndarray, background: Background) -> np.ndarray:
     """Return the distance (h, w) float32 of each pixel from the background, a strip of rows at a time to spare memory."""
     h, w = pixels.shape[:2]
-    strips = [(slice(top, top + 256), slice(None)) for top in range(0, h, 256)]
+    strips = [(slice(top, top + _ROWS), slice(None)) for top in range(0, h, _ROWS)]
     return np.concatenate([_distance(pixels[strip], _colour_image(background, (h, w), strip)) for strip in strips])
-
-
-def _around(mask: np.ndarray, margin: int) -> tuple[slice, slice]:
-    """Return the rows and columns of what is true in a mask, with a margin."""
-    parts = []
-    for axis in range(2):
-        there = np.flatnonzero(mask.any(1 - axis))
-        first, last = (int(there[0]), int(there[-1])) if len(there) else (0, 0)
-        parts.append(slice(max(0, first - margin), last + margin + 1))
-    return parts[0], parts[1]

@@ -273,7 +273,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
             scenes[name] = partial(search_cameras, path, below / name, workers, frame, search)
     data_path_json = captures.data_path_json or captures.output / "colmap_data_path.json"
     cutting = settings(CutOutSettings, given)
-    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, cutting=cutting)
+    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, cutting=cutting, frame=frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -141,7 +141,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     }
     data_path_json = captures.data_path_json or captures.output / "transforms_data_path.json"
     cutting = settings(CutOutSettings, given)
-    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, cutting=cutting)
+    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, cutting=cutting, frame=frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

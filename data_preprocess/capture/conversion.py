@@ -79,6 +79,7 @@ def convert(
     workers: int | None = None,
     long_lrm: bool = False,
     cutting: CutOutSettings | None = None,
+    frame: str = "scene",
 ) -> list[str]:
     """Write scenes and the list of them, and print one line per scene.
 
@@ -91,7 +92,8 @@ def convert(
         data_path_json: the list to write.
         workers: threads, 1 or more; one per core by default.
         long_lrm: write scenes in Long-LRM's spelling.
-        cutting: whether and how objects are cut out; None for converters that do not offer it, whose sources are scenes.
+        cutting: whether and how objects are cut out; they are not by default.
+        frame: of the world, as in `world_frame.orient`. Unless it is a scene's, objects with a background get another line.
 
     Returns:
         one line for each scene that could not be converted, and for each problem with the cameras of a converted one.
@@ -113,7 +115,7 @@ def convert(
                 finished.append(scene.json_path)
                 problems += camera_problems(scene)
                 lines.append(describe(scene))
-                note = None if cutting is None else background_note(scene)
+                note = None if frame == "scene" else background_note(scene)
                 lines += [] if note is None else [note]
             progress.update()
     for line in lines:

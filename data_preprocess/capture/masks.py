@@ -1,6 +1,5 @@
 """Masks of photos: found by name, read, fitted to their photo. Letters: h w pixels; masks are (h, w) uint8, 255 is the object."""
 
-import os
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -34,10 +33,13 @@ def mask_folder(given: Path, photos: Path) -> Path:
     above = [photos.parent / given] if SIZE_FOLDER.fullmatch(photos.name) else []
     places = [photos / given, *above, given]
     found = next((place for place in places if place.is_dir()), None)
-    if found is None:
-        there = next((place for place in places if os.path.lexists(place)), given)
-        raise missing_file(there, f"a folder of masks, in {photos.parent if above else photos} or in the working folder", "--mask")
-    return found
+    if found is not None:
+        return found
+    wanted = f"a folder of masks, in {photos.parent if above else photos} or in the working folder"
+    file = next((place for place in places if place.exists()), None)
+    if file is not None:
+        raise InputError(f"--mask, {file}", "is not a folder", wanted)
+    raise missing_file(given, wanted, "--mask")
 
 
 def find_masks(names: Mapping[str, Path], folder: Path, scene: str) -> dict[str, Path]:

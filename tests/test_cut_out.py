@@ -14,6 +14,7 @@ from data.images import read_pixels, turn_upright
 from data.scene_format import read_scene
 from data.scene_list import read_data_path
 from data_preprocess.capture.masks import INVERTED, check_mask, fitted, mask_folder, read_mask
+from data_preprocess.capture.photo_folder import choose_photos
 from data_preprocess.capture.stored_image import write_png
 from data_preprocess.check_scenes import main as check
 from data_preprocess.colmap_format_converter import main as convert_colmap
@@ -118,6 +119,23 @@ def test_each_capture_has_its_own_masks(tmp_path, capsys, monkeypatch):
     first, second = (tmp_path / folder / "images" / "00000.png" for folder in "ab")
     assert f"flat/00000.png: is the mask of {first} and of {second}; wanted one for each" in text
     assert "1 of 2 scenes in" in text
+
+
+def test_a_folder_of_masks_is_no_capture(tmp_path, capsys):
+    capture(tmp_path / "all" / "toy")
+    for i in range(3):
+        save(tmp_path / "all" / "masks" / "toy" / f"{i:05d}.png", disc())
+    views, text = convert(capsys, tmp_path / "all", tmp_path / "out", "--mask", tmp_path / "all" / "masks")
+    assert "1 of 1 scene in" in text
+    assert np.array_equal(rgba(views[0])[..., 3], disc())
+
+
+def test_masks_among_photos_are_no_photos(tmp_path):
+    for i, image in enumerate(photos(3)):
+        save(tmp_path / "desk" / f"{i}.png", image)
+        save(tmp_path / "desk" / "masks" / f"{i}.png", image // 2)
+    assert choose_photos(tmp_path / "desk", 2, tmp_path / "desk" / "masks").names == ["0.png", "1.png", "2.png"]
+    assert len(choose_photos(tmp_path / "desk", 2).names) == 6
 
 
 def test_a_mask_may_have_another_scale(tmp_path, capsys):

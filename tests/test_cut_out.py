@@ -133,7 +133,7 @@ def test_a_folder_of_masks_is_no_capture(tmp_path, capsys):
 def test_masks_among_photos_are_no_photos(tmp_path):
     for i, image in enumerate(photos(3)):
         save(tmp_path / "desk" / f"{i}.png", image)
-        save(tmp_path / "desk" / "masks" / f"{i}.png", image // 2)
+        save(tmp_path / "desk" / "masks" / f"{i}.png", 255 - image[::-1, ::-1])
     assert choose_photos(tmp_path / "desk", 2, tmp_path / "desk" / "masks").names == ["0.png", "1.png", "2.png"]
     assert len(choose_photos(tmp_path / "desk", 2).names) == 6
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import data_preprocess.capture.background as background
 from config.paths import ROOT
 from data_preprocess.capture.background import cut_from_background, fit_background, outline, shows_background, what_is_wrong
 from tests.support.textured_room import render, walk
@@ -123,6 +124,28 @@ def test_an_object_may_leave_the_photo():
     assert iou(found[rest][:, 3], rgba[rest][:, 3]) > 0.998
 
 
+def test_an_outline_of_one_pixel_encloses():
+    y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+    steps = abs(x - 120) + abs(y - 90)
+    photo = np.full((*SIZE, 3), PAPER, np.uint8)
+    photo[steps == 50] = 0  # its pixels touch at their corners
+    assert (cut_from_background(photo)[steps < 48, 3] == 255).all()
+
+
+def test_noise_is_no_object():
+    rgba = shapes()
+    found = cut_from_background(on(PAPER, rgba, noise=5))
+    away = ~edge_of(rgba[..., 3]) & (rgba[..., 3] == 0) & ~hole()
+    assert (found[away] == 0).all()
+
+
+def test_photos_are_worked_on_in_strips(monkeypatch):
+    photo = on(GREEN, shapes(), fall=30, noise=3)
+    whole = cut_from_background(photo)
+    monkeypatch.setattr(background, "_ROWS", 37)
+    assert np.abs(cut_from_background(photo).astype(int) - whole).max() <= 1
+
+
 def test_specks_of_dust_are_no_object():
     rgba = shapes()
     rgba[10:12, 200:203] = 255
@@ -144,11 +167,11 @@ def test_backgrounds_of_several_colours_are_measured():
 def test_the_fit_follows_the_light_and_ignores_the_object():
     rgba = shapes()
     rgba[120:, 50:150, 3] = 255  # hides a tenth of the border
-    background = fit_background(on(GREY, rgba, fall=40, noise=2))
-    assert 0.85 < background.share < 0.93
-    assert 20 < background.fall < 45
+    fitted = fit_background(on(GREY, rgba, fall=40, noise=2))
+    assert 0.85 < fitted.share < 0.93
+    assert 20 < fitted.fall < 45
     # The largest of three normal numbers of standard deviation 2: median 2.9 without sign.
-    assert 3 < background.noise < 6
+    assert 3 < fitted.noise < 6
 
 
 def test_the_outline_is_the_outermost_pixels():

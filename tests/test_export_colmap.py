@@ -200,6 +200,15 @@ def test_points_are_where_the_cameras_look(tmp_path, kind, capture):
     assert not np.isclose(points_of(tmp_path / "other"), points).any()
 
 
+def test_points_of_a_single_picture_have_all_depths(tmp_path):
+    json_path = write_random_scene(tmp_path / "toy", n=1)
+    export(json_path, tmp_path / "out", "--kind", "scene", "--points", "400")
+    (view,) = read_scene(json_path).views
+    z = (view.w2c[:3, :3] @ points_of(tmp_path / "out").T + view.w2c[:3, 3:])[2]
+    # The scale of one camera is unknown: a unit.
+    np.testing.assert_allclose(np.quantile(z, [0, 0.25, 0.5, 0.75, 1]), [0.02, 0.265, 0.51, 0.755, 1], atol=0.06)
+
+
 def test_no_points_are_written_when_none_are_wanted(tmp_path):
     json_path = write_random_scene(tmp_path / "toy")
     export(json_path, tmp_path / "out", "--points", "0")

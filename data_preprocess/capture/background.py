@@ -124,19 +124,21 @@ def cut_from_background(pixels: np.ndarray) -> np.ndarray:
         rows = slice(max(0, top - margin), top + _ROWS + margin)
         if mask[rows].any() and not mask[rows].all():
             behind = _colour_image(background, mask.shape, (rows, slice(None)))
-            trimmed = _without_halo(pixels[rows], behind, distance[rows], mask[rows], reach)
+            trimmed = _without_halo(pixels[rows], behind, distance[rows], mask[rows], reach, background.begin)
             soft = _soft(pixels[rows].astype(np.float32), behind, distance[rows], trimmed, reach, background.begin)
             result[top : top + _ROWS] = soft[top - rows.start :][:_ROWS]
     result[result[..., 3] == 0] = 0
     return result
 
 
-def _without_halo(pixels: np.ndarray, behind: np.ndarray, distance: np.ndarray, mask: np.ndarray, reach: int) -> np.ndarray:
+def _without_halo(
+    pixels: np.ndarray, behind: np.ndarray, distance: np.ndarray, mask: np.ndarray, reach: int, begin: float
+) -> np.ndarray:
     """Return a mask (h, w) without the rim of an object where that is much nearer to the background's colour than its inside."""
     inside = _eroded(mask, _RIM * reach)
     beside, known = _spread(pixels, inside, _RIM * reach)
     far = _distance(beside, behind)
-    return mask & (inside | ~known | (distance > _HALO * far))
+    return mask & (inside | ~known | (far <= _CLEAR * begin) | (distance > _HALO * far))
 
 
 def _soft(pixels: np.ndarray, behind: np.ndarray, distance: np.ndarray, mask: np.ndarray, reach: int, begin: float) -> np.ndarray:

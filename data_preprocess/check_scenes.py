@@ -37,6 +37,7 @@ from data.problems.scene import KINDS, describe, find_problems, kind_of
 from data.scene_format import Scene, View, read_scene
 from data.scene_list import read_data_path
 from data_preprocess.check.agreement import compare
+from data_preprocess.check.backgrounds import WHITE_IS_EXPECTED, background_finding, with_background
 from data_preprocess.check.drawing import claim_folder, draw, evenly, marks, shown_marked
 from data_preprocess.check.findings import Finding, counts, finding_of, lines_of, with_command
 from data_preprocess.check.looks import look_findings
@@ -72,7 +73,12 @@ class Checked:
 
 
 def check_scene(
-    scene: Scene, pool: ThreadPoolExecutor, pictures: Path | None = None, kind: str = "scene", matching: bool = True
+    scene: Scene,
+    pool: ThreadPoolExecutor,
+    pictures: Path | None = None,
+    kind: str = "scene",
+    matching: bool = True,
+    certain: bool = True,
 ) -> Checked:
     """Check the cameras and photos of a scene and draw it.
 
@@ -82,12 +88,17 @@ def check_scene(
         pictures: folder for contact_sheet.png and cameras.png; None draws nothing.
         kind: of the scene: one of `KINDS`.
         matching: whether to compare photos with cameras.
+        certain: whether the kind was given. An object's photos with a background are a finding only then, since a scene that was
+            photographed from around has such cameras, too.
     """
     problems = find_problems(scene, kind)
     findings = [finding_of("camera problem", scene.json_path, problem, "camera") for problem in problems]
     photos, thumbnails, unreadable = _read(scene, pool, pictures is not None)
     findings += unreadable
     findings += [*repeat_findings(scene, photos), *look_findings(scene, photos)]
+    backgrounds = with_background(photos) if kind_of(scene, kind) == "object" else ()
+    if backgrounds and certain:
+        findings.append(background_finding(scene, backgrounds, len(photos)))
     note = "photos and cameras not compared (--no_matching)"
     if any(problem.is_convention for problem in problems):
         note = "photos and cameras not compared (the cameras have another convention)"
@@ -103,6 +114,8 @@ def check_scene(
             draw(scene, thumbnails, findings, pictures)
         except (InputError, OSError) as error:
             findings.append(Finding("picture that cannot be drawn", str(error)))
+    if backgrounds and not certain:
+        note = f"{note}; {len(backgrounds)} of {counted(len(photos), 'photo')} with a background, {WHITE_IS_EXPECTED}"
     return Checked(with_command(scene.json_path, findings), note)
 
 
@@ -163,7 +176,9 @@ def work(argv: Sequence[str] | None) -> list[str]:
             if output is not None:
                 pictures = output if single and check.output is None else output / folder
             kind = kind_of(scene, check.kind)
-            checked = check_scene(scene, pool, None if output is None else pictures, kind, not check.no_matching)
+            checked = check_scene(
+                scene, pool, None if output is None else pictures, kind, not check.no_matching, check.kind != "auto"
+            )
             findings += checked.findings
             lines.append(f"{describe(scene)}; checked as {'an object' if kind == 'object' else 'a scene'}; {checked.note}")
             views += len(scene.views)

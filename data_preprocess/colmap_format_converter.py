@@ -31,7 +31,9 @@ from config.flags import flag, read_command_line, refuse_without_effect, setting
 from config.messages import counted, shown, some
 from config.threads import cores
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
+from data_preprocess.capture.cut_out import CutOutSettings
 from data_preprocess.capture.lens import Lens
+from data_preprocess.capture.masks import mask_folder
 from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
 from data_preprocess.capture.photo_names import SIZE_FOLDER, natural_key, photo_names
 from data_preprocess.capture.stored_image import SUFFIXES, read_header
@@ -75,7 +77,7 @@ class CameraSearch:
     work: Path | None = flag(None, "folder for COLMAP's files", metavar="DIR", unset="OUTPUT_colmap")
 
 
-SETTINGS = (Captures, FrameSettings, ConversionSettings, CameraSearch)
+SETTINGS = (Captures, FrameSettings, ConversionSettings, CutOutSettings, CameraSearch)
 
 
 def scene_name(path: Path) -> str:
@@ -121,7 +123,9 @@ def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
     return photos_of(found, folder, frame, where=model.path)
 
 
-def search_cameras(source: Path, work: Path, workers: int, frame: str, search: CameraSearch) -> list[Photo]:
+def search_cameras(
+    source: Path, work: Path, workers: int, frame: str, search: CameraSearch, mask: Path | None = None
+) -> list[Photo]:
     """Return photos, or frames of a video, with the cameras that COLMAP finds; print those that are left out.
 
     Args:
@@ -130,6 +134,7 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
         workers: threads.
         frame: as in `world_frame.orient`.
         search: how cameras are found.
+        mask: folder of masks, as given.
 
     Raises:
         FileNotFoundError, InputError: as in `structure_from_motion.find_cameras`; there are no photos, or no such video; or there
@@ -139,7 +144,7 @@ def search_cameras(source: Path, work: Path, workers: int, frame: str, search: C
     refuse_linked_folders(work.parent, [place / "file" for place in (work, *work.glob("*"))])
     name = scene_name(source)
     if source.is_dir():
-        folder, photos = source, choose_photos(source, workers)
+        folder, photos = source, choose_photos(source, workers, None if mask is None else mask_folder(mask, source))
         for kind, files in photos.left_out.items():
             say_left_out(name, kind, files)
         if not photos.names:
@@ -179,8 +184,9 @@ def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) ->
     except InputError as error:
         raise error.within(where) from error
     sources = [folder / image.name for image in images]
-    names = photo_names([image.name for image in images])
-    return [Photo(*photo) for photo in zip(sources, names, lenses, poses, strict=True)]
+    relative = [image.name for image in images]
+    posed = zip(sources, photo_names(relative), lenses, poses, relative, strict=True)
+    return [Photo(*photo, relative=name) for *photo, name in posed]
 
 
 def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientation: int) -> tuple[Lens, np.ndarray]:
@@ -256,7 +262,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     captures, search = settings(Captures, given), settings(CameraSearch, given)
     check(captures, given)
     conversion, frame = settings(ConversionSettings, given), settings(FrameSettings, given).frame
-    workers = conversion.workers or cores()
+    workers, cutting = conversion.workers or cores(), settings(CutOutSettings, given)
     if captures.from_images:
         require_pycolmap()
     below = search.work or Path(f"{captures.output.absolute()}_colmap")
@@ -268,9 +274,9 @@ def work(argv: Sequence[str] | None) -> list[str]:
         if captures.input:
             scenes[name] = partial(read_capture, path, captures.images, frame)
         else:
-            scenes[name] = partial(search_cameras, path, below / name, workers, frame, search)
+            scenes[name] = partial(search_cameras, path, below / name, workers, frame, search, cutting.mask)
     data_path_json = captures.data_path_json or captures.output / "colmap_data_path.json"
-    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm)
+    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, cutting=cutting, frame=frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

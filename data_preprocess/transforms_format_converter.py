@@ -29,6 +29,7 @@ from config.flags import flag, read_command_line, settings
 from config.messages import shown
 from data.scene_format import CAMERAS
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
+from data_preprocess.capture.cut_out import CutOutSettings
 from data_preprocess.capture.frame_photos import match_photos
 from data_preprocess.capture.photo_folder import is_extra
 from data_preprocess.capture.photo_names import natural_key, photo_names
@@ -48,10 +49,13 @@ class Captures:
     data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/transforms_data_path.json")
 
 
-def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
+SETTINGS = (Captures, FrameSettings, ConversionSettings, CutOutSettings)
+
+
+def find_captures(inputs: Sequence[Path], masks: Path | None = None) -> dict[str, Path]:
     """Return the transforms.json of each capture, by the name of its scene.
 
-    A capture is named after its folder; one in a file transforms_PART.json is named FOLDER_PART.
+    A capture is named after its folder; one in a file transforms_PART.json is named FOLDER_PART. A folder of masks is none.
 
     Raises:
         FileNotFoundError: there is no capture.
@@ -59,7 +63,7 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
     """
     captures: dict[str, Path] = {}
     for path in inputs:
-        for json_path in _json_paths(Path(os.path.abspath(path))):
+        for json_path in _json_paths(Path(os.path.abspath(path)), masks):
             part = json_path.stem.removeprefix("transforms").strip("_")
             name = json_path.parent.name + (f"_{part}" if part else "")
             if name in captures:
@@ -70,7 +74,7 @@ def find_captures(inputs: Sequence[Path]) -> dict[str, Path]:
     return captures
 
 
-def _json_paths(path: Path) -> list[Path]:
+def _json_paths(path: Path, masks: Path | None) -> list[Path]:
     if path.is_file():
         return [path]
     own = path / "transforms.json"
@@ -80,8 +84,8 @@ def _json_paths(path: Path) -> list[Path]:
         return [own]
     if not below:
         raise FileNotFoundError(f"{path}: has no transforms.json in it or in its subfolders; wanted {_or_another(path)}")
-    others = [folder for folder in path.iterdir() if folder / "transforms.json" not in below and _holds_photos(folder)]
-    return sorted([*below, *(folder / "transforms.json" for folder in others)])
+    others = [folder / "transforms.json" for folder in path.iterdir() if not (masks and folder.resolve() == masks.resolve())]
+    return sorted([*below, *(file for file in others if file not in below and _holds_photos(file.parent))])
 
 
 def _or_another(folder: Path) -> str:
@@ -122,20 +126,22 @@ def read_photos(scene: str, json_path: Path, frame: str) -> list[Photo]:
     except InputError as error:
         raise error.within(json_path) from error
     sources = [source for _, source in matched]
-    names = photo_names([source.relative_to(folder) for source in sources])
-    return [Photo(*photo) for photo in zip(sources, names, lenses, w2c, strict=True)]
+    relative = [source.relative_to(folder) for source in sources]
+    posed = zip(sources, photo_names(relative), lenses, w2c, relative, strict=True)
+    return [Photo(*photo, relative=path.as_posix()) for *photo, path in posed]
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the captures; return the problems."""
-    given = read_command_line("transforms_format_converter.py", __doc__, (Captures, FrameSettings, ConversionSettings), argv)
+    given = read_command_line("transforms_format_converter.py", __doc__, SETTINGS, argv)
     captures, conversion = settings(Captures, given), settings(ConversionSettings, given)
-    frame = settings(FrameSettings, given).frame
+    frame, cutting = settings(FrameSettings, given).frame, settings(CutOutSettings, given)
     scenes: dict[str, Callable[[], list[Photo]]] = {
-        name: partial(read_photos, name, json_path, frame) for name, json_path in find_captures(captures.input).items()
+        name: partial(read_photos, name, json_path, frame)
+        for name, json_path in find_captures(captures.input, cutting.mask).items()
     }
     data_path_json = captures.data_path_json or captures.output / "transforms_data_path.json"
-    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm)
+    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, cutting=cutting, frame=frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 import data_preprocess.check_scenes as check_scenes
 from data.scene_format import read_scene
@@ -36,9 +37,12 @@ def adjust(capsys, *flags) -> tuple[int, str, str]:
 
 
 def write_object(folder: Path, c2w: np.ndarray | None = None, **changes: float) -> Path:
-    """Write an object's scene (h 20, w 28); return its JSON."""
+    """Write an object's scene (h 20, w 28), with white borders; return its JSON."""
     c2w = ring_c2w((0, 30), 7) if c2w is None else c2w
     json_path = write_random_scene(folder, len(c2w), c2w=c2w)
+    for path in (folder / "images").iterdir():
+        inside = Image.open(path).crop((1, 1, 27, 19))
+        ImageOps.expand(inside, 1, "white").save(path)
     views = json.loads(json_path.read_text())
     json_path.write_text(json.dumps([{**view, "cx": 14.4, "cy": 10.2, **changes} for view in views]))
     return json_path

@@ -20,13 +20,13 @@ from config.flags import flag
 from config.messages import counted, shown
 from config.threads import cores
 from data.files import check_output, replace_when_finished
-from data.images import rescale_intrinsics
 from data.pinhole import check_intrinsics
 from data.problems.scene import camera_problems, describe
 from data.scene_format import Scene, View, read_scene
 from data.scene_list import write_data_path
+from data_preprocess.capture.cut_out import Cut, CutOut, CutOutSettings, apply_cut, background_note
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
-from data_preprocess.capture.stored_image import read_header, read_stored, write_png
+from data_preprocess.capture.stored_image import read_header, read_stored, same_shape, write_png
 from data_preprocess.command import MOST_WORKERS
 from data_preprocess.scene_folder import SceneFolder
 
@@ -49,6 +49,7 @@ class Photo:
         lens: of the photo, at its size or at another scale.
         w2c: (4, 4) float64, camera from world, OpenCV axes.
         as_published: see `lens.pinhole_camera`.
+        relative: the name of its file in the capture, or in `images` there, by which its mask is found; the file's alone if empty.
     """
 
     source: Path
@@ -56,17 +57,19 @@ class Photo:
     lens: Lens
     w2c: np.ndarray
     as_published: bool = False
+    relative: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A photo to convert: its lens at the stored size, whether it is turned upright or copied unchanged, the resulting view."""
+    """A photo to convert: its lens at the stored size, whether it is turned upright or copied unchanged, its view and its cut."""
 
     photo: Photo
     lens: Lens
     upright: bool
     copied: bool
     view: View
+    cut: Cut | None = None
 
 
 def convert(
@@ -75,6 +78,8 @@ def convert(
     data_path_json: str | os.PathLike,
     workers: int | None = None,
     long_lrm: bool = False,
+    cutting: CutOutSettings | None = None,
+    frame: str = "scene",
 ) -> list[str]:
     """Write scenes and the list of them, and print one line per scene.
 
@@ -87,26 +92,31 @@ def convert(
         data_path_json: the list to write.
         workers: threads, 1 or more; one per core by default.
         long_lrm: write scenes in Long-LRM's spelling.
+        cutting: whether and how objects are cut out; they are not by default.
+        frame: of the world, as in `world_frame.orient`. Unless it is a scene's, objects with a background get another line.
 
     Returns:
         one line for each scene that could not be converted, and for each problem with the cameras of a converted one.
 
     Raises:
-        InputError: `data_path_json` is no place for a file.
+        InputError: `data_path_json` is no place for a file, or flags contradict each other.
     """
     check_output(data_path_json)
+    cut_out = CutOut(cutting or CutOutSettings())
     workers = cores() if workers is None else workers
     finished, problems, lines = [], [], []
     with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
         for name, read in scenes.items():
             try:
-                scene = convert_scene(Path(output) / name, read(), pool, long_lrm)
+                scene = convert_scene(Path(output) / name, read(), pool, long_lrm, cut_out)
             except (InputError, OSError) as error:
                 problems.append(str(error))
             else:
                 finished.append(scene.json_path)
                 problems += camera_problems(scene)
                 lines.append(describe(scene))
+                note = None if frame == "scene" else background_note(scene)
+                lines += [] if note is None else [note]
             progress.update()
     for line in lines:
         print(line)
@@ -116,20 +126,22 @@ def convert(
     return problems
 
 
-def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool) -> Scene:
+def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecutor, long_lrm: bool, cut_out: CutOut) -> Scene:
     """Write one scene: its images, each complete or not at all, then its JSON; return it as read back.
 
-    Images that need no change are copied, all others are written as PNG.
+    Images that need no change are copied, all others are written as PNG. Those that cannot be cut out are left out and listed.
 
     Raises:
-        FileNotFoundError, InputError: there is no photo, one is missing, damaged or contradicts its lens, two share a name, or
-            the folder already holds something else.
+        FileNotFoundError, InputError: there is no photo, or none that can be cut out; one is missing, damaged or contradicts its
+            lens; two share a name; or the folder already holds something else.
     """
     if not photos:
         raise InputError(folder.name, "has no photos", "at least one")
     for photo in photos:
         _check_place(photo, folder)
-    tasks = list(pool.map(lambda photo: _plan(photo, folder), photos))
+    named = [(photo.source, photo.relative or photo.source.name) for photo in photos]
+    cuts = cut_out.plan(folder.name, named, pool)
+    tasks = list(pool.map(lambda i: _plan(photos[i], folder, cuts[i]), cuts))
     _check_names(tasks)
     scene = SceneFolder(folder, [task.view for task in tasks])
     left = scene.begin(_made_from(tasks))
@@ -140,7 +152,7 @@ def convert_scene(folder: Path, photos: Sequence[Photo], pool: ThreadPoolExecuto
     return read_scene(scene.json_path)
 
 
-def _plan(photo: Photo, folder: Path) -> Task:
+def _plan(photo: Photo, folder: Path, cut: Cut | None) -> Task:
     """Fit the lens to the stored image; only its header is read.
 
     Structure from motion, and programs that read its files, take images as stored and ignore orientation tags. So do we, unless
@@ -154,9 +166,9 @@ def _plan(photo: Photo, folder: Path) -> Task:
         wanted = f"the {lens.w}×{lens.h} of its camera or the same shape at another scale"
         raise InputError(photo.source, f"is an image of {w}×{h} (w×h)", wanted)
     lens, camera = _cameras(photo, lens, h, w)
-    copied = lens.is_pinhole and not photo.as_published and turned == 1
+    copied = lens.is_pinhole and not photo.as_published and turned == 1 and cut is None
     target = folder / f"{photo.name}{photo.source.suffix if copied else '.png'}"
-    return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c))
+    return Task(photo, lens, upright, copied, View(target, w, h, *camera, photo.w2c), cut)
 
 
 def _cameras(photo: Photo, lens: Lens, h: int, w: int) -> tuple[Lens, tuple[float, float, float, float]]:
@@ -181,11 +193,7 @@ def _cameras(photo: Photo, lens: Lens, h: int, w: int) -> tuple[Lens, tuple[floa
 
 
 def _fits(lens: Lens, h: int, w: int) -> bool:
-    try:
-        rescale_intrinsics(np.zeros(4), (lens.h, lens.w), (h, w), "")
-    except InputError:
-        return False
-    return True
+    return same_shape((lens.h, lens.w), (h, w))
 
 
 def _write(task: Task) -> None:
@@ -195,6 +203,8 @@ def _write(task: Task) -> None:
         with replace_when_finished(task.view.file_path) as temporary:
             temporary.write_bytes(content)
         return
+    if task.cut is not None:
+        pixels = apply_cut(pixels, task.cut, task.upright)
     try:
         pixels = undistort(pixels, task.lens, task.photo.as_published)
     except InputError as error:
@@ -225,11 +235,17 @@ def _made_from(tasks: Sequence[Task]) -> str:
     """Return a digest of everything that images are made from, but not of their poses."""
     digest = hashlib.sha256()
     for task in tasks:
-        source = task.photo.source.resolve()
-        state = source.stat()
-        what = (str(source), state.st_size, state.st_mtime_ns, task.photo.name, task.lens, task.upright, task.photo.as_published)
+        what = (*_file_state(task.photo.source), task.photo.name, task.lens, task.upright, task.photo.as_published)
         digest.update(repr(what).encode())
+        if task.cut is not None:
+            digest.update(repr(("cut", *(_file_state(task.cut.mask) if task.cut.mask is not None else ()))).encode())
     return digest.hexdigest()
+
+
+def _file_state(path: Path) -> tuple[str, int, int]:
+    real = path.resolve()
+    state = real.stat()
+    return str(real), state.st_size, state.st_mtime_ns
 
 
 @contextlib.contextmanager

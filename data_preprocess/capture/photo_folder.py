@@ -66,14 +66,18 @@ def list_photos(folder: Path) -> PhotoFolder:
     return PhotoFolder(names, dict(sorted(left_out.items())))
 
 
-def choose_photos(folder: Path, workers: int) -> PhotoFolder:
+def choose_photos(folder: Path, workers: int, masks: Path | None = None) -> PhotoFolder:
     """Return the photos in a folder that can be used, without copies of each other; all are decoded.
 
     Args:
         folder: of the photos.
         workers: threads.
+        masks: a folder of masks, which are no photos and may be in `folder`.
     """
     listed = list_photos(folder)
+    if masks is not None:
+        photos = [name for name in listed.names if masks.resolve() not in (folder / name).resolve().parents]
+        listed = PhotoFolder(photos, listed.left_out)
 
     def read(name: str) -> Reduced | str:
         try:

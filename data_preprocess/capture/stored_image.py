@@ -5,8 +5,9 @@ import os
 import cv2
 import numpy as np
 
+from config.errors import InputError
 from data.files import replace_when_finished
-from data.images import open_image, read_orientation, turn_upright
+from data.images import open_image, read_orientation, rescale_intrinsics, turn_upright
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -45,11 +46,26 @@ def read_stored(path: str | os.PathLike, upright: bool = False) -> np.ndarray:
     return turn_upright(pixels, orientation)
 
 
-def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
-    """Write (h, w, 3) or (h, w, 4) pixels as PNG, completely or not at all.
+def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Return whether images of two sizes (h, w) have the same shape, up to scale and a pixel of rounding."""
+    try:
+        rescale_intrinsics(np.zeros(4), size, other, "")
+    except InputError:
+        return False
+    return True
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Return (h, w, 3) or (h, w, 4) pixels as the content of a PNG.
 
     Cost: OpenCV's own defaults (runs only, one filter) take half the time of zlib's level 1 and give smaller files.
     """
     _, content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA))
+    return content.tobytes()
+
+
+def write_png(path: str | os.PathLike, pixels: np.ndarray) -> None:
+    """Write (h, w, 3) or (h, w, 4) pixels as PNG, completely or not at all."""
+    content = png_bytes(pixels)
     with replace_when_finished(path) as temporary:
         temporary.write_bytes(content)

@@ -11,8 +11,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data.images import read_photo as read_image
 from data.images import read_pixels, rescale_intrinsics, to_8_bits
 from data.scene_format import View
+from data_preprocess.capture.background import shows_background
 from data_preprocess.capture.copies import Reduced, fine_colours, reduce_pixels
 
 # Photos are measured at this longer side, in pixels, if they are larger: networks render no more.
@@ -38,11 +40,13 @@ class Photo:
         reduced: to compare with others; its fine part is read again when it is wanted.
         sharpness: (4,) logarithm of the change of fine detail over that of coarse detail, across, down and along the diagonals; NaN
             where the photo is smooth.
+        background: whether it shows more than an object on white.
     """
 
     digest: bytes
     reduced: Reduced
     sharpness: np.ndarray
+    background: bool
 
 
 def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray | None]:
@@ -55,12 +59,12 @@ def read_photo(view: View, thumbnail: bool = False) -> tuple[Photo, np.ndarray |
     Raises:
         OSError, InputError: it cannot be read, is no image, or has another shape than its camera.
     """
-    pixels = read_pixels(view.file_path)
+    pixels, alpha = read_image(view.file_path)
     rescale_intrinsics(np.zeros(4), (view.h, view.w), pixels.shape[:2], view.file_path)
     digest = hashlib.sha256(repr(pixels.shape).encode() + np.ascontiguousarray(pixels).tobytes()).digest()
     pixels = to_8_bits(pixels)
     reduced = reduce_pixels(pixels, lambda: _fine(view.file_path, digest))
-    photo = Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)))
+    photo = Photo(digest, reduced, _sharpness(shrunk(pixels, MEASURED)), shows_background(pixels, alpha))
     return photo, shrunk(pixels, THUMBNAIL) if thumbnail else None
 
 

@@ -1,0 +1,116 @@
+"""Converter of RealEstate10K, ACID and DL3DV as pixelSplat, MVSplat and DepthSplat store them to the unified format.
+
+    python data_preprocess/re10k_format_converter.py --input re10k/test --output re10k_test
+    python data_preprocess/re10k_format_converter.py --input re10k/test --output re10k_test --keys evaluation_index_re10k.json
+
+The input is a folder of chunks (000000.torch, …) with or without their index.json, or chunks. Scenes are named after their keys, so
+that index files of these projects fit them. Images are written as they are stored, named after their timestamps, and poses are as
+given: use --scene_inference and --scene_pose_normalize, which normalise them. Safe to re-run; an interrupted conversion continues
+and finished scenes are skipped.
+"""
+
+import sys
+from pathlib import Path
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if __name__ == "__main__":
+    from config.startup import start
+
+    start()
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from config.errors import InputError
+from config.flags import flag, read_command_line, refuse_without_effect, settings
+from config.messages import counted
+from config.threads import cores
+from data.files import check_output
+from data.scene_list import write_data_path
+from data_preprocess.capture.conversion import ConversionSettings
+from data_preprocess.command import check_list_name, run_script, say_left_out
+from data_preprocess.re10k.conversion import ChunkConversion, ChunkResult, convert_chunks
+from data_preprocess.re10k.selection import find_chunks, index_of, read_keys, select_chunks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunks:
+    """Flags: what to convert, and where it goes."""
+
+    input: tuple[Path, ...] = flag(..., "folders of chunks, or chunks", group="chunks", metavar="PATH")
+    keys: tuple[str, ...] | None = flag(
+        None,
+        "keys of the scenes to convert, or one FILE: a key per line, a JSON list of keys, or an index file of inputs and targets",
+        metavar="KEY",
+        unset="all",
+    )
+    output: Path = flag(..., "folder for the scenes")
+    name: str = flag("re10k", "NAME in NAME_data_path.json")
+    data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/NAME_data_path.json")
+
+
+def report(results: Sequence[ChunkResult], index: Sequence[str], keys: Sequence[str] | None) -> list[str]:
+    """Print what is left out; return the problems, a line for each chunk, and one for all scenes.
+
+    Args:
+        results: of all chunks that were read.
+        index: keys of the chunks' index.json.
+        keys: those that were asked for; None for all.
+    """
+    problems = [result.problem for result in results if result.problem is not None]
+    held = {key for result in results for key in result.held}
+    unusable, repeated, numbered = (
+        [name for result in results for name in getattr(result, kind)] for kind in ("unusable", "repeated", "numbered")
+    )
+    scenes = len(unusable) + sum(len(result.finished) for result in results)
+    say_left_out("--input", "scenes that cannot be used", unusable, of=scenes)
+    say_left_out("--input", "scenes that have the key of another", repeated)
+    where, asked = ("index.json", index) if keys is None else ("--keys", keys)
+    missing = [key for key in asked if key not in held]
+    say_left_out(where, "keys that were found in no chunk", missing, of=len(asked))
+    if numbered:
+        print(f"{counted(len(numbered), 'scene')} without increasing timestamps: their images are numbered")
+    if unusable:
+        found = f"has {counted(len(unusable), 'scene')} that cannot be used, listed above"
+        problems.append(str(InputError("--input", found, "keys, cameras and images as pixelSplat's scripts write them")))
+    if keys is not None and missing:
+        found = f"has {counted(len(missing), 'key')} that no chunk holds, listed above"
+        problems.append(str(InputError("--keys", found, "keys of scenes in --input")))
+    return problems
+
+
+def work(argv: Sequence[str] | None) -> list[str]:
+    """Convert the chunks; return the problems."""
+    given = read_command_line("re10k_format_converter.py", __doc__, (Chunks, ConversionSettings), argv)
+    flags, conversion = settings(Chunks, given), settings(ConversionSettings, given)
+    if flags.data_path_json is not None:
+        refuse_without_effect(given, "with --data_path_json", ["name"])
+    check_list_name(flags.name)
+    data_path_json = flags.data_path_json or flags.output / f"{flags.name}_data_path.json"
+    check_output(data_path_json)
+    keys = None if flags.keys is None else read_keys(flags.keys)
+    problems: list[str] = []
+    chunks = find_chunks(flags.input)
+    index = index_of(chunks, flags.input, problems)
+    chosen = select_chunks(chunks, index, keys)
+    results = convert_chunks(chosen, ChunkConversion(flags.output, keys, conversion.long_lrm), conversion.workers or cores())
+    problems += report(results, list(index), keys)
+    finished = [path for result in results for path in result.finished]
+    if finished:
+        write_data_path(data_path_json, finished)
+        views = sum(result.views for result in results)
+        found = f"{counted(len(finished), 'scene')} with {counted(views, 'view')} from {counted(len(chosen), 'chunk')}"
+        print(f"{found} in {data_path_json}")
+    elif not problems:
+        problems.append(str(InputError("--input", "holds no scene", "at least one")))
+    return problems
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script; return its exit code."""
+    return run_script("re10k_format_converter.py", work, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from config.errors import missing_file
 from data.image_size import check_image_size
 from data.images import read_photo, rescale_intrinsics, resize_and_crop, scale_to_cover
 from data.scene_format import Scene, View, read_scene
 from data.scene_list import read_data_path
+from data.stored_file import file_state
 
 # Scenes cached after their JSON was read and checked, about 1 kB per view.
 KEPT_SCENES = 256
@@ -49,11 +49,7 @@ class SceneDataset(Dataset):
 
     def __getitem__(self, i: int) -> Scene:
         path = self.scene_paths[i]
-        try:
-            found = os.stat(path)
-        except FileNotFoundError:
-            raise missing_file(path, "a scene's JSON") from None
-        return _scene(path, found.st_mtime_ns, found.st_size)
+        return _scene(path, file_state(path, "a scene's JSON"))
 
     def load(self, scene: Scene, indices: Sequence[int], alpha: bool = False) -> dict[str, Tensor]:
         """Load views of one of the scenes: `load_views` with the settings of this dataset."""
@@ -61,8 +57,8 @@ class SceneDataset(Dataset):
 
 
 @functools.lru_cache(maxsize=KEPT_SCENES)
-def _scene(path: Path, mtime_ns: int, size: int) -> Scene:
-    """Read a scene, cached; time and size are part of the key, so that a changed file is read again."""
+def _scene(path: Path, state: tuple[int, int]) -> Scene:
+    """Read a scene, cached; the state of its file is part of the key, so that a changed file is read again."""
     return read_scene(path)
 
 

@@ -9,13 +9,14 @@ import io
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 from PIL import ExifTags, Image
 
-from config.errors import InputError, check_file
+from config.errors import InputError
+from data.stored_file import open_file, read_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 # Phones take photos of 200 megapixels. Pillow warns of larger ones, and refuses those of twice as many.
@@ -28,6 +29,9 @@ _EXIF, _WHOLE = b"Exif\0\0", {1: "B", 3: "H", 4: "I"}
 # JPEG: its start, the marker of the pixels, and those of metadata: the application segments other than JFIF's (0) and Adobe's
 # (14), which say how colours are stored.
 _JPEG, _START_OF_SCAN, _METADATA = b"\xff\xd8", b"\xda", {*range(0xE1, 0xEE), 0xEF}
+
+# PNG: place of the bits per channel. Pillow silently reduces 16 to 8.
+_BIT_DEPTH = 24
 
 # EXIF orientation: (swap rows and columns, then flip rows, then flip columns) makes the image upright.
 UPRIGHT = {
@@ -58,10 +62,16 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
         FileNotFoundError: there is no such file.
         InputError: it is not a regular file, not an image, or damaged.
     """
-    check_file(path, "an image")
+    with open_file(path, "an image") as file, _decoding(file, path) as image:
+        yield image
+
+
+@contextlib.contextmanager
+def _decoding(file: BinaryIO, path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Yield the image in an open file; `path` names it in messages. As `open_image`."""
     wanted = ", ".join(FORMATS)
     try:
-        with _open(path) as image:
+        with _open(file) as image:
             yield image
     except Image.UnidentifiedImageError:
         raise InputError(path, "is not an image, or is damaged", wanted) from None
@@ -91,10 +101,13 @@ def read_photo(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
         FileNotFoundError: there is no such file.
         InputError: it is not an image, or is damaged.
     """
-    with open_image(path) as image:
-        orientation = read_orientation(image)
-        deep = image.format == "PNG" and _bit_depth(path) == 16
-        pixels, alpha = _deep_on_white(path, image) if deep else _on_white(image)
+    with open_file(path, "an image") as file:
+        start = file.read(_BIT_DEPTH + 1)
+        file.seek(0)
+        with _decoding(file, path) as image:
+            orientation = read_orientation(image)
+            deep = image.format == "PNG" and start[_BIT_DEPTH] == 16
+            pixels, alpha = _deep_on_white(read_file(path), image) if deep else _on_white(image)
     return turn_upright(pixels, orientation), None if alpha is None else turn_upright(alpha, orientation)
 
 
@@ -207,15 +220,16 @@ def rescale_intrinsics(
     return np.asarray(intrinsics, dtype=np.float64) * (scale_x, scale_y, scale_x, scale_y)
 
 
-def _open(path: str | os.PathLike) -> Image.Image:
+def _open(file: BinaryIO) -> Image.Image:
     """Open an image; a JPEG whose metadata Pillow cannot read (it looks for the resolution in EXIF) is opened without it."""
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(file, formats=FORMATS)
     except Exception:  # Pillow's parsers of metadata raise anything
-        with Path(path).open("rb") as file:
-            if file.read(len(_JPEG)) != _JPEG:
-                raise
-            bare, exif = _without_metadata(_JPEG + file.read())
+        file.seek(0)
+        content = file.read()
+        if not content.startswith(_JPEG):
+            raise
+        bare, exif = _without_metadata(content)
         image = Image.open(io.BytesIO(bare), formats=FORMATS)
         image.info["exif"] = exif
         return image
@@ -262,14 +276,8 @@ def _on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
     return np.asarray(white), np.asarray(alpha)
 
 
-def _bit_depth(path: str | os.PathLike) -> int:
-    """Return the bits per channel of a PNG; Pillow silently reduces 16 to 8."""
-    with Path(path).open("rb") as file:
-        return file.read(25)[24]
-
-
-def _deep_on_white(path: str | os.PathLike, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+def _deep_on_white(content: bytes, image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise ValueError("OpenCV cannot decode it")
     if pixels.ndim == 2:

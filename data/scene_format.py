@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from config.errors import InputError, check_file
+from config.errors import InputError
 from config.messages import is_path, is_plain, shown
 from config.paths import find_beside
 from data.files import write_json
 from data.pinhole import LARGEST_FOCAL_SHARE, centre_in_corner, check_intrinsics
 from data.problems.problem import SCRIPT
 from data.rigid import pose_problem
+from data.stored_file import read_file
 
 # File name of a scene's JSON.
 CAMERAS = "opencv_cameras.json"
@@ -77,8 +78,7 @@ def read_json(path: str | os.PathLike) -> object:
         FileNotFoundError: there is no such file.
         InputError: it is not a regular file, or not JSON.
     """
-    check_file(path, "a JSON file")
-    return parse_json(Path(path).read_bytes(), path)
+    return parse_json(read_file(path, "a JSON file"), path)
 
 
 def parse_json(content: str | bytes, where: str | os.PathLike) -> object:

@@ -1,4 +1,7 @@
-"""Lists of scenes on disk, "data path files": a JSON list of paths to the scenes' JSONs, or a .txt with a path on each line."""
+"""Lists of scenes on disk, "data path files": a JSON list of paths to the scenes' JSONs, or a .txt with a path on each line.
+
+A path may also name a pack (`data/pack.py`): all scenes in it, in the order of its own list.
+"""
 
 import io
 import os
@@ -9,8 +12,12 @@ from config.errors import InputError, check_file, missing_file
 from config.messages import is_path, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
-from data.scene_format import read_json
+from data.pack import is_pack, open_pack
+from data.scene_format import CAMERAS, parse_json, read_json
+from data.stored_file import is_there
 
+# Name of a pack's list, its last member: paths in the pack, as in any other list, so that an unzipped pack is a data set.
+PACK_LIST = "pack_data_path.json"
 # A list as text: a million paths of 64 letters.
 MOST_LIST_BYTES = 2**26
 # Letters of a path, as many as Linux takes bytes.
@@ -21,8 +28,9 @@ def read_data_path(path: str | os.PathLike) -> list[Path]:
     """Return the scene files that a data path file lists.
 
     Args:
-        path: a JSON list of paths; a .txt, as Long-LRM's, with a path on each line that is not blank; or a single scene's JSON,
-            which counts as a list of itself. Relative to the working folder or to the project's; the paths in it, to the file.
+        path: a JSON list of paths; a .txt, as Long-LRM's, with a path on each line that is not blank; a pack; or a single
+            scene's JSON, which counts as a list of itself. Relative to the working folder or to the project's; the paths in it,
+            to the file.
 
     Returns:
         absolute paths of existing files, in the order of the list.
@@ -32,6 +40,8 @@ def read_data_path(path: str | os.PathLike) -> list[Path]:
         InputError: it is not a list of paths, or is empty.
     """
     path = find_path(path)
+    if is_pack(path) and os.path.isfile(path):
+        return read_pack_list(path)
     lines = _read_lines(path) if path.suffix.lower() == ".txt" else None
     content = read_json(path) if lines is None else None
     path = Path(os.path.abspath(path))
@@ -62,11 +72,33 @@ def _read_lines(path: Path) -> Iterator[tuple[str, str]] | None:
     return ((f"line {i}", line.strip()) for i, line in enumerate(io.StringIO(text), 1) if line.strip())
 
 
-def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str | os.PathLike]) -> None:
-    """Write the list of scene files, relative to the list itself, atomically.
+def read_pack_list(pack_path: str | os.PathLike) -> list[Path]:
+    """Return the scenes of a pack: those of its list, or if it has none all of them, as the pack's directory has them.
 
     Raises:
-        FileNotFoundError: a scene file does not exist.
+        FileNotFoundError: there is no such pack.
+        InputError: it is damaged, or a path of its list leaves it.
+    """
+    folder = Path(os.path.abspath(pack_path))
+    pack, where = open_pack(folder), f"{folder}/{PACK_LIST}"
+    content = pack.read_last(PACK_LIST)
+    if content is None and PACK_LIST in pack:
+        content = pack.read(PACK_LIST)
+    names = [name for name in pack.names() if name.split("/")[-1] == CAMERAS] if content is None else parse_json(content, where)
+    if not isinstance(names, list) or not names:
+        found = "holds no scenes" if content is None else f"holds {shown(names)}"
+        raise InputError(folder if content is None else where, found, "scenes of the format")
+    for i, name in enumerate(names):
+        if not isinstance(name, str) or not is_path(name) or name.startswith("/") or ".." in name.split("/"):
+            raise InputError(f"{where}, entry {i}", f"is {shown(name)}", "the path of a scene's JSON in the pack")
+    return [folder / name for name in names]
+
+
+def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str | os.PathLike]) -> None:
+    """Write the list of scene files or packs, relative to the list itself, atomically.
+
+    Raises:
+        FileNotFoundError: a scene file or pack does not exist.
         ValueError: there are no scenes.
     """
     json_path = Path(os.path.abspath(json_path))
@@ -88,7 +120,10 @@ def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str
 def _scene_paths(list_path: Path, entries: Iterable[tuple[str, object]]) -> list[Path]:
     """Return the scene files of a list's entries, each of which comes with its place in the list."""
     folder = list_path.parent.resolve()
-    paths = [_scene_path(list_path, folder, place, entry) for place, entry in entries]
+    paths = []
+    for place, entry in entries:
+        path = _scene_path(list_path, folder, place, entry)
+        paths += read_pack_list(path) if is_pack(path) else [path]
     if not paths:
         raise InputError(list_path, "holds no scenes", "at least one")
     return paths
@@ -99,10 +134,10 @@ def _scene_path(list_path: Path, folder: Path, place: str, entry: object) -> Pat
     if not isinstance(entry, str) or not 0 < len(entry) <= LONGEST_PATH or not is_path(entry):
         raise InputError(where, f"is {shown(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
-    if not os.path.exists(path):  # a link to a list elsewhere
+    if not is_there(path):  # a link to a list elsewhere
         path = find_beside(list_path, entry) or path
     if os.path.isdir(path):
         raise InputError(f"{where}, {path}", "is a folder", "the JSON in it")
-    if not os.path.exists(path):
+    if not is_there(path):
         raise missing_file(path, "a path relative to the list", within=where)
     return path

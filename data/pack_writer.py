@@ -1,0 +1,95 @@
+"""Writer of packs: uncompressed zip files that hold scenes of the unified format, see `data/pack.py`.
+
+Unzipped, a pack is a folder with its scenes and a list of them.
+"""
+
+import contextlib
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from config.errors import InputError
+from data.files import replace_when_finished
+from data.pack import Pack
+from data.scene_format import CAMERAS, View, check_views
+from data.scene_list import PACK_LIST
+
+# Time of all members, the earliest that zip files can state: the same scenes give the same bytes.
+_TIME = (1980, 1, 1, 0, 0, 0)
+
+
+class PackWriter:
+    """A pack that is being written; see `write_pack`."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
+        self.path, self._archive = path, archive
+        self.scenes: list[str] = []
+
+    def add(self, name: str, views: Sequence[View], contents: Iterable[bytes], long_lrm: bool = False) -> None:
+        """Add a scene; if this raises, write no more to the pack.
+
+        Args:
+            name: of the scene.
+            views: with paths of images through the pack: `path / name / "images" / "00000.jpg"`.
+            contents: bytes of these images, in this order.
+            long_lrm: write `{"scene_name", "frames"}`.
+
+        Raises:
+            InputError: a view breaks the format, the name cannot be a scene's, or the pack has a scene of this name.
+        """
+        json_path = self.path.absolute() / name / CAMERAS
+        if name in self.scenes:
+            raise InputError(json_path, "is in the pack already", "each scene once")
+        entries = check_views(json_path, views)
+        content = {"scene_name": name, "frames": entries} if long_lrm else entries
+        # The JSON first: after it, the images are found beside it.
+        self._write(f"{name}/{CAMERAS}", json.dumps(content, allow_nan=False).encode())
+        for file_path, image in dict(zip((entry["file_path"] for entry in entries), contents, strict=True)).items():
+            self._write(f"{name}/{file_path}", image)
+        self.scenes.append(name)
+
+    def finish(self, note: str) -> None:
+        """Add the list of scenes and the note."""
+        self._write(PACK_LIST, json.dumps([f"{name}/{CAMERAS}" for name in self.scenes], indent=1).encode())
+        self._archive.comment = note.encode()
+
+    def _write(self, name: str, content: bytes) -> None:
+        self._archive.writestr(zipfile.ZipInfo(name, _TIME), content)
+
+
+@contextlib.contextmanager
+def write_pack(path: str | os.PathLike, note: str) -> Iterator[PackWriter]:
+    """Write a pack atomically: it appears under its name when the block ends and everything in it was read back.
+
+    Args:
+        path: the file to write.
+        note: what it was made from, in a line, which becomes the zip file's comment; see `pack_note`.
+
+    Yields:
+        the writer, to whom at least one scene must be added.
+
+    Raises:
+        InputError, OSError: as `replace_when_finished`; or what is read back is not what was written.
+    """
+    path = Path(path)
+    with replace_when_finished(path) as temporary:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            writer = PackWriter(path, archive)
+            yield writer
+            writer.finish(note)
+        written = Pack(os.fspath(temporary))
+        for name in written.names():
+            written.read(name)
+
+
+def pack_note(path: str | os.PathLike) -> str | None:
+    """Return the note of a pack; None if there is no pack.
+
+    Raises:
+        InputError: there is something else, or the pack is damaged.
+    """
+    if not os.path.lexists(path):
+        return None
+    return Pack(os.fspath(path)).comment.decode("utf-8", "replace")

@@ -5,8 +5,8 @@
 
 The input is a folder of chunks (000000.torch, …) with or without their index.json, or chunks. Scenes are named after their keys, so
 that index files of these projects fit them. Images are written as they are stored, named after their timestamps, and poses are as
-given: use --scene_inference and --scene_pose_normalize, which normalise them. Safe to re-run; an interrupted conversion continues
-and finished scenes are skipped.
+given: use --scene_inference and --scene_pose_normalize, which normalise them. --packs writes zip files, which all programs read,
+instead of millions of small files. Safe to re-run; an interrupted conversion continues, finished scenes and packs are skipped.
 """
 
 import sys
@@ -24,13 +24,14 @@ from dataclasses import dataclass
 
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
-from config.messages import counted
+from config.messages import counted, shown_key
 from config.threads import cores
 from data.files import check_output
 from data.scene_list import write_data_path
 from data_preprocess.capture.conversion import ConversionSettings
 from data_preprocess.command import check_list_name, run_script, say_left_out
-from data_preprocess.re10k.conversion import ChunkConversion, ChunkResult, convert_chunks
+from data_preprocess.re10k.conversion import ChunkResult, FolderConversion, convert_chunks
+from data_preprocess.re10k.packs import PackConversion
 from data_preprocess.re10k.selection import find_chunks, index_of, read_keys, select_chunks
 
 
@@ -46,7 +47,8 @@ class Chunks:
         unset="all",
     )
     output: Path = flag(..., "folder for the scenes")
-    name: str = flag("re10k", "NAME in NAME_data_path.json")
+    packs: bool = flag(False, "write a pack for each chunk, NAME_CHUNK.zip, instead of a folder for each scene")
+    name: str = flag("re10k", "NAME in NAME_data_path.json and in the names of packs")
     data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/NAME_data_path.json")
 
 
@@ -59,18 +61,16 @@ def report(results: Sequence[ChunkResult], index: Sequence[str], keys: Sequence[
         keys: those that were asked for; None for all.
     """
     problems = [result.problem for result in results if result.problem is not None]
-    held = {key for result in results for key in result.held}
-    unusable, repeated, numbered = (
-        [name for result in results for name in getattr(result, kind)] for kind in ("unusable", "repeated", "numbered")
-    )
-    scenes = len(unusable) + sum(len(result.finished) for result in results)
-    say_left_out("--input", "scenes that cannot be used", unusable, of=scenes)
+    unusable = [f"{shown_key(key)} ({reason})" for result in results for key, reason in result.unusable.items()]
+    say_left_out("--input", "scenes that cannot be used", unusable, len(unusable) + sum(result.scenes for result in results))
+    repeated = [name for result in results for name in result.repeated]
     say_left_out("--input", "scenes that have the key of another", repeated)
     where, asked = ("index.json", index) if keys is None else ("--keys", keys)
+    held = {key for result in results for key in result.held}
     missing = [key for key in asked if key not in held]
     say_left_out(where, "keys that were found in no chunk", missing, of=len(asked))
-    if numbered:
-        print(f"{counted(len(numbered), 'scene')} without increasing timestamps: their images are numbered")
+    if numbered := sum(result.numbered for result in results):
+        print(f"{counted(numbered, 'scene')} without increasing timestamps: their images are numbered")
     if unusable:
         found = f"has {counted(len(unusable), 'scene')} that cannot be used, listed above"
         problems.append(str(InputError("--input", found, "keys, cameras and images as pixelSplat's scripts write them")))
@@ -80,12 +80,25 @@ def report(results: Sequence[ChunkResult], index: Sequence[str], keys: Sequence[
     return problems
 
 
+def convert(chunks: Sequence[Path], flags: Chunks, keys: Sequence[str] | None, settings: ConversionSettings) -> list[ChunkResult]:
+    """Convert chunks to folders or packs; return their results, in their order."""
+    workers = settings.workers or cores()
+    if not flags.packs:
+        return convert_chunks(chunks, FolderConversion(flags.output, keys, settings.long_lrm), workers)
+    conversion = PackConversion(flags.output, keys, settings.long_lrm, flags.name)
+    conversion.check_names(chunks)
+    results = {chunk: conversion.finished(chunk) for chunk in chunks}
+    left = [chunk for chunk, result in results.items() if result is None]
+    results |= dict(zip(left, convert_chunks(left, conversion, workers), strict=True))
+    return [result for result in results.values() if result is not None]
+
+
 def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the chunks; return the problems."""
     given = read_command_line("re10k_format_converter.py", __doc__, (Chunks, ConversionSettings), argv)
-    flags, conversion = settings(Chunks, given), settings(ConversionSettings, given)
-    if flags.data_path_json is not None:
-        refuse_without_effect(given, "with --data_path_json", ["name"])
+    flags = settings(Chunks, given)
+    if flags.data_path_json is not None and not flags.packs:
+        refuse_without_effect(given, "with --data_path_json and without --packs", ["name"])
     check_list_name(flags.name)
     data_path_json = flags.data_path_json or flags.output / f"{flags.name}_data_path.json"
     check_output(data_path_json)
@@ -93,14 +106,13 @@ def work(argv: Sequence[str] | None) -> list[str]:
     problems: list[str] = []
     chunks = find_chunks(flags.input)
     index = index_of(chunks, flags.input, problems)
-    chosen = select_chunks(chunks, index, keys)
-    results = convert_chunks(chosen, ChunkConversion(flags.output, keys, conversion.long_lrm), conversion.workers or cores())
+    results = convert(select_chunks(chunks, index, keys), flags, keys, settings(ConversionSettings, given))
     problems += report(results, list(index), keys)
-    finished = [path for result in results for path in result.finished]
-    if finished:
-        write_data_path(data_path_json, finished)
-        views = sum(result.views for result in results)
-        found = f"{counted(len(finished), 'scene')} with {counted(views, 'view')} from {counted(len(chosen), 'chunk')}"
+    written = [path for result in results for path in result.written]
+    if written:
+        write_data_path(data_path_json, written)
+        scenes, views = sum(result.scenes for result in results), sum(result.views for result in results)
+        found = f"{counted(scenes, 'scene')} with {counted(views, 'view')} from {counted(len(results), 'chunk')}"
         print(f"{found} in {data_path_json}")
     elif not problems:
         problems.append(str(InputError("--input", "holds no scene", "at least one")))

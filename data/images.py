@@ -176,6 +176,11 @@ def resize_and_crop(image: np.ndarray, intrinsics: np.ndarray, size: tuple[int, 
     return _lanczos(image, size, part), intrinsics
 
 
+def with_margin(size: tuple[int, int], margin: float) -> tuple[int, int]:
+    """Return a size (h, w) with a margin, a share of it."""
+    return round(size[0] * (1 + margin)), round(size[1] * (1 + margin))
+
+
 def scale_to_cover(
     real: tuple[int, int], intrinsics: np.ndarray, size: tuple[int, int]
 ) -> tuple[tuple[int, int], tuple[int, int], np.ndarray]:

@@ -27,32 +27,32 @@ class PackWriter:
         self.path, self._archive = path, archive
         self.scenes: list[str] = []
 
-    def add(self, name: str, views: Sequence[View], contents: Iterable[bytes], long_lrm: bool = False) -> None:
+    def add(self, folder: str, views: Sequence[View], contents: Iterable[bytes], name: str | None = None) -> None:
         """Add a scene; if this raises, write no more to the pack.
 
         Args:
-            name: of the scene.
-            views: with paths of images through the pack: `path / name / "images" / "00000.jpg"`.
+            folder: of the scene, in the pack.
+            views: with paths of images through the pack: `path / folder / "images" / "00000.jpg"`.
             contents: bytes of these images, in this order.
-            long_lrm: write `{"scene_name", "frames"}`.
+            name: of the scene, if it is not that of the folder.
 
         Raises:
             InputError: a view breaks the format, the name cannot be a scene's, or the pack has a scene of this name.
         """
-        json_path = self.path.absolute() / name / CAMERAS
-        if name in self.scenes:
+        json_path = self.path.absolute() / folder / CAMERAS
+        if folder in self.scenes:
             raise InputError(json_path, "is in the pack already", "each scene once")
         entries = check_views(json_path, views)
-        content = {"scene_name": name, "frames": entries} if long_lrm else entries
+        content = entries if name in (None, folder) else {"scene_name": name, "frames": entries}
         # The JSON first: after it, the images are found beside it.
-        self._write(f"{name}/{CAMERAS}", json.dumps(content, allow_nan=False).encode())
+        self._write(f"{folder}/{CAMERAS}", json.dumps(content, allow_nan=False).encode())
         for file_path, image in dict(zip((entry["file_path"] for entry in entries), contents, strict=True)).items():
-            self._write(f"{name}/{file_path}", image)
-        self.scenes.append(name)
+            self._write(f"{folder}/{file_path}", image)
+        self.scenes.append(folder)
 
     def finish(self, note: str) -> None:
         """Add the list of scenes and the note."""
-        self._write(PACK_LIST, json.dumps([f"{name}/{CAMERAS}" for name in self.scenes], indent=1).encode())
+        self._write(PACK_LIST, json.dumps([f"{folder}/{CAMERAS}" for folder in self.scenes], indent=1).encode())
         self._archive.comment = note.encode()
 
     def _write(self, name: str, content: bytes) -> None:

@@ -9,9 +9,11 @@ files are read by `scene_list.py`. The page data_example/README.md documents eve
 import json
 import math
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ CAMERAS = "opencv_cameras.json"
 MOST_VIEWS = 100_000
 ORTHONORMAL_TOLERANCE = 1e-3
 LAST_ROW_TOLERANCE = 1e-6
+# What a path may leave a folder by: `..`, and on Windows a backslash and a drive's colon.
+_STEPS = re.compile(r"\.\.|\\|:")
 # Beyond these, squares and quotients of camera parameters overflow float32: pictures and networks would get infinity or NaN.
 LARGEST_NUMBER, LEAST_FOCAL = 1e12, 1e-3
 
@@ -123,7 +127,9 @@ def parse_scene(json_path: str | os.PathLike, content: object) -> Scene:
     if not 1 <= len(entries) <= MOST_VIEWS:
         raise InputError(json_path, f"holds {len(entries) or 'no'} views", f"at least one, {MOST_VIEWS} at most")
     _check_name(json_path, name)
-    views = tuple(_view(json_path, i, entry) for i, entry in enumerate(entries))
+    views = _regular_views(json_path, entries)
+    if views is None:
+        views = tuple(_view(json_path, i, entry) for i, entry in enumerate(entries))
     if json_path.is_symlink():  # in a cache of downloads the images are beside the link, else beside what it leads to
         views = tuple(replace(view, file_path=_found_beside(json_path, view.file_path)) for view in views)
     return Scene(name, json_path, views)
@@ -180,6 +186,43 @@ def _entry(view: View, folder: Path) -> dict:
     numbers = {key: value.item() if isinstance(value, np.generic) else value for key, value in numbers.items()}
     file_path = Path(os.path.relpath(view.file_path, folder)).as_posix()
     return {**numbers, "w2c": np.asarray(view.w2c, dtype=np.float64).tolist(), "file_path": file_path}
+
+
+def _regular_views(json_path: Path, entries: list) -> tuple[View, ...] | None:
+    """Check all views at once, in a fifth of the time that one after another takes; None where any is unusual, for `_view`."""
+    try:
+        numbers = [(entry["w"], entry["h"], entry["fx"], entry["fy"], entry["cx"], entry["cy"]) for entry in entries]
+        rows = [row for entry in entries for row in entry["w2c"]]
+        files = [entry["file_path"] for entry in entries]
+        if any(len(entry["w2c"]) != 4 for entry in entries):
+            return None
+        if set(map(type, chain(chain.from_iterable(numbers), chain.from_iterable(rows)))) - {int, float}:
+            return None
+        cameras, poses = np.array(numbers, dtype=np.float64), np.array(rows, dtype=np.float64).reshape(len(entries), 4, 4)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return None
+    sizes, focals = cameras[:, :2], cameras[:, 2:4]
+    in_range = (np.abs(cameras) <= LARGEST_NUMBER).all() and (np.abs(poses) <= LARGEST_NUMBER).all()  # NaN is not
+    if not (in_range and (sizes >= 1).all() and (sizes % 1 == 0).all() and (focals >= LEAST_FOCAL).all()):
+        return None
+    if pose_problem(poses, ORTHONORMAL_TOLERANCE, LAST_ROW_TOLERANCE) is not None or not all(map(_is_simple, files)):
+        return None
+    try:
+        for w, h, *camera in set(map(tuple, cameras.tolist())):
+            check_intrinsics("", int(w), int(h), tuple(camera))
+    except InputError:
+        return None
+    poses.flags.writeable = False
+    folder = json_path.parent
+    return tuple(
+        View(folder / file, int(w), int(h), fx, fy, cx, cy, pose)
+        for file, (w, h, fx, fy, cx, cy), pose in zip(files, cameras.tolist(), poses, strict=True)
+    )
+
+
+def _is_simple(file: object) -> bool:
+    """Return whether a path is certain to stay in the folder it is relative to."""
+    return isinstance(file, str) and is_path(file) and file[:1] not in ("", ".", "/") and _STEPS.search(file) is None
 
 
 def _view(json_path: Path, i: int, entry: object) -> View:

@@ -70,6 +70,11 @@ def check_list_name(name: str) -> None:
         raise InputError("--name", f"is {shown(name, 80)}", f"the start of a file's name: no slash, {_LONGEST_NAME} bytes at most")
 
 
+def bytes_text(count: float) -> str:
+    """Return a readable number of bytes, in powers of 1000."""
+    return tqdm.format_sizeof(count, "B", 1000)
+
+
 def say(line: str) -> None:
     """Print a line above the progress bars."""
     tqdm.write(" ".join(line.splitlines()))

@@ -32,9 +32,9 @@ from tqdm import tqdm
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
 from config.messages import counted
-from data_preprocess.command import MOST_WORKERS, run_script
+from data_preprocess.command import MOST_WORKERS, bytes_text, run_script
 from data_preprocess.hub.dl3dv import BENCHMARK, IMAGE, benchmark_scenes, check_hashes
-from data_preprocess.hub.transfers import Item, Transfer, bytes_text, hub_item, list_files, missing
+from data_preprocess.hub.transfers import Item, Transfer, hub_item, list_files, missing
 
 LEVEL_4 = "images_4"
 ROOT = Path(__file__).resolve().parent.parent

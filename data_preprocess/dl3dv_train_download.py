@@ -44,12 +44,11 @@ from config.flags import flag, read_command_line, settings
 from config.messages import counted, one_line, shown
 from data.files import naming, write_json
 from data.scene_format import read_json
-from data_preprocess.command import MOST_WORKERS, run_script
+from data_preprocess.command import MOST_WORKERS, bytes_text, run_script
 from data_preprocess.hub.dl3dv import HASH, IMAGE, benchmark_scenes, check_hashes
 from data_preprocess.hub.transfers import (
     Item,
     Transfer,
-    bytes_text,
     check_disk,
     fetch_file,
     is_inside,

@@ -34,8 +34,8 @@ from config.messages import counted, one_line, shown
 from config.secrets import without_secrets
 from data.files import check_output
 from data.scene_format import CAMERAS, read_json, read_scene
-from data_preprocess.command import MOST_WORKERS, run_script
-from data_preprocess.hub.transfers import Item, Transfer, bytes_text, is_inside, missing
+from data_preprocess.command import MOST_WORKERS, bytes_text, run_script
+from data_preprocess.hub.transfers import Item, Transfer, is_inside, missing
 from model.weights.hub import download_url
 
 REPO, BRANCH, FOLDER = "a1600012888/LaCT", "main", "lact_nvs/data_example"

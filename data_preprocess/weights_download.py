@@ -25,8 +25,8 @@ from config import did_you_mean
 from config.errors import InputError
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, one_line
-from data_preprocess.command import MOST_WORKERS, run_script
-from data_preprocess.hub.transfers import Transfer, bytes_text, hub_item, list_files, missing
+from data_preprocess.command import MOST_WORKERS, bytes_text, run_script
+from data_preprocess.hub.transfers import Transfer, hub_item, list_files, missing
 from model.weights.table import WEIGHT_DIR, KnownWeights, published_weights
 
 

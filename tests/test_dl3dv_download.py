@@ -18,6 +18,7 @@ import pytest
 import data_preprocess.dl3dv_eval_download as evaluation
 import data_preprocess.dl3dv_train_download as training
 from data.scene_format import read_json
+from data_preprocess.command import bytes_text
 from data_preprocess.hub import transfers as hub_files
 from data_preprocess.hub.dl3dv import BENCHMARK
 from tests.support.hub_server import HubServer, point_at
@@ -202,7 +203,7 @@ def test_a_full_disk_is_found_before_anything_is_fetched(hub, tmp_path, capsys, 
     size = sum(len(content(BENCHMARK[0] + path)) for path in (*LEVEL_4, TABLE))
     flags = ("--subset", "hash", "--only_level4", "--hash", BENCHMARK[0])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size - 1))
-    text = hub_files.bytes_text(size)
+    text = bytes_text(size)
     ends_with(capsys, evaluate(tmp_path, *flags), f"{tmp_path}: is on a disk with {text} free; wanted {text}: make room and")
     assert fetched(hub) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=size))

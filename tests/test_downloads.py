@@ -20,6 +20,7 @@ import data_preprocess.weights_download as weights
 from config.errors import InputError
 from data.scene_format import View, read_scene, write_scene
 from data.scene_list import read_data_path
+from data_preprocess.command import bytes_text
 from data_preprocess.hub import transfers as hub_files
 from data_preprocess.hub.transfers import Item, Transfer
 from model.weights.table import published_weights
@@ -62,7 +63,7 @@ def test_all_ten_checkpoints_by_default(hub, tmp_path, capsys):
     assert len(WEIGHTS) == 10
     assert fetch_weights(tmp_path) == 0
     assert there(tmp_path) == WEIGHTS
-    size = hub_files.bytes_text(sum(map(len, WEIGHTS.values())))
+    size = bytes_text(sum(map(len, WEIGHTS.values())))
     assert f"10 checkpoints complete; fetched 10 files, {size}" in capsys.readouterr().out
     asked = hub.count("GET", "/resolve/")
     assert fetch_weights(tmp_path) == 0
@@ -97,7 +98,7 @@ def test_the_list_fetches_nothing(hub, tmp_path, capsys, monkeypatch, online):
     rows = {line.split()[0]: line.split()[1:] for line in output.out.splitlines()}
     assert len(rows) == 11
     assert rows["obj_res256"] == ["1.23kB", "256x256", "object", "8", "lact_l24_d768_ttt2x", "yes"]
-    size = hub_files.bytes_text(len(WEIGHTS["scene_res536x960.pt"])) if online else "?"
+    size = bytes_text(len(WEIGHTS["scene_res536x960.pt"])) if online else "?"
     assert rows["scene_res536x960"] == [size, "536x960", "scene", "64", "lact_l24_d768_ttt4x", "no"]
     assert ("sizes of files not on disk are unknown: airsplay/lact_nvs: " in output.err) is not online
     assert hub.count("GET", "/resolve/") == hub.count("HEAD") == 0

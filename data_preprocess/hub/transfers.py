@@ -22,6 +22,7 @@ from tqdm import tqdm
 from config.errors import InputError
 from config.messages import counted, one_line, shown
 from config.secrets import without_secrets
+from data_preprocess.command import bytes_text
 from data_preprocess.scene_folder import refuse_linked_folders
 from model.weights.hub import download, hub_endpoint, keep_secrets_out_of_log, name_in_cache
 
@@ -267,11 +268,6 @@ def check_disk(folder: Path, need: int) -> None:
     free = shutil.disk_usage(there).free
     if need > free:
         raise OSError(f"{folder}: is on a disk with {bytes_text(free)} free; wanted {bytes_text(need)}: make room and run again")
-
-
-def bytes_text(count: float) -> str:
-    """Return a readable number of bytes, in powers of 1000."""
-    return tqdm.format_sizeof(count, "B", 1000)
 
 
 def _received(item: Item) -> int:

@@ -80,12 +80,12 @@ def report(results: Sequence[ChunkResult], index: Sequence[str], keys: Sequence[
     return problems
 
 
-def convert(chunks: Sequence[Path], flags: Chunks, keys: Sequence[str] | None, settings: ConversionSettings) -> list[ChunkResult]:
+def convert(chunks: Sequence[Path], flags: Chunks, keys: Sequence[str] | None, written: ConversionSettings) -> list[ChunkResult]:
     """Convert chunks to folders or packs; return their results, in their order."""
-    workers = settings.workers or cores()
+    workers = written.workers or cores()
     if not flags.packs:
-        return convert_chunks(chunks, FolderConversion(flags.output, keys, settings.long_lrm), workers)
-    conversion = PackConversion(flags.output, keys, settings.long_lrm, flags.name)
+        return convert_chunks(chunks, FolderConversion(flags.output, keys, written.long_lrm), workers)
+    conversion = PackConversion(flags.output, keys, flags.name)
     conversion.check_names(chunks)
     results = {chunk: conversion.finished(chunk) for chunk in chunks}
     left = [chunk for chunk, result in results.items() if result is None]
@@ -97,7 +97,9 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the chunks; return the problems."""
     given = read_command_line("re10k_format_converter.py", __doc__, (Chunks, ConversionSettings), argv)
     flags = settings(Chunks, given)
-    if flags.data_path_json is not None and not flags.packs:
+    if flags.packs:
+        refuse_without_effect(given, "with --packs", ["long_lrm"])
+    elif flags.data_path_json is not None:
         refuse_without_effect(given, "with --data_path_json and without --packs", ["name"])
     check_list_name(flags.name)
     data_path_json = flags.data_path_json or flags.output / f"{flags.name}_data_path.json"

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 import data_preprocess.re10k.conversion as conversion
 from config.errors import InputError
+from data.dataset import SceneDataset
 from data.scene_format import read_scene
 from data.scene_list import read_data_path
 from data.view_index import read_view_index
@@ -343,6 +345,8 @@ def test_a_scene_that_is_there_with_other_cameras_is_not_touched(tmp_path, chunk
         (["--input", "nothing"], "--input: holds no scene; wanted at least one"),
         (["--input", "above/train", "--name", "a/b"], "--name: is 'a/b'; wanted the start of a file's name"),
         (["--input", "above/train", "--name", "a", "--data_path_json", "l.json"], "--name: has no effect with --data_path_json"),
+        (["--input", "above/train", "--packs", "--long_lrm"], "--long_lrm: has no effect with --packs; wanted it left out"),
+        (["--input", "above/train", "nothing", "--packs"], "--input: has above/train/000000.torch and nothing/000000.torch for "),
         (["--input", "above/train", "--data_path_json", "above"], "above: is a folder; wanted a regular file, or none yet"),
     ],
 )
@@ -355,3 +359,93 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
     assert (code, len(problems)) == (2, 1)
     assert message in problems[0] + "\n"
     assert not Path("out").exists()
+
+
+def test_packs_hold_what_folders_would(tmp_path, chunks, capsys):
+    run(capsys, "--input", chunks, "--output", tmp_path / "folders")
+    code, out, _ = run(capsys, "--input", chunks, "--output", tmp_path / "out", "--packs")
+    assert code == 0
+    assert out == [f"3 scenes with 6 views from 2 chunks in {tmp_path}/out/re10k_data_path.json"]
+    names = ["re10k_000000.zip", "re10k_000001.zip"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [*names, "re10k_data_path.json"]
+    assert json.loads((tmp_path / "out/re10k_data_path.json").read_text()) == names
+    # Unpacked by another reader of zip files, a pack is a folder of scenes.
+    for name in names:
+        with zipfile.ZipFile(tmp_path / "out" / name) as archive:
+            assert {member.compress_type for member in archive.infolist()} == {zipfile.ZIP_STORED}
+            archive.extractall(tmp_path / "unpacked")
+    for key in ("aa", "bb", "cc"):
+        found, wanted = (read_scene(tmp_path / place / key / "opencv_cameras.json").views for place in ("unpacked", "folders"))
+        assert [view.file_path.read_bytes() for view in found] == [view.file_path.read_bytes() for view in wanted]
+        assert [(view.w, view.h, view.fx, view.w2c.tolist()) for view in found] == [
+            (view.w, view.h, view.fx, view.w2c.tolist()) for view in wanted
+        ]
+    from_packs, from_folders = (SceneDataset(tmp_path / place / "re10k_data_path.json", (16, 24)) for place in ("out", "folders"))
+    assert [scene.name for scene in from_packs] == ["aa", "bb", "cc"]
+    for one, other in zip(from_packs, from_folders, strict=True):
+        loaded = [scenes.load(scene, range(len(scene.views))) for scenes, scene in ((from_packs, one), (from_folders, other))]
+        assert all(torch.equal(loaded[0][key], loaded[1][key]) for key in loaded[0])
+
+
+def test_finished_packs_are_skipped_unread(tmp_path, chunks, capsys):
+    flags = ["--input", chunks, "--output", tmp_path / "out", "--packs", "--name", "mine"]
+    _, first, _ = run(capsys, *flags)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.zip")}
+    whole = contents(tmp_path / "out")
+    size = (chunks / "000000.torch").stat().st_size
+    (chunks / "000000.torch").write_bytes(bytes(size))
+    (tmp_path / "out/mine_000001.zip").unlink()
+    code, out, _ = run(capsys, *flags)
+    assert (code, out) == (0, first)
+    assert contents(tmp_path / "out") == whole
+    assert (tmp_path / "out/mine_000000.zip").stat().st_mtime_ns == before[tmp_path / "out/mine_000000.zip"]
+
+
+def test_a_pack_of_something_else_is_not_replaced(tmp_path, chunks, capsys):
+    flags = ["--input", chunks, "--output", tmp_path / "out", "--packs"]
+    run(capsys, *flags)
+    (tmp_path / "out/re10k_000001.zip").write_bytes(b"mine")
+    before = contents(tmp_path / "out")
+    code, out, problems = run(capsys, *flags, "--keys", "aa", "cc")
+    assert (code, len(problems)) == (2, 3)
+    assert "re10k_000000.zip: holds '000000.torch, " in problems[0]
+    assert "another --output or --name, or delete it" in problems[0]
+    assert "re10k_000001.zip: is not a zip file, or is cut short" in problems[1]
+    assert problems[2].startswith("re10k_format_converter.py: --keys: has 2 keys that no chunk holds")
+    assert contents(tmp_path / "out") == before
+    assert out == ["--keys: left out, keys that were found in no chunk (2 of 2): aa, cc"]
+
+
+def test_an_interrupted_pack_leaves_nothing_half_written(tmp_path, chunks, capsys, monkeypatch):
+    flags = ["--input", chunks, "--output", tmp_path / "out", "--packs"]
+    written = []
+
+    def breaks_down(image):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(1)
+        return image.numpy().tobytes()
+
+    monkeypatch.setattr(conversion, "content_of", breaks_down)
+    assert main([*map(str, flags), "--workers", "1"]) == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["re10k_000000.zip"]
+    monkeypatch.setattr(conversion, "content_of", lambda image: image.numpy().tobytes())
+    assert run(capsys, *flags)[0] == 0
+    run(capsys, "--input", chunks, "--output", tmp_path / "whole", "--packs")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_pack_without_some_scenes_is_written_again_and_they_are_listed_again(tmp_path, chunks, capsys):
+    wrong = {**stored_scene("bad"), "cameras": cameras(_6=3.0)}
+    write_chunk(chunks / "000002.torch", [stored_scene("dd"), wrong, stored_scene("../up")])
+    write_chunk(chunks / "000003.torch", [{**stored_scene("none"), "images": []}])
+    flags = ["--input", chunks, "--output", tmp_path / "out", "--packs", "--data_path_json", tmp_path / "list.json"]
+    first = run(capsys, *flags)
+    assert first[0] == 2
+    wanted = (
+        r"--input: left out, scenes that cannot be used \(3 of 7\): bad \(.*, scene 2 of 000002.torch \(key is '../up'\), none \("
+    )
+    assert re.match(wanted, first[1][0])
+    assert [path.parent.name for path in read_data_path(tmp_path / "list.json")] == ["aa", "bb", "cc", "dd"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.json", "out", "re10k"]
+    assert run(capsys, *flags) == first

@@ -1,4 +1,4 @@
-"""Conversion of chunks to the unified format, several at a time, each in a thread: what all of them share, and folders as output."""
+"""Conversion of chunks to the unified format, several at a time, each in a thread; folders as its output."""
 
 import abc
 import contextlib
@@ -70,11 +70,10 @@ class ChunkConversion(abc.ABC):
     Args:
         output: folder for the scenes.
         keys: of the scenes to convert; None for all.
-        long_lrm: write scenes in Long-LRM's spelling.
     """
 
-    def __init__(self, output: Path, keys: Collection[str] | None, long_lrm: bool) -> None:
-        self.output, self.long_lrm = output, long_lrm
+    def __init__(self, output: Path, keys: Collection[str] | None) -> None:
+        self.output = output
         self.keys = None if keys is None else frozenset(keys)
         self.stopped = threading.Event()
         self._claims: dict[str, object] = {}
@@ -143,7 +142,16 @@ class ChunkConversion(abc.ABC):
 
 
 class FolderConversion(ChunkConversion):
-    """Conversion to a folder per scene. Finished scenes are skipped, unfinished ones completed."""
+    """Conversion to a folder per scene. Finished scenes are skipped, unfinished ones completed.
+
+    Args:
+        output, keys: as in `ChunkConversion`.
+        long_lrm: write scenes in Long-LRM's spelling.
+    """
+
+    def __init__(self, output: Path, keys: Collection[str] | None, long_lrm: bool) -> None:
+        super().__init__(output, keys)
+        self.long_lrm = long_lrm
 
     def write(self, chunk: Path, scenes: Iterable[StoredScene], result: ChunkResult) -> None:
         """Write the files of each scene that are missing."""
@@ -153,9 +161,8 @@ class FolderConversion(ChunkConversion):
             with result.noting(scene.key):
                 folder = SceneFolder(self.output / scene.key, placed_views(scene, self.output / scene.key))
                 for i in folder.begin(repr((*source, scene.key))):
-                    content = self.content_of(scene, i)
                     with replace_when_finished(folder.views[i].file_path) as temporary:
-                        temporary.write_bytes(content)
+                        temporary.write_bytes(self.content_of(scene, i))
                 folder.finish(self.long_lrm)
                 result.written.append(folder.json_path)
                 result.add(scene)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from config.errors import InputError
@@ -14,26 +15,25 @@ from data.scene_list import read_pack_list
 from data_preprocess.re10k.chunk import StoredScene
 from data_preprocess.re10k.conversion import ChunkConversion, ChunkResult, placed_views
 
-# Zip files take so many bytes of comment.
-_MOST_NOTE_BYTES = (1 << 16) - 1
-_COUNTS = ("scenes", "views", "numbered")
+_INCOMPLETE = ", without some scenes"
 
 
 class PackConversion(ChunkConversion):
     """Conversion to a pack per chunk, `OUTPUT/NAME_CHUNK.zip`. Finished packs are recognised by their note and skipped.
 
     Args:
-        output, keys, long_lrm: as in `ChunkConversion`.
+        output, keys: as in `ChunkConversion`.
         name: NAME.
     """
 
-    def __init__(self, output: Path, keys: Sequence[str] | None, long_lrm: bool, name: str) -> None:
-        super().__init__(output, keys, long_lrm)
+    def __init__(self, output: Path, keys: Collection[str] | None, name: str) -> None:
+        super().__init__(output, keys)
         self.name = name
+        self._keys = "all" if keys is None else hashlib.sha256(json.dumps(sorted(keys)).encode()).hexdigest()[:32]
 
     def pack_of(self, chunk: Path) -> Path:
         """Return the pack of a chunk."""
-        return self.output / f"{self.name}_{chunk.stem}{SUFFIX}"
+        return self.output.absolute() / f"{self.name}_{chunk.stem}{SUFFIX}"
 
     def check_names(self, chunks: Iterable[Path]) -> None:
         """Check that chunks have packs of different names.
@@ -48,26 +48,25 @@ class PackConversion(ChunkConversion):
                 raise InputError("--input", f"has {other} and {chunk} for {self.pack_of(chunk)}", "chunks of different names")
 
     def finished(self, chunk: Path) -> ChunkResult | None:
-        """Return the result of a chunk that was converted before, from its pack, and claim the keys of its scenes.
+        """Return the result of a chunk that was converted before, and claim the keys of its scenes; the chunk is not read.
 
-        The chunk is not read, but for its size; None if there is no pack.
+        None if there is no pack, or one that lacks scenes, which could not be used.
         """
         pack, result = self.pack_of(chunk), ChunkResult()
         try:
             note = pack_note(pack)
-            if note is None:
+            match = (
+                None
+                if note is None
+                else re.fullmatch(f"{re.escape(self._made_from(chunk))}; ([0-9]{{1,12}}) views({_INCOMPLETE})?", note)
+            )
+            if note is not None and match is None:
+                found = f"holds {shown(note, 120) if note else 'something else'}"
+                raise InputError(pack, found, f"scenes of {self._made_from(chunk)}: another --output or --name, or delete it")
+            if match is None or match[2]:
                 return None
-            try:
-                found = json.loads(note)
-                found = found if found["made_from"] == self._made_from(chunk) else None
-            except (ValueError, TypeError, KeyError, RecursionError):
-                found = None
-            if found is None:
-                made = f"is not the pack of {chunk} with these flags ({shown(note)})"
-                raise InputError(pack, made, "another --output or --name, or the pack deleted")
-            result.held = [path.parent.name for path in read_pack_list(pack)] + list(found["unusable"])
-            result.unusable, result.repeated, result.written = found["unusable"], found["repeated"], [pack]
-            result.scenes, result.views, result.numbered = (found[key] for key in _COUNTS)
+            result.held = [path.parent.name for path in read_pack_list(pack)]
+            result.written, result.scenes, result.views = [pack], len(result.held), int(match[1])
         except (InputError, OSError) as error:
             result.problem = str(error)
         for key in result.held:
@@ -76,33 +75,23 @@ class PackConversion(ChunkConversion):
 
     def write(self, chunk: Path, scenes: Iterable[StoredScene], result: ChunkResult) -> None:
         """Write the pack of a chunk, if it has a usable scene."""
-        pack_path, usable = self.pack_of(chunk), []
+        path, usable = self.pack_of(chunk), []
         for scene in scenes:
-            folder = pack_path.absolute() / scene.key
             with result.noting(scene.key):
-                check_views(folder / CAMERAS, placed_views(scene, folder))
+                check_views(path / scene.key / CAMERAS, placed_views(scene, path / scene.key))
                 usable.append(scene)
-                result.add(scene)
         if not usable:
             return
-        with write_pack(pack_path, self._note(chunk, result)) as pack:
+        views = sum(len(scene.views) for scene in usable)
+        incomplete = _INCOMPLETE if result.unusable or result.repeated else ""
+        with write_pack(path, f"{self._made_from(chunk)}; {views} views{incomplete}") as pack:
             for scene in usable:
-                views = placed_views(scene, pack_path.absolute() / scene.key)
-                pack.add(scene.key, views, self._contents(scene), self.long_lrm)
-        result.written.append(pack_path)
+                contents = (self.content_of(scene, i) for i in range(len(scene.images)))
+                pack.add(scene.key, placed_views(scene, path / scene.key), contents)
+        for scene in usable:
+            result.add(scene)
+        result.written.append(path)
 
-    def _contents(self, scene: StoredScene) -> Iterator[bytes]:
-        return (self.content_of(scene, i) for i in range(len(scene.images)))
-
-    def _made_from(self, chunk: Path) -> list[object]:
-        """Return what a pack depends on: the chunk, by its name and size, so that a copy is the same; the keys; the spelling."""
-        keys = None if self.keys is None else hashlib.sha256(json.dumps(sorted(self.keys)).encode()).hexdigest()
-        return [chunk.name, chunk.stat().st_size, keys, self.long_lrm]
-
-    def _note(self, chunk: Path, result: ChunkResult) -> str:
-        """Return what a pack was made from, and what a later run that skips it reports."""
-        content = {"made_from": self._made_from(chunk)} | {key: getattr(result, key) for key in _COUNTS}
-        unusable, repeated = list(result.unusable.items()), list(result.repeated)
-        while len(note := json.dumps({**content, "unusable": dict(unusable), "repeated": repeated})) > _MOST_NOTE_BYTES:
-            unusable, repeated = unusable[: len(unusable) // 2], repeated[: len(repeated) // 2]
-        return note
+    def _made_from(self, chunk: Path) -> str:
+        """Return what a pack depends on: the chunk, by its name and size, so that a copy of it is the same; and the keys."""
+        return f"{chunk.name}, {chunk.stat().st_size} bytes, keys: {self._keys}"

@@ -59,6 +59,9 @@ class TrainingRecipe:
     grad_accum: int = flag(1, "micro-steps per step", least=1, free=True)
     context_parallel: int = flag(1, "processes that share the views of each scene; a divisor of their number", least=1, free=True)
     image_size: tuple[int, int] = flag((256, 256), "height and width", least=1)
+    crop_margin: float = flag(
+        0.0, "crop a random part of each image, from one larger by this share, such as 0.125; 0 is the centre", least=0, most=1
+    )
     num_all_views: int = flag(15, "views drawn per scene: the first are inputs, the last targets", least=1)
     num_input_views: int = flag(8, "inputs among them", least=1)
     min_input_views: int | None = flag(None, "draw the number of inputs of each step from this to num_input_views", least=1)
@@ -268,6 +271,7 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
         if part > total:
             wanted = f"snapshot_total, {recipe.snapshot_total}, or less"
             raise InputError(place("snapshot_parts"), f"is {recipe.snapshot_parts}", wanted)
-    if recipe.data_path.startswith("synthetic:") and recipe.frame_window is not None:
-        found = f"has no effect on {recipe.data_path}, which has no frames"
-        raise InputError(place("frame_window"), found, "it left out")
+    if recipe.data_path.startswith("synthetic:"):
+        for name, lacks in (("frame_window", "frames"), ("crop_margin", "image files")):
+            if getattr(recipe, name):
+                raise InputError(place(name), f"has no effect on {recipe.data_path}, which has no {lacks}", "it left out")

@@ -5,9 +5,10 @@ Letters: v views, h w pixels. Images are (v, 3, h, w), intrinsics (v, 4) as fx, 
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +16,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.image_size import check_image_size
-from data.images import read_photo, rescale_intrinsics, resize_and_crop, scale_to_cover
+from data.images import read_photo, rescale_intrinsics, resize_and_crop, scale_to_cover, with_margin
 from data.scene_format import Scene, View, read_scene
 from data.scene_list import read_data_path
 from data.stored_file import file_state
 
 # Scenes cached after their JSON was read and checked, about 1 kB per view.
 KEPT_SCENES = 256
+
+
+class Windows(NamedTuple):
+    """The part of each image that is loaded: a window into the image at the wanted size with a margin.
+
+    Args:
+        margin: share by which that image is larger.
+        corners: (v, 2) in [0, 1), how far down and to the right the window is moved, as a share of the way it has.
+    """
+
+    margin: float
+    corners: np.ndarray
 
 
 class SceneDataset(Dataset):
@@ -51,9 +64,9 @@ class SceneDataset(Dataset):
         path = self.scene_paths[i]
         return _scene(path, file_state(path, "a scene's JSON"))
 
-    def load(self, scene: Scene, indices: Sequence[int], alpha: bool = False) -> dict[str, Tensor]:
+    def load(self, scene: Scene, indices: Sequence[int], alpha: bool = False, windows: Windows | None = None) -> dict[str, Tensor]:
         """Load views of one of the scenes: `load_views` with the settings of this dataset."""
-        return load_views(scene, indices, self.image_size, self.patch_size, self.workers, alpha)
+        return load_views(scene, indices, self.image_size, self.patch_size, self.workers, alpha, windows)
 
 
 @functools.lru_cache(maxsize=KEPT_SCENES)
@@ -69,6 +82,7 @@ def load_views(
     patch_size: int = 8,
     workers: int = 0,
     alpha: bool = False,
+    windows: Windows | None = None,
 ) -> dict[str, Tensor]:
     """Read the chosen views of a scene, composited on white, at one size by `resize_and_crop`.
 
@@ -79,6 +93,7 @@ def load_views(
         patch_size: h and w must be multiples of it.
         workers: decoding threads; 0 decodes in the calling thread.
         alpha: return the images' alpha channels too.
+        windows: the part of each image to load; None for the centre of one that just covers the size.
 
     Returns:
         `image` (v, 3, h, w) float32 in 0..1, `fxfycxcy` (v, 4) float32 in pixels of it, `c2w` (v, 4, 4) float32 in the
@@ -101,12 +116,15 @@ def load_views(
     slots = list(image.numpy())
     opaque = torch.full((len(views), *image_size), 255, dtype=torch.uint8) if alpha else None
     masks: Sequence[np.ndarray | None] = [None] * len(views) if opaque is None else list(opaque.numpy())
+    crop = functools.partial(_crop, size=image_size, margin=0.0 if windows is None else windows.margin)
+    corners = np.zeros((len(views), 2)) if windows is None else windows.corners
+    places = (slots, masks, views, [functools.partial(crop, corner=corner) for corner in corners])
     if workers > 0:
         with ThreadPoolExecutor(workers) as pool:
-            intrinsics = list(pool.map(_load_into, slots, masks, views))
+            intrinsics = list(pool.map(_load_into, *places))
     else:
-        intrinsics = [_load_into(*place) for place in zip(slots, masks, views, strict=True)]
-    c2w = np.array([view.c2w for view in views], dtype=np.float32).reshape(-1, 4, 4)
+        intrinsics = [_load_into(*place) for place in zip(*places, strict=True)]
+    c2w = np.linalg.inv(np.array([view.w2c for view in views]).reshape(-1, 4, 4)).astype(np.float32)
     loaded = {
         "image": image,
         "fxfycxcy": torch.from_numpy(np.array(intrinsics, dtype=np.float32).reshape(-1, 4)),
@@ -131,17 +149,27 @@ def cameras_at(scene: Scene, image_size: tuple[int, int]) -> tuple[np.ndarray, n
     return np.array(fxfycxcy, dtype=np.float32), np.stack([view.c2w for view in scene.views])
 
 
-def _load_into(slot: np.ndarray, mask: np.ndarray | None, view: View) -> np.ndarray:
+def _load_into(slot: np.ndarray, mask: np.ndarray | None, view: View, crop: Callable) -> np.ndarray:
     """Read a view into arrays (3, h, w) and, where there is a mask to fill, (h, w); return its intrinsics at that size."""
     pixels, alpha = read_photo(view.file_path)
     intrinsics = np.array([view.fx, view.fy, view.cx, view.cy])
     intrinsics = rescale_intrinsics(intrinsics, (view.h, view.w), pixels.shape[:2], view.file_path)
     if mask is not None and alpha is not None:
-        mask[...] = resize_and_crop(alpha, intrinsics, mask.shape)[0]
-    pixels, intrinsics = resize_and_crop(pixels, intrinsics, slot.shape[1:])
+        mask[...] = crop(alpha, intrinsics)[0]
+    pixels, intrinsics = crop(pixels, intrinsics)
     pixels = pixels.transpose(2, 0, 1)
     if pixels.dtype == np.uint8:
         np.divide(pixels, 255, out=slot, dtype=np.float32)
     else:
         slot[...] = pixels
     return intrinsics
+
+
+def _crop(
+    pixels: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int], margin: float, corner: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the part of an image (h, w, …) that a window shows, and its intrinsics; see `Windows`."""
+    (h, w), whole = size, with_margin(size, margin)
+    pixels, intrinsics = resize_and_crop(pixels, intrinsics, whole)
+    top, left = (int(share * (large - small + 1)) for share, large, small in zip(corner, whole, size, strict=True))
+    return pixels[top : top + h, left : left + w], intrinsics - (0, 0, left, top)

@@ -10,6 +10,7 @@ Source: PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3 (Zip64).
 
 import functools
 import os
+import stat
 import struct
 import threading
 import weakref
@@ -18,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from config.errors import InputError, check_file
+from config.errors import InputError, missing_file
 
 SUFFIX = ".zip"
 # A directory has about 80 bytes per member.
@@ -274,6 +275,8 @@ class _OpenPacks:
 
     def get(self, path: str) -> Pack:
         state = os.stat(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise InputError(path, "is not a regular file", "a pack of scenes")
         key = path, state.st_mtime_ns, state.st_size
         with self._lock:
             if key in self._packs:
@@ -298,5 +301,7 @@ def open_pack(path: str | os.PathLike) -> Pack:
     Raises:
         FileNotFoundError, InputError: as `Pack`; or it is not a regular file.
     """
-    check_file(path, "a pack of scenes")
-    return _open_packs.get(os.path.abspath(path))
+    try:
+        return _open_packs.get(os.path.abspath(path))
+    except FileNotFoundError:
+        raise missing_file(path, "a pack of scenes") from None

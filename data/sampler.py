@@ -24,7 +24,7 @@ from torch import Tensor
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from config.threads import cores
-from data.dataset import SceneDataset
+from data.dataset import SceneDataset, Windows
 from data.image_size import check_image_size
 from data.poses import normalise_poses
 from data.problems.scene import CameraWarnings
@@ -40,7 +40,7 @@ SYNTHETIC_MOST = 1_000_000
 SYNTHETIC_HELD_OUT = 8
 SYNTHETIC_KEPT = 64
 # Purposes of random numbers, so that no two uses share a stream.
-ORDER, VIEWS, REPLACEMENT, INPUTS, POOL = 1, 2, 3, 4, 5
+ORDER, VIEWS, REPLACEMENT, INPUTS, POOL, CROP = 1, 2, 3, 4, 5, 6
 
 
 class Source(Protocol):
@@ -200,7 +200,8 @@ class FolderSource:
         method = "spread" if window is None else "uniform"
         try:
             chosen = select_views(c2w, None, recipe.num_input_views, recipe.num_target_views, method)
-            sample = self._load(scene, [first + view for views in chosen for view in views])
+            shown = [first + view for views in chosen for view in views]
+            sample = self._load(scene, shown, np.full((len(shown), 2), 0.5))
         except InputError as error:
             raise error.within(scene.json_path) from None
         return {key: value[None] for key, value in sample.items()}
@@ -219,7 +220,8 @@ class FolderSource:
                 index = int(np.random.default_rng([self.recipe.seed, REPLACEMENT, number, attempt]).integers(len(self.dataset)))
             try:
                 scene = self.dataset[index]
-                return self._load(scene, self._choose(scene, number))
+                corners = np.random.default_rng([self.recipe.seed, CROP, number]).random((views_of_sample(self.recipe), 2))
+                return self._load(scene, self._choose(scene, number), corners)
             except (InputError, OSError) as error:
                 self._tolerate(f"sample {number}, scene {self.dataset.scene_paths[index]}", error)
             attempt += 1
@@ -233,13 +235,15 @@ class FolderSource:
         first = int(rng.integers(count - window + 1))
         return (first + rng.choice(window, wanted, replace=False)).tolist()
 
-    def _load(self, scene: Scene, views: Sequence[int]) -> Batch:
-        own = range(len(views)) if self.views is None else self.views
-        sample = self.dataset.load(scene, [views[i] for i in own])
+    def _load(self, scene: Scene, views: Sequence[int], corners: np.ndarray) -> Batch:
+        """Load views of a scene; of their images, with `crop_margin`, the windows at these corners (see `Windows`)."""
+        own = list(range(len(views)) if self.views is None else self.views)
+        windows = Windows(self.recipe.crop_margin, corners[own]) if self.recipe.crop_margin else None
+        sample = self.dataset.load(scene, [views[i] for i in own], windows=windows)
         self._warnings.check(scene)
         if self.recipe.scene_pose_normalize:
             c2w = torch.from_numpy(np.stack([scene.views[view].c2w for view in views]))
-            sample["c2w"] = normalise_poses(c2w[None])[0, list(own)].float()
+            sample["c2w"] = normalise_poses(c2w[None])[0, own].float()
         return sample
 
     def _tolerate(self, sample: str, problem: InputError | OSError) -> None:

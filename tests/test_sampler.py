@@ -197,7 +197,7 @@ def test_suspicious_cameras_are_warned_of_once(tmp_path, capsys):
 
 def test_a_fault_of_the_program_is_no_broken_sample(tmp_path, monkeypatch):
     found = source(tmp_path, skip_broken=9)
-    monkeypatch.setattr(found.dataset, "load", lambda *_: [].index(3))
+    monkeypatch.setattr(found.dataset, "load", lambda *_, **__: [].index(3))
     with pytest.raises(ValueError, match="3 is not in list"):
         found.batch([0])
     assert found.broken == 0

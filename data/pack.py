@@ -120,17 +120,27 @@ class Pack:
             FileNotFoundError: there is no such member.
             InputError: it is damaged, encrypted, or larger than `MOST_MEMBER_BYTES`.
         """
-        member = self.find(name)
-        if member is None:
-            raise FileNotFoundError(f"{self.path}/{name}: is not in the pack; wanted a file in it")
-        return self._content(name, member)
+        return self._content(name, self._found(name))
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a member, uncompressed; raise FileNotFoundError if there is none."""
+        return self._found(name).size
 
     def read_last(self, name: str) -> bytes | None:
         """Return the bytes of the last member if it has this name, else None; the directory is not read for it."""
         at = self._tail.rfind(_ENTRY)
-        if at < 0 or self._tail[at + _ENTRY_SIZE :] != os.fsencode(name):
+        if at < 0 or self._tail[at + _ENTRY_SIZE :][: len(os.fsencode(name))] != os.fsencode(name):
+            return None
+        lengths = struct.unpack_from("<3H", self._tail, at + 28)
+        if lengths[0] != len(os.fsencode(name)) or at + _ENTRY_SIZE + sum(lengths) != len(self._tail):
             return None
         return self._content(name, self._member(name, self._tail, at))
+
+    def _found(self, name: str) -> Member:
+        member = self.find(name)
+        if member is None:
+            raise FileNotFoundError(f"{self.path}/{name}: is not in the pack; wanted a file in it")
+        return member
 
     def _content(self, name: str, member: Member) -> bytes:
         where = f"{self.path}/{name}"

@@ -59,12 +59,23 @@ def file_state(path: str | os.PathLike, wanted: str = "a file") -> tuple[int, in
     return state.st_mtime_ns, state.st_size
 
 
-def refuse_in_pack(path: str | os.PathLike, use: str) -> None:
-    """Refuse a path through a pack for a purpose that needs a folder.
+def file_size(path: str | os.PathLike) -> int:
+    """Return the bytes of a file.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none in the pack.
+        InputError: the pack is damaged.
+    """
+    place = split_path(path)
+    return os.stat(path).st_size if place is None else open_pack(place[0]).size(place[1])
+
+
+def refuse_in_pack(path: str | os.PathLike) -> None:
+    """Refuse a path through a pack where a file is to be written.
 
     Raises:
         InputError: it is one.
     """
     place = split_path(path)
     if place is not None:
-        raise InputError(path, f"is in a pack, {use}", f"a folder: unzip {Path(place[0]).name}")
+        raise InputError(path, "would be written into a pack", f"a scene in a folder: unzip {Path(place[0]).name} first")

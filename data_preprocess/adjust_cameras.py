@@ -39,6 +39,7 @@ from data.problems.problem import FLAGS, named
 from data.problems.scene import camera_problems
 from data.scene_format import LARGEST_NUMBER, Scene, check_views, parse_scene, read_json
 from data.scene_list import read_data_path, write_data_path
+from data.stored_file import refuse_in_pack
 from data_preprocess.capture.world_frame import orient
 from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, run_script, say
 
@@ -138,6 +139,7 @@ def write_adjusted(json_path: Path, adjustment: Adjustment) -> tuple[Path | None
     """
     try:
         scene, done = adjust_scene(json_path, adjustment)
+        refuse_in_pack(scene.json_path)
         check_output(scene.json_path)
         entries = check_views(scene.json_path, scene.views)
         in_long_lrm = isinstance(read_json(json_path), dict)

@@ -17,6 +17,7 @@ from config.paths import find_path
 from config.rendering import DEFAULT_WEIGHTS, Video
 from config.threads import cores
 from data.dataset import load_views
+from data.pack import split_path
 from data.poses import in_scene_frame
 from data.problems.scene import CameraWarnings
 from data.scene_format import CAMERAS, Scene, read_scene
@@ -216,7 +217,9 @@ def _read(path: str | os.PathLike) -> Scene:
     if not isinstance(path, (str, os.PathLike)):
         raise InputError("load_scene, path", f"is {with_article(type(path))}", "the path of a scene")
     found = find_path(path)
-    if not os.path.lexists(found):
+    if split_path(found) is not None and found.name != CAMERAS:
+        found /= CAMERAS  # the folder of a scene in a pack
+    elif not os.path.lexists(found) and split_path(found) is None:
         raise missing_file(found, f"a scene's folder, its {CAMERAS}, or a list of one scene")
     if os.path.isdir(found):
         if not os.path.exists(found / CAMERAS):

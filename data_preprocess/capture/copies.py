@@ -39,6 +39,7 @@ import numpy as np
 from PIL import Image
 
 from data.images import open_image, read_orientation, read_pixels, to_8_bits, turn_upright
+from data.stored_file import file_size, read_file
 from data_preprocess.capture.stored_image import read_header
 
 SIDE, FINE = 48, 240
@@ -173,17 +174,17 @@ def _resized(image: Image.Image, side: int) -> np.ndarray:
 
 
 def _rank(file: Path, photo: Reduced) -> tuple:
-    return -photo.size[0] * photo.size[1], len(file.stem), -file.stat().st_size, str(file)
+    return -photo.size[0] * photo.size[1], len(file.stem), -file_size(file), str(file)
 
 
 def _equal_bytes(files: Sequence[Path], order: Sequence[int]) -> dict[int, int]:
     by_size = defaultdict(list)
     for i in order:
-        by_size[files[i].stat().st_size].append(i)
+        by_size[file_size(files[i])].append(i)
     copies, originals = {}, {}
     for some in by_size.values():
         for i in some if len(some) > 1 else ():
-            digest = hashlib.sha256(files[i].read_bytes()).digest()
+            digest = hashlib.sha256(read_file(files[i])).digest()
             if originals.setdefault(digest, i) != i:
                 copies[i] = originals[digest]
     return copies

@@ -13,7 +13,7 @@ from PIL import Image
 
 from data.images import open_image, read_orientation, read_photo, rescale_intrinsics, resize_and_crop, to_8_bits, with_margin
 from data.scene_format import Scene, View, read_scene
-from data.stored_file import file_state, read_file
+from data.stored_file import file_size, read_file
 from data_preprocess.packing.settings import FORMATS, Packing
 
 
@@ -35,7 +35,7 @@ def pack_scene(packing: Packing, json_path: Path) -> Packed:
     """
     scene = read_scene(json_path)
     views, contents = [], []
-    sizes = {json_path: file_state(json_path)[1]}
+    sizes = {json_path: file_size(json_path)}
     for i, view in enumerate(scene.views):
         content = read_file(view.file_path, "an image")
         sizes[view.file_path] = len(content)

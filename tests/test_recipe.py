@@ -51,6 +51,7 @@ def test_every_field_is_a_flag_of_its_own_type():
         "ema": 0.5,
         "num_all_views": 50,
         "frame_window": 60,
+        "crop_margin": 0.5,
         "context_parallel": 1,
         "export": "bfloat16",
         "optimizer": "muon",
@@ -63,7 +64,7 @@ def test_every_field_is_a_flag_of_its_own_type():
         values.setdefault(name, {str: "x", int: 9, float: 2.0, bool: True}.get(type(field.default), "x"))
     values |= {"max_hours": 2.0, "wandb": "x", "load": "x", "min_input_views": 4, "grad_accum": 1}
     del values["actckpt"]  # for cuda_graphs
-    del values["pool"], values["pool_reuse"]  # of synthetic data, which has no frame_window
+    del values["pool"], values["pool_reuse"]  # of synthetic data, which has no frames and no files
     pool = read_recipe([*DATA, "--pool", "9", "--pool_reuse", "3"])
     assert (pool.pool, pool.pool_reuse) == (9, 3)
     argv = []

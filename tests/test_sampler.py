@@ -301,3 +301,20 @@ def test_a_batch_that_no_machine_holds_is_refused_before_its_samples_are_compute
     recipe = dataclasses.replace(RECIPE, bs_per_gpu=2_000_000_000)
     with pytest.raises(InputError, match=r"^bs_per_gpu: is 2000000000, with \d+ MB of images on a machine with \d+; wanted fewer"):
         open_source(source, recipe, 4, CPU)
+
+
+def test_random_crops_are_a_function_of_the_sample(tmp_path):
+    found, centre = source(tmp_path, crop_margin=0.25), source(tmp_path)
+    batch = found.batch([4, 5])
+    again = source(tmp_path, crop_margin=0.25).batch([5, 4])
+    assert all(torch.equal(batch[key], again[key].flip(0)) for key in batch)
+    own = FolderSource(str(tmp_path / "test_data_path.json"), found.recipe, patch_size=4, views=[3, 1])
+    assert all(torch.equal(own.batch([4, 5])[key], batch[key][:, [3, 1]]) for key in batch)
+    # 8×12 windows of 10×15: focal lengths are those of 10×15, principal points are moved by whole pixels, not all alike
+    fxfycxcy, expect = batch["fxfycxcy"].double(), centre.batch([4, 5])["fxfycxcy"].double()
+    np.testing.assert_allclose(fxfycxcy[..., :2], expect[..., :2] * 1.25, rtol=1e-6)
+    moved = (fxfycxcy[..., 2:] - expect[..., 2:] * 1.25).reshape(-1, 2)
+    np.testing.assert_allclose(moved - moved[0], (moved - moved[0]).round(), atol=1e-4)
+    assert len({tuple(row) for row in moved.round(decimals=2).tolist()}) > 5
+    validation = found.validation_batch(0)["fxfycxcy"].double() - centre.validation_batch(0)["fxfycxcy"].double() * 1.25
+    np.testing.assert_allclose(validation[..., 2:] - validation[0, 0, 2:], 0, atol=1e-4)  # the centre, of all views

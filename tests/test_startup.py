@@ -23,7 +23,7 @@ OLD = (3, 8)
 
 
 def test_all_programs_are_found():
-    assert len(PROGRAMS) == 13
+    assert len(PROGRAMS) == 14
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)

@@ -23,11 +23,12 @@ from config.errors import InputError
 from config.lock import lock_folder
 from config.messages import one_line, speaks_for_machine
 from config.signals import ending_at_once
+from model.parallel.keepalive import keep_connections_alive
 from model.parallel.launcher import world_size
 from model.runtime import pick_device
 
 # The first process may download weights, and a context may have a longer scene than the others. A process that has ended is noticed
-# without this.
+# without this, and so is a machine (`keepalive`).
 LONGEST_WAIT = datetime.timedelta(hours=6)
 # Until all processes have started: on the machines of a cluster, minutes apart.
 LONGEST_JOINING = datetime.timedelta(minutes=15)
@@ -174,6 +175,7 @@ def start_processes(device: str, context: int = 1) -> Processes:
             store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
             store.set_timeout(LONGEST_WAIT)
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
+            keep_connections_alive()
     except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses
         found = f"cannot be joined ({type(error).__name__}: {error})"
         raise InputError(f"the {world} processes of the run", found, "the environment that torchrun or srun sets up") from error

@@ -46,6 +46,7 @@ from data_preprocess.colmap.sparse_model import Image, Model, find_models, lens_
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import check_one_of, run_script, say, say_left_out
 from data_preprocess.scene_folder import refuse_linked_folders
+from data_preprocess.shards import read_shard
 
 # Folders of models, which do not give a scene its name.
 SPARSE = ("sparse", "colmap_sparse")
@@ -271,7 +272,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     captures, search = settings(Captures, given), settings(CameraSearch, given)
     check(captures, given)
     conversion, frame = settings(ConversionSettings, given), settings(FrameSettings, given).frame
-    workers = conversion.workers or cores()
+    workers, shard = conversion.workers or cores(), read_shard(conversion.shard)
     if captures.from_images:
         require_pycolmap()
     below = search.work or Path(f"{captures.output.absolute()}_colmap")
@@ -285,7 +286,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
         else:
             scenes[name] = partial(search_cameras, path, below / name, workers, frame, search)
     data_path_json = captures.data_path_json or captures.output / "colmap_data_path.json"
-    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm)
+    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, shard)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

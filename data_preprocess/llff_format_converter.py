@@ -35,6 +35,7 @@ from data_preprocess.capture.resized_photos import check_photo_folder, photo_fol
 from data_preprocess.capture.world_frame import FrameSettings
 from data_preprocess.colmap.sparse_model import has_model
 from data_preprocess.command import run_script, say, say_left_out
+from data_preprocess.shards import read_shard
 
 CAMERAS = "poses_bounds.npy"
 
@@ -90,7 +91,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     given = read_command_line("llff_format_converter.py", __doc__, (Captures, FrameSettings, ConversionSettings), argv)
     captures, conversion = settings(Captures, given), settings(ConversionSettings, given)
     check_photo_folder(captures.images, captures.input)
-    frame = settings(FrameSettings, given).frame
+    frame, shard = settings(FrameSettings, given).frame, read_shard(conversion.shard)
     scenes: dict[str, Callable[[], list[Photo]]] = {}
     for capture in captures.input:
         name = os.path.basename(os.path.abspath(capture))
@@ -98,7 +99,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
             raise InputError(capture, f"is a second input for the scene {shown(name, 200)}", "a different name for each")
         scenes[name] = partial(read_capture, Path(os.path.abspath(capture)), captures, frame)
     data_path_json = captures.data_path_json or captures.output / "llff_data_path.json"
-    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm)
+    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, shard)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
     start()
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,13 +27,12 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted, shown_key
 from config.threads import cores
-from data.files import check_output
-from data.scene_list import write_data_path
 from data_preprocess.capture.conversion import ConversionSettings
 from data_preprocess.command import check_list_name, run_script, say_left_out
 from data_preprocess.re10k.conversion import ChunkResult, FolderConversion, convert_chunks
 from data_preprocess.re10k.packs import PackConversion
 from data_preprocess.re10k.selection import find_chunks, index_of, read_keys, select_chunks
+from data_preprocess.shards import ALL, Shard, read_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,42 +52,43 @@ class Chunks:
     data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/NAME_data_path.json")
 
 
-def report(results: Sequence[ChunkResult], index: Sequence[str], keys: Sequence[str] | None) -> list[str]:
+def report(results: Sequence[ChunkResult], expected: Sequence[str], where: str, shard: Shard) -> list[str]:
     """Print what is left out; return the problems, a line for each chunk, and one for all scenes.
 
     Args:
         results: of all chunks that were read.
-        index: keys of the chunks' index.json.
-        keys: those that were asked for; None for all.
+        expected: keys that they should hold.
+        where: what says so: --keys or index.json.
+        shard: which of the chunks they are.
     """
     problems = [result.problem for result in results if result.problem is not None]
     unusable = [f"{shown_key(key)} ({reason})" for result in results for key, reason in result.unusable.items()]
     say_left_out("--input", "scenes that cannot be used", unusable, len(unusable) + sum(result.scenes for result in results))
     repeated = [name for result in results for name in result.repeated]
     say_left_out("--input", "scenes that have the key of another", repeated)
-    where, asked = ("index.json", index) if keys is None else ("--keys", keys)
     held = {key for result in results for key in result.held}
-    missing = [key for key in asked if key not in held]
-    say_left_out(where, "keys that were found in no chunk", missing, of=len(asked))
+    missing = [key for key in expected if key not in held]
+    of_shard = "" if shard == ALL else " of this shard"
+    say_left_out(where, f"keys that were found in no chunk{of_shard}", missing, of=len(expected))
     if numbered := sum(result.numbered for result in results):
         print(f"{counted(numbered, 'scene')} without increasing timestamps: their images are numbered")
     if unusable:
         found = f"has {counted(len(unusable), 'scene')} that cannot be used, listed above"
         problems.append(str(InputError("--input", found, "keys, cameras and images as pixelSplat's scripts write them")))
-    if keys is not None and missing:
+    if missing and where == "--keys" and shard == ALL:  # another shard may hold those that no index has
         found = f"has {counted(len(missing), 'key')} that no chunk holds, listed above"
         problems.append(str(InputError("--keys", found, "keys of scenes in --input")))
     return problems
 
 
 def convert(chunks: Sequence[Path], flags: Chunks, keys: Sequence[str] | None, written: ConversionSettings) -> list[ChunkResult]:
-    """Convert chunks to folders or packs; return their results, in their order."""
-    workers = written.workers or cores()
+    """Convert chunks, or a shard's part of them, to folders or packs; return their results, in their order."""
+    workers, part = written.workers or cores(), read_shard(written.shard).part(chunks)
     if not flags.packs:
-        return convert_chunks(chunks, FolderConversion(flags.output, keys, written.long_lrm), workers)
+        return convert_chunks(part, FolderConversion(flags.output, keys, written.long_lrm), workers)
     conversion = PackConversion(flags.output, keys, flags.name)
     conversion.check_names(chunks)
-    results = {chunk: conversion.finished(chunk) for chunk in chunks}
+    results = {chunk: conversion.finished(chunk) for chunk in part}
     left = [chunk for chunk, result in results.items() if result is None]
     results |= dict(zip(left, convert_chunks(left, conversion, workers), strict=True))
     return [result for result in results.values() if result is not None]
@@ -96,26 +97,29 @@ def convert(chunks: Sequence[Path], flags: Chunks, keys: Sequence[str] | None, w
 def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the chunks; return the problems."""
     given = read_command_line("re10k_format_converter.py", __doc__, (Chunks, ConversionSettings), argv)
-    flags = settings(Chunks, given)
+    flags, conversion = settings(Chunks, given), settings(ConversionSettings, given)
+    shard = read_shard(conversion.shard)
     if flags.packs:
         refuse_without_effect(given, "with --packs", ["long_lrm"])
     elif flags.data_path_json is not None:
         refuse_without_effect(given, "with --data_path_json and without --packs", ["name"])
     check_list_name(flags.name)
     data_path_json = flags.data_path_json or flags.output / f"{flags.name}_data_path.json"
-    check_output(data_path_json)
     keys = None if flags.keys is None else read_keys(flags.keys)
     problems: list[str] = []
     chunks = find_chunks(flags.input)
     index = index_of(chunks, flags.input, problems)
-    results = convert(select_chunks(chunks, index, keys), flags, keys, settings(ConversionSettings, given))
-    problems += report(results, list(index), keys)
-    written = [path for result in results for path in result.written]
-    if written:
-        write_data_path(data_path_json, written)
+    chosen = select_chunks(chunks, index, keys)
+    shard.begin(data_path_json)
+    results = convert(chosen, flags, keys, conversion)
+    others = {os.path.abspath(chunk) for chunk in set(chosen).difference(shard.part(chosen))}
+    expected = [key for key in keys or index if key not in index or os.path.abspath(index[key]) not in others]
+    problems += report(results, expected, "index.json" if keys is None else "--keys", shard)
+    listed = shard.write_list(data_path_json, [path for result in results for path in result.written])
+    if listed is not None:
         scenes, views = sum(result.scenes for result in results), sum(result.views for result in results)
         found = f"{counted(scenes, 'scene')} with {counted(views, 'view')} from {counted(len(results), 'chunk')}"
-        print(f"{found} in {data_path_json}")
+        print(f"{found} in {listed}")
     elif not problems:
         problems.append(str(InputError("--input", "holds no scene", "at least one")))
     return problems

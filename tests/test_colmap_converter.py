@@ -454,3 +454,16 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
 def test_the_root_folder_as_output_shows_no_traceback(tmp_path, capsys):
     assert main(["--input", str(tmp_path), "--output", "/"]) == 2
     assert "has no cameras.bin and images.bin" in capsys.readouterr().err
+
+
+def test_a_shard_converts_its_captures_alone(tmp_path, capsys):
+    for name in "abc":
+        capture(tmp_path / name, ["PINHOLE"], ["1.jpg", "2.jpg"])
+    captures = [str(tmp_path / name) for name in "abc"]
+    assert main(["--input", *captures, "--output", str(tmp_path / "out"), "--shard", "1/2"]) == 0
+    part = tmp_path / "out" / "colmap_data_path.part-0001-of-0002.json"
+    assert [path.parent.name for path in read_data_path(part)] == ["b", "c"]
+    assert capsys.readouterr().out.endswith(f"2 of 2 scenes in {part}\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b", "c", part.name]
+    assert main(["--input", *captures, "--output", str(tmp_path / "out"), "--shard", "2/2"]) == 2
+    assert "--shard: is '2/2'; wanted I/N" in capsys.readouterr().err

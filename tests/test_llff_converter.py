@@ -91,6 +91,15 @@ def test_smaller_photos_of_several_captures(tmp_path):
         assert np.abs(np.stack([view.c2w for view in scene.views]) - before[scene.name]).max() < 1e-12
 
 
+def test_shards_divide_the_captures(tmp_path):
+    for name in ("fern", "horns", "room"):
+        capture(tmp_path / name, ["0.png", "1.png", "2.png"])
+    flags = ["--input", *(str(tmp_path / name) for name in ("fern", "horns", "room")), "--output", str(tmp_path / "out")]
+    assert main([*flags, "--shard", "1/2"]) == 0
+    (part,) = (tmp_path / "out").glob("*.json")
+    assert [path.parent.name for path in read_data_path(part)] == ["horns", "room"]
+
+
 def test_the_model_of_colmap_gives_the_same_and_is_named(tmp_path, capsys):
     folder = tmp_path / "fern"
     names = ["0.png", "1.png", "2.png", "3.png"]

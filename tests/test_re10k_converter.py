@@ -449,3 +449,23 @@ def test_a_pack_without_some_scenes_is_written_again_and_they_are_listed_again(t
     assert [path.parent.name for path in read_data_path(tmp_path / "list.json")] == ["aa", "bb", "cc", "dd"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list.json", "out", "re10k"]
     assert run(capsys, *flags) == first
+
+
+@pytest.mark.parametrize("packs", [[], ["--packs"]])
+def test_shards_divide_the_chunks(tmp_path, chunks, capsys, packs):
+    write_chunk(chunks / "000002.torch", [stored_scene("dd")])
+    index = chunks / "index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "ee": "000009.torch"}))
+    run(capsys, "--input", chunks, "--output", tmp_path / "whole", *packs)
+    for shard, keys in (("1/2", ["cc", "dd"]), ("0/2", ["aa", "bb"])):
+        code, out, _ = run(capsys, "--input", chunks, "--output", tmp_path / "out", "--shard", shard, *packs)
+        part = tmp_path / f"out/re10k_data_path.part-000{shard[0]}-of-0002.json"
+        assert code == 0
+        # A chunk that is not there is of no shard.
+        assert out[0] == f"index.json: left out, keys that were found in no chunk of this shard (1 of {len(keys) + 1}): ee"
+        assert out[1].endswith(f" in {part}")
+        assert [path.parent.name for path in read_data_path(part)] == keys
+    for part in (tmp_path / "out").glob("*.part-*"):
+        part.unlink()
+    (tmp_path / "whole/re10k_data_path.json").unlink()
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -14,7 +14,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds, and 
     start()
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -27,6 +26,7 @@ import torch
 from config.console import forgiving_console
 from config.errors import InputError, line_of
 from config.flags import read_command_line, settings
+from config.messages import speaks_for_machine
 from config.rendering import (
     DEFAULT_SCENE_WEIGHTS,
     DEFAULT_WEIGHTS,
@@ -94,7 +94,7 @@ def begin(argv: Sequence[str] | None) -> int:
         check_kind(given, given["scene_inference"])
         plan = VideoPlan.of(settings(Video, given), given["scene_inference"], None if state is None else given.get("image_size"))
     except USER_ERRORS as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
+        if speaks_for_machine():
             print(f"inference.py: {line_of(error)}", file=sys.stderr)
         return 2
     machine = settings(Machine, given)

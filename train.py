@@ -18,7 +18,6 @@ if __name__ == "__main__":  # before the imports below, which take seconds, and 
 import contextlib
 import enum
 import math
-import os
 import signal
 import sys
 import time
@@ -33,7 +32,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from config.console import forgiving_console
 from config.errors import InputError, line_of
-from config.messages import counted
+from config.messages import counted, speaks_for_machine
 from config.recipe import TrainingRecipe, read_recipe
 from config.signals import Signals, run_interruptibly
 from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
@@ -96,7 +95,7 @@ def run(argv: Sequence[str] | None, signals: Signals) -> int:
         adopt_slurm()
         recipe = read_recipe(argv, defaults_of_run, version)
     except (InputError, OSError) as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # every process of the machine would print this
+        if speaks_for_machine():
             print(f"train.py: {line_of(error)}", file=sys.stderr, flush=True)
         return 2
     try:

@@ -11,6 +11,11 @@ from config.secrets import without_secrets
 MOST_NAMES = 20
 
 
+def speaks_for_machine() -> bool:
+    """Return whether this process is the first of those that torchrun or srun started on its machine: it says what all would."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "SLURM_LOCALID"))
+
+
 class _Short(reprlib.Repr):
     """Python's notation of values from files, in bounded time: a few YAML aliases can stand for a billion items."""
 

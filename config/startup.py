@@ -53,7 +53,7 @@ def check_endpoint():
 
 def refuse(problem):
     """Print a problem, once for all processes of a machine, and end the program."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0":
         print(f"{os.path.basename(sys.argv[0])}: {problem}", file=sys.stderr, flush=True)
     sys.exit(2)
 

@@ -4,10 +4,10 @@
     python data_preprocess/colmap_format_converter.py --from_images photos/desk walk.mp4 --output data_example/captures
 
 A capture (--input) is a folder with a sparse model, binary or text, in `sparse/0`, in `sparse` or in the folder itself, and with
-photos in `images`; of several models, the one with the most photos is used. --from_images takes folders of photos, and videos,
-and finds the cameras with COLMAP (pip install pycolmap); its files stay in OUTPUT_colmap, so that an interrupted run continues.
-Thumbnails, copies of other photos and unreadable files are left out and listed. Photos are undistorted, cameras turned upright,
-centred and scaled as `inference.py` expects. Safe to re-run; finished scenes are skipped.
+photos in `images`, or in the folder that --images names; of several models, the one with the most photos is used. --from_images
+takes folders of photos, and videos, and finds the cameras with COLMAP (pip install pycolmap); its files stay in OUTPUT_colmap, so
+that an interrupted run continues. Thumbnails, copies of other photos and unreadable files are left out and listed. Photos are
+undistorted, cameras turned upright, centred and scaled as `inference.py` expects. Safe to re-run; finished scenes are skipped.
 """
 
 import sys
@@ -24,30 +24,34 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
-import numpy as np
-
 from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted, shown, some
 from config.threads import cores
 from data_preprocess.capture.conversion import ConversionSettings, Photo, convert
 from data_preprocess.capture.cut_out import CutOutSettings
-from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.masks import mask_folder
 from data_preprocess.capture.photo_folder import PhotoFolder, choose_photos, find_spellings, in_other_spelling, is_file, list_photos
-from data_preprocess.capture.photo_names import SIZE_FOLDER, natural_key, photo_names
-from data_preprocess.capture.stored_image import SUFFIXES, read_header
+from data_preprocess.capture.photo_names import SIZE_FOLDER
+from data_preprocess.capture.posed_photos import posed_photos
+from data_preprocess.capture.resized_photos import (
+    check_photo_folder,
+    find_by_stem,
+    pair_in_order,
+    photo_folder,
+    under_other_names,
+)
+from data_preprocess.capture.stored_image import SUFFIXES
 from data_preprocess.capture.video_frames import draw_frames
-from data_preprocess.capture.world_frame import FrameSettings, orient
-from data_preprocess.colmap.sparse_model import Image, find_models, lens_of, unused_models
+from data_preprocess.capture.world_frame import FrameSettings
+from data_preprocess.colmap.sparse_model import Image, Model, find_models, lens_of, unused_models
 from data_preprocess.colmap.structure_from_motion import CAMERA_MODELS, MATCHING, find_cameras, require_pycolmap
 from data_preprocess.command import check_one_of, run_script, say, say_left_out
 from data_preprocess.scene_folder import refuse_linked_folders
+from data_preprocess.shards import read_shard
 
 # Folders of models, which do not give a scene its name.
 SPARSE = ("sparse", "colmap_sparse")
-# A turn by 90° clockwise (EXIF orientation 6) or counterclockwise (8), of camera axes.
-_TURNS = {6: np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]]), 8: np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,9 @@ class Captures:
     from_images: tuple[Path, ...] | None = flag(
         None, "folders of photos, or videos, whose cameras COLMAP finds", metavar="PATH", unset="none; this or --input is required"
     )
-    images: Path | None = flag(None, "photos of the one capture of --input", metavar="DIR", unset="images in it")
+    images: Path | None = flag(
+        None, "photos of --input: the name of a folder in each capture, such as images_4, or a path", metavar="DIR", unset="images"
+    )
     output: Path = flag(..., "folder for the scenes")
     data_path_json: Path | None = flag(None, "list to write", unset="OUTPUT/colmap_data_path.json")
 
@@ -92,26 +98,34 @@ def scene_name(path: Path) -> str:
     return parts[-1] if parts else path.name
 
 
-def read_capture(capture: Path, images: Path | None, frame: str) -> list[Photo]:
+def read_capture(capture: Path, images: Path | None, frame: str, alone: bool = True) -> list[Photo]:
     """Return the photos of a COLMAP reconstruction; print what is left out.
 
     Args:
         capture: folder with the model.
-        images: folder of the photos; None for `images` next to the model's folders, or the folder itself.
+        images: folder of the photos, in the capture or a path; None for `images` next to the model's folders, or the folder itself.
+        alone: whether it is the only capture, as in `photo_folder`.
         frame: as in `world_frame.orient`.
 
     Raises:
         FileNotFoundError: there is no model, or none of its photos.
-        InputError: the model breaks its format, a camera cannot be undistorted, or the frame is impossible.
+        InputError: the model breaks its format, a camera cannot be undistorted, photos of other names cannot be paired with the
+            model's, or the frame is impossible.
     """
     models = find_models(capture)
     model, name = models[0], scene_name(capture)
     used = f"{model.path} with {counted(len(model.images), 'photo')}"
     say_left_out(name, f"models other than {used}", unused_models(capture, models))
-    folder = _image_folder(capture, model.path, model.images) if images is None else images
+    if images is None:
+        folder = _image_folder(capture, model.path, model.images)
+    else:
+        folder = photo_folder(_capture_folder(capture), images, alone)
     spellings = find_spellings([image.name for image in model.images], folder)
     if spellings:
         say(f"{name}: {in_other_spelling(spellings, len(model.images))}")
+    if images is not None:
+        missing = [image.name for image in model.images if not is_file(folder / spellings.get(image.name, image.name))]
+        spellings |= _resized_photos(capture, model, folder, missing)
     named = [replace(image, name=spellings.get(image.name, image.name)) for image in model.images]
     found = [image for image in named if is_file(folder / image.name)]
     missing = [image.name for image in named if image not in found]
@@ -169,51 +183,53 @@ def search_cameras(
 
 def photos_of(images: Sequence[Image], folder: Path, frame: str, where: Path) -> list[Photo]:
     """Return registered images in a folder as photos to write, in natural order of their names, upright and oriented."""
-    images = sorted(images, key=lambda image: natural_key(image.name))
-    lenses, poses = [], []
+    lenses = []
     for image in images:
         try:
-            lens = lens_of(image.camera)
+            lenses.append(lens_of(image.camera))
         except InputError as error:
             raise error.within(f"{where}, {image.name}") from error
-        lens, w2c = make_upright(lens, image.w2c, *read_header(folder / image.name))
-        lenses.append(lens)
-        poses.append(w2c)
-    try:
-        poses = orient(np.stack(poses), frame)
-    except InputError as error:
-        raise error.within(where) from error
-    sources = [folder / image.name for image in images]
-    relative = [image.name for image in images]
-    posed = zip(sources, photo_names(relative), lenses, poses, relative, strict=True)
-    return [Photo(*photo, relative=name) for *photo, name in posed]
+    return posed_photos(folder, [image.name for image in images], lenses, [image.w2c for image in images], frame, where)
 
 
-def make_upright(lens: Lens, w2c: np.ndarray, stored: tuple[int, int], orientation: int) -> tuple[Lens, np.ndarray]:
-    """Turn the camera of a photo that is stored sideways; COLMAP takes photos as stored.
+def _resized_photos(capture: Path, model: Model, folder: Path, missing: Sequence[str]) -> dict[str, str]:
+    """Return the files in the folder of --images that stand for photos of a model; print them.
+
+    Programs that scale photos write other formats, so that names differ in their suffix. Where no photo of the model is there,
+    files are paired with photos in sorted order: with those in the capture's own folder, since the model may lack some of them, or
+    else with those of the model.
 
     Args:
-        lens, w2c: of the photo as COLMAP saw it.
-        stored: (h, w) of the file.
-        orientation: its EXIF orientation.
+        capture, model: folder and model.
+        folder: the folder of --images.
+        missing: photos of the model that are not in it.
 
-    Returns:
-        lens and pose of the upright photo; `conversion.convert` then turns the pixels. Unchanged if the photo is upright, or
-        nearly square, or COLMAP saw it upright.
+    Raises:
+        InputError: no name fits, and neither does the number of files.
     """
-    h, w = stored
-    sideways = orientation in _TURNS and (w > h) == (lens.w > lens.h) and max(h, w) > 1.05 * min(h, w)
-    if not sideways:
-        return lens, w2c
-    cx, cy = (lens.h - lens.cy, lens.cx) if orientation == 6 else (lens.cy, lens.w - lens.cx)
-    terms = list(lens.distortion)
-    if not lens.fisheye and len(terms) > 3:
-        p1, p2 = terms[2:4]
-        terms[2:4] = (p2, -p1) if orientation == 6 else (-p2, p1)
-    turn = np.eye(4)
-    turn[:3, :3] = _TURNS[orientation]
-    turned = replace(lens, w=lens.h, h=lens.w, fx=lens.fy, fy=lens.fx, cx=cx, cy=cy, distortion=tuple(terms))
-    return turned, turn @ w2c
+    name, files = scene_name(capture), list_photos(folder).names
+    registered = {image.name for image in model.images}
+    found = find_by_stem(missing, [file for file in files if file not in registered])
+    if found or len(missing) < len(registered) or not files:
+        if found:
+            say(f"{name}: {under_other_names('with another suffix', found, len(registered))}")
+        return found
+    try:
+        originals = list_photos(_image_folder(capture, model.path, model.images)).names
+    except FileNotFoundError:
+        originals = []
+    pairs = pair_in_order(folder, originals if registered <= set(originals) else missing, files)
+    found = {photo: file for photo, file in pairs.items() if photo in registered}
+    say(f"{name}: {under_other_names('of other names, in sorted order', found, len(registered))}")
+    return found
+
+
+def _capture_folder(path: Path) -> Path:
+    """Return the folder of a capture: above `sparse/0`, if that was given."""
+    path = path.absolute()
+    while path.name in SPARSE or path.parent.name in SPARSE:
+        path = path.parent
+    return path
 
 
 def _image_folder(capture: Path, model: Path, images: Sequence[Image]) -> Path:
@@ -252,8 +268,7 @@ def check(captures: Captures, given: Collection[str]) -> None:
         refuse_without_effect(given, "with --from_images", ["images"])
         return
     refuse_without_effect(given, "with --input", [field.name for field in fields(CameraSearch)])
-    if captures.images is not None and captures.input is not None and len(captures.input) > 1:
-        raise InputError("--images", f"is given with {len(captures.input)} captures", "one capture")
+    check_photo_folder(captures.images, captures.input or ())
 
 
 def work(argv: Sequence[str] | None) -> list[str]:
@@ -262,7 +277,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
     captures, search = settings(Captures, given), settings(CameraSearch, given)
     check(captures, given)
     conversion, frame = settings(ConversionSettings, given), settings(FrameSettings, given).frame
-    workers, cutting = conversion.workers or cores(), settings(CutOutSettings, given)
+    workers, shard = conversion.workers or cores(), read_shard(conversion.shard)
+    cutting = settings(CutOutSettings, given)
     if captures.from_images:
         require_pycolmap()
     below = search.work or Path(f"{captures.output.absolute()}_colmap")
@@ -272,11 +288,11 @@ def work(argv: Sequence[str] | None) -> list[str]:
         if name in scenes:
             raise InputError(path, f"is a second input for the scene {shown(name, 200)}", "a different name for each")
         if captures.input:
-            scenes[name] = partial(read_capture, path, captures.images, frame)
+            scenes[name] = partial(read_capture, path, captures.images, frame, len(captures.input) == 1)
         else:
             scenes[name] = partial(search_cameras, path, below / name, workers, frame, search, cutting.mask)
     data_path_json = captures.data_path_json or captures.output / "colmap_data_path.json"
-    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, cutting=cutting, frame=frame)
+    return convert(scenes, captures.output, data_path_json, workers, conversion.long_lrm, shard, cutting, frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

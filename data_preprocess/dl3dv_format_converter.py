@@ -37,6 +37,7 @@ from data_preprocess.capture.stored_image import read_header
 from data_preprocess.capture.transforms import Frame, read_transforms
 from data_preprocess.command import run_script, say_left_out
 from data_preprocess.scene_folder import UNFINISHED
+from data_preprocess.shards import read_shard
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "data_example"
 STORED, WRITTEN = "images_4", "images_undistort"
@@ -58,11 +59,15 @@ class Folders:
     )
 
 
-def find_scenes(folder: Path) -> dict[str, Path]:
+def find_scenes(folder: Path, output: Path | None = None) -> dict[str, Path]:
     """Return the transforms.json of each scene below a folder, by its hash, sorted by path.
 
     A folder with images and without cameras, or empty and named as scenes are, counts as a scene whose file does not exist, by its
     path.
+
+    Args:
+        folder: is searched at any depth.
+        output: a folder that is not searched: another process may be creating scenes in it.
 
     Raises:
         FileNotFoundError: the folder does not exist or has no scenes.
@@ -71,7 +76,7 @@ def find_scenes(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise missing_file(folder, "a folder with DL3DV scenes")
     scenes: dict[str, Path] = {}
-    complete, incomplete = _scene_folders(folder)
+    complete, incomplete = _scene_folders(folder, output)
     for scene, found in sorted((incomplete | complete).items()):
         name = scene.name if scene in complete else str(found)
         if name in scenes:
@@ -82,7 +87,7 @@ def find_scenes(folder: Path) -> dict[str, Path]:
     return scenes
 
 
-def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
+def _scene_folders(folder: Path, output: Path | None) -> tuple[dict[Path, Path], dict[Path, Path]]:
     """Return the folders with a transforms.json, and those with only images, each by the folder of the scene."""
     complete: dict[Path, Path] = {}
     incomplete: dict[Path, Path] = {}
@@ -101,7 +106,8 @@ def _scene_folders(folder: Path) -> tuple[dict[Path, Path], dict[Path, Path]]:
         elif (images or HASH.fullmatch(found.name)) and not {CAMERAS, UNFINISHED} & set(files):  # no scene converted here
             incomplete.setdefault(scene, found)
         # Hidden ones are downloads in progress.
-        kept = (name for name in folders if not (is_extra(name) or name in images or _leads_back(found / name)))
+        left_out = {*images, output.name} if output is not None and output.absolute().parent == found else set(images)
+        kept = (name for name in folders if not (is_extra(name) or name in left_out or _leads_back(found / name)))
         folders[:] = sorted(kept)
     say_left_out(folder, "folders that cannot be opened", unreadable)
     above = {folder for scene in complete.values() for folder in scene.parents}
@@ -151,15 +157,16 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the scenes; return the problems."""
     given = read_command_line("dl3dv_format_converter.py", __doc__, (Folders, ConversionSettings), argv)
     folders, conversion = settings(Folders, given), settings(ConversionSettings, given)
+    shard = read_shard(conversion.shard)
     data_path_json = folders.data_path_json or (
         folders.output / "dl3dv_data_path.json" if folders.output else EXAMPLES / "dl3dv_sample_data_path.json"
     )
+    output = folders.output or EXAMPLES / "dl3dv_processed"
     scenes: dict[str, Callable[[], list[Photo]]] = {
         name: partial(read_photos, name, json_path)
-        for name, json_path in find_scenes(folders.input or EXAMPLES / "dl3dv_benchmark").items()
+        for name, json_path in find_scenes(folders.input or EXAMPLES / "dl3dv_benchmark", output).items()
     }
-    output = folders.output or EXAMPLES / "dl3dv_processed"
-    return convert(scenes, output, data_path_json, conversion.workers, conversion.long_lrm)
+    return convert(scenes, output, data_path_json, conversion.workers, conversion.long_lrm, shard)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

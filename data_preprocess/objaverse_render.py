@@ -36,9 +36,8 @@ from config.flags import flag, read_command_line, settings
 from config.messages import counted, shown, some
 from config.signals import held
 from config.threads import cores
-from data.files import check_output, write_json
+from data.files import write_json
 from data.scene_format import MOST_VIEWS
-from data.scene_list import write_data_path
 from data_preprocess.blender.asset import Asset, Render
 from data_preprocess.blender.pool import BlenderPool, clean_environment, find_python, read_answer
 from data_preprocess.command import (
@@ -49,6 +48,7 @@ from data_preprocess.command import (
     run_script,
     say_left_out,
 )
+from data_preprocess.shards import Shard, read_shard, shard_flag
 
 DEVICES = ("cpu", "cuda", "optix", "hip", "oneapi", "metal")
 UID = re.compile("[0-9a-f]{32}")
@@ -87,6 +87,7 @@ class ObjectRender:
     blender_python: str | None = flag(
         None, "Python of Blender's environment", unset="$BLENDER_PYTHON, else .blender_env/bin/python"
     )
+    shard: str | None = shard_flag()
 
 
 def find_glbs(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -232,6 +233,12 @@ def download(python: str, uids: Sequence[str], failed: dict[str, str]) -> dict[s
     return glbs
 
 
+def list_paths(chosen: ObjectRender) -> tuple[Path, Path]:
+    """Return the files of the list of finished objects and of that of failed ones."""
+    data_path, failed = (chosen.output / f"{chosen.name}_{what}.json" for what in ("data_path", "failed"))
+    return data_path, failed
+
+
 def check(chosen: ObjectRender, given: Collection[str]) -> None:
     """Check flags against each other; `given` has the names of those that were given.
 
@@ -240,8 +247,6 @@ def check(chosen: ObjectRender, given: Collection[str]) -> None:
     """
     check_one_of(given, "input", "uids", "a folder of GLB files, or objects of Objaverse")
     check_list_name(chosen.name)
-    for what in ("data_path", "failed"):
-        check_output(chosen.output / f"{chosen.name}_{what}.json")
     if chosen.num_views == 0 and not chosen.rings:
         raise InputError("--num_views", "is 0", "1 or more without --rings")
 
@@ -250,14 +255,17 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Render the chosen objects; return the problems."""
     given = read_command_line("objaverse_render.py", __doc__, (ObjectRender,), argv)
     chosen = settings(ObjectRender, given)
+    shard = read_shard(chosen.shard)
     check(chosen, given)
     quality = chosen.samples, not chosen.no_denoise
     render = Render(chosen.num_views, chosen.rings, chosen.image_size, chosen.seed, *quality, chosen.output)
     glbs, others = ({}, []) if chosen.input is None else find_glbs(chosen.input)
     if chosen.input is not None:
         say_left_out(chosen.input, "files other than GLB", others)
-    names = list(glbs) if chosen.uids is None else read_uids(chosen.uids)
+    names = shard.part(list(glbs) if chosen.uids is None else read_uids(chosen.uids))
     assets, left = open_assets(render, names)
+    for path in list_paths(chosen):
+        shard.begin(path)
     earlier = len(assets) - len(left)
     failed: dict[str, str] = {}
     if left:
@@ -269,28 +277,30 @@ def work(argv: Sequence[str] | None) -> list[str]:
         workers = min(chosen.workers or (cores() if chosen.device == "cpu" else 1), len(left))
         with BlenderPool(python, workers, max(1, cores() // workers), chosen.device, chosen.timeout) as pool:
             failed |= render_all(left, glbs, pool, workers)
-    return report(chosen, assets, failed, earlier)
+    return report(chosen, shard, assets, failed, earlier)
 
 
-def report(chosen: ObjectRender, assets: Sequence[Asset], failed: Mapping[str, str], earlier: int) -> list[str]:
+def report(chosen: ObjectRender, shard: Shard, assets: Sequence[Asset], failed: Mapping[str, str], earlier: int) -> list[str]:
     """Write the lists of finished and of failed objects, and say how many there are; return the problems.
 
     Args:
         chosen: the flags.
-        assets: all objects.
+        shard: which of all objects they are.
+        assets: the objects.
         failed: the problems by name.
         earlier: number of objects that earlier runs have finished.
     """
     finished = [asset.scene.json_path for asset in assets if asset.name not in failed]
-    data_path, failed_path = (chosen.output / f"{chosen.name}_{what}.json" for what in ("data_path", "failed"))
+    data_path, failed_path = list_paths(chosen)
+    failed_path = shard.list_path(failed_path)
     if failed:
         write_json(failed_path, {asset.name: failed[asset.name] for asset in assets if asset.name in failed})
     else:
         failed_path.unlink(missing_ok=True)
     line = f"{len(finished)} of {counted(len(assets), 'object')}"
-    if finished:
-        write_data_path(data_path, finished)
-        line += f" in {data_path}"
+    written = shard.write_list(data_path, finished)
+    if written is not None:
+        line += f" in {written}"
     if earlier:
         line += f"; {earlier} from earlier runs"
     if failed:

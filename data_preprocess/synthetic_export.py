@@ -35,15 +35,15 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted
 from config.signals import end_with_parent, end_workers, held
-from data.files import check_output, replace_when_finished
+from data.files import replace_when_finished
 from data.scene_format import MOST_VIEWS
-from data.scene_list import write_data_path
 from data.synthetic.batch import KINDS, describe
 from data.synthetic.cameras import LAYOUTS
 from data.synthetic.render import render
 from data.synthetic.tables import pack
 from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS, check_list_name, run_script
 from data_preprocess.scene_folder import SceneFolder, rendered_views
+from data_preprocess.shards import Shard, read_shard, shard_flag
 from model.runtime import full_memory_is_refused, pick_device
 
 # Scenes are numbered with six digits. With 4096 samples a tile of 8×8 pixels has as many rays as are traced at once on a CPU.
@@ -72,6 +72,7 @@ class Export:
     layout: str | None = flag(None, "arrangement of the cameras of objects", choices=LAYOUTS, unset="drawn for each object")
     workers: int = flag(0, "processes; 0 renders in the main process", least=0, most=MOST_WORKERS, group="machine")
     device: str = flag("cpu", "auto, cpu, cuda or cuda:N")
+    shard: str | None = shard_flag()
 
 
 def export_scene(export: Export, index: int) -> Path:
@@ -120,7 +121,7 @@ def _export_all(export: Export, indices: Sequence[int]) -> Iterator[Path]:
             yield export_scene(export, index)
         return
     context = multiprocessing.get_context("spawn")
-    workers = min(export.workers, len(indices))
+    workers = max(1, min(export.workers, len(indices)))
     with held():  # starts a process that cleans up after the others
         interrupted = context.Event()
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(interrupted,)) as pool:
@@ -160,30 +161,31 @@ def list_path(export: Export) -> Path:
     return export.output / f"{export.name or export.kind}_data_path.json"
 
 
-def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int]]:
-    """Read the command line; return the settings, with the device resolved, and the indices of the scenes to export.
+def read_export(argv: Sequence[str] | None) -> tuple[Export, Sequence[int], Shard]:
+    """Read the command line; return the settings, with the device resolved, the indices of all scenes, and which of them to export.
 
     Raises:
         InputError: a flag is out of range, contradicts another or has no effect.
     """
     given = read_command_line("synthetic_export.py", __doc__, (Export,), argv)
     export = settings(Export, given)
-    indices = _indices(export, given)
+    indices, shard = _indices(export, given), read_shard(export.shard)
     if export.samples.bit_count() != 1:
         raise InputError("--samples", f"is {export.samples}", "a power of two")
     if export.kind != "objects":
         refuse_without_effect(given, f"with --kind {export.kind}", ["layout"])
     check_list_name(export.kind if export.name is None else export.name)
-    check_output(list_path(export))
-    return replace(export, device=str(pick_device(export.device))), indices
+    export = replace(export, device=str(pick_device(export.device)))
+    shard.begin(list_path(export))
+    return export, indices, shard
 
 
 def work(argv: Sequence[str] | None) -> None:
     """Write the scenes and the list of them."""
-    export, indices = read_export(argv)
-    scenes = list(tqdm(_export_all(export, indices), total=len(indices), unit="scene"))
-    write_data_path(list_path(export), scenes)
-    print(f"{counted(len(scenes), 'scene')} in {list_path(export)}")
+    export, indices, shard = read_export(argv)
+    chosen = shard.part(indices)
+    scenes = list(tqdm(_export_all(export, chosen), total=len(chosen), unit="scene"))
+    print(f"{counted(len(scenes), 'scene')} in {shard.write_list(list_path(export), scenes)}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,6 +38,7 @@ from data_preprocess.capture.transforms import read_transforms
 from data_preprocess.capture.world_frame import FrameSettings, orient
 from data_preprocess.command import run_script, say_left_out
 from data_preprocess.scene_folder import UNFINISHED
+from data_preprocess.shards import read_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +136,14 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Convert the captures; return the problems."""
     given = read_command_line("transforms_format_converter.py", __doc__, SETTINGS, argv)
     captures, conversion = settings(Captures, given), settings(ConversionSettings, given)
-    frame, cutting = settings(FrameSettings, given).frame, settings(CutOutSettings, given)
+    frame, shard = settings(FrameSettings, given).frame, read_shard(conversion.shard)
+    cutting = settings(CutOutSettings, given)
     scenes: dict[str, Callable[[], list[Photo]]] = {
         name: partial(read_photos, name, json_path, frame)
         for name, json_path in find_captures(captures.input, cutting.mask).items()
     }
     data_path_json = captures.data_path_json or captures.output / "transforms_data_path.json"
-    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, cutting=cutting, frame=frame)
+    return convert(scenes, captures.output, data_path_json, conversion.workers, conversion.long_lrm, shard, cutting, frame)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

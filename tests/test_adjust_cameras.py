@@ -146,6 +146,14 @@ def test_a_list_gets_a_list(tmp_path, capsys):
     assert json.loads(elsewhere.read_text()) == ["../scene_0/adjusted_cameras.json"]
 
 
+def test_a_list_of_lines_gets_a_list(tmp_path, capsys):
+    write_random_data_path(tmp_path, scenes=2)
+    (tmp_path / "all.txt").write_text("scene_1/opencv_cameras.json\n\nscene_0/opencv_cameras.json\n")
+    assert adjust(capsys, tmp_path / "all.txt", "--scale", 0.5)[0] == 0
+    written = json.loads((tmp_path / "all_adjusted_data_path.json").read_text())
+    assert written == ["scene_1/adjusted_cameras.json", "scene_0/adjusted_cameras.json"]
+
+
 def test_the_spelling_of_long_lrm_stays(tmp_path, capsys):
     json_path = write_random_scene(tmp_path / "s", long_lrm=True, name="another name")
     assert adjust(capsys, json_path, "--drop", 1, 1, 3)[0] == 0

@@ -170,6 +170,99 @@ def test_a_model_is_found_and_photos_missing_from_it_are_listed(tmp_path, capsys
     assert dot_errors(views, dots() + MIDDLE).max() < 0.12
 
 
+def shrunk(folder: Path, to: str, names: dict[str, str], by: int = 2) -> None:
+    """Write photos of a capture at a smaller size into another folder of it, under other names."""
+    for name, written in names.items():
+        (folder / to / written).parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(folder / "images" / name) as image:
+            w, h = image.size
+            image.resize((w // by, h // by), Image.Resampling.BOX).save(folder / to / written)
+
+
+def test_several_captures_with_photos_at_half_the_size(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = ["a.png", "sub/b.png", "c.png"]
+    for name in ("garden", "room"):
+        capture(tmp_path / "360" / name, ["RADIAL"], names)
+        shrunk(tmp_path / "360" / name, "images_2", {name: name for name in names})
+    (tmp_path / "images_2").mkdir()  # not meant
+    flags = ["--input", "360/garden", "360/room/sparse/0", "--images", "images_2", "--output", "out", "--frame", "given"]
+    assert main(flags) == 0
+    scenes = [read_scene(path) for path in read_data_path("out/colmap_data_path.json")]
+    assert [scene.name for scene in scenes] == ["garden", "room"]
+    for scene in scenes:
+        assert {(view.w, view.h) for view in scene.views} == {(84, 60)}
+        assert dot_errors(scene.views, dots() + MIDDLE).max() < 0.12
+    assert "other names" not in capsys.readouterr().out
+    shutil.rmtree("360/room/images_2")
+    assert main([*flags[:-3], "again"]) == 2
+    assert "360/room/images_2: is not there; wanted the photos of the capture\n" in capsys.readouterr().err
+    assert len(read_data_path("again/colmap_data_path.json")) == 1
+
+
+def test_photos_with_another_suffix_are_found(tmp_path, capsys):
+    folder = tmp_path / "fern"
+    capture(folder, ["RADIAL"], ["IMG_1.JPG", "IMG_2.JPG", "IMG_10.png", "IMG_11.JPG"])
+    # There is no telling which of two files the last one is.
+    shrunk(folder, "images_2", {"IMG_1.JPG": "IMG_1.png", "IMG_2.JPG": "IMG_2.webp", "IMG_10.png": "IMG_10.png"})
+    shrunk(folder, "images_2", {"IMG_11.JPG": "IMG_11.png"})
+    shrunk(folder, "images_2", {"IMG_11.JPG": "IMG_11.webp"})
+    views = convert(tmp_path / "out", "--input", folder, "--images", "images_2", "--frame", "given")
+    assert [view.file_path.stem for view in views] == ["IMG_1", "IMG_2", "IMG_10"]
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.2  # compressed twice
+    out = capsys.readouterr().out
+    assert "fern: photos with another suffix (2 of 4): IMG_1.JPG is IMG_1.png, IMG_2.JPG is IMG_2.webp\n" in out
+    assert f"fern: left out, photos of the model that are not in {folder}/images_2 (1 of 4): IMG_11.JPG\n" in out
+
+
+@pytest.mark.parametrize("originals", [True, False])
+def test_photos_of_other_names_are_paired_in_sorted_order(tmp_path, capsys, originals):
+    folder = tmp_path / "fern"
+    names = ["IMG_4026.JPG", "IMG_4027.JPG", "IMG_4029.JPG", "IMG_4030.JPG"]
+    capture(folder, ["RADIAL"], names)
+    if originals:  # one that the model lacks has its place in the order
+        shutil.copy(folder / "images" / names[0], folder / "images" / "IMG_4028.JPG")
+        names.insert(2, "IMG_4028.JPG")
+    shrunk(folder, "images_2", {name: f"image{i:03d}.png" for i, name in enumerate(names)})
+    if not originals:
+        shutil.rmtree(folder / "images")
+    views = convert(tmp_path / "out", "--input", folder, "--images", "images_2", "--frame", "given")
+    numbers = (0, 1, 3, 4) if originals else (0, 1, 2, 3)
+    assert [view.file_path.name for view in views] == [f"image{i:03d}.png" for i in numbers]
+    assert dot_errors(views, dots() + MIDDLE).max() < 0.2
+    out = capsys.readouterr().out
+    pairs = f"IMG_4026.JPG is image000.png, IMG_4027.JPG is image001.png, IMG_4029.JPG is image00{numbers[2]}.png, "
+    assert f"fern: photos of other names, in sorted order (4 of 4): {pairs}" in out
+    assert ("fern: left out, photos that are not in the model (1 of 5): image002.png\n" in out) == originals
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "message"),
+    [
+        (
+            ["a0.png", "a1.png"],
+            (60, 84),
+            "images_2: holds 2 photos of other names than the 3 of the cameras; wanted the same names, up to ",
+        ),
+        (
+            ["a1.png", "a10.png", "a9.png"],
+            (60, 84),
+            "holds photos of other names, a10.png or a9.png for 1.png, sorted by letter or by number",
+        ),
+        (["a0.png", "a1.png", "a2.png"], (84, 60), "a0.png: is an image of 60×84 (w×h); wanted the 168×120 of its camera or "),
+    ],
+)
+def test_photos_that_cannot_be_paired_are_refused(tmp_path, capsys, names, size, message):
+    capture(tmp_path / "fern", ["PINHOLE"], ["0.png", "1.png", "2.png"])
+    (tmp_path / "fern" / "images_2").mkdir()
+    for name in names:
+        Image.new("RGB", size[::-1]).save(tmp_path / "fern" / "images_2" / name)
+    assert main(["--input", str(tmp_path / "fern"), "--images", "images_2", "--output", str(tmp_path / "out")]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("colmap_format_converter.py: ")]
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_larger_of_two_models_is_converted_and_the_other_is_named(tmp_path, capsys):
     folder = tmp_path / "garden"
     capture(folder, ["PINHOLE"], ["a.png", "b.png", "c.png"], sparse="sparse/0")
@@ -320,7 +413,14 @@ def test_a_lens_that_opencv_does_not_have_is_named(tmp_path, capsys):
         (["--input", "box", "--images", "empty"], "empty: lacks 3 of the 3 photos of box/sparse/0"),
         (["--input", "alone"], "alone: lacks the photos of alone, such as 0.png; wanted them in alone/images or in --images"),
         (["--input", "box", "box"], "box: is a second input for the scene 'box'; wanted a different name for each"),
-        (["--input", "box", "alone", "--images", "box/images"], "--images: is given with 2 captures; wanted one"),
+        (
+            ["--input", "box", "alone", "--images", "/box"],
+            "--images: is one path for 2 captures; wanted the name of a folder in each",
+        ),
+        (
+            ["--input", "box", "--images", "images_4"],
+            "box/images_4: is not there; wanted the photos of the capture, there or in images_4",
+        ),
         (["--input", "box", "--seed", "1"], "--seed: has no effect with --input; wanted it left out"),
         (["--from_images", "box", "--images", "box"], "--images: has no effect with --from_images; wanted it left out"),
         (["--input", "box", "--from_images", "box"], "--input, --from_images: are both given; wanted one of them"),
@@ -354,3 +454,16 @@ def test_wrong_input_is_one_line(tmp_path, monkeypatch, capsys, flags, message):
 def test_the_root_folder_as_output_shows_no_traceback(tmp_path, capsys):
     assert main(["--input", str(tmp_path), "--output", "/"]) == 2
     assert "has no cameras.bin and images.bin" in capsys.readouterr().err
+
+
+def test_a_shard_converts_its_captures_alone(tmp_path, capsys):
+    for name in "abc":
+        capture(tmp_path / name, ["PINHOLE"], ["1.jpg", "2.jpg"])
+    captures = [str(tmp_path / name) for name in "abc"]
+    assert main(["--input", *captures, "--output", str(tmp_path / "out"), "--shard", "1/2"]) == 0
+    part = tmp_path / "out" / "colmap_data_path.part-0001-of-0002.json"
+    assert [path.parent.name for path in read_data_path(part)] == ["b", "c"]
+    assert capsys.readouterr().out.endswith(f"2 of 2 scenes in {part}\n")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b", "c", part.name]
+    assert main(["--input", *captures, "--output", str(tmp_path / "out"), "--shard", "2/2"]) == 2
+    assert "--shard: is '2/2'; wanted I/N" in capsys.readouterr().err

@@ -24,7 +24,7 @@ SCRIPTS = [path.stem for path in sorted(Path(check_scenes.__file__).parent.glob(
 
 
 def test_all_scripts_are_found():
-    assert len(SCRIPTS) == 12
+    assert len(SCRIPTS) == 16
 
 
 def raising(error: BaseException):

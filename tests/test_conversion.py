@@ -16,6 +16,8 @@ from data.scene_list import read_data_path
 from data_preprocess.capture.conversion import Photo, convert
 from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
+from data_preprocess.merge_lists import main as merge
+from data_preprocess.shards import Shard
 from tests.support.images import turned
 from tests.support.scenes import contents, random_c2w
 
@@ -238,3 +240,22 @@ def test_what_is_no_image_is_named(tmp_path):
         read_stored(tmp_path)
     with pytest.raises(InputError, match=r"cut.png: cannot be decoded"):
         read_stored(tmp_path / "cut.png")
+
+
+def test_shards_divide_the_scenes_and_their_merged_lists_are_that_of_an_undivided_run(tmp_path, capsys):
+    found = {name: photos(tmp_path / "in" / name, n=2, seed=seed) for seed, name in enumerate("dbeac")}
+    (tmp_path / "in" / "e" / "1.png").write_bytes(b"no photo")
+    scenes = {name: (lambda name=name: found[name]) for name in found}
+    whole, output = tmp_path / "whole", tmp_path / "out"
+    problems = convert(scenes, whole, whole / "toy_data_path.json", 2)
+    capsys.readouterr()
+    path, divided = output / "toy_data_path.json", []
+    for index in (5, 0, 1, 4, 3, 2, 6):  # seven, of which two have nothing to do
+        divided += convert(scenes, output, path, 2, shard=Shard(index, 7))
+    said = [line.partition(" in ")[0] for line in capsys.readouterr().out.splitlines() if " in " in line and ".part-" in line]
+    assert [line[0] + line[5] for line in said] == ["11", "00", "11", "01", "00", "11", "11"]
+    assert len(problems) == 1
+    assert divided == problems
+    assert merge([str(path)]) == 0
+    left = contents(output)
+    assert {name: text for name, text in left.items() if ".part-" not in name.name} == contents(whole)

@@ -230,3 +230,17 @@ def test_as_a_user_runs_it(tmp_path):
     assert "1 of 1 scene in out/dl3dv_data_path.json" in done.stdout
     assert "Traceback" not in done.stderr
     assert json_path.read_bytes() == before
+
+
+def test_scenes_that_another_shard_begins_in_an_output_folder_below_the_input_are_not_taken_for_input(tmp_path, capsys):
+    for name in ("fox", "owl", "yak"):
+        fox(tmp_path / "in" / name)
+    begun = tmp_path / "in" / "done" / ("0" * 64)
+    begun.mkdir(parents=True)
+    path = tmp_path / "in" / "done" / "dl3dv_data_path.json"
+    for index in range(2):
+        assert main(["--input", str(tmp_path / "in"), "--output", str(path.parent), "--shard", f"{index}/2"]) == 0
+    parts = [path.with_name(f"dl3dv_data_path.part-000{index}-of-0002.json") for index in range(2)]
+    assert [[scene.parent.name for scene in read_data_path(part)] for part in parts] == [["fox"], ["owl", "yak"]]
+    assert main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 2  # else it is a scene without a file
+    assert f"{begun}: has no transforms.json" in capsys.readouterr().err

@@ -2,7 +2,19 @@
 
 import pytest
 
-from config.messages import MOST_NAMES, counted, is_plain, left_out, one_line, shown, shown_key, some, with_article, with_type
+from config.messages import (
+    MOST_NAMES,
+    counted,
+    is_plain,
+    left_out,
+    one_line,
+    shown,
+    shown_key,
+    some,
+    speaks_for_machine,
+    with_article,
+    with_type,
+)
 
 
 def test_an_error_without_a_message_is_reported_by_its_type():
@@ -45,3 +57,20 @@ def test_values_are_shown_in_bounded_time_and_length():
     assert shown(1 << 70_000) == "<a whole number of 70001 bits>"  # Python refuses to write it
     assert (shown("a" * 99, 5), shown({"a": 1.5}), shown(True)) == ("'aaaa…", "{'a': 1.5}", "True")
     assert (shown_key("a" * 99, 5), shown_key("a b"), shown_key(1)) == ("aaaaa…", "a b", "1")
+
+
+@pytest.mark.parametrize(
+    ("variables", "speaks"),
+    [
+        ({}, True),
+        ({"RANK": "3", "LOCAL_RANK": "0"}, True),  # torchrun, the first process of the second machine
+        ({"RANK": "3", "LOCAL_RANK": "1", "SLURM_LOCALID": "0"}, False),  # torchrun in a task of srun
+        ({"RANK": "1", "LOCAL_RANK": "0", "SLURM_LOCALID": "1"}, False),  # srun --gpus-per-task: each task sees one GPU, its first
+    ],
+)
+def test_one_process_of_each_machine_says_what_all_would(monkeypatch, variables, speaks):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert speaks_for_machine() == speaks

@@ -20,7 +20,9 @@ from data.scene_format import read_scene
 from data.scene_list import read_data_path
 from data_preprocess.blender import pool as blender_pool
 from data_preprocess.blender.asset import Render, cameras, check_image
+from data_preprocess.merge_lists import main as merge
 from data_preprocess.objaverse_render import main, read_uids
+from tests.support.documentation import documented, write_python
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "objaverse_render.py"
 SIZE = (16, 24)
@@ -397,3 +399,57 @@ def test_a_picture_with_anything_in_it_counts(tmp_path):
     pixels[3, 4, 3] = 1
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert check_image(tmp_path / "a.png", SIZE)
+
+
+def lists(folder: Path) -> dict[str, bytes]:
+    """Return the whole lists in a folder."""
+    return {path.name: path.read_bytes() for path in folder.glob("*.json") if ".part-" not in path.name}
+
+
+def test_shards_write_parts_of_both_lists_which_merge_to_those_of_an_undivided_run(tmp_path, capsys):
+    python = stand_in(tmp_path / "blender")
+    write_glbs(tmp_path / "in", a="broken", b="fine", c__d="fine", e="broken", f="fine")
+    assert main(flags(tmp_path, python)) == 2
+    whole = lists(tmp_path / "out")
+    assert sorted(whole) == ["objaverse_data_path.json", "objaverse_failed.json"]
+    shutil.rmtree(tmp_path / "out")
+    jobs(python)
+    codes = [main(flags(tmp_path, python, "--shard", f"{index}/7")) for index in (6, 1, 0, 2, 5, 4, 3)]
+    assert codes == [0, 2, 0, 0, 2, 0, 0]
+    assert sorted(Path(job["glb"]).stem for job in jobs(python)) == ["a", "b", "d", "e", "f"]
+    assert len(list((tmp_path / "out").glob("objaverse_failed.part-*"))) == 2
+    assert merge([str(tmp_path / "out" / "objaverse_data_path.json")]) == 0
+    assert lists(tmp_path / "out") == whole
+    write_glbs(tmp_path / "in", a="mended", e="fine")
+    for index in range(7):
+        assert main(flags(tmp_path, python, "--shard", f"{index}/7")) == 0
+    assert merge([str(tmp_path / "out" / "objaverse_data_path.json")]) == 0
+    assert len(read_data_path(tmp_path / "out" / "objaverse_data_path.json")) == 5
+    assert not list((tmp_path / "out").glob("objaverse_failed*"))
+    capsys.readouterr()
+    assert main(flags(tmp_path, python, "--shard", "0/2")) == 2
+    assert "is of 7 shards, not of 2; wanted --shard I/7, or the parts of 7 deleted" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_documented_job_array_renders_all_objects(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    python = stand_in(tmp_path / "blender")
+    write_glbs(tmp_path / "glbs", a="fine", b="fine", c="broken")
+    more = f"--blender_python {python} --num_views 2 --image_size 6 8"
+    write_python(tmp_path / "bin", objaverse_render=more)
+    known = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    script = documented("data_preprocess/README.md", "Several machines", "#SBATCH")
+    assert "#SBATCH --array=0-15\n" in script
+    tasks = {f"SLURM_ARRAY_TASK_{name}": value for name, value in (("MIN", "0"), ("MAX", "15"), ("COUNT", "16"), ("STEP", "1"))}
+    codes = []
+    for task in range(16):
+        known |= {**tasks, "SLURM_ARRAY_TASK_ID": str(task)}
+        codes.append(subprocess.run(["bash", "-c", script], env=known, stderr=subprocess.PIPE).returncode)
+    assert sorted(codes) == [0] * 15 + [2]
+    output = tmp_path / "train_objects"
+    assert merge([str(output / "objaverse_data_path.json")]) == 0
+    words = more.split()
+    assert main(["--input", "glbs", "--output", "whole", *words]) == 2
+    names = ("objaverse_data_path.json", "objaverse_failed.json")
+    assert {name: (output / name).read_bytes() for name in names} == lists(tmp_path / "whole")

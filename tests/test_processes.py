@@ -93,3 +93,35 @@ def test_processes_that_would_start_at_different_steps_are_refused(tmp_path):
     errors = run_processes(2, ["-c", go + PROGRAM.format(program="train", argv=arguments("apart"))], tmp_path, status=2)
     assert "outputs/apart/snapshot: holds different snapshots for different processes; wanted outputs/ on a disk" in errors[0]
     assert errors[1].strip() == ""
+
+
+# Prints, for each connection of a process, whether and when it is asked for a sign of life, and after which silence it is given up.
+CONNECTIONS = """
+import os, socket, sys
+from model.parallel.context import join_context
+from model.parallel.processes import end_processes, start_processes
+
+start_processes("cpu", 2)
+join_context(2)
+for name in os.listdir("/proc/self/fd"):
+    try:
+        connection = socket.socket(fileno=int(name))
+        connection.getpeername()
+    except OSError:
+        continue
+    if connection.family in (socket.AF_INET, socket.AF_INET6):
+        wanted = (socket.SOL_SOCKET, socket.SO_KEEPALIVE), *((socket.IPPROTO_TCP, option) for option in (
+            socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT))
+        print("connection", *(connection.getsockopt(*option) for option in wanted), file=sys.stderr)
+    connection.detach()
+end_processes()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="connections are listed in /proc")
+def test_connections_end_after_five_minutes_without_a_sign_of_life(tmp_path):
+    errors = run_processes(2, ["-c", CONNECTIONS], tmp_path)
+    for error in errors:
+        found = [line for line in error.splitlines() if line.startswith("connection")]
+        assert len(found) >= 3  # to the store, of the group, of the context
+        assert set(found) == {"connection 1 60 30 8 300000"}

@@ -23,7 +23,7 @@ OLD = (3, 8)
 
 
 def test_all_programs_are_found():
-    assert len(PROGRAMS) == 14
+    assert len(PROGRAMS) == 18
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
@@ -89,10 +89,12 @@ def test_an_old_torch_is_one_line(monkeypatch, capsys, version):
     assert ended.value.code == 2
     line = f"train.py: torch: is {version}; wanted 2.9 or newer: pip install -r requirement.txt\n"
     assert capsys.readouterr().err == line
-    monkeypatch.setenv("LOCAL_RANK", "1")  # another process of the machine says it
-    with pytest.raises(SystemExit):
-        startup.check_torch()
-    assert capsys.readouterr().err == ""
+    for name in ("SLURM_LOCALID", "LOCAL_RANK"):  # another process of the machine, by srun or torchrun, says it
+        monkeypatch.setenv(name, "1")
+        with pytest.raises(SystemExit):
+            startup.check_torch()
+        assert capsys.readouterr().err == ""
+        monkeypatch.setenv(name, "0")
 
 
 @pytest.mark.parametrize("address", ["http://user:a/b@host", "http://host:port", "http://[::1"])

@@ -1,5 +1,6 @@
 """Export of procedural data to the unified format. Letters: h w pixels."""
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -228,3 +229,16 @@ def test_chosen_indices_are_written_in_their_order(tmp_path):
     export("--kind", "objects", "--num_views", "1", *SIZE, "--output", str(tmp_path), "--indices", "7", "2")
     dataset = SceneDataset(tmp_path / "objects_data_path.json", (24, 40))
     assert [dataset[i].name for i in range(len(dataset))] == ["objects_0_000007", "objects_0_000002"]
+
+
+@pytest.mark.parametrize("workers", ["0", pytest.param("2", marks=pytest.mark.slow)])
+def test_a_shard_exports_its_indices_alone_and_none_where_there_are_fewer_than_shards(tmp_path, capsys, workers):
+    flags = ["--kind", "objects", "--indices", "7", "3", "--num_views", "1", "--image_size", "6", "8", "--workers", workers]
+    expected = [(0, []), (1, ["objects_0_000007"]), (2, ["objects_0_000003"])]
+    for index, names in expected:
+        capsys.readouterr()
+        export(*flags, "--output", str(tmp_path), "--shard", f"{index}/3")
+        part = tmp_path / f"objects_data_path.part-000{index}-of-0003.json"
+        assert capsys.readouterr().out == f"{len(names)} scene{'s' * (len(names) != 1)} in {part}\n"
+        assert [Path(entry).parent.name for entry in json.loads(part.read_text())] == names
+    assert not (tmp_path / "objects_data_path.json").exists()

@@ -46,6 +46,16 @@ def test_run_leaves_everything_behind(folder):
     assert found[0]["tokens_per_s"] == pytest.approx(30 * found[0]["samples_per_s"])
 
 
+def test_lists_of_lines_are_trained_on_like_those_in_json(folder):
+    lines = [f"scene_{i}/opencv_cameras.json" for i in range(3)]
+    (folder / "scenes" / "all.txt").write_text("\r\n".join(lines))
+    assert train.main(arguments("json", steps=2, warmup=1)) == 0
+    text = {"data_path": "scenes/all.txt", "val_data_path": "scenes/all.txt", "val_every": 2}
+    assert train.main(arguments("text", steps=2, warmup=1, **text)) == 0
+    assert_same(final("json"), final("text"))
+    assert "val_psnr" in rows("text")[-1]
+
+
 def test_exported_weights_are_the_average_and_load(folder):
     assert train.main(arguments("export", ema=0.5)) == 0
     path = folder / "outputs" / "export" / "model.safetensors"

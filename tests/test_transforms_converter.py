@@ -15,10 +15,11 @@ from data.scene_format import read_scene
 from data.scene_list import read_data_path
 from data_preprocess.capture.photo_names import natural_key
 from data_preprocess.capture.transforms import read_transforms
+from data_preprocess.merge_lists import main as merge
 from data_preprocess.transforms_format_converter import main
 from tests.support.captures import dots, equidistant, found_dots, orbit, paint, perspective, project, write_transforms
 from tests.support.images import turned
-from tests.support.scenes import ring_c2w
+from tests.support.scenes import contents, ring_c2w
 
 SCRIPT = Path(__file__).parent.parent / "data_preprocess" / "transforms_format_converter.py"
 MIDDLE = np.array([1.0, -2.0, 0.5])
@@ -416,3 +417,27 @@ def test_as_a_user_runs_it(tmp_path):
     assert [view.w for view in read_scene(tmp_path / "out" / "toy" / "opencv_cameras.json").views] == [28] * 3
     again = subprocess.run([*command, "--workers", "-1"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (again.returncode, again.stderr) == (2, "transforms_format_converter.py: --workers: is -1; wanted 1 to 1024\n")
+
+
+def test_every_shard_refuses_captures_of_one_name(tmp_path, capsys):
+    folders = [tmp_path / name for name in ("in/a", "in/b", "other/a")]
+    for folder in folders:
+        capture(folder, LENSES, perspective, v=2)
+    for index in range(3):
+        words = ["--input", *map(str, folders), "--output", str(tmp_path / "out"), "--shard", f"{index}/3"]
+        assert main(words) == 2
+        assert capsys.readouterr().err.count(" for the scene 'a'; wanted a different name for each") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_shards_at_once_in_one_folder_give_what_an_undivided_run_gives(tmp_path):
+    for name in "abcde":
+        capture(tmp_path / "in" / name, LENSES, perspective, v=3)
+    words = [sys.executable, str(SCRIPT), "--input", str(tmp_path / "in"), "--workers", "1", "--output"]
+    shards = [subprocess.Popen([*words, str(tmp_path / "out"), "--shard", f"{index}/2"]) for index in range(2)]
+    assert [process.wait(120) for process in shards] == [0, 0]
+    assert merge([str(tmp_path / "out" / "transforms_data_path.json")]) == 0
+    assert main([*words[2:], str(tmp_path / "whole")]) == 0
+    found = contents(tmp_path / "out")
+    assert {name: text for name, text in found.items() if ".part-" not in name.name} == contents(tmp_path / "whole")

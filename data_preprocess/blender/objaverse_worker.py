@@ -4,20 +4,28 @@ Reads uids from standard input, one per line, and answers each with a line of JS
 package's own output goes to standard error. It keeps files in ~/.objaverse and downloads none twice.
 """
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import objaverse
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Threads instead of the package's own processes, which wait forever when the server refuses an object.
 DOWNLOADS = 8
 # Uids per request: for each one, the package reads its list of 800 thousand objects.
 CHUNK = 16
 TIMEOUT_S = 60
+LOCK = os.path.expanduser("~/.objaverse/list.lock")
 
 
 def main() -> None:
@@ -30,7 +38,8 @@ def main() -> None:
     chunks = [uids[start : start + CHUNK] for start in range(0, len(uids), CHUNK)]
     try:
         # Once, before the threads, which must not all download the list of objects.
-        objaverse.load_uids()
+        with alone():
+            objaverse.load_uids()
     except Exception as error:  # a refused or cut connection, or anything a damaged list may raise
         problem = (
             f"is skipped, the list of objects cannot be read ({explain(error)}); wanted the list: delete a damaged ~/.objaverse"
@@ -42,6 +51,18 @@ def main() -> None:
         for chunk in pool.map(fetch, chunks):
             for answer in chunk:
                 answers.write(json.dumps(answer) + "\n")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let one process after another through the block, where files can be locked: the package reads a list that another writes."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            os.makedirs(os.path.dirname(LOCK), exist_ok=True)
+            file = stack.enter_context(open(LOCK, "a"))
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def fetch(uids: list[str]) -> list[dict]:

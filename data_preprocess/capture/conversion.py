@@ -19,16 +19,16 @@ from config.errors import InputError
 from config.flags import flag
 from config.messages import counted, shown
 from config.threads import cores
-from data.files import check_output, replace_when_finished
+from data.files import replace_when_finished
 from data.pinhole import check_intrinsics
 from data.problems.scene import camera_problems, describe
 from data.scene_format import Scene, View, read_scene
-from data.scene_list import write_data_path
 from data_preprocess.capture.cut_out import Cut, CutOut, CutOutSettings, apply_cut, background_note
 from data_preprocess.capture.lens import Lens, pinhole_camera, undistort
 from data_preprocess.capture.stored_image import read_header, read_stored, same_shape, write_png
 from data_preprocess.command import MOST_WORKERS
 from data_preprocess.scene_folder import SceneFolder
+from data_preprocess.shards import ALL, Shard, shard_flag
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ConversionSettings:
 
     workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, group="conversion", unset="one per core")
     long_lrm: bool = flag(False, "write scenes in Long-LRM's spelling")
+    shard: str | None = shard_flag()
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +79,11 @@ def convert(
     data_path_json: str | os.PathLike,
     workers: int | None = None,
     long_lrm: bool = False,
+    shard: Shard = ALL,
     cutting: CutOutSettings | None = None,
     frame: str = "scene",
 ) -> list[str]:
-    """Write scenes and the list of them, and print one line per scene.
+    """Write scenes, or a shard's part of them, and the list of those; print one line per scene.
 
     Finished scenes are skipped and half-finished ones completed. A scene that cannot be converted does not stop the others; the
     list contains the finished ones.
@@ -92,6 +94,7 @@ def convert(
         data_path_json: the list to write.
         workers: threads, 1 or more; one per core by default.
         long_lrm: write scenes in Long-LRM's spelling.
+        shard: which of the scenes to write.
         cutting: whether and how objects are cut out; they are not by default.
         frame: of the world, as in `world_frame.orient`. Unless it is a scene's, objects with a background get another line.
 
@@ -99,14 +102,16 @@ def convert(
         one line for each scene that could not be converted, and for each problem with the cameras of a converted one.
 
     Raises:
-        InputError: `data_path_json` is no place for a file, or flags contradict each other.
+        InputError: `data_path_json` is no place for a file, parts of another number of shards are there, or flags contradict each
+            other.
     """
-    check_output(data_path_json)
+    shard.begin(data_path_json)
+    chosen = shard.part(list(scenes.items()))
     cut_out = CutOut(cutting or CutOutSettings())
     workers = cores() if workers is None else workers
     finished, problems, lines = [], [], []
-    with _threads(workers) as pool, _bar(total=len(scenes), desc="scenes", unit="scene") as progress:
-        for name, read in scenes.items():
+    with _threads(workers) as pool, _bar(total=len(chosen), desc="scenes", unit="scene") as progress:
+        for name, read in chosen:
             try:
                 scene = convert_scene(Path(output) / name, read(), pool, long_lrm, cut_out)
             except (InputError, OSError) as error:
@@ -120,9 +125,9 @@ def convert(
             progress.update()
     for line in lines:
         print(line)
-    if finished:
-        write_data_path(data_path_json, finished)
-        print(f"{len(finished)} of {counted(len(scenes), 'scene')} in {data_path_json}")
+    written = shard.write_list(data_path_json, finished)
+    if written is not None:
+        print(f"{len(finished)} of {counted(len(chosen), 'scene')} in {written}")
     return problems
 
 

@@ -129,6 +129,11 @@ def find_models(folder: str | os.PathLike) -> list[Model]:
     return models
 
 
+def has_model(folder: str | os.PathLike) -> bool:
+    """Return whether a capture has a model in a usual place; it is not read."""
+    return bool(_usual_places(Path(folder)))
+
+
 def unused_models(folder: str | os.PathLike, models: Sequence[Model]) -> list[str]:
     """Return what is not used of a capture's models: all but the first, other spellings, and those in unusual places.
 

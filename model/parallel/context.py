@@ -21,6 +21,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from model.parallel.keepalive import keep_connections_alive
+
 Item = TypeVar("Item")
 
 # Operators know a group by its name alone: a compiler cannot look into process groups. The references are weak, so that groups end
@@ -147,6 +149,7 @@ def join_context(size: int) -> ContextGroup:
         return ContextGroup(0, 1, "")
     rank, world = dist.get_rank(), dist.get_world_size()
     groups = [dist.new_group(list(range(first, first + size))) for first in range(0, world, size)]
+    keep_connections_alive()
     group = groups[rank // size]
     assert isinstance(group, dist.ProcessGroup)  # this process is in it
     _GROUPS[group.group_name] = group

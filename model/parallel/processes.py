@@ -21,13 +21,14 @@ from torch.distributed.rendezvous import rendezvous
 
 from config.errors import InputError
 from config.lock import lock_folder
-from config.messages import one_line
+from config.messages import one_line, speaks_for_machine
 from config.signals import ending_at_once
+from model.parallel.keepalive import keep_connections_alive
 from model.parallel.launcher import world_size
 from model.runtime import pick_device
 
 # The first process may download weights, and a context may have a longer scene than the others. A process that has ended is noticed
-# without this.
+# without this, and so is a machine (`keepalive`).
 LONGEST_WAIT = datetime.timedelta(hours=6)
 # Until all processes have started: on the machines of a cluster, minutes apart.
 LONGEST_JOINING = datetime.timedelta(minutes=15)
@@ -151,10 +152,13 @@ def start_processes(device: str, context: int = 1) -> Processes:
         context: number of processes that share the views of each scene.
 
     Raises:
-        InputError: no such device, a number of processes that contexts do not divide, or processes that cannot be joined.
+        InputError: no such device, a number of processes that contexts do not divide (on one process of each machine; the others
+            exit), or processes that cannot be joined.
     """
     world = world_size()
     if world % context:
+        if not speaks_for_machine():
+            raise SystemExit(2)
         raise InputError("--context_parallel", f"is {context} with {world} processes", "a divisor of their number (see torchrun)")
     if "RANK" not in os.environ:
         if context > 1:  # some clusters set WORLD_SIZE to the number of machines
@@ -171,6 +175,7 @@ def start_processes(device: str, context: int = 1) -> Processes:
             store, rank, _ = next(rendezvous("env://", timeout=LONGEST_JOINING))
             store.set_timeout(LONGEST_WAIT)
             dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=LONGEST_WAIT)
+            keep_connections_alive()
     except Exception as error:  # a ValueError for variables that are missing, a RuntimeError for what the network refuses
         found = f"cannot be joined ({type(error).__name__}: {error})"
         raise InputError(f"the {world} processes of the run", found, "the environment that torchrun or srun sets up") from error
@@ -179,17 +184,17 @@ def start_processes(device: str, context: int = 1) -> Processes:
 
 @contextlib.contextmanager
 def lost_processes_are_refused() -> Iterator[None]:
-    """Turn errors of communication with a process of the run that has ended into an InputError, on the first process.
+    """Turn errors of communication with a process of the run that has ended into an InputError, on one process of each machine.
 
     Raises:
-        InputError: another process has ended; on all but the first process, SystemExit.
+        InputError: another process has ended; on all but the first process of a machine, SystemExit.
     """
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "by peer" not in str(error):  # gloo raises a bare RuntimeError
             raise
-        if os.environ.get("RANK", "0") != "0":
+        if not speaks_for_machine():  # the first process of all may be the one that has ended
             raise SystemExit(2) from error
         found = f"have ended ({one_line(error)[:160]})"
         raise InputError("other processes of the run", found, "all of them until the end: see their messages") from error

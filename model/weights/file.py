@@ -15,7 +15,7 @@ from torch import Tensor
 
 from config import NetworkConfig
 from config.errors import InputError, check_file
-from config.messages import is_plain, shown
+from config.messages import is_plain, shown, speaks_for_machine
 from data.files import replace_when_finished
 from model.weights.checksum import checksum_of
 from model.weights.torch_file import load_torch_file, unreadable
@@ -61,7 +61,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
         wanted = f"one that ends in .safetensors, {', '.join(TORCH_SUFFIXES[:-1])} or {TORCH_SUFFIXES[-1]}"
         raise InputError(path, "is not a weight file by its name", wanted)
     state, more = unwrap(state, str(path))
-    for note in [*notes, *more] if os.environ.get("LOCAL_RANK", "0") == "0" else []:
+    for note in [*notes, *more] if speaks_for_machine() else []:
         print(f"{path}: {note}", file=sys.stderr, flush=True)
     for name, tensor in state.items():
         check_kind(tensor, f"{path}, {name}")

@@ -25,7 +25,7 @@ LONGEST_PATH = 4096
 
 
 def read_data_path(path: str | os.PathLike) -> list[Path]:
-    """Return the scene files that a data path file lists.
+    """Return the scene files that a data path file lists, those in packs included.
 
     Args:
         path: a JSON list of paths; a .txt, as Long-LRM's, with a path on each line that is not blank; a pack; or a single
@@ -39,9 +39,15 @@ def read_data_path(path: str | os.PathLike) -> list[Path]:
         FileNotFoundError: the file, or one that it lists, does not exist.
         InputError: it is not a list of paths, or is empty.
     """
+    listed = read_listed(path)
+    return [scene for path in listed for scene in (read_pack_list(path) if is_pack(path) else [path])]
+
+
+def read_listed(path: str | os.PathLike) -> list[Path]:
+    """Return the scene files and packs that a data path file lists; as `read_data_path`, which looks into the packs."""
     path = find_path(path)
     if is_pack(path) and os.path.isfile(path):
-        return read_pack_list(path)
+        return [Path(os.path.abspath(path))]
     lines = _read_lines(path) if path.suffix.lower() == ".txt" else None
     content = read_json(path) if lines is None else None
     path = Path(os.path.abspath(path))
@@ -120,10 +126,7 @@ def write_data_path(json_path: str | os.PathLike, scene_json_paths: Iterable[str
 def _scene_paths(list_path: Path, entries: Iterable[tuple[str, object]]) -> list[Path]:
     """Return the scene files of a list's entries, each of which comes with its place in the list."""
     folder = list_path.parent.resolve()
-    paths = []
-    for place, entry in entries:
-        path = _scene_path(list_path, folder, place, entry)
-        paths += read_pack_list(path) if is_pack(path) else [path]
+    paths = [_scene_path(list_path, folder, place, entry) for place, entry in entries]
     if not paths:
         raise InputError(list_path, "holds no scenes", "at least one")
     return paths

@@ -24,8 +24,9 @@ from config.errors import InputError, missing_file
 from config.flags import flag, read_command_line, settings
 from config.messages import counted, shown, some
 from data.files import check_output, write_json
+from data.pack import is_pack
 from data.scene_format import read_json
-from data.scene_list import read_data_path, write_data_path
+from data.scene_list import read_listed, write_data_path
 from data_preprocess.command import run_script, say_left_out
 from data_preprocess.shards import Shard, find_parts
 
@@ -79,7 +80,7 @@ def all_parts(path: Path, partial: bool) -> tuple[int, list[Path]]:
 
 
 def read_scenes(part: Path) -> list[Path]:
-    """Return the scenes of a part.
+    """Return the scenes or packs of a part.
 
     Raises:
         FileNotFoundError: it lists a scene that does not exist.
@@ -88,7 +89,7 @@ def read_scenes(part: Path) -> list[Path]:
     content = read_json(part)
     if not isinstance(content, list) or not all(isinstance(entry, str) for entry in content):
         raise InputError(part, f"holds {shown(content)}", "a list of paths to scenes")
-    return read_data_path(part) if content else []
+    return read_listed(part) if content else []
 
 
 def read_failed(part: Path) -> dict[str, str]:
@@ -131,7 +132,7 @@ def work(argv: Sequence[str] | None) -> None:
     failed_path = path.with_name(f"{path.stem.removesuffix(LISTS)}{FAILED}{path.suffix}") if path.stem.endswith(LISTS) else None
     failed = read_all_failed(failed_path, count) if failed_path else {}
     write_data_path(path, scenes)
-    line = f"{counted(len(scenes), 'scene')} of {counted(len(parts), 'part')} in {path}"
+    line = f"{counted(len(scenes), 'pack' if all(map(is_pack, scenes)) else 'scene')} of {counted(len(parts), 'part')} in {path}"
     if failed_path:
         line += write_failed(failed_path, failed)
     print(line)

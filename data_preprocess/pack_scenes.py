@@ -32,14 +32,14 @@ from config.flags import read_command_line, refuse_without_effect, settings
 from config.messages import counted
 from config.paths import find_path
 from config.threads import cores
-from data.files import check_output
 from data.pack import split_path
 from data.pack_writer import write_pack
-from data.scene_list import read_data_path, write_data_path
+from data.scene_list import read_data_path
 from data_preprocess.command import bytes_text, check_list_name, run_script
 from data_preprocess.packing.images import Packed, pack_scene
 from data_preprocess.packing.plan import Plan, is_finished, plan_packs
 from data_preprocess.packing.settings import DEFAULT_FORMAT, Packing
+from data_preprocess.shards import read_shard
 
 # Scenes that are ready before the one that is written next, per thread.
 _AHEAD = 2
@@ -127,21 +127,22 @@ def read_packing(argv: Sequence[str] | None) -> Packing:
 def work(argv: Sequence[str] | None) -> list[str]:
     """Write the packs and the list of them; return the problems."""
     packing = read_packing(argv)
-    data_path_json = packing.output / f"{packing.name}_data_path.json"
-    check_output(data_path_json)
     paths = read_data_path(packing.data_path)
     with ThreadPoolExecutor(packing.workers or cores()) as pool:
         try:
-            return pack_all(packing, paths, data_path_json, pool)
+            return pack_all(packing, paths, pool)
         except BaseException:  # after an interruption, too, scenes that still wait are not packed
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def pack_all(packing: Packing, paths: Sequence[Path], data_path_json: Path, pool: ThreadPoolExecutor) -> list[str]:
-    """Write the packs that are missing, and the list; print what was done; return the problems."""
+def pack_all(packing: Packing, paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str]:
+    """Write the packs that are missing, or a shard's part of them, and the list; print what was done; return the problems."""
+    shard, data_path_json = read_shard(packing.shard), packing.output / f"{packing.name}_data_path.json"
     plans = plan_packs(packing, paths, pool)
     check_separate(packing, plans, data_path_json)
+    shard.begin(data_path_json)
+    plans = shard.part(plans)
     left = [plan for plan in plans if not is_finished(plan)]
     total = Total()
     with tqdm(total=sum(plan.views for plan in left), desc="pack", unit="image", leave=False, dynamic_ncols=True) as progress:
@@ -154,10 +155,10 @@ def pack_all(packing: Packing, paths: Sequence[Path], data_path_json: Path, pool
         before = f"{counted(total.files, 'file')}, {bytes_text(total.bytes)}"
         after = f"{counted(len(new), 'pack')}, {bytes_text(size)}"
         print(f"{counted(total.scenes, 'scene')}, {counted(total.views, 'view')}: {before} → {after}")
-    if packs:
-        write_data_path(data_path_json, packs)
+    written = shard.write_list(data_path_json, packs)
+    if written is not None:
         earlier = f"; {len(plans) - len(left)} from earlier runs" if len(left) < len(plans) else ""
-        print(f"{counted(len(packs), 'pack')} in {data_path_json}{earlier}")
+        print(f"{counted(len(packs), 'pack')} in {written}{earlier}")
     return total.problems
 
 

@@ -19,7 +19,7 @@ from data.images import read_photo
 from data.sampler import FolderSource
 from data.scene_format import read_scene
 from data.scene_list import read_data_path, write_data_path
-from data_preprocess import adjust_cameras, check_scenes, pack_scenes
+from data_preprocess import adjust_cameras, check_scenes, merge_lists, pack_scenes
 from tests.support import training_run
 from tests.support.scenes import contents, write_random_data_path, write_random_scene
 from tests.support.training_run import SETTINGS, arguments, final, work_in
@@ -248,3 +248,16 @@ def test_training_on_packs_gives_bitwise_the_weights_of_folders(tmp_path, monkey
     assert train.main(arguments("folders")) == 0
     assert train.main(arguments("packs", data_path=str(packed))) == 0
     training_run.assert_same(final("folders"), final("packs"))
+
+
+def test_shards_write_the_packs_and_the_list_of_one_run(tmp_path, folders):
+    flags = ("--image_size", 8, 12, "--format", "png", "--views_per_file", 9)
+    whole = pack(folders, tmp_path / "whole", *flags)
+    for index in (2, 0, 1):
+        assert run(folders, tmp_path / "parts", *flags, "--shard", f"{index}/3") == 0
+    assert merge_lists.main([str(tmp_path / "parts" / folders.name)]) == 0
+    expect = contents(tmp_path / "whole")
+    found = contents(tmp_path / "parts")
+    assert {path: found[path] for path in expect} == expect
+    assert {str(path) for path in found.keys() - expect.keys()} == {f"test_data_path.part-000{i}-of-0003.json" for i in range(3)}
+    assert whole.name == folders.name

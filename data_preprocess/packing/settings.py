@@ -6,6 +6,7 @@ from pathlib import Path
 from config.flags import flag
 from data.scene_format import MOST_VIEWS
 from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS
+from data_preprocess.shards import shard_flag
 
 # Formats of images, by Pillow's names.
 FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
@@ -32,3 +33,4 @@ class Packing:
     quality: int = flag(95, "quality of jpeg and webp", least=1, most=100)
     views_per_file: int = flag(4096, "views at most in a pack of several scenes", least=1, most=MOST_VIEWS, group="packs")
     workers: int | None = flag(None, "threads", least=1, most=MOST_WORKERS, unset="one per core")
+    shard: str | None = shard_flag()

@@ -92,6 +92,7 @@ def _scene_folders(folder: Path, output: Path | None) -> tuple[dict[Path, Path],
     complete: dict[Path, Path] = {}
     incomplete: dict[Path, Path] = {}
     unreadable: list[str] = []
+    skipped = None if output is None else Path(os.path.abspath(output))
 
     def note(error: OSError) -> None:
         unreadable.append(f"{error.filename} ({error.strerror})")
@@ -106,9 +107,8 @@ def _scene_folders(folder: Path, output: Path | None) -> tuple[dict[Path, Path],
         elif (images or HASH.fullmatch(found.name)) and not {CAMERAS, UNFINISHED} & set(files):  # no scene converted here
             incomplete.setdefault(scene, found)
         # Hidden ones are downloads in progress.
-        left_out = {*images, output.name} if output is not None and output.absolute().parent == found else set(images)
-        kept = (name for name in folders if not (is_extra(name) or name in left_out or _leads_back(found / name)))
-        folders[:] = sorted(kept)
+        kept = (name for name in folders if not (is_extra(name) or name in images or _leads_back(found / name)))
+        folders[:] = sorted(name for name in kept if found / name != skipped)
     say_left_out(folder, "folders that cannot be opened", unreadable)
     above = {folder for scene in complete.values() for folder in scene.parents}
     return complete, {scene: found for scene, found in incomplete.items() if scene in complete or scene not in above}

@@ -39,7 +39,9 @@ Key = TypeVar("Key", str, Path)
 class Merge:
     """Flags: what to merge."""
 
-    data_path: Path = flag(..., "list to write, whose parts are beside it", positional=True, metavar="NAME_data_path.json")
+    data_path: Path = flag(
+        ..., "list to write, whose parts are beside it", group="lists", positional=True, metavar="NAME_data_path.json"
+    )
     partial: bool = flag(False, "merge what is there, although parts are missing")
 
 

@@ -127,6 +127,22 @@ def test_processes_that_never_come(monkeypatch):
         start_processes("cpu")
 
 
+# What gloo says where a process has ended, a machine was reset, and one is gone; and an error of ours.
+GLOO = [
+    "[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.99.0.2]:4276",
+    "[/gloo/transport/tcp/pair.cc:537] Read error [10.99.0.2]:4276: No route to host. This is typically caused by a remote worker",
+    "[/gloo/transport/tcp/pair.cc:537] Read error [10.99.0.2]:4276: Connection timed out. This is typically caused by",
+    "[enforce fail at /gloo/transport/tcp/pair.cc:446] op.preamble.length <= op.nbytes. 24 vs 4",
+]
+
+
+@pytest.mark.parametrize(("message", "lost"), [(message, "enforce" not in message) for message in GLOO])
+def test_lost_processes_are_told_from_faults_of_the_program(message, lost):
+    with pytest.raises(InputError if lost else RuntimeError) as caught, processes.lost_processes_are_refused():
+        raise RuntimeError(message)
+    assert str(caught.value).startswith("other processes of the run: have ended ([/gloo" if lost else message)
+
+
 def test_one_process_shares_no_views(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")

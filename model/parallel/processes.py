@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import gc
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from model.runtime import pick_device
 LONGEST_WAIT = datetime.timedelta(hours=6)
 # Until all processes have started: on the machines of a cluster, minutes apart.
 LONGEST_JOINING = datetime.timedelta(minutes=15)
+# Gloo raises a bare RuntimeError about a connection, and for its other errors, which are ours.
+_LOST = re.compile(r"by peer|gloo/transport/.*(Read error|Write error|writev|timed out)")
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def lost_processes_are_refused() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "by peer" not in str(error):  # gloo raises a bare RuntimeError
+        if not isinstance(error, dist.DistError) and not _LOST.search(str(error)):
             raise
         if not speaks_for_machine():  # the first process of all may be the one that has ended
             raise SystemExit(2) from error

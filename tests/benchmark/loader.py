@@ -176,7 +176,7 @@ def open_folders(path: Path, side: int, threads: int) -> FolderSource:
     """Return the source of a training run on square images."""
     recipe = TrainingRecipe(
         data_path=str(path), image_size=(side, side), num_input_views=INPUTS, num_target_views=TARGETS,
-        num_all_views=INPUTS + TARGETS, workers=threads,
+        num_all_views=INPUTS + TARGETS, workers=threads, scene_pose_normalize=True,
     )  # fmt: skip
     return FolderSource(str(path), recipe, patch_size=8)
 

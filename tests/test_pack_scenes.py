@@ -17,7 +17,7 @@ from config.errors import InputError
 from config.recipe import TrainingRecipe
 from data.images import read_photo
 from data.sampler import FolderSource
-from data.scene_format import read_scene
+from data.scene_format import read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
 from data_preprocess import adjust_cameras, check_scenes, merge_lists, pack_scenes
 from tests.support import training_run
@@ -100,6 +100,28 @@ def test_lossy_formats(tmp_path, folders, form, quality, least):
         error = read_photo(view.file_path)[0].astype(float) - read_photo(other.file_path)[0]
         assert 10 * np.log10(255**2 / (error**2).mean()) > least
         assert (view.fx, view.fy, view.cx, view.cy) == (other.fx, other.fy, other.cx, other.cy)
+
+
+@pytest.mark.parametrize("quality", [90, 100])
+def test_jpegs_of_the_finest_texture(tmp_path, quality):
+    path = write_random_scene(tmp_path / "grass", n=1, size=(300, 280))
+    exact = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
+    Image.fromarray(exact).save(read_scene(path).views[0].file_path)
+    assert run(path, tmp_path / "packs", "--format", "jpeg", "--quality", quality) == 0
+    scene = read_scene(read_data_path(tmp_path / "packs" / "opencv_cameras_00000.zip")[0])
+    error = read_photo(scene.views[0].file_path)[0].astype(float) - exact
+    assert np.sqrt((error**2).mean()) < {90: 9, 100: 1.5}[quality]  # the quantisation of white noise
+
+
+def test_image_that_a_format_cannot_hold(tmp_path, capsys):
+    path = write_random_scene(tmp_path / "strip", n=1, size=(30, 20))
+    view = read_scene(path).views[0]
+    write_scene(path, [replace(view, w=2, h=20_000, fx=9e3, fy=9e3, cx=1, cy=1e4)])
+    Image.new("RGB", (2, 20_000)).save(view.file_path)
+    assert run(path, tmp_path / "packs", "--format", "webp") == 2
+    line = f"pack_scenes.py: {view.file_path}: cannot be written as webp ("
+    assert line in capsys.readouterr().err
+    assert not list((tmp_path / "packs").glob("*"))
 
 
 def test_transparency_is_composited_on_white(tmp_path):

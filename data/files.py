@@ -142,6 +142,22 @@ def check_output(path: str | os.PathLike) -> None:
         raise InputError(path, "is in a folder of the system", "a place on a disk")
 
 
+def make_output_folder(path: str | os.PathLike) -> None:
+    """Make a folder for a script's files, before the work: a place that can have none is told once, not for each file.
+
+    Raises:
+        InputError: it is a file, or in a folder of the system, such as /dev.
+        OSError: there can be no such folder.
+    """
+    path = Path(path)
+    if _OF_THE_SYSTEM.match(os.path.realpath(path)):
+        raise InputError(path, "is in a folder of the system", "a place on a disk")
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise InputError(path, "is not a folder", "a folder, or none yet")
+    with naming(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def unwritable(path: str | os.PathLike, code: int) -> OSError:
     """Return the error `PATH: cannot be written (REASON); wanted REMEDY` for a number of `DISK_ERRORS`, which is its `errno`."""
     text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {DISK_ERRORS[code]}"

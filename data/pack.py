@@ -27,7 +27,8 @@ SUFFIX = ".zip"
 _IN_PACK = re.compile(re.escape(SUFFIX + os.sep), re.IGNORECASE | re.ASCII)
 # A directory has about 80 bytes per member.
 MOST_DIRECTORY_BYTES = 1 << 30
-MOST_MEMBER_BYTES = 1 << 30
+# Less than its directory, since files are decoded: JSON and images take several times their bytes.
+MOST_MEMBER_BYTES = 1 << 28
 # Of the packs that are kept open: bytes of their directories, and their number, since systems limit open files to 1024.
 KEPT_BYTES, KEPT_PACKS = 1 << 27, 256
 
@@ -139,7 +140,8 @@ class Pack:
     def _found(self, name: str) -> Member:
         member = self.find(name)
         if member is None:
-            raise FileNotFoundError(f"{self.path}/{name}: is not in the pack; wanted a file in it")
+            # In its words, which cut what is long: names in packs may have 65535 letters.
+            raise FileNotFoundError(str(InputError(f"{self.path}/{name}", "is not in the pack", "a file in it")))
         return member
 
     def _content(self, name: str, member: Member) -> bytes:

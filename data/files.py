@@ -142,20 +142,21 @@ def check_output(path: str | os.PathLike) -> None:
         raise InputError(path, "is in a folder of the system", "a place on a disk")
 
 
-def make_output_folder(path: str | os.PathLike) -> None:
-    """Make a folder for a script's files, before the work: a place that can have none is told once, not for each file.
+def check_output_folder(path: str | os.PathLike) -> None:
+    """Check, before the work, that a folder for a script's files is there or may be made: else it is told for each file.
 
     Raises:
-        InputError: it is a file, or in a folder of the system, such as /dev.
+        InputError: it is a file, or a folder of the system, such as /dev.
         OSError: there can be no such folder.
     """
-    path = Path(path)
     if _OF_THE_SYSTEM.match(os.path.realpath(path)):
         raise InputError(path, "is in a folder of the system", "a place on a disk")
-    if os.path.exists(path) and not os.path.isdir(path):
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
         raise InputError(path, "is not a folder", "a folder, or none yet")
-    with naming(path):
-        path.mkdir(parents=True, exist_ok=True)
 
 
 def unwritable(path: str | os.PathLike, code: int) -> OSError:

@@ -34,7 +34,7 @@ from config.flags import LARGEST_WHOLE, flag, read_command_line, settings
 from config.messages import counted, is_plain
 from config.paths import find_path
 from config.threads import cores
-from data.files import check_output, make_output_folder, replace_when_finished, shortened
+from data.files import check_output, check_output_folder, replace_when_finished, shortened
 from data.images import open_image, read_orientation, read_pixels, rescale_intrinsics, to_8_bits
 from data.problems.scene import KINDS
 from data.scene_format import Scene, View, read_scene
@@ -219,7 +219,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Export all scenes of a list; return the problems."""
     export = settings(Export, read_command_line("export_colmap.py", __doc__, (Export,), argv))
     paths = list(dict.fromkeys(read_data_path(export.data_path)))
-    make_output_folder(export.output)
+    check_output_folder(export.output)
     single = paths == [Path(os.path.abspath(find_path(export.data_path)))]
     problems, taken, exported = [], {}, 0
     progress = tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True)

@@ -211,6 +211,13 @@ def test_files_in_packs_and_on_disk(tmp_path):
         refuse_in_pack(inside)
 
 
+def test_message_about_a_long_name_is_short(tmp_path):
+    write_zip(tmp_path / "a.zip")
+    with pytest.raises(FileNotFoundError, match=r"a\.zip/x+…x+: is not in the pack; wanted a file in it") as error:
+        Pack(str(tmp_path / "a.zip")).read("x" * 60_000)
+    assert len(str(error.value)) < 320
+
+
 def test_missing_pack(tmp_path):
     with pytest.raises(FileNotFoundError, match=re.escape("none.zip: is not there; wanted a pack of scenes")):
         open_pack(tmp_path / "none.zip")

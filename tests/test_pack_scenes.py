@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import zipfile
 from dataclasses import replace
@@ -254,6 +255,24 @@ def test_damaged_member_names_pack_and_member(tmp_path, folders, capsys):
     assert f"{path}/scene_1/opencv_cameras.json, view 3: {place}" in capsys.readouterr().err
     with pytest.raises(InputError, match=re.escape(place)):
         FolderSource(str(packed), RECIPE, patch_size=4).batch(range(50))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_what_is_no_pack_in_the_place_of_one_is_neither_read_nor_replaced(tmp_path, folders, capsys):
+    (tmp_path / "packs").mkdir()
+    place = tmp_path / "packs" / "test_00000.zip"
+    for make, problem in (
+        (os.mkfifo, "is not a regular file; wanted a pack of scenes"),  # reading it would never end
+        (os.mkdir, "is a folder; wanted a pack of scenes"),
+        (lambda path: os.symlink("nothing", path), "is a link to nothing, which is not there; wanted a pack of scenes"),
+    ):
+        make(place)
+        assert run(folders, tmp_path / "packs") == 2
+        assert capsys.readouterr().err.endswith(f"\rpack_scenes.py: {place}: {problem}\n")
+        place.rmdir() if place.is_dir() else place.unlink()
+    place.symlink_to(place.name)
+    assert run(folders, tmp_path / "packs") == 2
+    assert re.search(r"\rpack_scenes\.py: .*Too many levels of symbolic links: '.*test_00000\.zip'\n$", capsys.readouterr().err)
 
 
 def test_cameras_in_a_pack_are_not_adjusted(tmp_path, folders, capsys):

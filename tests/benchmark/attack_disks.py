@@ -18,8 +18,8 @@ INFERENCE = infer("--save_images", "--save_state")
 # What converters leave out, with a line; an empty folder of photos that they take for none.
 LEFT_OUT = ("photo of a capture", "photo of colmap", "mask", "photo of the packing")
 # Inputs that are attacked with a link to itself, too.
-LINKED = ("list of scenes", "photo", "pack in a list", "photo of the packing", "photo of the export to COLMAP", "chunk", "poses_bounds.npy",
-          "photo of LLFF", "mask", "folder of masks", "part of a list", "photo of a capture")  # fmt: skip
+LINKED = ("list of scenes", "photo", "pack in a list", "photo of the packing", "photo of the export to COLMAP", "chunk", "mask",
+          "poses_bounds.npy", "photo of LLFF", "folder of masks", "part of a list", "photo of a capture")  # fmt: skip
 SILENT = [0, 2, 120, 128 + signal.SIGPIPE]
 
 

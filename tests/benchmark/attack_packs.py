@@ -91,7 +91,8 @@ Built = Iterator[tuple[str, Callable[[Members], bytes], tuple[int, ...]]]
 def _lists() -> Built:
     yield "untouched", lambda files: zip_of(_all(files)), (0,)
     for name, text in {
-        "../x": '["../x"]', "absolute": '["/etc/passwd"]', "..": '["scene_0/../../x"]', "NUL": '["a\\u0000b"]', "surrogate": '["\\ud800"]',
+        "../x": '["../x"]', "absolute": '["/etc/passwd"]', "..": '["scene_0/../../x"]', "NUL": '["a\\u0000b"]',
+            "surrogate": '["\\ud800"]',
         "itself": '["pack_data_path.json"]', "5000 letters": json.dumps(["x" * 5000]), "300 letters": json.dumps(["x" * 300]),
         "nothing": "[]", "object": "{}", "numbers": "[1]", "deep": "[" * 100_000, "a folder": '["scene_0"]', "no text": "\udcff",
         "a pack in it": '["inner.zip/scene_0/opencv_cameras.json"]', "an image": '["scene_0/images/00000.png"]', "empty": "",
@@ -156,9 +157,11 @@ def _entries() -> Built:
     large = 0xFFFFFFFF
     for name, changes, right in (
         ("encrypted", {"flags": ENCRYPTED}, (2,)), ("method 12", {"method": 12}, (2,)), ("other checksum", {"crc": 1}, (2,)),
-        ("stored beyond the file", {"stored": 1 << 30}, (2,)), ("size 1 GB", {"size": HOLE}, (2,)), ("size 4 GB", {"size": large - 1}, (2,)),
+        ("stored beyond the file", {"stored": 1 << 30}, (2,)), ("size 1 GB", {"size": HOLE}, (2,)), ("size 4 GB",
+            {"size": large - 1}, (2,)),
         ("size 0", {"size": 0}, (2,)), ("nothing stored", {"stored": 0}, (2,)), ("start beyond the file", {"at": large - 1}, (2,)),
-        ("overlap", {"at": 0}, (2,)), ("start in the middle", {"at": 7}, (2,)), ("other name in its header", {"local_name": b"x"}, (2,)),
+        ("overlap", {"at": 0}, (2,)), ("start in the middle", {"at": 7}, (2,)), ("other name in its header", {"local_name": b"x"},
+            (2,)),
         ("Zip64 missing", {"size": large}, (2,)), ("Zip64 short", {"size": large, "extra": struct.pack("<2HI", 1, 4, 9)}, (2,)),
         ("Zip64 size absurd", {"size": large, "extra": zip_64_field(2**64 - 1)}, (2,)),
         ("Zip64 all absurd", {"size": large, "stored": large, "at": large, "extra": zip_64_field(*[2**64 - 1] * 3)}, (2,)),
@@ -190,9 +193,11 @@ def _bomb(name: str, piece: bytes, files: Members) -> bytes:
 def _ends() -> Built:
     absurd = 0xFFFFFFFE
     for name, end in {
-        "directory of 4 GB": End(size=absurd), "directory far away": End(start=absurd), "directory of nothing": End(size=0, start=0),
+        "directory of 4 GB": End(size=absurd), "directory far away": End(start=absurd), "directory of nothing": End(size=0,
+            start=0),
         "Zip64 directory of 2^63": End(size_64=2**63), "Zip64 directory at 2^64 - 1": End(start_64=2**64 - 1),
-        "Zip64 end far away": End(end_64=2**64 - 1), "Zip64 end at 0": End(end_64=0), "Zip64 both absurd": End(size_64=2**64 - 9, start_64=9),
+        "Zip64 end far away": End(end_64=2**64 - 1), "Zip64 end at 0": End(end_64=0), "Zip64 both absurd": End(size_64=2**64 - 9,
+            start_64=9),
     }.items():  # fmt: skip
         yield name, lambda files, end=end: zip_of(_all(files), end), (2,)
     yield "count of 0", lambda files: zip_of(_all(files), End(count=0)), EITHER

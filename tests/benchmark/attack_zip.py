@@ -39,6 +39,9 @@ class End(NamedTuple):
     comment: bytes = b""
 
 
+RIGHT = End()
+
+
 def zip_64_field(*numbers: int) -> bytes:
     return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers)
 
@@ -58,7 +61,7 @@ def repeated(piece: bytes, count: int) -> tuple[bytes, int, int]:
     return b"".join([*parts, packer.flush()]), crc, size
 
 
-def zip_of(entries: Sequence[Entry], end: End = End()) -> bytes:
+def zip_of(entries: Sequence[Entry], end: End = RIGHT) -> bytes:
     """Return a zip file."""
     body, directory = bytearray(), bytearray()
     for entry in entries:

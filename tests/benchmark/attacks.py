@@ -32,8 +32,8 @@ from tests.benchmark import (
     attack_tensors,
 )
 from tests.benchmark.attack_inputs import make_inputs
-from tests.benchmark.attack_stored import make_stored
 from tests.benchmark.attack_programs import Arena, scratch_folder
+from tests.benchmark.attack_stored import make_stored
 from tests.benchmark.attack_verdict import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]

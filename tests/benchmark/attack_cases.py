@@ -69,3 +69,13 @@ def _beside_outputs(folder: Path) -> set[str]:
 
 def nothing(folder: Path) -> None:
     """Change nothing."""
+
+
+def copied(source: Path, to: str, folder: Path) -> None:
+    """Put a file into a folder."""
+    (folder / to).write_bytes(source.read_bytes())
+
+
+def written(to: str, content: str | bytes, folder: Path) -> None:
+    """Write a file in a folder."""
+    (folder / to).write_bytes(content.encode() if isinstance(content, str) else content)

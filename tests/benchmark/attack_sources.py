@@ -55,7 +55,7 @@ def make_arrays(source: Path, folder: Path) -> None:
     }  # fmt: skip
     for column, name in ((4, "height"), (9, "width"), (14, "focal length")):
         for value in (0, -1, 0.5, 1e13, 2**20 + 1, np.nan):
-            arrays[f"{name} {value}"] = np.where(np.arange(17) == column, value, rows)
+            arrays[f"{name} {value}"] = np.where((np.arange(17) == column) & (np.arange(len(rows)) == 2)[:, None], value, rows)
     for name, content in arrays.items():
         np.save(folder / f"{name}.npy", content, allow_pickle=True)
     np.savez(folder / "several", a=rows, b=rows)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.benchmark.attack_inputs import convert
@@ -120,3 +121,53 @@ def make_masks(source: Path, folder: Path) -> None:
     mask.paste(255, (20, 15, 60, 45))
     for photo in (folder / "capture" / "images").glob("*.png"):
         mask.save(folder / "masks" / photo.name)
+
+
+def write_small_pack(path: Path, photo: Path) -> None:
+    """Write a pack of a scene with two views of one photo of 84×60 pixels."""
+    pose = [[1, 0, 0, 0.5], [0, 1, 0, -0.25], [0, 0, 1, 2], [0, 0, 0, 1]]
+    view = {"w": 84, "h": 60, "fx": 80.0, "fy": 80.0, "cx": 42.0, "cy": 30.0, "w2c": pose}
+    views = [{**view, "file_path": f"images/{i}.jpg"} for i in range(2)]
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("scene/opencv_cameras.json", json.dumps(views))
+        for i in range(2):
+            archive.write(photo, f"scene/images/{i}.jpg")
+        archive.writestr("pack_data_path.json", '["scene/opencv_cameras.json"]')
+
+
+def write_small_chunk(path: Path) -> None:
+    """Write a chunk of a scene with two views in torch's older format, which has no checksums."""
+    import torch
+
+    torch.save([chunk_scene("a", views=2)], path, _use_new_zipfile_serialization=False)
+
+
+def stored_readers() -> dict[str, Callable[[Path], object]]:
+    """Return the checkout's reading functions by kind of file; one that lacks them fails where they are called."""
+
+    def pack_of_scenes(path: Path) -> object:
+        from data import pack
+        from data.images import read_pixels
+        from data.scene_format import read_scene
+        from data.scene_list import read_data_path
+
+        pack._open_packs = pack._OpenPacks()  # copies within one tick of the file system's clock look the same
+        return [read_pixels(view.file_path) for scene in read_data_path(path) for view in read_scene(scene).views]
+
+    def chunk(path: Path) -> object:
+        from data_preprocess.re10k.chunk import content_of, key_of, read_chunk, read_scene
+
+        scenes = [read_scene(entry) for entry in read_chunk(path) if key_of(entry)]
+        return [content_of(image) for scene in scenes for image in scene.images]
+
+    def poses_bounds(path: Path) -> object:
+        from data_preprocess.capture.poses_bounds import read_poses_bounds
+
+        return read_poses_bounds(path)
+
+    def mask(path: Path) -> object:
+        from data_preprocess.capture.masks import check_mask, fitted, read_mask
+
+        return fitted(read_mask(path), (60, 84), 1, False), check_mask(path, path)
+
+    return {"pack": pack_of_scenes, "chunk": chunk, "poses_bounds.npy": poses_bounds, "mask": mask}

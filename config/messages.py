@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from config.secrets import without_secrets
 
+# Bytes of a file's or folder's name, on all common disks.
+LONGEST_NAME = 255
 # Names in a message, unless it asks for fewer.
 MOST_NAMES = 20
 
@@ -79,6 +81,11 @@ def is_path(text: str) -> bool:
         return b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:
         return False
+
+
+def is_file_path(text: str) -> bool:
+    """Return whether a text can be the path of a file on disk, where a name has `LONGEST_NAME` bytes at most."""
+    return is_path(text) and max(map(len, os.fsencode(text).split(b"/"))) <= LONGEST_NAME
 
 
 def some(names: Sequence[str], most: int = MOST_NAMES) -> str:

@@ -142,6 +142,23 @@ def check_output(path: str | os.PathLike) -> None:
         raise InputError(path, "is in a folder of the system", "a place on a disk")
 
 
+def check_output_folder(path: str | os.PathLike) -> None:
+    """Check, before the work, that a folder for a script's files is there or may be made: else it is told for each file.
+
+    Raises:
+        InputError: it is a file, or a folder of the system, such as /dev.
+        OSError: there can be no such folder.
+    """
+    if _OF_THE_SYSTEM.match(os.path.realpath(path)):
+        raise InputError(path, "is in a folder of the system", "a place on a disk")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(mode):
+        raise InputError(path, "is not a folder", "a folder, or none yet")
+
+
 def unwritable(path: str | os.PathLike, code: int) -> OSError:
     """Return the error `PATH: cannot be written (REASON); wanted REMEDY` for a number of `DISK_ERRORS`, which is its `errno`."""
     text = f"{os.fspath(path)}: cannot be written ({os.strerror(code)}); wanted {DISK_ERRORS[code]}"

@@ -10,6 +10,7 @@ Source: PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3 (Zip64).
 
 import functools
 import os
+import re
 import stat
 import struct
 import threading
@@ -22,9 +23,12 @@ from typing import NamedTuple
 from config.errors import InputError, missing_file
 
 SUFFIX = ".zip"
+# Not by `str.lower`, which makes some letters two.
+_IN_PACK = re.compile(re.escape(SUFFIX + os.sep), re.IGNORECASE | re.ASCII)
 # A directory has about 80 bytes per member.
 MOST_DIRECTORY_BYTES = 1 << 30
-MOST_MEMBER_BYTES = 1 << 30
+# Less than its directory, since files are decoded: JSON and images take several times their bytes.
+MOST_MEMBER_BYTES = 1 << 28
 # Of the packs that are kept open: bytes of their directories, and their number, since systems limit open files to 1024.
 KEPT_BYTES, KEPT_PACKS = 1 << 27, 256
 
@@ -34,7 +38,7 @@ _ENCRYPTED = 1
 _ENTRY, _LOCAL, _END, _END_64, _LOCATOR_64 = b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
 _ENTRY_SIZE, _LOCAL_SIZE, _END_SIZE, _END_64_SIZE, _LOCATOR_64_SIZE = 46, 30, 22, 56, 20
 _ENTRY_FIELDS = struct.Struct("<4s4x2H4x3I3H8xI")
-# Bytes from the end that mostly hold the end of the directory, and those that always do.
+# Bytes from the end that mostly hold the end of the directory; a pack's comment may make it longer.
 _USUAL_TAIL, _LONGEST_COMMENT = 1 << 12, 0xFFFF
 _IN_ZIP64, _ZIP64 = 0xFFFFFFFF, 1
 # Members of a scene are beside each other in packs: the directory is first searched this far from the scene's first member.
@@ -57,13 +61,10 @@ class Member(NamedTuple):
 def split_path(path: str | os.PathLike) -> tuple[str, str] | None:
     """Split a path through a pack into the pack and the name of the member; None for any other path."""
     text = os.fspath(path)
-    lowered = text.lower()
-    end = lowered.find(SUFFIX + os.sep)
-    while end >= 0:
-        end += len(SUFFIX)
-        if os.path.isfile(text[:end]):
-            return text[:end], text[end + 1 :].replace(os.sep, "/")
-        end = lowered.find(SUFFIX + os.sep, end)
+    for match in _IN_PACK.finditer(text):
+        pack, name = text[: match.end() - 1], text[match.end() :]
+        if os.path.isfile(pack):
+            return pack, name.replace(os.sep, "/")
     return None
 
 
@@ -139,7 +140,8 @@ class Pack:
     def _found(self, name: str) -> Member:
         member = self.find(name)
         if member is None:
-            raise FileNotFoundError(f"{self.path}/{name}: is not in the pack; wanted a file in it")
+            # In its words, which cut what is long: names in packs may have 65535 letters.
+            raise FileNotFoundError(str(InputError(f"{self.path}/{name}", "is not in the pack", "a file in it")))
         return member
 
     def _content(self, name: str, member: Member) -> bytes:
@@ -200,27 +202,27 @@ class Pack:
             raise InputError(where, "is encrypted", "a file that is not")
         if member.method not in (_STORED, _DEFLATED):
             raise InputError(where, f"is compressed by method {member.method}", "an uncompressed file (zip -0)")
-        if member.size > MOST_MEMBER_BYTES:
-            raise InputError(where, f"has {member.size} bytes", f"{MOST_MEMBER_BYTES} at most")
+        if max(member.size, member.stored) > MOST_MEMBER_BYTES:
+            raise InputError(where, f"has {max(member.size, member.stored)} bytes", f"{MOST_MEMBER_BYTES} at most")
         if member.at + member.stored > self._start:
             raise InputError(where, "reaches beyond the end of the pack's files", "a whole pack")
 
     def _find_directory(self) -> tuple[int, int, bytes, bytes]:
         """Return where the directory begins, its size, the end of it as far as it was read, and the pack's comment."""
         tail, end = b"", -1
-        for count in (_USUAL_TAIL, _END_SIZE + _LONGEST_COMMENT):
+        for count in (_USUAL_TAIL, _LOCATOR_64_SIZE + _END_SIZE + _LONGEST_COMMENT):
             tail_at = max(0, self.file_size - count)
             tail = self._bytes(self.path, tail_at, count)
             end = tail.rfind(_END)
             while end >= 0 and not _is_end(tail, end):
                 end = tail.rfind(_END, 0, end)
-            if end >= 0:
+            if end >= _LOCATOR_64_SIZE:
                 break
-        else:
+        if end < 0:
             raise InputError(self.path, "is not a zip file, or is cut short", "a zip file with scenes")
         size, start = struct.unpack_from("<2I", tail, end + 12)
         comment, limit = tail[end + _END_SIZE :], tail_at + end
-        if tail[max(0, end - _LOCATOR_64_SIZE) :][:4] == _LOCATOR_64:
+        if end >= _LOCATOR_64_SIZE and tail[end - _LOCATOR_64_SIZE :][:4] == _LOCATOR_64:
             limit = struct.unpack_from("<Q", tail, end - _LOCATOR_64_SIZE + 8)[0]
             record = self._bytes(self.path, limit, _END_64_SIZE)
             if record[:4] != _END_64 or len(record) < _END_64_SIZE:

@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from config.errors import InputError
+from config.errors import InputError, check_file
 from data.files import replace_when_finished
 from data.pack import Pack
 from data.scene_format import CAMERAS, View, check_views
@@ -92,4 +92,5 @@ def pack_note(path: str | os.PathLike) -> str | None:
     """
     if not os.path.lexists(path):
         return None
+    check_file(path, "a pack of scenes")
     return Pack(os.fspath(path)).comment.decode("utf-8", "replace")

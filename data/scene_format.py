@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError
-from config.messages import is_path, is_plain, shown
+from config.messages import is_file_path, is_plain, shown
 from config.paths import find_beside
 from data.files import write_json
 from data.pinhole import LARGEST_FOCAL_SHARE, centre_in_corner, check_intrinsics
@@ -222,7 +222,7 @@ def _regular_views(json_path: Path, entries: list) -> tuple[View, ...] | None:
 
 def _is_simple(file: object) -> bool:
     """Return whether a path is certain to stay in the folder it is relative to."""
-    return isinstance(file, str) and is_path(file) and file[:1] not in ("", ".", "/") and _STEPS.search(file) is None
+    return isinstance(file, str) and is_file_path(file) and file[:1] not in ("", ".", "/") and _STEPS.search(file) is None
 
 
 def _view(json_path: Path, i: int, entry: object) -> View:
@@ -304,7 +304,7 @@ def _inside(where: str, folder: Path, value: object) -> Path:
     The path as written must stay in it. Links on disk may lead anywhere: download caches and data on other disks consist of them,
     and their target is the choice of whoever made them. `..` after a link would leave the folder that the link is in.
     """
-    if not isinstance(value, str) or not value or not is_path(value):
+    if not isinstance(value, str) or not value or not is_file_path(value):
         raise InputError(where, f"is {shown(value)}", "a path relative to the JSON")
     relative = Path(value)
     # An anchor is a slash at the start; on Windows also a drive.
@@ -318,7 +318,13 @@ def _found_beside(json_path: Path, file_path: Path) -> Path:
 
 
 def _check_name(json_path: Path, name: object) -> None:
-    if not isinstance(name, str) or name in ("", ".", "..") or not is_plain(name) or set(name) & set("/\\"):
+    if (
+        not isinstance(name, str)
+        or name in ("", ".", "..")
+        or not is_plain(name)
+        or not is_file_path(name)
+        or set(name) & set("/\\")
+    ):
         raise InputError(f"{json_path}, scene_name", f"is {shown(name)}", "a valid folder name")
 
 

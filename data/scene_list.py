@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from config.errors import InputError, check_file, missing_file
-from config.messages import is_path, shown
+from config.messages import is_file_path, shown
 from config.paths import find_beside, find_path
 from data.files import write_json
 from data.pack import is_pack, open_pack
@@ -95,7 +95,7 @@ def read_pack_list(pack_path: str | os.PathLike) -> list[Path]:
         found = "holds no scenes" if content is None else f"holds {shown(names)}"
         raise InputError(folder if content is None else where, found, "scenes of the format")
     for i, name in enumerate(names):
-        if not isinstance(name, str) or not is_path(name) or name.startswith("/") or ".." in name.split("/"):
+        if not isinstance(name, str) or not is_file_path(name) or name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"{where}, entry {i}", f"is {shown(name)}", "the path of a scene's JSON in the pack")
     return [folder / name for name in names]
 
@@ -134,7 +134,7 @@ def _scene_paths(list_path: Path, entries: Iterable[tuple[str, object]]) -> list
 
 def _scene_path(list_path: Path, folder: Path, place: str, entry: object) -> Path:
     where = f"{list_path}, {place}"
-    if not isinstance(entry, str) or not 0 < len(entry) <= LONGEST_PATH or not is_path(entry):
+    if not isinstance(entry, str) or not 0 < len(entry) <= LONGEST_PATH or not is_file_path(entry):
         raise InputError(where, f"is {shown(entry)}", "the path of a scene's JSON")
     path = Path(os.path.normpath(folder / entry))
     if not is_there(path):  # a link to a list elsewhere

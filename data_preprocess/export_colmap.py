@@ -29,12 +29,12 @@ from pathlib import PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.flags import LARGEST_WHOLE, flag, read_command_line, settings
 from config.messages import counted, is_plain
 from config.paths import find_path
 from config.threads import cores
-from data.files import check_output, replace_when_finished, shortened
+from data.files import check_output, check_output_folder, replace_when_finished, shortened
 from data.images import open_image, read_orientation, read_pixels, rescale_intrinsics, to_8_bits
 from data.problems.scene import KINDS
 from data.scene_format import Scene, View, read_scene
@@ -157,11 +157,16 @@ def _changed_png(path: Path, on_white: bool) -> bytes:
 def _check_place(scene: Scene, folder: Path) -> None:
     """Check that a folder neither holds a scene's photos nor is among them, as written and as they are on disk."""
     for view in scene.views:
-        for photo, place in ((view.file_path.absolute(), folder.absolute()), (view.file_path.resolve(), folder.resolve())):
+        for photo, place in ((view.file_path.absolute(), folder.absolute()), (_real(view.file_path), _real(folder))):
             if place in photo.parents:
                 raise InputError(folder, f"holds {photo}", "an --output separate from the input")
             if photo.parent in place.parents:
                 raise InputError(folder, f"is in the folder of {photo}", "an --output separate from the input")
+
+
+def _real(path: Path) -> Path:
+    """Return where links lead; `Path.resolve` raises for one that leads to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _check_free(folder: Path, files: Sequence[Path]) -> None:
@@ -214,6 +219,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Export all scenes of a list; return the problems."""
     export = settings(Export, read_command_line("export_colmap.py", __doc__, (Export,), argv))
     paths = list(dict.fromkeys(read_data_path(export.data_path)))
+    check_output_folder(export.output)
     single = paths == [Path(os.path.abspath(find_path(export.data_path)))]
     problems, taken, exported = [], {}, 0
     progress = tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True)
@@ -228,7 +234,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
                 say(export_scene(scene, export.output, folder, export, pool))
                 exported += 1
             except (InputError, OSError) as error:
-                problems.append(str(error))
+                problems.append(line_of(error))
     print(f"{exported} of {counted(len(paths), 'scene')} in {export.output}")
     return problems
 

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
     start()
 
+import os
 from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,7 +28,7 @@ from itertools import chain, islice
 
 from tqdm import tqdm
 
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.flags import read_command_line, refuse_without_effect, settings
 from config.messages import counted
 from config.paths import find_path
@@ -91,7 +92,7 @@ def _ready_scenes(packing: Packing, plan: Plan, pool: ThreadPoolExecutor, progre
             try:
                 packed = waiting.popleft().result()
             except (InputError, OSError) as error:
-                total.problems.append(str(error))
+                total.problems.append(line_of(error))
             else:
                 yield packed
                 total.scenes += 1
@@ -168,12 +169,12 @@ def check_separate(packing: Packing, plans: Sequence[Plan], data_path_json: Path
     Raises:
         InputError: it would be.
     """
-    sources = {find_path(packing.data_path).resolve()}
+    sources = {os.path.realpath(find_path(packing.data_path))}
     for place in map(split_path, chain.from_iterable(plan.scenes for plan in plans)):
         if place is not None:
-            sources.add(Path(place[0]).resolve())
+            sources.add(os.path.realpath(place[0]))
     for path in (data_path_json, *(plan.path for plan in plans)):
-        if path.resolve() in sources:
+        if os.path.realpath(path) in sources:
             raise InputError(path, "is the input, and would be replaced", "another --output or --name")
 
 

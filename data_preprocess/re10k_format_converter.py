@@ -27,6 +27,7 @@ from config.errors import InputError
 from config.flags import flag, read_command_line, refuse_without_effect, settings
 from config.messages import counted, shown_key
 from config.threads import cores
+from data.files import check_output_folder
 from data_preprocess.capture.conversion import ConversionSettings
 from data_preprocess.command import check_list_name, run_script, say_left_out
 from data_preprocess.re10k.conversion import ChunkResult, FolderConversion, convert_chunks
@@ -110,6 +111,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     chunks = find_chunks(flags.input)
     index = index_of(chunks, flags.input, problems)
     chosen = select_chunks(chunks, index, keys)
+    check_output_folder(flags.output)
     shard.begin(data_path_json)
     results = convert(chosen, flags, keys, conversion)
     others = {os.path.abspath(chunk) for chunk in set(chosen).difference(shard.part(chosen))}

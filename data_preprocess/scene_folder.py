@@ -44,7 +44,8 @@ def refuse_linked_folders(output: Path, files: Iterable[Path]) -> None:
     Raises:
         InputError: a folder is a link.
     """
-    for folder in sorted({folder for file in files for folder in file.parents if output in folder.parents}):
+    below = {folder for file in files if file.is_relative_to(output) for folder in file.relative_to(output).parents}
+    for folder in sorted(output / folder for folder in below - {Path()}):
         if folder.is_symlink():
             found = f"is a link to {os.readlink(folder)}"
             raise InputError(folder, found, "a folder: what is written there would go elsewhere")

@@ -17,6 +17,8 @@ from config.messages import shown
 from data.files import check_output, write_json
 from data.scene_list import write_data_path
 
+# More shards than there are machines; merge_lists.py names those that are missing.
+MOST_SHARDS = 100_000
 _GIVEN = re.compile(r"(\d{1,9})/(\d{1,9})", re.ASCII)
 _PART = re.compile(r"\.part-(\d{4,9})-of-(\d{4,9})", re.ASCII)
 _TASK, _LEAST, _MOST, _COUNT, _STEP = (f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "COUNT", "STEP"))
@@ -114,6 +116,8 @@ def read_shard(text: str | None, environment: Mapping[str, str] = os.environ) ->
     index, count = map(int, match.groups()) if match else (0, 0)
     if index >= count:
         raise InputError("--shard", f"is {shown(text)}", "I/N, with I from 0 to N - 1, or slurm")
+    if count > MOST_SHARDS:
+        raise InputError("--shard", f"is {text}", f"{MOST_SHARDS} shards at most")
     return Shard(index, count)
 
 
@@ -126,7 +130,7 @@ def find_parts(path: str | os.PathLike) -> dict[int, dict[int, Path]]:
             middle = part.name.removeprefix(path.stem).removesuffix(path.suffix)
             match = _PART.fullmatch(middle)
             index, count = map(int, match.groups()) if match else (0, 0)
-            if index < count and Shard(index, count).list_path(path) == part:
+            if index < count <= MOST_SHARDS and Shard(index, count).list_path(path) == part:
                 found.append((count, index, part))
     parts: dict[int, dict[int, Path]] = {}
     for count, index, part in sorted(found):
@@ -140,7 +144,13 @@ def _of_array(environment: Mapping[str, str]) -> Shard:
     if count == 1:
         # Most likely one that is repeated: it would do all of the work.
         raise InputError("--shard", f"is slurm, in a job array of one task, {task}", f"several tasks, or {_BY_HAND}")
-    regular = count > 1 and step > 0 and least + (count - 1) * step == most and least <= task <= most and not (task - least) % step
+    regular = (
+        1 < count <= MOST_SHARDS
+        and step > 0
+        and least + (count - 1) * step == most
+        and least <= task <= most
+        and not (task - least) % step
+    )
     if not regular:
         found = f"is slurm, in task {task} of a job array of {count} from {least} to {most}, step {step}"
         raise InputError("--shard", found, f"an array in equal steps, such as --array=0-15, or {_BY_HAND}")

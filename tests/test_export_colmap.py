@@ -296,6 +296,29 @@ def test_nothing_goes_into_the_input(tmp_path, capsys):
     assert contents(tmp_path / "in") == before
 
 
+def test_a_place_that_takes_no_folder_is_told_once(tmp_path, capsys):
+    listed = write_random_data_path(tmp_path / "sets", scenes=3, n=2)
+    (tmp_path / "file").touch()
+    for place, problem in (("file", "is not a folder; wanted a folder, or none yet"), ("/proc/x", "is in a folder of the system")):
+        error = refused(capsys, listed, tmp_path / place)
+        assert error.count("\n") == 1
+        assert f"{tmp_path / place}: {problem}" in error
+    assert main([str(listed), "--output", str(tmp_path / ("x/" * 3000))]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "File name too long" in error
+
+
+def test_a_photo_that_links_to_itself_is_one_line(tmp_path, capsys):
+    scene = write_random_scene(tmp_path / "chair", n=3)
+    photo = read_scene(scene).views[1].file_path
+    photo.unlink()
+    photo.symlink_to(photo.name)
+    error = refused(capsys, scene, tmp_path / "out")
+    assert error.count("\n") == 1
+    assert photo.name in error
+
+
 def test_a_scene_that_cannot_be_exported_does_not_stop_the_others(tmp_path, capsys):
     data_path = write_random_data_path(tmp_path / "in", scenes=3)
     paths = read_data_path(data_path)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from config.errors import InputError
-from data.files import check_output, replace_when_finished, write_json, write_text
+from data.files import check_output, check_output_folder, replace_when_finished, write_json, write_text
 from data.output.video import VideoWriter
 from model.weights.file import read_tensors, read_weights, save_tensors
 
@@ -143,6 +143,20 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, monkeypatch, kind):
 def test_folders_of_the_system_take_no_files(path):
     with pytest.raises(InputError, match=r"folder of the system|not a regular file"):
         check_output(path)
+
+
+@linux_only
+def test_folders_for_files_are_checked_and_not_made(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "new" / "deep"):
+        check_output_folder(path)
+    assert os.listdir(tmp_path) == ["file"]
+    with pytest.raises(InputError, match="file: is not a folder; wanted a folder, or none yet"):
+        check_output_folder(tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        check_output_folder(tmp_path / "file" / "x")
+    with pytest.raises(InputError, match="/proc/x: is in a folder of the system; wanted a place on a disk"):
+        check_output_folder("/proc/x")
 
 
 def test_a_link_to_a_file_is_replaced_and_what_it_leads_to_stays(tmp_path):

@@ -108,6 +108,12 @@ def test_what_cannot_be_merged_is_one_line_and_nothing_is_written(tmp_path, caps
     assert "NAME_data_path.json: is missing" in capsys.readouterr().err
 
 
+def test_a_part_of_a_billion_shards_is_none(tmp_path, capsys):
+    path = tmp_path / "toy_data_path.json"
+    (tmp_path / "toy_data_path.part-0000-of-999999999.json").write_text("[]")
+    assert "toy_data_path.part-0000-of-0004.json: is not there" in refused(capsys, path, "--partial")
+
+
 def test_failed_objects_are_merged_in_order_and_an_earlier_list_of_them_goes_with_the_failures(tmp_path, capsys):
     path, failed = tmp_path / "toy_data_path.json", tmp_path / "toy_failed.json"
     write_parts(path, scenes(tmp_path, 3), 3)

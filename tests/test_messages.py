@@ -5,6 +5,7 @@ import pytest
 from config.messages import (
     MOST_NAMES,
     counted,
+    is_file_path,
     is_plain,
     left_out,
     one_line,
@@ -38,6 +39,11 @@ def test_text_of_any_language_is_plain(text):
 def test_control_characters_and_undecodable_bytes_are_not(text, escaped):
     assert not is_plain(text)
     assert some([text]) == escaped
+
+
+def test_names_of_files_have_255_bytes_at_most():
+    assert all(map(is_file_path, ("a/b.png", "/", "ä" * 127, "x" * 255 + "/" + "y" * 255)))
+    assert not any(map(is_file_path, ("x" * 256, "a/" + "ä" * 128, "a\0b", "\ud800")))
 
 
 def test_many_names_are_counted():

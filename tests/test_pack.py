@@ -58,6 +58,24 @@ def test_offsets_and_sizes_of_64_bits(tmp_path, monkeypatch):
     assert pack.read_last(NAMES[-1]) == members[NAMES[-1]]
 
 
+@pytest.mark.parametrize("comment", [4053, 4054, 4060, 4074, 4075, 65535])
+def test_sizes_of_64_bits_before_a_comment_of_any_length(tmp_path, monkeypatch, comment):
+    path = tmp_path / "large.zip"
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 300)
+    members = write_zip(path, comment=bytes(comment))
+    assert b"PK\x06\x07" in path.read_bytes()
+    pack = Pack(str(path))
+    assert {name: pack.read(name) for name in pack.names()} == members
+
+
+@pytest.mark.parametrize("length", [4, 9, 19, 20])
+def test_damaged_end_of_64_bits(tmp_path, length):
+    path = tmp_path / "a.zip"
+    path.write_bytes(b"PK\x06\x07".ljust(length, b"x") + b"PK\x05\x06" + bytes(18))
+    with pytest.raises(InputError, match=r"a\.zip: has a (damaged directory|directory of 0 bytes at 0, not before its end at)"):
+        Pack(str(path))
+
+
 def test_missing_64_bit_field_is_damage(tmp_path):
     path = tmp_path / "a.zip"
     write_zip(path, names=("b.png",))
@@ -159,6 +177,7 @@ def test_too_large_members_and_directories_are_not_read(tmp_path, monkeypatch):
         ("x/folder.zip/a.zip/1.png", ("x/folder.zip/a.zip", "1.png")),
         ("x/folder.zip/1.png", None),
         ("x/b.zip.old/1.png", None),
+        ("x/İ/a.ZİP.zip/ß.png", ("x/İ/a.ZİP.zip", "ß.png")),  # of two letters each where they are made small
     ],
 )
 def test_paths_through_packs(tmp_path, monkeypatch, path, wanted):
@@ -166,6 +185,8 @@ def test_paths_through_packs(tmp_path, monkeypatch, path, wanted):
     (tmp_path / "x" / "folder.zip").mkdir(parents=True)
     write_zip(tmp_path / "x" / "a.zip")
     write_zip(tmp_path / "x" / "folder.zip" / "a.zip")
+    (tmp_path / "x" / "İ").mkdir()
+    write_zip(tmp_path / "x" / "İ" / "a.ZİP.zip")
     assert split_path(path) == wanted
     assert split_path(Path(path)) == wanted
 
@@ -188,6 +209,13 @@ def test_files_in_packs_and_on_disk(tmp_path):
     refuse_in_pack(on_disk)
     with pytest.raises(InputError, match=r"b\.png: would be written into a pack; wanted a scene in a folder: unzip a\.zip first"):
         refuse_in_pack(inside)
+
+
+def test_message_about_a_long_name_is_short(tmp_path):
+    write_zip(tmp_path / "a.zip")
+    with pytest.raises(FileNotFoundError, match=r"a\.zip/x+…x+: is not in the pack; wanted a file in it") as error:
+        Pack(str(tmp_path / "a.zip")).read("x" * 60_000)
+    assert len(str(error.value)) < 320
 
 
 def test_missing_pack(tmp_path):

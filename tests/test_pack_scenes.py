@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import zipfile
 from dataclasses import replace
@@ -17,7 +18,7 @@ from config.errors import InputError
 from config.recipe import TrainingRecipe
 from data.images import read_photo
 from data.sampler import FolderSource
-from data.scene_format import read_scene
+from data.scene_format import read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
 from data_preprocess import adjust_cameras, check_scenes, merge_lists, pack_scenes
 from tests.support import training_run
@@ -100,6 +101,28 @@ def test_lossy_formats(tmp_path, folders, form, quality, least):
         error = read_photo(view.file_path)[0].astype(float) - read_photo(other.file_path)[0]
         assert 10 * np.log10(255**2 / (error**2).mean()) > least
         assert (view.fx, view.fy, view.cx, view.cy) == (other.fx, other.fy, other.cx, other.cy)
+
+
+@pytest.mark.parametrize("quality", [90, 100])
+def test_jpegs_of_the_finest_texture(tmp_path, quality):
+    path = write_random_scene(tmp_path / "grass", n=1, size=(300, 280))
+    exact = np.random.default_rng(0).integers(0, 256, (300, 280, 3), dtype=np.uint8)
+    Image.fromarray(exact).save(read_scene(path).views[0].file_path)
+    assert run(path, tmp_path / "packs", "--format", "jpeg", "--quality", quality) == 0
+    scene = read_scene(read_data_path(tmp_path / "packs" / "opencv_cameras_00000.zip")[0])
+    error = read_photo(scene.views[0].file_path)[0].astype(float) - exact
+    assert np.sqrt((error**2).mean()) < {90: 9, 100: 1.5}[quality]  # the quantisation of white noise
+
+
+def test_image_that_a_format_cannot_hold(tmp_path, capsys):
+    path = write_random_scene(tmp_path / "strip", n=1, size=(30, 20))
+    view = read_scene(path).views[0]
+    write_scene(path, [replace(view, w=2, h=20_000, fx=9e3, fy=9e3, cx=1, cy=1e4)])
+    Image.new("RGB", (2, 20_000)).save(view.file_path)
+    assert run(path, tmp_path / "packs", "--format", "webp") == 2
+    line = f"pack_scenes.py: {view.file_path}: cannot be written as webp ("
+    assert line in capsys.readouterr().err
+    assert not list((tmp_path / "packs").glob("*"))
 
 
 def test_transparency_is_composited_on_white(tmp_path):
@@ -232,6 +255,24 @@ def test_damaged_member_names_pack_and_member(tmp_path, folders, capsys):
     assert f"{path}/scene_1/opencv_cameras.json, view 3: {place}" in capsys.readouterr().err
     with pytest.raises(InputError, match=re.escape(place)):
         FolderSource(str(packed), RECIPE, patch_size=4).batch(range(50))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs on this system")
+def test_what_is_no_pack_in_the_place_of_one_is_neither_read_nor_replaced(tmp_path, folders, capsys):
+    (tmp_path / "packs").mkdir()
+    place = tmp_path / "packs" / "test_00000.zip"
+    for make, problem in (
+        (os.mkfifo, "is not a regular file; wanted a pack of scenes"),  # reading it would never end
+        (os.mkdir, "is a folder; wanted a pack of scenes"),
+        (lambda path: os.symlink("nothing", path), "is a link to nothing, which is not there; wanted a pack of scenes"),
+    ):
+        make(place)
+        assert run(folders, tmp_path / "packs") == 2
+        assert capsys.readouterr().err.endswith(f"\rpack_scenes.py: {place}: {problem}\n")
+        place.rmdir() if place.is_dir() else place.unlink()
+    place.symlink_to(place.name)
+    assert run(folders, tmp_path / "packs") == 2
+    assert re.search(r"\rpack_scenes\.py: .*Too many levels of symbolic links: '.*test_00000\.zip'\n$", capsys.readouterr().err)
 
 
 def test_cameras_in_a_pack_are_not_adjusted(tmp_path, folders, capsys):

@@ -2,13 +2,14 @@
 
 import json
 import os
+import time
 
 import numpy as np
 import pytest
 
 from config.errors import InputError
 from data.scene_format import read_scene
-from data_preprocess.scene_folder import SceneFolder, rendered_views
+from data_preprocess.scene_folder import SceneFolder, refuse_linked_folders, rendered_views
 from tests.support.scenes import random_c2w
 
 SIZE = (20, 28)
@@ -110,6 +111,13 @@ def test_nothing_is_written_through_a_linked_folder(tmp_path, linked, broken):
     with pytest.raises(InputError, match=rf"{linked}: is a link to {tmp_path}/elsewhere; wanted a folder"):
         scene(tmp_path / "out").begin("a")
     assert tree(tmp_path) == before
+
+
+def test_deep_outputs_are_checked_at_once(tmp_path):
+    output = tmp_path / ("x/" * 1500)
+    start = time.monotonic()
+    refuse_linked_folders(output, [output / "scene" / "images" / f"{i}.png" for i in range(20)])
+    assert time.monotonic() - start < 5  # the square of the depth for each file would take minutes
 
 
 def test_the_output_may_be_a_link_and_links_that_are_files_are_replaced(tmp_path):

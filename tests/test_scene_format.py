@@ -369,6 +369,15 @@ def test_file_path_that_is_no_path(scene_json, value):
     refuses(scene_json, f"view 0, file_path: is {value!r}; wanted a path relative to the JSON")
 
 
+def test_names_that_no_disk_takes(scene_json):
+    long = "x" * 256
+    change(scene_json, 0, "file_path", f"images/{long}")
+    refuses(scene_json, f"view 0, file_path: is 'images/{'x' * 52}…; wanted a path relative to the JSON")
+    path = write_random_scene(scene_json.parent / "chair", n=1, long_lrm=True)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scene_name": long}))
+    refuses(path, f"scene_name: is '{'x' * 59}…; wanted a valid folder name")
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", 5, "a\nb"])
 def test_name_that_no_folder_can_have(tmp_path, name):
     path = write_random_scene(tmp_path / "chair", n=1, long_lrm=True)

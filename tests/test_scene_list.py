@@ -197,6 +197,7 @@ def test_list_of_a_pack_that_is_not_its_last_member(tmp_path):
         ('{"a": 1}', "pack_data_path.json: holds {'a': 1}; wanted scenes"),
         ("[3]", "pack_data_path.json, entry 0: is 3; wanted the path of a scene's JSON in the pack"),
         ('["b/opencv_cameras.json", "/etc/passwd"]', "pack_data_path.json, entry 1: is '/etc/passwd'; wanted the path"),
+        (json.dumps(["b", f"{'x' * 256}/b"]), f"pack_data_path.json, entry 1: is '{'x' * 59}…; wanted the path"),
         ('["b/../../c/opencv_cameras.json"]', "pack_data_path.json, entry 0: is 'b/../../c/opencv_cameras.json'; wanted the path"),
     ],
 )

@@ -61,6 +61,10 @@ def test_shards_of_the_command_line():
     for text in ("16/16", "1", "/2", "-1/2", "1/2/3", "0/0", "a/b", "", "SLURM", "1 /2", "¹/2"):
         with pytest.raises(InputError, match=r"--shard: is '.*'; wanted I/N, with I from 0 to N - 1, or slurm"):
             read_shard(text)
+    assert read_shard("0/100000") == Shard(0, 100_000)
+    for text in ("0/100001", "5/999999999"):
+        with pytest.raises(InputError, match=f"--shard: is {text}; wanted 100000 shards at most"):
+            read_shard(text)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import struct
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -105,6 +106,17 @@ def test_random_damage_is_an_error_of_one_line_or_none(tmp_path, suffix):
             messages.append(str(error))
     assert len(messages) > 50  # of 150: most damage shows
     assert all(message.startswith(f"{path}: ") and "\n" not in message for message in messages)
+
+
+def test_a_damaged_pickle_takes_no_more_memory_than_its_file(tmp_path):
+    path = tmp_path / "w.pt"
+    path.write_bytes(b"\x80\x02X" + struct.pack("<I", 3 << 30) + b"a text that is said to have 3 GB")
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"w\.pt: cannot be read"):
+        read_weights(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 << 20
 
 
 def test_a_zip_in_several_parts_is_damaged(tmp_path):

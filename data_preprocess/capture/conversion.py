@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.flags import flag
 from config.messages import counted, shown
 from config.threads import cores
@@ -115,7 +115,7 @@ def convert(
             try:
                 scene = convert_scene(Path(output) / name, read(), pool, long_lrm, cut_out)
             except (InputError, OSError) as error:
-                problems.append(str(error))
+                problems.append(line_of(error))
             else:
                 finished.append(scene.json_path)
                 problems += camera_problems(scene)

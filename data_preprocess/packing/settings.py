@@ -8,8 +8,7 @@ from data.scene_format import MOST_VIEWS
 from data_preprocess.command import LARGEST_SIDE, MOST_WORKERS
 from data_preprocess.shards import shard_flag
 
-# Formats of images, by Pillow's names.
-FORMATS = {"jpeg": "JPEG", "webp": "WEBP", "png": "PNG"}
+FORMATS = ("jpeg", "webp", "png")
 DEFAULT_FORMAT = "jpeg"
 
 
@@ -27,7 +26,7 @@ class Packing:
     format: str | None = flag(
         None,
         "format of the images: jpeg is decoded fastest, webp is smallest, png loses nothing",
-        choices=tuple(FORMATS),
+        choices=FORMATS,
         unset=f"{DEFAULT_FORMAT}; without --image_size: copied",
     )
     quality: int = flag(95, "quality of jpeg and webp", least=1, most=100)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.messages import counted, one_line
 from data.files import DISK_ERRORS, replace_when_finished
 from data.scene_format import View
@@ -88,19 +88,19 @@ class ChunkConversion(abc.ABC):
         try:
             entries = read_chunk(chunk)
         except (InputError, OSError) as error:
-            result.problem = str(error)
+            result.problem = line_of(error)
             return result
         try:
             self.write(chunk, self._scenes(chunk, entries, result), result)
         except Stopped:
             pass
         except InputError as error:
-            result.problem = str(error)
+            result.problem = line_of(error)
         except OSError as error:
             if error.errno in DISK_ERRORS:
                 self.stopped.set()
                 raise
-            result.problem = str(error)
+            result.problem = line_of(error)
         return result
 
     @abc.abstractmethod

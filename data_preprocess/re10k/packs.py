@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from config.errors import InputError
+from config.errors import InputError, line_of
 from config.messages import shown
 from data.pack import SUFFIX
 from data.pack_writer import pack_note, write_pack
@@ -68,7 +68,7 @@ class PackConversion(ChunkConversion):
             result.held = [path.parent.name for path in read_pack_list(pack)]
             result.written, result.scenes, result.views = [pack], len(result.held), int(match[1])
         except (InputError, OSError) as error:
-            result.problem = str(error)
+            result.problem = line_of(error)
         for key in result.held:
             self.claim(key)
         return result

@@ -1,5 +1,6 @@
 """Torch files: checked against their checksums, then read, tensors and plain values only."""
 
+import io
 import os
 import pickle
 import re
@@ -35,6 +36,19 @@ def is_zip(source: str | os.PathLike | IO[bytes]) -> bool:
         return True
 
 
+class _Bounded(io.BufferedReader):
+    """A file that takes no more memory for a `read` than it has bytes left: damaged pickles ask for gigabytes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes, all that are left by default."""
+        left = max(0, self._size - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
+
+
 def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: str) -> object:
     """Read a torch file, tensors and plain values only; tensors are memory-mapped where the format allows it.
 
@@ -48,7 +62,11 @@ def load_torch_file(source: Path | IO[bytes], where: str | os.PathLike, wanted: 
         InputError: it cannot be read, is damaged, or its pickle needs more.
     """
     try:
-        all_stored = is_zip(source) and check_members(source)
+        zipped = is_zip(source)
+        if not zipped and isinstance(source, Path):
+            with _Bounded(source) as file:
+                return torch.load(file, map_location="cpu", weights_only=True)
+        all_stored = zipped and check_members(source)
         if not isinstance(source, Path):
             source.seek(0)
         mapped = all_stored and isinstance(source, Path) and is_plain(str(source))  # torch maps names in UTF-8 only

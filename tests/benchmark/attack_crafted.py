@@ -94,11 +94,17 @@ def chunk(name: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
-def _pictures() -> Iterator[Case]:
+def crafted_pictures() -> dict[str, bytes]:
+    """Return files that are no pictures, or odd ones, by name."""
+    return {name: content for name, (content, _) in _judged_pictures().items()}
+
+
+def _judged_pictures() -> dict[str, tuple[bytes, tuple[int, ...]]]:
+    """Return the files, and the right statuses of programs that need a picture of 25×34."""
     text_bomb = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(300 << 20)))
     profile_bomb = chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(300 << 20)))
     many = b"".join(chunk(b"tEXt", b"k%d\0v" % i) for i in range(100_000))
-    pictures: dict[str, tuple[bytes, tuple[int, ...]]] = {
+    return {
         "right": (png(25, 34), (0,)), "empty": (b"", (2,)), "text": (b"hello", (2,)),
         "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", (2,)),
         "no palette": (png(25, 34, colour=3), (2,)), "60000 by 1": (png(1, 60000), (2,)), "1 by 60000": (png(60000, 1), (2,)),
@@ -118,7 +124,10 @@ def _pictures() -> Iterator[Case]:
         "TIFF loop": (b"II*\0\x08\0\0\0\1\0\0\1\3\0\1\0\0\0\1\0\0\0\x08\0\0\0", (2,)),
         "EPS": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", (2,)),
     }  # fmt: skip
-    for name, (content, right) in pictures.items():
+
+
+def _pictures() -> Iterator[Case]:
+    for name, (content, right) in _judged_pictures().items():
         for program, base, words, file in (
             ("inference", "place", infer(), "scenes/scene_0/images/00001.png"),
             ("check", "place", [CHECK, "scenes/test_data_path.json"], "scenes/scene_0/images/00001.png"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.benchmark.attack_inputs import infer, train
 from tests.benchmark.attack_programs import Arena
+from tests.benchmark.attack_stored import stored_readers, write_small_chunk, write_small_pack
 from tests.benchmark.attack_verdict import LONGEST, Outcome, letters
 
 SECONDS = 10  # for one file
@@ -100,6 +101,7 @@ def readers() -> dict[str, Callable[[Path], object]]:
         "model .bin": lambda path: [lens_of(image.camera) for image in read_model(path.parent, ".bin")],
         "model .txt": lambda path: [lens_of(image.camera) for image in read_model(path.parent, ".txt")],
         "weights and settings": weights,
+        **stored_readers(),
     }
 
 
@@ -213,6 +215,10 @@ def mutated_files(arena: Arena) -> Iterator[Outcome]:
         ("model .bin", sparse / "images.bin", 500),
         ("model .txt", text / "cameras.txt", 500),
         ("model .txt", text / "images.txt", 500),
+        ("pack", made / "pack.zip", 1500),
+        ("chunk", made / "chunk.torch", 500),
+        ("poses_bounds.npy", place.parent / "inputs/llff/capture/poses_bounds.npy", 1000),
+        ("mask", made / "mask.png", 500),
         ("weights and settings", made / "plain.safetensors", 300),
         ("scene state", made / "plain_state.safetensors", 300),
         ("snapshot", folder / "outputs/run/snapshot/step_00000004.pt", 200),
@@ -236,6 +242,9 @@ def make_originals(project: Path, place: Path, made: Path) -> None:
         with safe_open(place / source, framework="pt") as file:
             about = {key: text for key, text in file.metadata().items() if "sum" not in key and "sha" not in key}
             save_file({key: file.get_tensor(key) for key in file.keys()}, made / f"{name}.safetensors", about)  # noqa: SIM118
+    write_small_pack(made / "pack.zip", made / "photo.jpg")
+    write_small_chunk(made / "chunk.torch")
+    shutil.copy(place.parent / "inputs/masks/masks/00000.png", made / "mask.png")
     (made / "list.txt").write_text(f"{place}/scenes/scene_0/opencv_cameras.json\n\n{place}/scenes/scene_1/opencv_cameras.json\n")
     for name, index in {
         "index": {"scene_0": {"inputs": [0, 1, 2], "targets": [3, 4]}},

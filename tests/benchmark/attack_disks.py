@@ -11,9 +11,15 @@ from pathlib import Path
 from tests.benchmark.attack_cases import EITHER, Case, attack, nothing
 from tests.benchmark.attack_inputs import CHECK, COLMAP, EXPORT, TRANSFORMS, contents, convert, export, infer, train
 from tests.benchmark.attack_programs import Arena, Pause, Run, small_disk
+from tests.benchmark.attack_stored import MERGE, SCENES, chunks, llff, masked, pack, to_colmap
 from tests.benchmark.attack_verdict import Outcome, first_problem, judge, temporaries
 
 INFERENCE = infer("--save_images", "--save_state")
+# What converters leave out, with a line; an empty folder of photos that they take for none.
+LEFT_OUT = ("photo of a capture", "photo of colmap", "mask", "photo of the packing")
+# Inputs that are attacked with a link to itself, too.
+LINKED = ("list of scenes", "photo", "pack in a list", "photo of the packing", "photo of the export to COLMAP", "chunk", "mask",
+          "poses_bounds.npy", "photo of LLFF", "folder of masks", "part of a list", "photo of a capture")  # fmt: skip
 SILENT = [0, 2, 120, 128 + signal.SIGPIPE]
 
 
@@ -71,6 +77,16 @@ def full_disks(arena: Arena) -> Iterator[Outcome]:
         ("converter", "capture", "out", convert(), converter),
         ("colmap", "colmap", "out", [COLMAP, "--input", "capture", "--output", "out"], {"photo": (".00002.", "00002")}),
         ("export", "place", "out", export(), {"photo": (".00002.", "00002"), "list": ("_data_path.", "data_path")}),
+        ("packing", "place", "out", pack(), {"pack": (".made_00001.", "made_00001"), "list": (".made_data_path.", "data_path")}),
+        ("packs of chunks", "chunks", "out", chunks("--packs", "--workers", 1), {"pack": (".re10k_000001.", "re10k_000001")}),
+        (
+            "chunks",
+            "chunks",
+            "out",
+            chunks("--workers", 1),
+            {"photo": (".000000033367.", "000000033367"), "list": ("_data_path.", "data_path")},
+        ),
+        ("export to COLMAP", "place", "out", to_colmap(), {"photo": (".00002.", "00002"), "model": (".images.", "images")}),
         ("check", "place", "outputs", [CHECK, "scenes/test_data_path.json"], {"picture": (".contact_sheet", "contact_sheet")}),
     ):
         for place, (path, named) in places.items():
@@ -126,6 +142,13 @@ def special_outputs(arena: Arena) -> Iterator[Outcome]:
         ("state", "place", infer("--save_state"), "output/scene_0/state.safetensors"),
         ("comparison", "place", infer(), "output/scene_1/comparison.png"),
         ("folder of inference", "place", infer("--output_dir", "X"), "X"),
+        ("pack", "place", pack(), "out/made_00001.zip"),
+        ("list of packs", "place", pack(), "out/made_data_path.json"),
+        ("folder of packs", "place", pack(), "out"),
+        ("pack of a chunk", "chunks", chunks("--packs"), "out/re10k_000001.zip"),
+        ("photo of the export to COLMAP", "place", to_colmap(), "out/scene_0/images/00002.png"),
+        ("model of the export to COLMAP", "place", to_colmap(), "out/scene_0/sparse/0/images.txt"),
+        ("merged list", "parts", [MERGE, "scenes/all_data_path.json"], "scenes/all_data_path.json"),
         ("exported weights", "train", train(folder, steps=4), "outputs/run/model.safetensors"),
         ("log", "train", train(folder, steps=4), "outputs/run/log.jsonl"),
         ("curves", "train", train(folder, steps=4), "outputs/run/curves.png"),
@@ -204,20 +227,37 @@ def special_inputs(arena: Arena) -> Iterator[Outcome]:
         ("photo of colmap", "colmap", [COLMAP, "--input", "capture", "--output", "out"], "capture/images/00001.png"),
         ("begun scene", "place", export(), "out/objects_0_000000/opencv_cameras.json"),
         ("capture", "capture", [TRANSFORMS, "--input", "X", "--output", "out"], "X"),
+        ("list of the packing", "place", pack(), "scenes/test_data_path.json"),
+        ("scene of the packing", "place", pack(), scene),
+        ("photo of the packing", "place", pack(), "scenes/scene_0/images/00001.png"),
+        ("pack in a list", "place", infer(data="list.txt"), SCENES),
+        ("photo of the export to COLMAP", "place", to_colmap(data=scene), "scenes/scene_0/images/00001.png"),
+        ("chunk", "chunks", chunks(), "chunks/000001.torch"),
+        ("index of chunks", "chunks", chunks(), "chunks/index.json"),
+        ("file of keys", "chunks", chunks("--keys", "keys.txt"), "keys.txt"),
+        ("poses_bounds.npy", "llff", llff(), "capture/poses_bounds.npy"),
+        ("photo of LLFF", "llff", llff(), "capture/images/00003.png"),
+        ("mask", "masks", masked(), "masks/00003.png"),
+        ("folder of masks", "masks", masked("--mask", "X"), "X"),
+        ("part of a list", "parts", [MERGE, "scenes/all_data_path.json"], "scenes/all_data_path.part-0001-of-0002.json"),
         ("kind of scenes", "place", [EXPORT, "--kind", "X", "--output", "out"], "X"),
     ]
     yield from attack(arena, [Case(f"{name}, untouched", base, words, nothing, (0,)) for name, base, words, _ in cases[:1]])
     for name, base, words, place in cases:
-        right = EITHER if name in ("photo of a capture", "photo of colmap") else (2,)  # converters leave photos out, with a line
-        kinds = ("FIFO", "/dev/zero", "folder")
+        right = EITHER if name in LEFT_OUT else (2,)
+        kinds = ("FIFO", "/dev/zero", "folder", "link to itself") if name in LINKED else ("FIFO", "/dev/zero", "folder")
         yield from attack(arena, [Case(f"{name}, {kind}", base, words, partial(_put, place, kind), right) for kind in kinds])
 
 
 def _put(place: str, kind: str, folder: Path) -> None:
     path = folder / place
     path.parent.mkdir(parents=True, exist_ok=True)
+    if place == SCENES:
+        (folder / "list.txt").write_text(SCENES)
     path.unlink(missing_ok=True)
-    if kind == "folder":
+    if kind == "link to itself":
+        path.symlink_to(path.name)
+    elif kind == "folder":
         path.mkdir()
     elif kind == "FIFO":
         make_special(path, kind)

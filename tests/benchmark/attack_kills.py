@@ -5,11 +5,13 @@ import json
 import random
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.benchmark.attack_inputs import COLMAP, TRAIN, convert, export, infer, results, train
 from tests.benchmark.attack_programs import Arena, Pause, Run
+from tests.benchmark.attack_stored import MERGE, TO_COLMAP, chunks, pack, to_colmap
 from tests.benchmark.attack_verdict import Outcome, first_problem, judge, own_lines, temporaries
 
 RESULT = "outputs/run/model.safetensors"
@@ -55,9 +57,13 @@ def kills_of_inference(arena: Arena) -> Iterator[Outcome]:
 
 
 def kills_of_converters(arena: Arena) -> Iterator[Outcome]:
-    """Kill a converter and the export of procedural scenes at random moments; run again."""
+    """Kill converters, exports and the writer of packs at random moments; run again."""
     yield from _kills(arena, "converter", "capture", "out", convert("--workers", 2), 8)
     yield from _kills(arena, "export", "place", "out", export("--count", 2), 6)
+    yield from _kills(arena, "packing", "place", "out", pack(), 8)
+    yield from _kills(arena, "packs of chunks", "chunks", "out", chunks("--packs"), 6)
+    yield from _kills(arena, "chunks", "chunks", "out", chunks(), 6)
+    yield from _kills(arena, "export to COLMAP", "place", "out", to_colmap(), 8)
 
 
 def _kills(arena: Arena, name: str, base: str, output: str, words: list, count: int) -> Iterator[Outcome]:
@@ -112,6 +118,7 @@ def is_whole(path: Path) -> bool:
         ".csv": lambda file: len({len(row) for row in csv.reader(file.open())}) == 1 or 1 / 0,
         ".safetensors": load_file,
         ".pt": lambda file: torch.load(file, weights_only=True),
+        ".zip": lambda file: zipfile.ZipFile(file).testzip() and 1 / 0,
         ".mp4": lambda file: list(av.open(str(file)).decode(video=0))[5],
     }
     try:
@@ -128,6 +135,12 @@ def signals(arena: Arena) -> Iterator[Outcome]:
     inference = {"at start-up": "test_data_path.json", "reading photos": "scene_0/images", "comparison": ".comparison",
                  "video": ".video", "metrics": ".metrics."}  # fmt: skip
     converter = {"at start-up": "transforms.json", "photo": ".00003", "cameras": ".opencv_cameras", "list": "_data_path"}
+    packing = {
+        "at start-up": "test_data_path.json",
+        "reading photos": "scene_1/images",
+        "pack": ".made_00001",
+        "list": ".made_data",
+    }
     others = {"at start-up": "opencv_cameras.json", "picture": ".contact_sheet"}
     colmap = [COLMAP, "--input", "capture", "--output", "out"]
     for program, base, words, places in (
@@ -135,6 +148,9 @@ def signals(arena: Arena) -> Iterator[Outcome]:
         ("converter", "capture", convert("--workers", 2), converter),
         ("colmap", "colmap", colmap, {"at start-up": "images.bin", "photo": ".00002"}),
         ("export", "place", export(), {"photo": ".00002", "list": "_data_path"}),
+        ("packing", "place", pack(), packing),
+        ("packs of chunks", "chunks", chunks("--packs"), {"chunk": "000001.torch", "pack": ".re10k_000001"}),
+        ("export to COLMAP", "place", to_colmap(), {"photo": ".00002", "points": ".points3D", "model": ".images."}),
         ("check", "place", ["data_preprocess/check_scenes.py", "scenes/test_data_path.json"], others),
     ):
         for name, number in SIGNALS.items():
@@ -219,6 +235,40 @@ def two_runs(arena: Arena) -> Iterator[Outcome]:
         "metrics": ".metrics",
     }.items():
         yield from _second(arena, f"inference, {place}", INFERENCE, arena.place("place"), Pause(path), truth)
+    for name, base, words, paths in (
+        ("packing", "place", pack(), (".made_00000", ".made_00001", ".made_data")),
+        ("packs of chunks", "chunks", chunks("--packs"), (".re10k_000000", ".re10k_data")),
+        ("export to COLMAP", "place", to_colmap(), (".00002", ".images.")),
+    ):
+        straight = arena.place(base)
+        arena.run(words, straight)
+        truth = results(straight / "out")
+        for path in paths:
+            yield from _both(arena, f"{name}, {path}", [words, words], arena.place(base), Pause(path), truth)
+        if words[0] != TO_COLMAP:  # shards, and the merge of their lists
+            parts = [[*words, "--shard", f"{i}/2"] for i in range(2)]
+            yield from _both(arena, f"{name}, shards", parts, arena.place(base), Pause(paths[0]), truth)
+
+
+def _both(arena: Arena, name: str, words: list[list], folder: Path, pause: Pause, truth: dict[str, bytes]) -> Iterator[Outcome]:
+    """Run a program from start to end while a first one pauses; both end well, and what they have written is whole."""
+    first = arena.start(words[0], folder, pause)
+    reached = first.wait_for_pause()
+    second = arena.run(words[1], folder)
+    first.go_on()
+    first.finish()
+    yield Outcome(f"second {name}", judge(second.status, second.stderr, [0]) if reached else "never came to the place")
+    if words[0] != words[1]:
+        lists = [key for key in truth if key.endswith("_data_path.json")]
+        arena.run([MERGE, f"out/{lists[0]}"], folder)
+    found, left = results(folder / "out"), temporaries(folder)
+    wrong = [key for key, content in truth.items() if found.get(key) != content]
+    problem = first_problem(
+        judge(first.status, first.stderr, [0]),
+        f"other content: {wrong[0]}" if wrong else "",
+        f"{len(left)} temporaries left: {left[0]}" if left else "",
+    )
+    yield Outcome(f"first {name}", problem)
 
 
 def _second(arena: Arena, name: str, words: list, folder: Path, pause: Pause, truth: dict[str, bytes]) -> Iterator[Outcome]:

@@ -21,9 +21,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.benchmark import attack_crafted, attack_damage, attack_disks, attack_kills, attack_settings, attack_tensors
+from tests.benchmark import (
+    attack_crafted,
+    attack_damage,
+    attack_disks,
+    attack_kills,
+    attack_packs,
+    attack_settings,
+    attack_sources,
+    attack_tensors,
+)
 from tests.benchmark.attack_inputs import make_inputs
 from tests.benchmark.attack_programs import Arena, scratch_folder
+from tests.benchmark.attack_stored import make_stored
 from tests.benchmark.attack_verdict import Outcome
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +56,8 @@ CATEGORIES: dict[str, Callable[[Arena], Iterator[Outcome]]] = {
     "damaged tensor files": attack_damage.damaged_files,
     "crafted settings": attack_settings.settings,
     "crafted data": attack_crafted.data,
+    "crafted packs": attack_packs.packs,
+    "crafted chunks, arrays, masks and lists": attack_sources.sources,
     "crafted weights, states, snapshots and logs": attack_tensors.tensors,
     "absurd flags": attack_crafted.flags,
     "mutated files": attack_damage.mutated_files,
@@ -68,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with scratch_folder() as scratch:
         arena = Arena(args.project, scratch, args.repeats)
         arena.prepare(make_inputs, scratch / "inputs")
+        arena.prepare(make_stored, scratch / "inputs")
         for name in chosen:
             start = time.monotonic()
             result["categories"][name] = summary(list(CATEGORIES[name](arena)), time.monotonic() - start)

@@ -26,6 +26,7 @@ from config.recipe import TrainingRecipe
 from config.threads import cores
 from data.dataset import SceneDataset, Windows
 from data.image_size import check_image_size
+from data.images import with_margin
 from data.poses import normalise_poses
 from data.problems.scene import CameraWarnings
 from data.scene_format import Scene
@@ -176,6 +177,7 @@ class FolderSource:
         self.broken = 0
         self._lock = threading.Lock()
         self._warnings = CameraWarnings(normalised=recipe.scene_pose_normalize)
+        self._warned = False
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """See `Source`.
@@ -241,10 +243,23 @@ class FolderSource:
         windows = Windows(self.recipe.crop_margin, corners[own]) if self.recipe.crop_margin else None
         sample = self.dataset.load(scene, [views[i] for i in own], windows=windows)
         self._warnings.check(scene)
+        self._warn_of_small_images(scene)
         if self.recipe.scene_pose_normalize:
             c2w = torch.from_numpy(np.stack([scene.views[view].c2w for view in views]))
             sample["c2w"] = normalise_poses(c2w[None])[0, own].float()
         return sample
+
+    def _warn_of_small_images(self, scene: Scene) -> None:
+        """Warn once, in the first process, if images are smaller than they are trained at, such as packs of another size."""
+        h, w = with_margin(self.recipe.image_size, self.recipe.crop_margin)
+        view = scene.views[0]
+        with self._lock:
+            if self._warned or max(h / view.h, w / view.w) <= 1 or os.environ.get("RANK", "0") != "0":
+                return
+            self._warned = True
+        margin = " with crop_margin" if self.recipe.crop_margin else ""
+        found = f"has images of {view.h}×{view.w} (h×w), which are enlarged to {h}×{w}{margin}"
+        print(f"warning: {scene.json_path}: {found}; wanted larger ones", file=sys.stderr, flush=True)
 
     def _tolerate(self, sample: str, problem: InputError | OSError) -> None:
         """Count and report a broken sample; raise an InputError once there are more than `skip_broken`."""

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import re
 import threading
 
 import numpy as np
@@ -318,3 +319,22 @@ def test_random_crops_are_a_function_of_the_sample(tmp_path):
     assert len({tuple(row) for row in moved.round(decimals=2).tolist()}) > 5
     validation = found.validation_batch(0)["fxfycxcy"].double() - centre.validation_batch(0)["fxfycxcy"].double() * 1.25
     np.testing.assert_allclose(validation[..., 2:] - validation[0, 0, 2:], 0, atol=1e-4)  # the centre, of all views
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, None),
+        ({"crop_margin": 0.25}, None),
+        ({"crop_margin": 0.5}, "10×15 (h×w), which are enlarged to 12×18 with crop_margin"),
+        ({"image_size": (8, 16)}, "10×15 (h×w), which are enlarged to 8×16"),
+    ],
+)
+def test_images_that_are_enlarged_are_told_once(tmp_path, capsys, changes, found):
+    source(tmp_path, **changes).batch(range(6))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "enlarged" in line]
+    assert len(lines) == (found is not None)
+    if found:
+        assert re.fullmatch(
+            rf"warning: .*/scene_\d/opencv_cameras.json: has images of {re.escape(found)}; wanted larger ones", lines[0]
+        )

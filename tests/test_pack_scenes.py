@@ -156,6 +156,20 @@ def test_packs_can_be_packed_anew(tmp_path, folders):
     assert contents(tmp_path / "large") == before
 
 
+def test_packs_are_filled_up_to_the_views_that_they_may_have(tmp_path, folders):
+    for views, packs in ((8, 4), (17, 4), (18, 2), (26, 2), (27, 2), (36, 1)):
+        pack(folders, tmp_path / str(views), "--views_per_file", views)
+        assert len(list((tmp_path / str(views)).glob("*.zip"))) == packs  # of 4 scenes of 9 views
+
+
+def test_pack_of_a_scene_that_has_changed_is_refused(tmp_path, folders, capsys):
+    pack(folders, tmp_path / "packs")
+    scene = read_data_path(folders)[2]
+    scene.write_text(f"{scene.read_text()} ")
+    assert run(folders, tmp_path / "packs") == 2
+    assert "test_00000.zip: holds 4 scenes; images as they are; " in capsys.readouterr().err
+
+
 def test_finished_packs_are_kept_and_missing_ones_written_again(tmp_path, folders, capsys):
     flags = ("--image_size", 8, 12, "--format", "jpeg", "--views_per_file", 9)
     pack(folders, tmp_path / "packs", *flags)

@@ -260,21 +260,21 @@ def test_pack_in_use_stays_open(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("at", "value", "message"),
     [
-        ((42, "I"), 0, "has the header of another file in the pack; wanted a whole pack"),  # where its own begins
-        ((42, "I"), 100_000, "reaches beyond the end of the pack's files; wanted a whole pack"),
-        ((20, "I"), 1 << 31, f"has {1 << 31} bytes; wanted {1 << 30} at most"),  # stored
-        ((24, "I"), 749, "is damaged: its checksum is another; wanted a whole pack"),
+        (42, 0, "has the header of another file in the pack; wanted a whole pack"),  # where its own begins
+        (42, 100_000, "reaches beyond the end of the pack's files; wanted a whole pack"),
+        (20, 1 << 31, f"has {1 << 31} bytes; wanted {pack_module.MOST_MEMBER_BYTES} at most"),  # stored
+        (24, 749, "is damaged: its checksum is another; wanted a whole pack"),
     ],
 )
-def test_entry_that_contradicts_the_file(tmp_path, field, value, message):
+def test_entry_that_contradicts_the_file(tmp_path, at, value, message):
     path = tmp_path / "a.zip"
     write_zip(path)
     content = bytearray(path.read_bytes())
     entry = content.rfind(b"a/b.png", 0, content.rfind(b"x/a/b.png")) - 46
     assert content[entry : entry + 4] == b"PK\x01\x02"
-    struct.pack_into(f"<{field[1]}", content, entry + field[0], value)
+    struct.pack_into("<I", content, entry + at, value)
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape(f"a.zip/a/b.png: {message}")):
         Pack(str(path)).read("a/b.png")

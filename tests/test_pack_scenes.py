@@ -16,6 +16,7 @@ import train
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from data.images import read_photo
+from data.pack_writer import PackWriter
 from data.sampler import FolderSource
 from data.scene_format import read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
@@ -86,6 +87,17 @@ def test_images_as_they_are(tmp_path, folders):
                 np.testing.assert_array_equal(view.w2c, from_folder.w2c)
                 assert (view.w, view.h, view.fx, view.cy) == (from_folder.w, from_folder.h, from_folder.fx, from_folder.cy)
     assert_same(batches(packed), batches(folders))
+
+
+def test_images_as_they_are_must_fit_their_cameras_when_upright(tmp_path, capsys):
+    path = write_random_scene(tmp_path / "chair", n=2, size=(20, 28))
+    view = read_scene(path).views[1]
+    exif = Image.Exif()
+    exif[274] = 6
+    for size, code in (((20, 28), 0), ((28, 20), 2)):  # as stored (w, h), to be turned by 90 degrees
+        Image.new("RGB", size).save(view.file_path, format="JPEG", exif=exif)
+        assert run(path, tmp_path / f"packs_{code}") == code
+    assert f"{view.file_path}: is 20×28 (w×h) when upright; wanted the 28×20 of its camera" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("form", "quality", "least"), [("jpeg", 95, 35), ("jpeg", 10, 15), ("webp", 90, 25)])
@@ -216,6 +228,22 @@ def test_scene_that_cannot_be_read_is_left_out_until_it_can(tmp_path, folders, c
     assert error.splitlines()[-1] in capsys.readouterr().err
     view.file_path.write_bytes(whole)
     assert_same(batches(pack(folders, tmp_path / "packs", *flags)), batches(folders))
+
+
+def test_pack_that_is_not_read_back_as_written_is_not_kept(tmp_path, folders, monkeypatch, capsys):
+    finish = PackWriter.finish
+
+    def finish_on_a_bad_disk(writer: PackWriter, note: str) -> None:
+        writer._archive.fp.flush()
+        with open(writer._archive.filename, "r+b") as file:
+            file.seek(100)
+            file.write(b"\0")
+        finish(writer, note)
+
+    monkeypatch.setattr(PackWriter, "finish", finish_on_a_bad_disk)
+    assert run(folders, tmp_path / "packs") == 2
+    assert "scene_0/opencv_cameras.json: is damaged: its checksum is another; wanted a whole pack" in capsys.readouterr().err
+    assert not list((tmp_path / "packs").iterdir())
 
 
 def test_pack_of_no_readable_scene_is_not_written(tmp_path, folders):

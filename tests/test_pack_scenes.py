@@ -157,14 +157,15 @@ def test_unzipped_pack_is_a_data_set(tmp_path, folders):
     assert_same(batches(tmp_path / "unzipped" / "pack_data_path.json"), batches(packed))
 
 
-def test_packs_can_be_packed_anew(tmp_path, folders):
+def test_packs_can_be_packed_anew(tmp_path, folders, capsys):
     large = pack(folders, tmp_path / "large", "--image_size", 16, 24, "--format", "png", "--views_per_file", 1)
     assert len(json.loads(large.read_text())) == 4  # a scene is never divided
     small = pack(large, tmp_path / "small", "--image_size", 8, 12, "--format", "png")
     assert_same(batches(small), batches(large))
     before = contents(tmp_path / "large")
-    assert run(large, tmp_path / "large", "--image_size", 8, 12) == 2
-    assert run(tmp_path / "large" / "test_00000.zip", tmp_path / "large", "--name", "test", "--image_size", 8, 12) == 2
+    for source in (large, tmp_path / "large" / "test_00000.zip"):
+        assert run(source, tmp_path / "large", "--name", "test", "--image_size", 8, 12) == 2
+        assert f"{source}: is the input, and would be replaced; wanted another --output or --name" in capsys.readouterr().err
     assert contents(tmp_path / "large") == before
 
 

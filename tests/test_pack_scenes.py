@@ -16,7 +16,7 @@ import train
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from data.images import read_photo
-from data.pack_writer import PackWriter
+from data.pack_writer import PackWriter, write_pack
 from data.sampler import FolderSource
 from data.scene_format import read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
@@ -245,6 +245,22 @@ def test_pack_that_is_not_read_back_as_written_is_not_kept(tmp_path, folders, mo
     assert run(folders, tmp_path / "packs") == 2
     assert "scene_0/opencv_cameras.json: is damaged: its checksum is another; wanted a whole pack" in capsys.readouterr().err
     assert not list((tmp_path / "packs").iterdir())
+
+
+def test_a_scene_is_added_to_a_pack_once(tmp_path, folders):
+    scene = read_scene(read_data_path(folders)[0])
+    path = tmp_path / "a.zip"
+    views = [replace(view, file_path=path / "chair" / "images" / view.file_path.name) for view in scene.views]
+    images = [view.file_path.read_bytes() for view in scene.views]
+
+    def add_twice() -> None:
+        with write_pack(path, "twice the same") as pack:
+            for _ in range(2):
+                pack.add("chair", views, images)
+
+    with pytest.raises(InputError, match=r"a\.zip/chair/opencv_cameras\.json: is in the pack already; wanted each scene once"):
+        add_twice()
+    assert not path.exists()
 
 
 def test_pack_of_no_readable_scene_is_not_written(tmp_path, folders):

@@ -8,7 +8,6 @@ before. Here names are looked up in the directory as it is on disk.
 Source: PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3 (Zip64).
 """
 
-import functools
 import os
 import re
 import stat
@@ -87,15 +86,19 @@ class Pack:
         weakref.finalize(self, os.close, self._file)
         self.file_size = os.fstat(self._file).st_size
         self._start, self.directory_size, self._tail, self.comment = self._find_directory()
+        self._directory: bytes | None = None
         self._places: dict[bytes, int] = {}
 
-    @functools.cached_property
+    @property
     def directory(self) -> bytes:
         """The entries of all members, as they are in the file; read when it is first needed."""
-        directory = self._bytes(self.path, self._start, self.directory_size)
-        if len(directory) < self.directory_size or directory[:4] not in (_ENTRY, b""):
-            raise InputError(self.path, "has a damaged directory", "a whole pack")
-        return directory
+        # Not a `cached_property`: until Python 3.12, threads would wait for each other's packs.
+        if self._directory is None:
+            directory = self._bytes(self.path, self._start, self.directory_size)
+            if len(directory) < self.directory_size or directory[:4] not in (_ENTRY, b""):
+                raise InputError(self.path, "has a damaged directory", "a whole pack")
+            self._directory = directory
+        return self._directory
 
     def __contains__(self, name: str) -> bool:
         return self.find(name) is not None

@@ -90,10 +90,13 @@ def read_pack_list(pack_path: str | os.PathLike) -> list[Path]:
     content = pack.read_last(PACK_LIST)
     if content is None and PACK_LIST in pack:
         content = pack.read(PACK_LIST)
-    names = [name for name in pack.names() if name.split("/")[-1] == CAMERAS] if content is None else parse_json(content, where)
+    if content is None:
+        where, names = str(folder), [name for name in pack.names() if name.split("/")[-1] == CAMERAS]
+    else:
+        names = parse_json(content, where)
     if not isinstance(names, list) or not names:
         found = "holds no scenes" if content is None else f"holds {shown(names)}"
-        raise InputError(folder if content is None else where, found, "scenes of the format")
+        raise InputError(where, found, "scenes of the format")
     for i, name in enumerate(names):
         if not isinstance(name, str) or not is_file_path(name) or name.startswith("/") or ".." in name.split("/"):
             raise InputError(f"{where}, entry {i}", f"is {shown(name)}", "the path of a scene's JSON in the pack")

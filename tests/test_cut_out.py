@@ -359,6 +359,17 @@ def test_converters_name_what_cuts_objects_out(tmp_path, capsys):
     assert "background" not in convert(capsys, tmp_path / "white", tmp_path / "out")[1]
 
 
+def test_a_damaged_image_of_a_finished_scene_stops_no_other(tmp_path, capsys):
+    for name in "ab":
+        capture(tmp_path / name, 8)
+    convert(capsys, [tmp_path / "a", tmp_path / "b"], tmp_path / "out")
+    damaged = tmp_path / "out" / "a" / "images" / "00000.png"
+    damaged.write_bytes(damaged.read_bytes()[:900])
+    _, text = convert(capsys, [tmp_path / "a", tmp_path / "b"], tmp_path / "out", code=2)
+    assert f"{damaged}: cannot be decoded" in text
+    assert "1 of 2 scenes in" in text
+
+
 def checked(capsys, json_path, *flags) -> tuple[int, str]:
     code = check([str(json_path), "--no_pictures", "--no_matching", *flags])
     captured = capsys.readouterr()

@@ -210,3 +210,12 @@ def test_windows_into_images_with_a_margin(scene):
         assert torch.equal(found["image"][i], whole["image"][i, :, top : top + 22, left : left + 29])
         expect = whole["fxfycxcy"][i] - torch.tensor([0, 0, left, top])
         np.testing.assert_allclose(found["fxfycxcy"][i], expect, rtol=1e-6)
+
+
+def test_alpha_has_the_window_of_the_image(scene):
+    view = scene.views[0]
+    alpha = np.random.default_rng(0).integers(0, 256, (22, 29), dtype=np.uint8)
+    Image.fromarray(np.dstack([np.zeros((22, 29, 3), np.uint8), alpha])).save(view.file_path)  # black where it is opaque
+    windows = Windows(0.25, np.array([[0.99, 0.5]]))
+    found = load_views(scene, [0], (16, 20), patch_size=4, alpha=True, windows=windows)
+    np.testing.assert_allclose(found["image"][0, 1] * 255, 255 - found["alpha"][0].float(), atol=1.01)  # each is rounded

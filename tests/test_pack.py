@@ -255,6 +255,38 @@ def test_only_some_packs_stay_open(tmp_path, monkeypatch):
     assert opened() == 1
 
 
+def test_pack_in_use_stays_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(pack_module, "_open_packs", pack_module._OpenPacks())
+    monkeypatch.setattr(pack_module, "KEPT_PACKS", 2)
+    for name in ("a.zip", "b.zip", "c.zip"):
+        write_zip(tmp_path / name)
+    used = open_pack(tmp_path / "a.zip")
+    for name in ("b.zip", "a.zip", "c.zip"):  # the third closes the one that was used before the others
+        open_pack(tmp_path / name)
+    assert open_pack(tmp_path / "a.zip") is used
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (42, 0, "has the header of another file in the pack; wanted a whole pack"),  # where its own begins
+        (42, 100_000, "reaches beyond the end of the pack's files; wanted a whole pack"),
+        (20, 1 << 31, f"has {1 << 31} bytes; wanted {pack_module.MOST_MEMBER_BYTES} at most"),  # stored
+        (24, 749, "is damaged: its checksum is another; wanted a whole pack"),
+    ],
+)
+def test_entry_that_contradicts_the_file(tmp_path, at, value, message):
+    path = tmp_path / "a.zip"
+    write_zip(path)
+    content = bytearray(path.read_bytes())
+    entry = content.rfind(b"a/b.png", 0, content.rfind(b"x/a/b.png")) - 46
+    assert content[entry : entry + 4] == b"PK\x01\x02"
+    struct.pack_into("<I", content, entry + at, value)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(f"a.zip/a/b.png: {message}")):
+        Pack(str(path)).read("a/b.png")
+
+
 def test_threads_share_a_pack(tmp_path):
     path = tmp_path / "a.zip"
     members = write_zip(path, names=[f"{i % 7}/images/{i:03d}.png" for i in range(200)])

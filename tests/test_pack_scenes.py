@@ -17,6 +17,7 @@ import train
 from config.errors import InputError
 from config.recipe import TrainingRecipe
 from data.images import read_photo
+from data.pack_writer import PackWriter, write_pack
 from data.sampler import FolderSource
 from data.scene_format import read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
@@ -89,6 +90,17 @@ def test_images_as_they_are(tmp_path, folders):
     assert_same(batches(packed), batches(folders))
 
 
+def test_images_as_they_are_must_fit_their_cameras_when_upright(tmp_path, capsys):
+    path = write_random_scene(tmp_path / "chair", n=2, size=(20, 28))
+    view = read_scene(path).views[1]
+    exif = Image.Exif()
+    exif[274] = 6
+    for size, code in (((20, 28), 0), ((28, 20), 2)):  # as stored (w, h), to be turned by 90 degrees
+        Image.new("RGB", size).save(view.file_path, format="JPEG", exif=exif)
+        assert run(path, tmp_path / f"packs_{code}") == code
+    assert f"{view.file_path}: is 20×28 (w×h) when upright; wanted the 28×20 of its camera" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("form", "quality", "least"), [("jpeg", 95, 35), ("jpeg", 10, 15), ("webp", 90, 25)])
 def test_lossy_formats(tmp_path, folders, form, quality, least):
     packed = pack(folders, tmp_path / "packs", "--image_size", 16, 20, "--format", form, "--quality", quality)
@@ -146,15 +158,30 @@ def test_unzipped_pack_is_a_data_set(tmp_path, folders):
     assert_same(batches(tmp_path / "unzipped" / "pack_data_path.json"), batches(packed))
 
 
-def test_packs_can_be_packed_anew(tmp_path, folders):
+def test_packs_can_be_packed_anew(tmp_path, folders, capsys):
     large = pack(folders, tmp_path / "large", "--image_size", 16, 24, "--format", "png", "--views_per_file", 1)
     assert len(json.loads(large.read_text())) == 4  # a scene is never divided
     small = pack(large, tmp_path / "small", "--image_size", 8, 12, "--format", "png")
     assert_same(batches(small), batches(large))
     before = contents(tmp_path / "large")
-    assert run(large, tmp_path / "large", "--image_size", 8, 12) == 2
-    assert run(tmp_path / "large" / "test_00000.zip", tmp_path / "large", "--name", "test", "--image_size", 8, 12) == 2
+    for source in (large, tmp_path / "large" / "test_00000.zip"):
+        assert run(source, tmp_path / "large", "--name", "test", "--image_size", 8, 12) == 2
+        assert f"{source}: is the input, and would be replaced; wanted another --output or --name" in capsys.readouterr().err
     assert contents(tmp_path / "large") == before
+
+
+def test_packs_are_filled_up_to_the_views_that_they_may_have(tmp_path, folders):
+    for views, packs in ((8, 4), (17, 4), (18, 2), (26, 2), (27, 2), (36, 1)):
+        pack(folders, tmp_path / str(views), "--views_per_file", views)
+        assert len(list((tmp_path / str(views)).glob("*.zip"))) == packs  # of 4 scenes of 9 views
+
+
+def test_pack_of_a_scene_that_has_changed_is_refused(tmp_path, folders, capsys):
+    pack(folders, tmp_path / "packs")
+    scene = read_data_path(folders)[2]
+    scene.write_text(f"{scene.read_text()} ")
+    assert run(folders, tmp_path / "packs") == 2
+    assert "test_00000.zip: holds 4 scenes; images as they are; " in capsys.readouterr().err
 
 
 def test_finished_packs_are_kept_and_missing_ones_written_again(tmp_path, folders, capsys):
@@ -203,6 +230,38 @@ def test_scene_that_cannot_be_read_is_left_out_until_it_can(tmp_path, folders, c
     assert error.splitlines()[-1] in capsys.readouterr().err
     view.file_path.write_bytes(whole)
     assert_same(batches(pack(folders, tmp_path / "packs", *flags)), batches(folders))
+
+
+def test_pack_that_is_not_read_back_as_written_is_not_kept(tmp_path, folders, monkeypatch, capsys):
+    finish = PackWriter.finish
+
+    def finish_on_a_bad_disk(writer: PackWriter, note: str) -> None:
+        writer._archive.fp.flush()
+        with open(writer._archive.filename, "r+b") as file:
+            file.seek(100)
+            file.write(b"\0")
+        finish(writer, note)
+
+    monkeypatch.setattr(PackWriter, "finish", finish_on_a_bad_disk)
+    assert run(folders, tmp_path / "packs") == 2
+    assert "scene_0/opencv_cameras.json: is damaged: its checksum is another; wanted a whole pack" in capsys.readouterr().err
+    assert not list((tmp_path / "packs").iterdir())
+
+
+def test_a_scene_is_added_to_a_pack_once(tmp_path, folders):
+    scene = read_scene(read_data_path(folders)[0])
+    path = tmp_path / "a.zip"
+    views = [replace(view, file_path=path / "chair" / "images" / view.file_path.name) for view in scene.views]
+    images = [view.file_path.read_bytes() for view in scene.views]
+
+    def add_twice() -> None:
+        with write_pack(path, "twice the same") as pack:
+            for _ in range(2):
+                pack.add("chair", views, images)
+
+    with pytest.raises(InputError, match=r"a\.zip/chair/opencv_cameras\.json: is in the pack already; wanted each scene once"):
+        add_twice()
+    assert not path.exists()
 
 
 def test_pack_of_no_readable_scene_is_not_written(tmp_path, folders):

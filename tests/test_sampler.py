@@ -319,6 +319,9 @@ def test_random_crops_are_a_function_of_the_sample(tmp_path):
     assert len({tuple(row) for row in moved.round(decimals=2).tolist()}) > 5
     validation = found.validation_batch(0)["fxfycxcy"].double() - centre.validation_batch(0)["fxfycxcy"].double() * 1.25
     np.testing.assert_allclose(validation[..., 2:] - validation[0, 0, 2:], 0, atol=1e-4)  # the centre, of all views
+    large = dataclasses.replace(found.recipe, crop_margin=0.0, image_size=(10, 15))
+    whole = FolderSource(str(tmp_path / "test_data_path.json"), large, patch_size=1).validation_batch(0)["image"]
+    assert torch.equal(found.validation_batch(0)["image"], whole[..., 1:9, 2:14])
 
 
 @pytest.mark.parametrize(

@@ -454,3 +454,11 @@ def test_views_that_are_checked_at_once_are_those_that_are_checked_one_by_one(tm
             np.testing.assert_array_equal(view.w2c, other.w2c)
     assert 20 < at_once < 200  # among them the whole one, which must not be slow
     assert scene_format._regular_views(path, whole) is not None
+
+
+def test_rows_of_a_pose_are_those_of_its_view(scene_json):
+    whole = json.loads(scene_json.read_text())
+    rows = [row for entry in whole[:2] for row in entry["w2c"]]
+    change(scene_json, 0, "w2c", rows[:3])
+    change(scene_json, 1, "w2c", rows[3:])  # as many rows as two views have
+    refuses(scene_json, "view 0, w2c: is ")

@@ -105,22 +105,22 @@ def convert(
         InputError: `data_path_json` is no place for a file, parts of another number of shards are there, or flags contradict each
             other.
     """
+    cut_out = CutOut(cutting or CutOutSettings())
     shard.begin(data_path_json)
     chosen = shard.part(list(scenes.items()))
-    cut_out = CutOut(cutting or CutOutSettings())
     workers = cores() if workers is None else workers
     finished, problems, lines = [], [], []
     with _threads(workers) as pool, _bar(total=len(chosen), desc="scenes", unit="scene") as progress:
         for name, read in chosen:
             try:
                 scene = convert_scene(Path(output) / name, read(), pool, long_lrm, cut_out)
+                note = None if frame == "scene" else background_note(scene)
             except (InputError, OSError) as error:
                 problems.append(line_of(error))
             else:
                 finished.append(scene.json_path)
                 problems += camera_problems(scene)
                 lines.append(describe(scene))
-                note = None if frame == "scene" else background_note(scene)
                 lines += [] if note is None else [note]
             progress.update()
     for line in lines:

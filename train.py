@@ -35,7 +35,8 @@ from config.errors import InputError, line_of
 from config.messages import counted, speaks_for_machine
 from config.recipe import TrainingRecipe, read_recipe
 from config.signals import Signals, run_interruptibly
-from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, open_source, split
+from data.sampler import Batch, Source, empty_batch, inputs_of_step, load_ahead, numbers_of, split
+from data.sources import open_source
 from model.lact_lvsm import LaCTLVSM
 from model.machine import describe_machine, in_words, version
 from model.metric import LPIPS

@@ -4,6 +4,7 @@ import os
 import reprlib
 import unicodedata
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from config.secrets import without_secrets
 
@@ -86,6 +87,13 @@ def is_path(text: str) -> bool:
 def is_file_path(text: str) -> bool:
     """Return whether a text can be the path of a file on disk, where a name has `LONGEST_NAME` bytes at most."""
     return is_path(text) and max(map(len, os.fsencode(text).split(b"/"))) <= LONGEST_NAME
+
+
+def is_folder_name(value: object) -> TypeGuard[str]:
+    """Return whether a value of a file is a text that can be the name of a folder on disk."""
+    if not isinstance(value, str) or value in ("", ".", "..") or set(value) & set("/\\"):
+        return False
+    return is_plain(value) and is_file_path(value)
 
 
 def some(names: Sequence[str], most: int = MOST_NAMES) -> str:

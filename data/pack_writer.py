@@ -25,7 +25,7 @@ class PackWriter:
 
     def __init__(self, path: Path, archive: zipfile.ZipFile) -> None:
         self.path, self._archive = path, archive
-        self.scenes: list[str] = []
+        self.scenes: dict[str, None] = {}  # in order
 
     def add(self, folder: str, views: Sequence[View], contents: Iterable[bytes], name: str | None = None) -> None:
         """Add a scene; if this raises, write no more to the pack.
@@ -48,7 +48,7 @@ class PackWriter:
         self._write(f"{folder}/{CAMERAS}", json.dumps(content, allow_nan=False).encode())
         for file_path, image in dict(zip((entry["file_path"] for entry in entries), contents, strict=True)).items():
             self._write(f"{folder}/{file_path}", image)
-        self.scenes.append(folder)
+        self.scenes[folder] = None
 
     def finish(self, note: str) -> None:
         """Add the list of scenes and the note."""

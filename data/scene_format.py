@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from config.errors import InputError
-from config.messages import is_file_path, is_plain, shown
+from config.messages import is_file_path, is_folder_name, shown
 from config.paths import find_beside
 from data.files import write_json
 from data.pinhole import LARGEST_FOCAL_SHARE, centre_in_corner, check_intrinsics
@@ -318,13 +318,7 @@ def _found_beside(json_path: Path, file_path: Path) -> Path:
 
 
 def _check_name(json_path: Path, name: object) -> None:
-    if (
-        not isinstance(name, str)
-        or name in ("", ".", "..")
-        or not is_plain(name)
-        or not is_file_path(name)
-        or set(name) & set("/\\")
-    ):
+    if not is_folder_name(name):
         raise InputError(f"{json_path}, scene_name", f"is {shown(name)}", "a valid folder name")
 
 

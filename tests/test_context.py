@@ -7,7 +7,7 @@ import inference
 import train
 from config.errors import InputError
 from config.recipe import read_recipe
-from data.sampler import open_source
+from data.sources import open_source
 from model.parallel.context import ContextGroup, join_context, own_inputs, own_targets
 from model.parallel.processes import start_processes
 from model.parallel.share import ViewShare, share_views

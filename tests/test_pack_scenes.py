@@ -16,9 +16,9 @@ from PIL import Image
 import train
 from config.errors import InputError
 from config.recipe import TrainingRecipe
+from data.folder_source import FolderSource
 from data.images import read_photo
 from data.pack_writer import PackWriter, write_pack
-from data.sampler import FolderSource
 from data.scene_format import read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
 from data_preprocess import adjust_cameras, check_scenes, merge_lists, pack_scenes

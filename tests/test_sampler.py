@@ -12,8 +12,10 @@ import torch
 
 from config.errors import InputError
 from config.recipe import TrainingRecipe
+from data.folder_source import FolderSource
 from data.poses import normalise_poses
-from data.sampler import FolderSource, inputs_of_step, load_ahead, numbers_of, open_source, scene_of, views_of_sample
+from data.sampler import inputs_of_step, load_ahead, numbers_of, scene_of, views_of_sample
+from data.sources import open_source
 from tests.support.scenes import write_random_data_path, write_random_scene
 
 CPU = torch.device("cpu")

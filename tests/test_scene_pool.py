@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from config.recipe import TrainingRecipe
-from data.sampler import PoolSource, numbers_of, open_source
+from data.sampler import numbers_of
+from data.sources import open_source
 from data.synthetic import pool as pool_module
 from data.synthetic import synthetic_batch
 from data.synthetic.pool import ScenePool
+from data.synthetic_source import PoolSource
 from tests.support.training_run import assert_same, final, run_straight_and_resumed, work_in
 
 SIZE, VIEWS = (8, 12), 3

@@ -12,7 +12,7 @@ import torch
 
 import train
 from config.errors import InputError
-from data import sampler
+from data import folder_source
 from model.training.snapshot import SnapshotWriter, read_snapshot
 from model.training.state import TrainingState
 from model.weights.file import read_tensors, save_tensors
@@ -395,7 +395,7 @@ def test_broken_sample_stops_the_run_or_is_replaced(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [(train, "render_loss"), (train, "apply_step"), (train, "validate"), (sampler, "normalise_poses")]
+    ("owner", "name"), [(train, "render_loss"), (train, "apply_step"), (train, "validate"), (folder_source, "normalise_poses")]
 )
 def test_faults_of_the_program_are_not_told_as_mistakes_of_the_user(monkeypatch, owner, name):
     def fault(*_, **__):

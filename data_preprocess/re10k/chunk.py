@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from config.errors import InputError, check_file
-from config.messages import is_file_path, is_plain, shown, with_article, with_type
+from config.messages import is_folder_name, shown, with_article, with_type
 from data.images import FORMATS, read_orientation
 from data.scene_format import MOST_VIEWS, View
 from model.weights.torch_file import load_torch_file
@@ -74,13 +74,9 @@ def key_of(entry: object) -> str:
         InputError: it has none that can be the name of a folder.
     """
     key = entry.get("key") if isinstance(entry, dict) else None
-    is_name = (
-        isinstance(key, str) and key not in ("", ".", "..") and not set(key) & set("/\\") and is_plain(key) and is_file_path(key)
-    )
-    if not is_name:
+    if not is_folder_name(key):
         found = f"is {shown(key)}" if isinstance(entry, dict) else f"is missing: the scene is {with_article(type(entry))}"
         raise InputError("key", found, "a text that is a valid folder name")
-    assert isinstance(key, str)
     return key
 
 

@@ -31,9 +31,9 @@ import numpy as np
 from PIL import Image
 
 from config.recipe import TrainingRecipe
+from data.folder_source import FolderSource
 from data.images import read_pixels, resize_and_crop, to_8_bits
 from data.output.tables import markdown_table
-from data.sampler import FolderSource
 from data.scene_format import CAMERAS, read_scene, write_scene
 from data.scene_list import read_data_path, write_data_path
 from data_preprocess import pack_scenes

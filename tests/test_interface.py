@@ -21,6 +21,7 @@ from data.dataset import load_views
 from data.output.video import to_uint8
 from data.scene_format import CAMERAS, read_scene
 from data.scene_list import write_data_path
+from data_preprocess import pack_scenes
 from model import LaCTLVSM, PosedImages, SceneState, flight, load_model, load_scene, orbit, render_video, show, turntable
 from model.departure import TrainedWith
 from model.evaluation.plan import choose_views, plan_job
@@ -57,6 +58,19 @@ def test_a_scene_is_found_by_its_folder_its_json_and_a_list_of_it(folder, path, 
         assert all(torch.equal(getattr(found, name), x) for name, x in expected.items())
         assert (found.name, found.views, found.normalised, found.from_capture) == ("desk", [5, 0], False, None)
         assert found.image.dtype == found.fxfycxcy.dtype == found.c2w.dtype == torch.float32
+
+
+def test_a_scene_is_found_in_a_pack(folder, tmp_path):
+    write_data_path(tmp_path / "test_data_path.json", [folder / CAMERAS])
+    assert pack_scenes.main(["--data_path", str(tmp_path / "test_data_path.json"), "--output", str(tmp_path / "packs")]) == 0
+    pack, expect = tmp_path / "packs" / "test_00000.zip", load_scene(folder, [5, 0], image_size=SIZE)
+    for path in (pack, pack / folder.name, pack / folder.name / CAMERAS):
+        found = load_scene(path, [5, 0], image_size=SIZE)
+        assert found.name == expect.name
+        for name in ("image", "fxfycxcy", "c2w"):
+            assert torch.equal(getattr(found, name), getattr(expect, name))
+    with pytest.raises(FileNotFoundError, match=r"test_00000\.zip/none/opencv_cameras\.json: is not in the pack"):
+        load_scene(pack / "none")
 
 
 @pytest.mark.parametrize("normalised", [False, True])

@@ -58,7 +58,7 @@ class FolderSource:
         try:
             chosen = select_views(c2w, None, recipe.num_input_views, recipe.num_target_views, method)
             shown = [first + view for views in chosen for view in views]
-            sample = self._load(scene, shown, np.full((len(shown), 2), 0.5))
+            sample = self._load(scene, shown)
         except InputError as error:
             raise error.within(scene.json_path) from None
         return {key: value[None] for key, value in sample.items()}
@@ -77,8 +77,7 @@ class FolderSource:
                 index = int(np.random.default_rng([self.recipe.seed, REPLACEMENT, number, attempt]).integers(len(self.dataset)))
             try:
                 scene = self.dataset[index]
-                corners = np.random.default_rng([self.recipe.seed, CROP, number]).random((views_of_sample(self.recipe), 2))
-                return self._load(scene, self._choose(scene, number), corners)
+                return self._load(scene, self._choose(scene, number), np.random.default_rng([self.recipe.seed, CROP, number]))
             except (InputError, OSError) as error:
                 self._tolerate(f"sample {number}, scene {self.dataset.scene_paths[index]}", error)
             attempt += 1
@@ -92,10 +91,12 @@ class FolderSource:
         first = int(rng.integers(count - window + 1))
         return (first + rng.choice(window, wanted, replace=False)).tolist()
 
-    def _load(self, scene: Scene, views: Sequence[int], corners: np.ndarray) -> Batch:
-        """Load views of a scene; of their images, with `crop_margin`, the windows at these corners (see `Windows`)."""
-        own = list(range(len(views)) if self.views is None else self.views)
-        windows = Windows(self.recipe.crop_margin, corners[own]) if self.recipe.crop_margin else None
+    def _load(self, scene: Scene, views: Sequence[int], crops: np.random.Generator | None = None) -> Batch:
+        """Load views of a scene; of their images, with `crop_margin`, windows at random places, or without `crops` the centre."""
+        own, windows = list(range(len(views)) if self.views is None else self.views), None
+        if self.recipe.crop_margin:
+            corners = np.full((len(views), 2), 0.5) if crops is None else crops.random((len(views), 2))
+            windows = Windows(self.recipe.crop_margin, corners[own])
         sample = self.dataset.load(scene, [views[i] for i in own], windows=windows)
         self._warnings.check(scene)
         self._warn_of_small_images(scene)

@@ -47,6 +47,7 @@ from data_preprocess.colmap.random_points import random_points
 from data_preprocess.colmap.sparse_model import Camera, Image
 from data_preprocess.command import MOST_WORKERS, run_script, say
 from data_preprocess.scene_folder import refuse_linked_folders
+from data_preprocess.thread_pool import thread_pool
 
 MODEL = Path("sparse", "0")
 # Neither black nor white, the usual backgrounds.
@@ -223,7 +224,7 @@ def work(argv: Sequence[str] | None) -> list[str]:
     single = paths == [Path(os.path.abspath(find_path(export.data_path)))]
     problems, taken, exported = [], {}, 0
     progress = tqdm(paths, desc="scenes", unit="scene", leave=False, dynamic_ncols=True)
-    with ThreadPoolExecutor(export.workers or cores()) as pool, progress:
+    with thread_pool(export.workers or cores()) as pool, progress:
         for path in progress:
             try:
                 scene = read_scene(path)

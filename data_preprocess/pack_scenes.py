@@ -41,6 +41,7 @@ from data_preprocess.packing.images import Packed, pack_scene
 from data_preprocess.packing.plan import Plan, is_finished, plan_packs
 from data_preprocess.packing.settings import DEFAULT_FORMAT, Packing
 from data_preprocess.shards import read_shard
+from data_preprocess.thread_pool import thread_pool
 
 # Scenes that are ready before the one that is written next, per thread.
 _AHEAD = 2
@@ -129,12 +130,8 @@ def work(argv: Sequence[str] | None) -> list[str]:
     """Write the packs and the list of them; return the problems."""
     packing = read_packing(argv)
     paths = read_data_path(packing.data_path)
-    with ThreadPoolExecutor(packing.workers or cores()) as pool:
-        try:
-            return pack_all(packing, paths, pool)
-        except BaseException:  # after an interruption, too, scenes that still wait are not packed
-            pool.shutdown(cancel_futures=True)
-            raise
+    with thread_pool(packing.workers or cores()) as pool:
+        return pack_all(packing, paths, pool)
 
 
 def pack_all(packing: Packing, paths: Sequence[Path], pool: ThreadPoolExecutor) -> list[str]:

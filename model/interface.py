@@ -217,9 +217,9 @@ def _read(path: str | os.PathLike) -> Scene:
     if not isinstance(path, (str, os.PathLike)):
         raise InputError("load_scene, path", f"is {with_article(type(path))}", "the path of a scene")
     found = find_path(path)
-    if split_path(found) is not None and found.name != CAMERAS:
-        found /= CAMERAS  # the folder of a scene in a pack
-    elif not os.path.lexists(found) and split_path(found) is None:
+    if split_path(found) is not None:
+        found = found if found.name == CAMERAS else found / CAMERAS  # the folder of a scene in a pack
+    elif not os.path.lexists(found):
         raise missing_file(found, f"a scene's folder, its {CAMERAS}, or a list of one scene")
     if os.path.isdir(found):
         if not os.path.exists(found / CAMERAS):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import threading
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from data_preprocess.capture.lens import Lens
 from data_preprocess.capture.stored_image import read_header, read_stored, write_png
 from data_preprocess.merge_lists import main as merge
 from data_preprocess.shards import Shard
+from tests.support.captures import breaking_down
 from tests.support.images import turned
 from tests.support.scenes import contents, random_c2w
 
@@ -84,16 +84,7 @@ def test_a_copied_photo_reads_as_its_camera_was_fitted(tmp_path):
 def test_a_half_done_scene_is_completed(tmp_path, monkeypatch):
     found = photos(tmp_path / "in", n=6)
     run(tmp_path / "whole", found)
-    lock, left = threading.Lock(), [3]
-
-    def breaks_down(path, pixels):
-        with lock:
-            left[0] -= 1
-            if left[0] < 0:
-                raise OSError("disk full")
-        write_png(path, pixels)
-
-    monkeypatch.setattr(conversion, "write_png", breaks_down)
+    monkeypatch.setattr(conversion, "write_png", breaking_down(write_png, 3))
     (problem,) = run(tmp_path, found)
     assert problem == "disk full"
     scene = tmp_path / "out" / "toy"

@@ -1,7 +1,6 @@
 """Converters cut objects out, by masks or from a background of one colour. Letters: v views, h w pixels."""
 
 import re
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from data_preprocess.capture.stored_image import write_png
 from data_preprocess.check_scenes import main as check
 from data_preprocess.colmap_format_converter import main as convert_colmap
 from data_preprocess.transforms_format_converter import main as convert_transforms
-from tests.support.captures import write_transforms
+from tests.support.captures import breaking_down, write_transforms
 from tests.support.colmap_files import quaternion, write_text
 from tests.support.images import turned
 from tests.support.scenes import contents, random_c2w, ring_c2w
@@ -318,17 +317,8 @@ def test_images_of_other_masks_are_made_again(tmp_path, capsys, monkeypatch, cha
     capture(tmp_path / "toy", images=[on_colour((30, 180, 60))] * 3)
     for i in range(3):
         save(tmp_path / "toy" / "m" / f"{i:05d}.png", disc((96, 144)))
-    lock, left, written = threading.Lock(), [2], []
-
-    def breaks_down(path, pixels):
-        with lock:
-            left[0] -= 1
-            if left[0] < 0:
-                raise OSError("disk full")
-        write_png(path, pixels)
-
-    flags = ["--mask", "m"]
-    monkeypatch.setattr(conversion, "write_png", breaks_down)
+    flags, written = ["--mask", "m"], []
+    monkeypatch.setattr(conversion, "write_png", breaking_down(write_png, 2))
     convert(capsys, tmp_path / "toy", tmp_path / "out", *flags, code=2)
     monkeypatch.setattr(conversion, "write_png", lambda path, pixels: (write_png(path, pixels), written.append(path)))
     if change == "mask":

@@ -3,15 +3,13 @@
 A converter reads its source into `Photo`s and calls `convert`. Letters: h w pixels, c colours.
 """
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -29,6 +27,7 @@ from data_preprocess.capture.stored_image import read_header, read_stored, same_
 from data_preprocess.command import MOST_WORKERS
 from data_preprocess.scene_folder import SceneFolder
 from data_preprocess.shards import ALL, Shard, shard_flag
+from data_preprocess.thread_pool import thread_pool
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def convert(
     chosen = shard.part(list(scenes.items()))
     workers = cores() if workers is None else workers
     finished, problems, lines = [], [], []
-    with _threads(workers) as pool, _bar(total=len(chosen), desc="scenes", unit="scene") as progress:
+    with thread_pool(workers) as pool, _bar(total=len(chosen), desc="scenes", unit="scene") as progress:
         for name, read in chosen:
             try:
                 scene = convert_scene(Path(output) / name, read(), pool, long_lrm, cut_out)
@@ -251,22 +250,6 @@ def _file_state(path: Path) -> tuple[str, int, int]:
     real = path.resolve()
     state = real.stat()
     return str(real), state.st_size, state.st_mtime_ns
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield a pool of threads, with OpenCV's own threads off: the two would compete for the cores."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with ThreadPoolExecutor(count) as pool:
-            try:
-                yield pool
-            except BaseException:  # after an interruption, too, photos that still wait are not converted
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        cv2.setNumThreads(before)
 
 
 def _bar(**options) -> tqdm:

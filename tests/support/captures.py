@@ -3,7 +3,9 @@
 Lenses are implemented here from their formulas and share no code with what they test.
 """
 
+import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,18 @@ def found_dots(image: np.ndarray, expected: np.ndarray, reach: int = 5) -> np.nd
                 rows, columns = np.mgrid[part] + 0.5
                 centres[i] = (columns * dark).sum() / dark.sum(), (rows * dark).sum() / dark.sum()
     return centres
+
+
+def breaking_down(write: Callable[..., None], after: int) -> Callable[..., None]:
+    """Return a function that writes as `write` does for some calls, of any threads, and then finds the disk full."""
+    calls = itertools.count()
+
+    def breaks_down(*arguments) -> None:
+        if next(calls) >= after:
+            raise OSError("disk full")
+        write(*arguments)
+
+    return breaks_down
 
 
 def dots() -> np.ndarray:

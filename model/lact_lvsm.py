@@ -1,71 +1,28 @@
-"""The LaCT-LVSM network: tokeniser, blocks and decoder, run in one pass, or as reconstruct once and render later.
+"""The LaCT-LVSM network: posed images become scene states, which grow by further views, and from which new views are rendered.
 
-Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a view, d token width, c channels.
+Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a view, d token width.
 """
 
-import hashlib
+import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from einops import rearrange
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from config import NetworkConfig
 from config.errors import InputError
-from config.messages import counted, shown, with_article
-from model.camera import rays
-from model.camera_path import CameraPath
-from model.departure import TrainedWith
-from model.given import Array, given_cameras, given_views
-from model.layers import Addresses, Block, FastWeight, Layer, LocalLayer, MixingLayer, State
-from model.layers.address import Address, focus_of, places_of
-from model.layers.block import state_shapes
-from model.layers.primitives import LayerNorm, Linear
-from model.ops.gradient_mode import gradients_are_recorded
-from model.parallel.context import ContextGroup, Shares
+from config.messages import with_article
+from model.given import Array, given_focus, given_views, warn_of_departure
+from model.layers import State, Sums
+from model.parallel.context import own_inputs
 from model.posed_images import PosedImages
-from model.runtime import even_chunks, split_views
+from model.scene_renderer import SceneRenderer
 from model.scene_state import SceneState
-from model.token_stream import TokenStream
-
-# Per pixel: ray origin, ray direction, origin × direction, colour.
-CHANNELS = 12
+from model.scene_writer import Batch, SceneWriter, Written, same_views
+from model.view_chunks import WHERE, View, check_count, counted_again, in_chunks, part_of
 
 
-# What `compile_layers` compiles: without gradients one layer, in place; in training one block.
-def _run(layer: LocalLayer, x: Tensor) -> Tensor:
-    return layer.forward_(x)
-
-
-def _write(layer: MixingLayer, x: Tensor, memory: Any, address: Address | None) -> Any:
-    return layer.write(x, memory, address)
-
-
-def _read(layer: MixingLayer, x: Tensor, state: State, target: bool, address: Address | None) -> Tensor:
-    return layer.read_(x, state, target, address)
-
-
-def _train(
-    block: Block, inputs: Tensor, targets: Tensor, last: bool, shares: Shares | None, addresses: tuple[Addresses | None, ...]
-) -> tuple[Tensor, Tensor]:
-    return block(inputs, targets, last, shares, *addresses)
-
-
-def _of_layer(addresses: Addresses | None, i: int) -> Address | None:
-    return None if addresses is None else addresses[i]
-
-
-def _size_of(image: Tensor) -> tuple[int, int]:
-    """Return (h, w)."""
-    h, w = image.shape[-2:]
-    return h, w
-
-
-class LaCTLVSM(nn.Module):
+class LaCTLVSM(SceneWriter, SceneRenderer):
     """Novel view synthesis by large-chunk test-time training on an LVSM-style transformer.
 
     Args:
@@ -73,8 +30,8 @@ class LaCTLVSM(nn.Module):
 
     Attributes:
         activation_checkpointing: recompute each block in the backward pass of `forward` instead of keeping its results.
-        context: processes that share the views of each scene. `forward` and `reconstruct` are then collective: every process
-            passes its own views (possibly none) and gets its own targets, or the state of all views.
+        context: processes that share the views of each scene. `forward`, `reconstruct` and `extend` are then collective: every
+            process passes its own views (possibly none) and gets its own targets, or the state of all views.
         trained_with: settings that the weights were trained with, as far as they are known.
 
     Raises:
@@ -84,112 +41,6 @@ class LaCTLVSM(nn.Module):
     Source: LaCT (arXiv 2505.23884), LVSM (arXiv 2410.17242). The parameters' names are those of the published checkpoints.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
-        p, d = config.patch_size, config.dim
-        self.input_linear = nn.Linear(CHANNELS * p * p, d, bias=False)
-        self.input_layernorm = LayerNorm(d)
-        self.blocks = nn.ModuleList(Block(config.block, d) for _ in range(config.layers))
-        self.image_token_decoder = nn.Sequential(LayerNorm(d), nn.Linear(d, 3 * p * p, bias=False))
-        self.activation_checkpointing = False
-        self.context: ContextGroup | None = None
-        self.trained_with = TrainedWith()
-        self._run, self._write, self._read, self._train = _run, _write, _read, _train
-        self._fingerprint: tuple[object, str] | None = None
-        self._state_shapes: dict[tuple[int, int], list[dict[str, tuple[int, ...]]]] = {}
-        self._initialise()
-
-    def _initialise(self) -> None:
-        scale = 1 / math.sqrt(self.config.layers * len(self.config.block))
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02 * (scale if name.endswith("c_proj") else 1))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def set_compute_dtype(self, dtype: torch.dtype, store: bool = False) -> "LaCTLVSM":
-        """Compute the layers in `dtype`; with `store`, keep their linear weights in it too (inference), else in float32."""
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.compute_dtype = dtype
-                if store:
-                    module.to(dtype)
-        return self
-
-    def set_fast_weight(self, newton_schulz_dtype: torch.dtype = torch.bfloat16, implementation: str = "auto") -> "LaCTLVSM":
-        """Set the Newton-Schulz dtype and the implementation (`model.ops.fast_weight`) of all fast-weight layers."""
-        for module in self.modules():
-            if isinstance(module, FastWeight):
-                module.newton_schulz_dtype, module.implementation = newton_schulz_dtype, implementation
-        return self
-
-    def compile_layers(self, **options) -> "LaCTLVSM":
-        """Run every layer (and, in training, every block) through `torch.compile`: one graph serves all blocks.
-
-        Args:
-            options: keyword arguments of `torch.compile`.
-        """
-        self._run = torch.compile(_run, fullgraph=True, **options)
-        self._write = torch.compile(_write, fullgraph=True, **options)
-        self._read = torch.compile(_read, fullgraph=True, **options)
-        self._train = torch.compile(_train, fullgraph=True, **options)
-        return self
-
-    @property
-    def block_list(self) -> list[Block]:
-        """The blocks, in order."""
-        return cast(list[Block], list(self.blocks))
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        return next((module.compute_dtype for module in self.modules() if isinstance(module, Linear)), torch.float32)
-
-    @property
-    def device(self) -> torch.device:
-        return self.input_linear.weight.device
-
-    def fingerprint(self) -> str:
-        """Return a short hash of weights that are the same in every precision: it ties a state to the network that wrote it.
-
-        Synchronises with the device if these weights have changed since the last call.
-        """
-        weights = (self.input_layernorm.weight, cast(nn.Linear, self.image_token_decoder[1]).weight)
-        now = tuple((weight.data_ptr(), weight._version) for weight in weights)
-        if self._fingerprint is None or self._fingerprint[0] != now:
-            data = b"".join(weight.detach().float().cpu().numpy().tobytes() for weight in weights)
-            self._fingerprint = now, hashlib.sha256(data).hexdigest()[:16]
-        return self._fingerprint[1]
-
-    def forward(self, inputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
-        """Render targets from inputs in one pass, with gradients.
-
-        Args:
-            inputs: `image` (b, v, 3, h, w) in 0..1, `fxfycxcy` (b, v, 4) in pixels, `c2w` (b, v, 4, 4) OpenCV axes.
-            targets: `fxfycxcy` (b, u, 4) and `c2w` (b, u, 4, 4); with an `image` of another size, rendered at that size.
-
-        Returns:
-            (b, u, 3, h, w) float32 in 0..1.
-
-        Raises:
-            ValueError: shapes that do not fit each other or the patch.
-        """
-        input_size, target_size = _size_of(inputs["image"]), _size_of(targets.get("image", inputs["image"]))
-        x = self.tokenise(inputs["fxfycxcy"], inputs["c2w"], input_size, inputs["image"])
-        y = self.tokenise(targets["fxfycxcy"], targets["c2w"], target_size)
-        shares = self._shares(x, input_size)
-        focus = self._focus(inputs["c2w"], shares)
-        addresses = (
-            self._addresses(inputs["fxfycxcy"], inputs["c2w"], input_size, focus),
-            self._addresses(targets["fxfycxcy"], targets["c2w"], target_size, focus),
-        )
-        run = self._train
-        if self.activation_checkpointing and gradients_are_recorded():
-            run = partial(checkpoint, self._train, use_reentrant=False)
-        for block in self.block_list:
-            x, y = run(block, x, y, block is self.blocks[-1], shares, addresses)
-        return self.decode(y, target_size)
-
     @torch.no_grad()
     def reconstruct(
         self,
@@ -198,6 +49,9 @@ class LaCTLVSM(nn.Module):
         c2w: Array | None = None,
         chunk_views: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        *,
+        keep_sums: bool = False,
+        focus: Array | None = None,
     ) -> SceneState:
         """Write posed images into a scene state.
 
@@ -210,6 +64,8 @@ class LaCTLVSM(nn.Module):
             c2w: (b, v, 4, 4), OpenCV axes.
             chunk_views: views per chunk; None chooses by free memory.
             progress: called with (layers done, layers in all) after each layer that views write into.
+            keep_sums: keep what `extend` and `forget` need: float32 sums of gradients, twice the bytes of a bfloat16 state.
+            focus: ([b,] 3) the point that addresses refer to; None: where these views look. Of use where other views will follow.
 
         Returns:
             the state, on the model's device.
@@ -235,241 +91,242 @@ class LaCTLVSM(nn.Module):
             (4, torch.Size([2, 128, 256]))
         """
         scene = image if isinstance(image, PosedImages) else None
-        image, fxfycxcy, c2w = given_views(image, fxfycxcy, c2w, self.config.patch_size, self.trained_with)
-        image_size = _size_of(image)
-        self._check(fxfycxcy, c2w, image_size, image)
-        b, v = image.shape[:2]
-        bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=True)
-        chunks = [self.tokenise(fxfycxcy[:, s], c2w[:, s], image_size, image[:, s]) for s in bounds]
-        shares = self._shares(image, image_size)
-        focus = self._focus(c2w, shares)
-        stream = TokenStream(chunks, [self._addresses(fxfycxcy[:, s], c2w[:, s], image_size, focus) for s in bounds])
-        layers = [(i, layer) for block in self.block_list for i, layer in enumerate(block.layers)]
-        writers = sum(isinstance(layer, MixingLayer) for _, layer in layers)
-        states: list[State] = []
-        for i, layer in layers:
-            state = None
-            if isinstance(layer, MixingLayer):
-                memory = None
-                for x, addresses in stream.caught_up():
-                    memory = self._write(layer, x, memory, _of_layer(addresses, i))
-                state = layer.finish(memory, shares)
-                states.append(state)
-                if progress:
-                    progress(len(states), writers)
-            stream.waiting.append(partial(self._pass, i, layer, state))
-        fxfycxcy, c2w = fxfycxcy.detach().float(), c2w.detach().float()
-        if shares is not None:
-            fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
-        state = SceneState(states, fxfycxcy, c2w, image_size, self.fingerprint(), focus, network=self)
+        views = Batch(*given_views(image, fxfycxcy, c2w, self.config.patch_size, "reconstruct"))
         if scene is not None:
-            state.normalised = scene.normalised
-            state.from_capture = None if scene.from_capture is None else scene.from_capture[None]
-        return state
-
-    def render(
-        self,
-        state: SceneState,
-        fxfycxcy: Array | CameraPath | PosedImages,
-        c2w: Array | None = None,
-        image_size: tuple[int, int] | None = None,
-        chunk_views: int | None = None,
-    ) -> Tensor:
-        """Render views of a reconstructed scene.
-
-        Args:
-            state: from `reconstruct` of this model, or loaded.
-            fxfycxcy: a camera path, or the views of a scene from `load_scene`, alone; or (b, v, 4) in pixels of the image to be
-                rendered, without b for one scene. Arrays do as well as tensors.
-            c2w: (b, v, 4, 4), in the frame of the input poses.
-            image_size: (height, width), multiples of the patch; may differ from that of the inputs.
-            chunk_views: views per chunk; None chooses by free memory.
-
-        Returns:
-            (b, v, 3, h, w) float32 in 0..1, without b where the cameras have none.
-
-        Raises:
-            InputError: see `render_stream`.
-
-        Example:
-            >>> import torch
-            >>> from model import load_model, turntable
-            >>> from model.camera_path import published_turntable
-            >>> model = load_model(device="cpu")
-            >>> inputs = published_turntable(3, (64, 64))
-            >>> state = model.reconstruct(torch.rand(3, 3, 64, 64), inputs.fxfycxcy, inputs.c2w)
-            >>> path = turntable(state, 5, (48, 80))
-            >>> model.render(state, path).shape
-            torch.Size([5, 3, 48, 80])
-            >>> model.render(state, path.fxfycxcy[None], path.c2w[None], (48, 80)).shape
-            torch.Size([1, 5, 3, 48, 80])
-        """
-        return torch.cat(list(self.render_stream(state, fxfycxcy, c2w, image_size, chunk_views)), dim=-4)
-
-    def render_stream(
-        self,
-        state: SceneState,
-        fxfycxcy: Array | CameraPath | PosedImages,
-        c2w: Array | None = None,
-        image_size: tuple[int, int] | None = None,
-        chunk_views: int | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> Iterator[Tensor]:
-        """Render views like `render`, but yield them in chunks (b, chunk, 3, h, w): a long video is never in memory as a whole.
-
-        Args:
-            cancelled: asked before each layer; once it returns true, the stream ends without the chunk in the works.
-
-        Raises:
-            InputError: shapes that do not fit each other or the patch, poses that are not rigid, or `chunk_views` below 1; a state
-                written by other weights, with other tensors than this network's layers write, of another number of scenes, or
-                without the focus that this network needs; views that are in another frame than the state.
-        """
-        if isinstance(fxfycxcy, PosedImages) and isinstance(state, SceneState):
-            fxfycxcy.check_frame(state.normalised, state.from_capture)
-        fxfycxcy, c2w, image_size = given_cameras(fxfycxcy, c2w, image_size, self.config.patch_size)
-        batched = fxfycxcy.ndim == 3
-        if not batched:
-            fxfycxcy, c2w = fxfycxcy[None], c2w[None]
-        self._check(fxfycxcy, c2w, image_size)
-        b, v = fxfycxcy.shape[:2]
-        self._check_state(state, b)
-        bounds = self._chunks(b, v, image_size, chunk_views, keeps_tokens=False)
-        # It may come from another machine, in another precision.
-        state = state.to(self.device, self.compute_dtype)
-        chunks = self._render_chunks(state, [(fxfycxcy[:, s], c2w[:, s]) for s in bounds], image_size, cancelled)
-        return chunks if batched else (chunk[0] for chunk in chunks)
-
-    def _render_chunks(
-        self,
-        state: SceneState,
-        cameras: list[tuple[Tensor, Tensor]],
-        image_size: tuple[int, int],
-        cancelled: Callable[[], bool] | None,
-    ) -> Iterator[Tensor]:
-        for fxfycxcy, c2w in cameras:
-            images = self._render_chunk(state, fxfycxcy, c2w, image_size, cancelled)
-            if images is None:
-                return
-            yield images
+            warn_of_departure(scene, self.trained_with)
+        state = self._written(views, chunk_views, progress, keep_sums, given_focus(focus, len(views.c2w)))
+        return state if scene is None else _in_frame_of(state, scene)
 
     @torch.no_grad()
-    def _render_chunk(
+    def extend(
         self,
         state: SceneState,
-        fxfycxcy: Tensor,
-        c2w: Tensor,
-        image_size: tuple[int, int],
-        cancelled: Callable[[], bool] | None = None,
-    ) -> Tensor | None:
-        """Return the images of a chunk; None once `cancelled` returns true."""
-        y = self.tokenise(fxfycxcy, c2w, image_size)
-        addresses = self._addresses(fxfycxcy, c2w, image_size, state.focus)
-        states = iter(state.layers)
-        for block in self.block_list:
-            for i, layer in enumerate(block.layers):
-                if cancelled is not None and cancelled():
-                    return None
-                state_of_layer = next(states) if isinstance(layer, MixingLayer) else None
-                y = self._pass(i, layer, state_of_layer, y, addresses, target=True)
-        return self.decode(y, image_size)
+        image: Array | PosedImages,
+        fxfycxcy: Array | None = None,
+        c2w: Array | None = None,
+        chunk_views: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> SceneState:
+        """Write further views of a scene into its state, in the time that they alone take.
 
-    def _pass(
-        self, i: int, layer: Layer, state: State | None, x: Tensor, addresses: Addresses | None, target: bool = False
-    ) -> Tensor:
-        """Apply layer `i` of a block to tokens `x` in place, reading `state` if it mixes views; return them."""
-        if isinstance(layer, LocalLayer):
-            return self._run(layer, x)
-        assert state is not None
-        return self._read(layer, x, state, target, _of_layer(addresses, i))
+        The new views pass through every layer as it is once they have written into it; what earlier views wrote stays as it was
+        when they came, so the result is not quite that of reconstructing all views together: see model/STREAMING.md.
 
-    @property
-    def _needs_focus(self) -> bool:
-        configs = [layer.params.get("address") for layer in self.config.block]
-        return any(config is not None and config.phases == "foot" for config in configs)
+        Args:
+            state: of `reconstruct` with `keep_sums`, of `extend` or `reconstruct_stream`, or loaded from a file of one; unchanged.
+            image, fxfycxcy, c2w: as of `reconstruct`, of the state's size and frame.
+            chunk_views, progress: as of `reconstruct`.
 
-    @property
-    def _address_bytes(self) -> int:
-        """Upper bound, in bytes, of the addresses of a token."""
-        return sum(4 * layer.params["head_dim"] for layer in self.config.block if "address" in layer.params)
+        Returns:
+            the state of all views, with sums, of the state's focus.
 
-    def _focus(self, c2w: Tensor, shares: Shares | None) -> Tensor | None:
-        """Return the point where the inputs of all processes look, (b, 3), if a layer uses it."""
-        if not self._needs_focus:
-            return None
-        c2w = c2w.to(self.device)
-        return focus_of(c2w if shares is None else shares.gather(c2w, shares.views))
+        Raises:
+            InputError: as `reconstruct`; or a state of other weights, without sums, of another number of scenes, or views of
+                another size or in another frame.
 
-    def _addresses(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], focus: Tensor | None) -> Addresses | None:
-        """Return the addresses of the tokens of some views for the layers of a block, the same in all blocks."""
-        if not any("address" in layer.params for layer in self.config.block):
-            return None
-        places = places_of(fxfycxcy.to(self.device), c2w.to(self.device), image_size, self.config.patch_size, focus)
-        layers = self.block_list[0].layers
-        return tuple(layer.address(places) if isinstance(layer, MixingLayer) else None for layer in layers)
+        Cost: memory for b·v·t·d float32 tokens of the new views alone; for layers of attention over the scene, also a copy of
+        their part of the state.
 
-    def tokenise(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> Tensor:
-        """Return tokens (b, v, t, d), float32, of posed images, or of bare cameras where `image` is None."""
-        self._check(fxfycxcy, c2w, image_size, image)
-        origin, direction = rays(fxfycxcy.to(self.device), c2w.to(self.device), image_size)
-        moment = torch.linalg.cross(origin, direction, dim=2)
-        colour = torch.zeros_like(origin) if image is None else image.to(origin) * 2 - 1
-        pixels = torch.cat([origin, direction, moment, colour], dim=2)
-        p = self.config.patch_size
-        patches = rearrange(pixels, "b v c (h ph) (w pw) -> b v (h w) (ph pw c)", ph=p, pw=p)
-        return self.input_layernorm(self.input_linear(patches))
+        Example:
+            >>> from model import load_model, load_scene
+            >>> model = load_model(device="cpu")
+            >>> scene = "data_example/objects_1000003_000060"
+            >>> state = model.reconstruct(load_scene(scene, views=[0, 8, 16], model=model), keep_sums=True)
+            >>> model.extend(state, load_scene(scene, views=[4], model=model))
+            SceneState(4 views of 64×64, object, 9.4 MB)
+        """
+        views, held = self._further_views(state, image, fxfycxcy, c2w, "extend")
+        new = self._written(views, chunk_views, progress, True, state.focus, held)
+        cameras = torch.cat([state.fxfycxcy.to(new.c2w), new.fxfycxcy], 1), torch.cat([state.c2w.to(new.c2w), new.c2w], 1)
+        return self._replaced(state, new.layers, new.sums, *cameras)
 
-    def decode(self, y: Tensor, image_size: tuple[int, int]) -> Tensor:
-        """Return images (b, v, 3, h, w), float32 in 0..1, of tokens (b, v, t, d)."""
-        p = self.config.patch_size
-        patches = self.image_token_decoder(y).sigmoid()
-        return rearrange(patches, "b v (h w) (ph pw c) -> b v c (h ph) (w pw)", h=image_size[0] // p, ph=p, pw=p)
+    @torch.no_grad()
+    def forget(
+        self,
+        state: SceneState,
+        image: Array | PosedImages,
+        fxfycxcy: Array | None = None,
+        c2w: Array | None = None,
+        chunk_views: int | None = None,
+    ) -> SceneState:
+        """Take views of a scene out of its state, in the time that they alone take.
 
-    def _check(self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], image: Tensor | None = None) -> None:
-        b, v = fxfycxcy.shape[:2]
-        if fxfycxcy.shape != (b, v, 4) or c2w.shape != (b, v, 4, 4):
-            shapes = f"fxfycxcy is {tuple(fxfycxcy.shape)}, c2w {tuple(c2w.shape)}"
-            raise ValueError(f"cameras: {shapes}; wanted (b, v, 4), (b, v, 4, 4)")
-        if image is not None and (image.ndim != 5 or image.shape[:3] != (b, v, 3)):
-            raise ValueError(f"image is {tuple(image.shape)}; wanted ({b}, {v}, 3, h, w), as the cameras are")
-        if b * v == 0 and (b == 0 or self.context is None or self.context.size == 1):
-            raise InputError("cameras", f"are of {counted(b, 'scene')} with {counted(v, 'view')}", "at least one view")
-        p = self.config.patch_size
-        if image_size[0] % p or image_size[1] % p or min(image_size) < p:
-            raise ValueError(f"image size {image_size[0]} {image_size[1]}: height and width must be multiples of the patch, {p}")
+        What these views would write now is subtracted. It is what they wrote, up to rounding, where they came last or the state was
+        reconstructed from all views together. What other views wrote stays as it was when they read these, too.
 
-    def _check_state(self, state: SceneState, b: int) -> None:
-        if not isinstance(state, SceneState):
-            raise InputError("scene state", f"is {with_article(type(state))}", "what reconstruct or SceneState.load returns")
-        if state.model != self.fingerprint():
-            raise InputError("scene state", f"was written by weights {state.model:.80}", f"{self.fingerprint()}, the ones loaded")
-        scenes, views = state.fxfycxcy.shape[:2]
-        if scenes != b:
-            raise InputError("scene state", f"holds {counted(scenes, 'scene')}", f"{b}, as many as the new cameras have")
-        if self._needs_focus and state.focus is None:
-            raise InputError("scene state", "holds no focus, which this network's config needs", "a state written by this network")
-        key = b, views * math.prod(state.image_size) // self.config.patch_size**2
-        if key not in self._state_shapes:
-            self._state_shapes[key] = state_shapes(self.config.block, self.config.dim, *key) * self.config.layers
-        state.check_layers(self._state_shapes[key])
+        Args:
+            state: as of `extend`; unchanged.
+            image, fxfycxcy, c2w: the views, as they were written; some others must remain. In a context of several processes,
+                each passes all of them.
+            chunk_views: as of `reconstruct`.
 
-    def _shares(self, x: Tensor, image_size: tuple[int, int]) -> Shares | None:
-        """Return how views and tokens are split over the processes of the context; `x` (b, v, …): input views of this one."""
-        if self.context is None or self.context.size == 1:
-            return None
-        b, v = x.shape[:2]
-        return self.context.shares(b, v, image_size, math.prod(image_size) // self.config.patch_size**2)
+        Returns:
+            the state of the other views, with sums, of the state's focus.
 
-    def _chunks(self, b: int, v: int, image_size: tuple[int, int], chunk_views: int | None, keeps_tokens: bool) -> list[slice]:
-        """Return the slices of views that go through a layer together; `keeps_tokens`: the tokens of all views stay in memory."""
-        if chunk_views is not None and not (isinstance(chunk_views, int) and chunk_views > 0):
-            raise InputError("chunk_views", f"is {shown(chunk_views)}", "1 or more, or None: by free memory")
-        tokens = b * image_size[0] * image_size[1] // self.config.patch_size**2
-        d = self.config.dim
-        widest = max(max(x.shape) for name, x in self.named_parameters() if name.startswith("blocks."))
-        reserved = v * tokens * (d * 4 + self._address_bytes) if keeps_tokens else 0
-        # Six results of the widest layer's width and float32 copies of the token: no layer holds more at a time.
-        sizes = even_chunks(v, chunk_views) if chunk_views else split_views(v, tokens, 24 * (widest + d), reserved, self.device)
-        sizes = sizes or [0]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        return [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        Raises:
+            InputError: as `extend`; or views whose cameras are not in the state.
+        """
+        views, held = self._further_views(state, image, fxfycxcy, c2w, "forget")
+        v, n = views.c2w.shape[1], state.c2w.shape[1]
+        positions = same_views(views.c2w, views.fxfycxcy, (state.c2w, state.fxfycxcy))
+        if None in positions:
+            raise InputError(
+                "forget", f"is given a view, number {positions.index(None)}, that the state does not hold", "its views"
+            )
+        if v == n:
+            raise InputError("forget", f"is given all {n} views of the state", "some of them")
+        kept = torch.ones(n, dtype=torch.bool)
+        kept[positions] = False
+        tokens = math.prod(state.image_size) // self.config.patch_size**2
+        kept_tokens = kept.repeat_interleave(tokens).to(self.device)
+        bounds = self._chunks(len(views.c2w), v, state.image_size, chunk_views, keeps_tokens=False)
+        shares = self._sweep(views, bounds, state.focus, held.states, [None] * len(held.states))
+        layers = enumerate(zip(self._mixing_layers, shares, strict=True))
+        rest = [layer.without(held.memory(layer, n), share, kept_tokens) for n, (layer, share) in layers]
+        return self._replaced(state, *self._finish(rest), state.fxfycxcy[:, kept], state.c2w[:, kept])
+
+    @torch.no_grad()
+    def reconstruct_stream(
+        self,
+        views: Iterable[View],
+        chunk: int = 1,
+        passes: int = 1,
+        focus: Array | None = None,
+        chunk_views: int | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> SceneState:
+        """Write views into a scene state as they come: a chunk is read, written and dropped before the next.
+
+        Memory does not grow with the number of views, but for the 80 bytes of a camera, and for layers of attention over the
+        scene. The result is that of `reconstruct` where all views are one chunk; otherwise views do not see what comes after
+        them, see `extend`.
+
+        Another pass lets all views read what all of them wrote in the pass before. The n-th mixing layer is exact, up to
+        rounding, after n passes, since all that its views read until then is; with as many passes as there are such layers
+        the whole state is.
+
+        Args:
+            views: of one scene: `PosedImages` of any number of views, or tuples of image (3, h, w), fxfycxcy (4) and c2w (4, 4),
+                or of several views with a first dimension for them. In a context of several processes all of them get the same
+                views.
+            chunk: views that are written together.
+            passes: times that the views are read; more than one for views that can be iterated again.
+            focus: (3) the point that addresses refer to; None: where the first chunk looks.
+            chunk_views: as of `reconstruct`, within a chunk.
+            progress: called after each chunk with the number of views read, in all passes.
+
+        Returns:
+            the state, with sums.
+
+        Raises:
+            InputError: as `extend`; no views, or other numbers of them in another pass; an iterator with several passes.
+
+        Example:
+            >>> from model import load_model, load_scene
+            >>> model = load_model(device="cpu")
+            >>> scene = load_scene("data_example/objects_1000003_000060", views=6, model=model)
+            >>> model.reconstruct_stream(zip(scene.image, scene.fxfycxcy, scene.c2w), chunk=4)
+            SceneState(6 views of 64×64, unknown frame, 9.4 MB)
+        """
+        check_count(chunk, "chunk")
+        check_count(passes, "passes")
+        if passes > 1 and isinstance(views, Iterator):
+            raise InputError(WHERE, f"is {with_article(type(views))}, which can be read once", "a list, or passes=1")
+        p, state, read = self.config.patch_size, None, 0
+        for part in in_chunks(views, chunk, p):
+            own, read = self._own(part), read + len(part)
+            if state is None:
+                first = self._written(_batch(own), chunk_views, None, True, given_focus(focus, 1))
+                state = _in_frame_of(first, own)
+            else:
+                state = self.extend(state, own, chunk_views=chunk_views)
+            if progress:
+                progress(read)
+        if state is None:
+            raise InputError(WHERE, "holds no views", "at least one")
+        count = state.c2w.shape[1]
+        for exact in range(1, min(passes, len(self._mixing_layers))):
+            again = counted_again(
+                in_chunks(views, chunk, p), count, lambda read, before=exact * count: progress and progress(before + read)
+            )
+            state = self._read_again(state, map(self._own, again), exact, chunk_views)
+        return state
+
+    def _read_again(self, state: SceneState, parts: Iterable[PosedImages], exact: int, chunk_views: int | None) -> SceneState:
+        """Let this process's views read a state of all views and write into all mixing layers anew, but for the first `exact`."""
+        memories = [None] * (len(state.layers) - exact)
+        cameras = []
+        for part in parts:
+            views, held = self._further_views(state, part, None, None, "reconstruct_stream")
+            bounds = self._chunks(1, len(part), state.image_size, chunk_views, keeps_tokens=False)
+            memories = self._sweep(views, bounds, state.focus, held.states, memories, exact)
+            cameras.append((views.fxfycxcy.float(), views.c2w.float()))
+        fxfycxcy, c2w = (torch.cat(parts, 1) for parts in zip(*cameras, strict=True))
+        shares = self._shares(1, c2w.shape[1], state.image_size)
+        if shares is not None:
+            # By rank, as the layers' memories: in another order than before.
+            fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
+        layers, sums = self._finish(memories, shares)
+        return self._replaced(state, state.layers[:exact] + layers, (state.sums or [])[:exact] + sums, fxfycxcy, c2w)
+
+    def _own(self, part: PosedImages) -> PosedImages:
+        """Return this process's views of a chunk."""
+        if self.context is None:
+            return part
+        own = own_inputs(len(part), self.context.rank, self.context.size)
+        return part_of(part, slice(own.start, own.stop))
+
+    def _written(
+        self,
+        views: Batch,
+        chunk_views: int | None,
+        progress: Callable[[int, int], None] | None,
+        keep_sums: bool,
+        focus: Tensor | None,
+        held: Written | None = None,
+    ) -> SceneState:
+        """Return the state that holds these views, after what is held; its cameras are those of all processes' new views."""
+        size = views.image_size
+        self._check(views.fxfycxcy, views.c2w, size, views.image)
+        b, v = views.c2w.shape[:2]
+        bounds = self._chunks(b, v, size, chunk_views, keeps_tokens=True)
+        shares = self._shares(b, v, size)
+        if focus is None or not self._needs_focus:
+            focus = self._focus(views.c2w, shares)
+        written = self._write_views(views, bounds, focus, shares, held, keep_sums, progress)
+        fxfycxcy, c2w = views.fxfycxcy.detach().float(), views.c2w.detach().float()
+        if shares is not None:
+            fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
+        return SceneState(written.states, fxfycxcy, c2w, size, self.fingerprint(), focus, network=self, sums=written.sums or None)
+
+    def _further_views(
+        self, state: SceneState, image: Array | PosedImages, fxfycxcy: Array | None, c2w: Array | None, where: str
+    ) -> tuple[Batch, Written]:
+        """Return checked views of the scene of a state, and what that state holds, on the model's device."""
+        if isinstance(image, PosedImages) and isinstance(state, SceneState):
+            image.check_frame(state.normalised, state.from_capture)
+        views = Batch(*given_views(image, fxfycxcy, c2w, self.config.patch_size, where))
+        self._check_state(state, len(views.c2w))
+        if views.image_size != state.image_size:
+            sizes = ["{}×{}".format(*size) for size in (views.image_size, state.image_size)]
+            raise InputError(f"{where}, image", f"is of {sizes[0]} (h×w)", f"{sizes[1]}, as the state's views")
+        sums = state.kept_sums(self._shapes(len(views.c2w), state.c2w.shape[1], state.image_size)[1])
+        held = state.to(self.device, self.compute_dtype).layers
+        tokens = state.c2w.shape[1] * math.prod(state.image_size) // self.config.patch_size**2
+        return views, Written(held, [{name: x.to(self.device) for name, x in layer.items()} for layer in sums], tokens)
+
+    def _replaced(
+        self, state: SceneState, layers: list[State], sums: list[Sums] | None, fxfycxcy: Tensor, c2w: Tensor
+    ) -> SceneState:
+        """Return a state of other views of its scene."""
+        return dataclasses.replace(state, layers=layers, sums=sums, fxfycxcy=fxfycxcy, c2w=c2w, network=self)
+
+
+def _batch(part: PosedImages) -> Batch:
+    return Batch(part.image[None], part.fxfycxcy[None], part.c2w[None])
+
+
+def _in_frame_of(state: SceneState, scene: PosedImages) -> SceneState:
+    """Return a state with what a scene says of its frame."""
+    moved = None if scene.from_capture is None else scene.from_capture[None]
+    return dataclasses.replace(state, normalised=scene.normalised, from_capture=moved)

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from config.errors import InputError, missing_file
 from config.messages import counted, shown
+from model.layers.address import focus_of
+from model.layers.block import Shapes, shapes_of
 from model.posed_images import kind_of
 from model.weights.file import read_tensors, save_tensors
 from model.weights.values import check_values
 
 FORMAT = "lact_nvs scene state 1"
 WANTED = "a scene state written by --save_state"
-NAME = re.compile(r"layers\.(0|[1-9]\d{0,8})\.([^.]+)")
+KEEPS_SUMS = "a state of reconstruct(…, keep_sums=True) or reconstruct_stream"
+NAME = re.compile(r"(layers|sums)\.(0|[1-9]\d{0,8})\.([^.]+)")
 MOST_PIXELS = 1 << 15
 # Relative error of a rotation in a file.
 ROUNDING = 1e-3
@@ -38,6 +41,7 @@ class SceneState:
         normalised: whether that frame is of poses normalised as for scenes; None where nobody has said so.
         from_capture: (b, 4, 4) the similarity that moves points of the capture's frame into that frame; None if it is the same.
         network: the model that wrote it, which `render_video` and `show` use; None for a state from a file. It is not saved.
+        sums: per layer, as `layers`, what it needs to take up more views, float32; None where it was not kept.
     """
 
     layers: list[dict[str, Tensor]]
@@ -49,6 +53,7 @@ class SceneState:
     normalised: bool | None = None
     from_capture: Tensor | None = None
     network: nn.Module | None = field(default=None, compare=False)
+    sums: list[dict[str, Tensor]] | None = None
 
     def __repr__(self) -> str:
         b, v = self.fxfycxcy.shape[:2]
@@ -58,15 +63,27 @@ class SceneState:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all layers' tensors."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer.values())
+        """Bytes of all layers' tensors, sums included."""
+        return sum(tensor.nbytes for layer in [*self.layers, *(self.sums or [])] for tensor in layer.values())
+
+    @property
+    def focus_drift(self) -> Tensor | None:
+        """How far the point where all input views look now is from `focus`, in mean distances of the cameras from it: (b) float32.
+
+        None for a network that does not use it. `extend` keeps the focus of the first views.
+        """
+        if self.focus is None:
+            return None
+        focus = self.focus.to(self.c2w)
+        distance = (self.c2w[..., :3, 3] - focus[:, None]).norm(dim=-1).mean(dim=1)
+        return (focus_of(self.c2w) - focus).norm(dim=-1) / distance.clamp_min(torch.finfo(torch.float32).tiny)
 
     def to(self, device: str | torch.device, dtype: torch.dtype | None = None) -> "SceneState":
-        """Return the state with its layers on `device` and, if given, in `dtype`."""
+        """Return the state with its layers on `device` and, if given, in `dtype`; its sums stay as and where they are."""
         layers = [{name: tensor.to(device, dtype) for name, tensor in layer.items()} for layer in self.layers]
         return dataclasses.replace(self, layers=layers)
 
-    def check_layers(self, wanted: list[dict[str, tuple[int, ...]]]) -> None:
+    def check_layers(self, wanted: list[Shapes]) -> None:
         """Refuse layers with other tensors than a network writes.
 
         Args:
@@ -77,10 +94,19 @@ class SceneState:
         """
         if len(self.layers) != len(wanted):
             raise InputError("scene state", f"holds {counted(len(self.layers), 'layer')}", f"{len(wanted)}, as this network writes")
-        for i, (layer, shapes) in enumerate(zip(self.layers, wanted, strict=True)):
-            found = {name: tuple(tensor.shape) for name, tensor in layer.items()}
-            if found != shapes:
-                raise InputError("scene state", f"holds {found} for layer {i}", f"{shapes}, as this network writes")
+        _check_shapes(self.layers, wanted, "layer")
+
+    def kept_sums(self, wanted: list[Shapes]) -> list[dict[str, Tensor]]:
+        """Return the sums, once they are those that a network needs; arguments as of `check_layers`.
+
+        Raises:
+            InputError: there are none, or others.
+        """
+        sums = [{} for _ in wanted] if self.sums is None else self.sums
+        if self.sums is None and any(wanted):
+            raise InputError("scene state", "holds no sums, so views can be neither added nor taken out", KEEPS_SUMS)
+        _check_shapes(sums, wanted, "the sums of layer")
+        return sums
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the state as safetensors, atomically.
@@ -88,7 +114,10 @@ class SceneState:
         Raises:
             InputError: it holds numbers that are not finite, which `load` would refuse.
         """
-        tensors = {f"layers.{i}.{name}": x for i, layer in enumerate(self.layers) for name, x in layer.items()}
+        parts = {"layers": self.layers, "sums": self.sums or []}
+        tensors = {
+            f"{part}.{i}.{name}": x for part, layers in parts.items() for i, layer in enumerate(layers) for name, x in layer.items()
+        }
         tensors |= {"fxfycxcy": self.fxfycxcy, "c2w": self.c2w}
         if self.focus is not None:
             tensors["focus"] = self.focus
@@ -99,7 +128,9 @@ class SceneState:
             about["normalised"] = json.dumps(self.normalised)
         for name, tensor in tensors.items():
             check_values(tensor, f"{path}, {name}")
-        save_tensors({name: x.detach().cpu().contiguous() for name, x in tensors.items()}, path, about)
+        # Copied: sums of several processes are parts of one tensor, which safetensors refuses.
+        copies = {name: x.detach().cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
+        save_tensors(copies, path, about)
 
     @classmethod
     def load(cls, path: str | os.PathLike, device: str | torch.device = "cpu") -> "SceneState":
@@ -126,11 +157,13 @@ class SceneState:
             _check_similarity(from_capture, b, f"{path}, from_capture")
         if "model" not in about:
             raise InputError(f"{path}, model", "is missing", "the fingerprint of the weights that wrote it")
-        layers = [{name: x.to(device) for name, x in layer.items()} for layer in _layers(tensors, path)]
+        layers, sums = ([{name: x.to(device) for name, x in layer.items()} for layer in part] for part in _layers(tensors, path))
         if about.get("normalised") not in (None, "true", "false"):
             raise InputError(f"{path}, normalised", f"is {shown(about['normalised'], 40)}", "true or false")
         normalised = json.loads(about.get("normalised", "null"))
-        return cls(layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus, normalised, from_capture)
+        return cls(
+            layers, fxfycxcy, c2w, _image_size(about, path), about["model"], focus, normalised, from_capture, sums=sums or None
+        )
 
 
 def _count_scenes(tensors: dict[str, Tensor], path: str | os.PathLike) -> int:
@@ -157,18 +190,30 @@ def _check_similarity(matrix: Tensor, b: int, where: str) -> None:
         raise InputError(where, "is not a rotation times a scale", WANTED)
 
 
-def _layers(tensors: dict[str, Tensor], path: str | os.PathLike) -> list[dict[str, Tensor]]:
-    """Return the tensors of layers, named `layers.I.NAME`, layer by layer."""
-    layers: dict[int, dict[str, Tensor]] = {}
+def _check_shapes(layers: list[dict[str, Tensor]], wanted: list[Shapes], what: str) -> None:
+    for i, (layer, shapes) in enumerate(zip(layers, wanted, strict=True)):
+        if shapes_of(layer) != shapes:
+            raise InputError("scene state", f"holds {shapes_of(layer)} for {what} {i}", f"{shapes}, as this network writes")
+
+
+def _layers(tensors: dict[str, Tensor], path: str | os.PathLike) -> tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]:
+    """Return the tensors of layers and of their sums, named `layers.I.NAME` and `sums.I.NAME`, layer by layer; or no sums."""
+    found: dict[str, dict[int, dict[str, Tensor]]] = {"layers": {}, "sums": {}}
     for name, tensor in tensors.items():
         match = NAME.fullmatch(name)
         if match is None:
-            raise InputError(f"{path}, {name}", "is unknown", "fxfycxcy, c2w, focus, from_capture and layers.I.NAME")
-        layers.setdefault(int(match[1]), {})[match[2]] = tensor
+            known = "fxfycxcy, c2w, focus, from_capture, layers.I.NAME and sums.I.NAME"
+            raise InputError(f"{path}, {name}", "is unknown", known)
+        found[match[1]].setdefault(int(match[2]), {})[match[3]] = tensor
+    layers, sums = found.values()
     for i in range(len(layers)):
         if i not in layers:
             raise InputError(f"{path}, layers.{i}", "is missing", f"{counted(len(layers), 'layer')}, numbered from 0")
-    return [layers[i] for i in range(len(layers))]
+    for i in sums:
+        if i not in layers:
+            raise InputError(f"{path}, sums.{i}", f"is of no layer of {len(layers)}", WANTED)
+    numbers = range(len(layers))
+    return [layers[i] for i in numbers], [sums.get(i, {}) for i in numbers] if sums else []
 
 
 def _image_size(about: dict[str, str], path: str | os.PathLike) -> tuple[int, int]:

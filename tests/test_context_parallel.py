@@ -16,7 +16,19 @@ from model.layers import BLOCKS, FastWeight
 from model.scene_state import SceneState
 from model.weights.file import save_weights
 from tests.support import context_run
-from tests.support.context_run import DATA_PARALLEL, EXACT, FORGETFUL, ROUNDED, STATES, WORLD, Case, alone, build, reconstruct
+from tests.support.context_run import (
+    DATA_PARALLEL,
+    EXACT,
+    FORGETFUL,
+    ROUNDED,
+    STATES,
+    WORLD,
+    Case,
+    alone,
+    build,
+    grown,
+    reconstruct,
+)
 from tests.support.processes import run_processes
 from tests.support.scenes import write_random_data_path
 from tests.support.training_run import arguments, final, program, rows, work_in
@@ -97,6 +109,14 @@ def test_every_process_gets_the_state_of_all_views(results, case):
         assert largest_error(tensors, wanted) < BOUNDS[case.network]
         assert all(torch.equal(tensors[name], parts[0][0][name]) for name in tensors)
     assert error(torch.cat([images for _, images in parts], dim=1), rendered) < BOUNDS[case.network]
+
+
+@pytest.mark.parametrize("case", STATES, ids=str)
+def test_states_that_grow_are_those_of_one_process(results, case, tmp_path):
+    wanted = grown(case, None, tmp_path)
+    for name, rendered in wanted.items():
+        for result in results[: case.size]:
+            assert error(result["grown"][case][name], rendered) < BOUNDS[case.network], name
 
 
 @pytest.mark.parametrize("size", [2, 4])

@@ -11,7 +11,7 @@ from torch import Tensor
 from config import LayerConfig, NetworkConfig, config_from_dict, load_config
 from config.errors import InputError
 from model import LaCTLVSM
-from model.layers import BLOCKS, LocalLayer, MixingLayer, State, build_layer
+from model.layers import BLOCKS, LocalLayer, MixingLayer, State, Sums, build_layer
 from model.layers.address import Address, Places
 from model.layers.block import check_layers
 from model.layers.primitives import Linear
@@ -94,6 +94,44 @@ def test_a_layer_that_mixes_views_takes_them_in_any_chunks_and_order(name: str) 
     assert relative_error(read([x[:, :2], x[:, 2:3], x[:, 3:]]), whole) < 1e-5
     assert relative_error(read([x[:, [4, 1, 0]], x[:, [3, 2]]]), whole) < 1e-5
     assert relative_error(read([x[:, :4]]), whole) > 1e-4, "the last view had no effect"
+
+
+@pytest.mark.parametrize("name", MIXING)
+@torch.no_grad()
+def test_no_views_at_all_add_nothing(name: str) -> None:
+    layer, x = layer_of(name), tokens(2, 3)
+    memory = layer.write(x[:, :0], layer.write(x[:, :0], None))
+    wanted = layer.finish(layer.write(x, None))
+    for key, part in layer.finish(layer.write(x[:, :0], layer.write(x, memory))).items():
+        assert torch.equal(part, wanted[key])
+
+
+@pytest.mark.parametrize("name", MIXING)
+@torch.no_grad()
+def test_a_memory_is_resumed_from_state_and_sums(name: str) -> None:
+    layer, x = layer_of(name), tokens(2, 5)
+    memory = layer.write(x[:, :2], None)
+    state, sums = layer.finish(memory), layer.sums(memory)
+    assert all(part.dtype == torch.float32 for part in sums.values())
+    resumed = layer.write(x[:, 2:], layer.resume(state, sums))
+    wanted = layer.finish(layer.write(x[:, 2:], memory))
+    assert all(torch.equal(part, wanted[key]) for key, part in layer.finish(resumed).items())
+
+
+@pytest.mark.parametrize("name", MIXING)
+@torch.no_grad()
+def test_a_memory_without_some_views_is_that_of_the_others(name: str) -> None:
+    layer, x = layer_of(name), tokens(2, 5)
+    kept = torch.tensor([True, False, True, True, False]).repeat_interleave(6)
+    whole = layer.write(x, None)
+
+    def read(memory: object) -> Tensor:
+        return layer.read(tokens(2, 2, seed=1), layer.finish(memory), target=True)
+
+    wanted = read(layer.write(x[:, [0, 2, 3]], None))
+    # A sum over five views minus two of them: float32 rounding.
+    assert relative_error(read(layer.without(whole, layer.write(x[:, [4, 1]], None), kept)), wanted) < 1e-5
+    assert relative_error(read(whole), wanted) > 1e-4
 
 
 @pytest.mark.parametrize("name", MIXING)
@@ -184,11 +222,13 @@ def test_the_layer_that_the_page_adds_keeps_the_contract(monkeypatch: pytest.Mon
     page = (Path(__file__).parents[1] / "model" / "README.md").read_text()
     example = textwrap.dedent(page[page.index("    class ViewMean") : page.index("1. Write it into a file")])
     names = {"nn": torch.nn, "torch": torch, "Tensor": Tensor, "ClassVar": ClassVar, "Linear": Linear}
-    names |= {"Address": Address, "Places": Places, "Shares": Shares, "State": State}
+    names |= {"Address": Address, "Places": Places, "Shares": Shares, "State": State, "Sums": Sums}
     exec(example, names)
     monkeypatch.setitem(BLOCKS, "view_mean", names["ViewMean"])
     monkeypatch.setitem(LAYERS, "view_mean", LayerConfig("view_mean", "vl", {"width": 20}))
     test_a_layer_that_mixes_views_takes_them_in_any_chunks_and_order("view_mean")
+    test_a_memory_is_resumed_from_state_and_sums("view_mean")
+    test_a_memory_without_some_views_is_that_of_the_others("view_mean")
     test_scenes_of_a_batch_are_independent("view_mean")
     test_only_what_says_so_overwrites_its_input("view_mean")
     for dtype in (torch.bfloat16, torch.float32):

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from model.layers.address import Address, Places
-from model.layers.contract import State
+from model.layers.contract import State, Sums
 from model.layers.primitives import LayerNorm, Linear, RMSNorm, check_switch, check_whole, count_heads
 from model.ops.attention import attention
 from model.parallel.context import Shares
@@ -83,6 +83,19 @@ class SelfAttention(nn.Module):
         key, value = (torch.cat(parts, dim=1) for parts in zip(*memory, strict=True))
         return {"key": key, "value": value}
 
+    def sums(self, memory: KeysAndValues) -> Sums:
+        """Return nothing: the state is all of the memory."""
+        return {}
+
+    def resume(self, state: State, sums: Sums) -> KeysAndValues:
+        """Return the memory with the state's keys and values."""
+        return [(state["key"], state["value"])]
+
+    def without(self, memory: KeysAndValues, share: KeysAndValues, kept: Tensor) -> KeysAndValues:
+        """Leave out the keys and values of some views."""
+        state = self.finish(memory)
+        return [(state["key"][:, kept], state["value"][:, kept])]
+
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Attend to all inputs, and for targets to the image's own tokens too: (b, v, t, d) → (b, v, t, d)."""
         if not target:
@@ -141,6 +154,8 @@ class RegisterAttention(nn.Module):
 
     def write(self, x: Tensor, memory: RegisterMemory | None = None, address: Address | None = None) -> RegisterMemory:
         """Let the registers read some input views."""
+        if memory is not None and x.shape[1] == 0:  # a softmax over no token at all cannot be joined with another
+            return memory
         query = self.write_q_norm(self._heads(self.write_q(self.register_norm(self.registers)))).float().transpose(-2, -3)
         key, value = (part.float().transpose(1, 2) for part in self._heads(self.write_kv(x.flatten(1, 2))).chunk(2, dim=2))
         logits = query @ self.write_k_norm(key).mT / math.sqrt(key.shape[-1])
@@ -163,6 +178,21 @@ class RegisterAttention(nn.Module):
         read = self.write_proj(rearrange(memory.attended, "b n r k -> b r (n k)"))
         key, value = self._heads(self.read_kv(self.latent_norm(self.registers + read.float()))).chunk(2, dim=2)
         return {"key": self.k_norm(key), "value": value}
+
+    def sums(self, memory: RegisterMemory) -> Sums:
+        """Return the memory itself."""
+        return memory._asdict()
+
+    def resume(self, state: State, sums: Sums) -> RegisterMemory:
+        """Return the memory that `sums` is."""
+        return RegisterMemory(**sums)
+
+    def without(self, memory: RegisterMemory, share: RegisterMemory, kept: Tensor) -> RegisterMemory:
+        """Take a part out of the softmax."""
+        # Where the part was written in another state than it is read in, it may seem to be more than the whole.
+        rest = (-torch.expm1(share.log_sum - memory.log_sum)).clamp_min(torch.finfo(torch.float32).eps)
+        attended = (memory.attended - share.attended * (share.log_sum - memory.log_sum).exp()) / rest
+        return RegisterMemory(attended, memory.log_sum + rest.log())
 
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Attend to the registers: (b, v, t, d) → (b, v, t, d); inputs and targets alike."""

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from config import LayerConfig, NetworkConfig
 from config.errors import InputError
 from model.layers.address import Address, Places
-from model.layers.contract import AnyMixing, Local, State
+from model.layers.contract import AnyMixing, Local, State, Sums
 from model.layers.primitives import LayerNorm
 from model.layers.registry import build_layer
 from model.parallel.context import Shares
 
 # Addresses of the tokens of a call, one per layer of a block.
 Addresses = tuple[Address | None, ...]
+# Shapes of named tensors.
+Shapes = dict[str, tuple[int, ...]]
 
 
 class LocalLayer(nn.Module):
@@ -54,9 +56,25 @@ class MixingLayer(nn.Module):
         """Return the layer's memory with a chunk of input views (b, v, t, d) added."""
         return self.f.write(self.ln(x), memory, address)
 
-    def finish(self, memory: Any, shares: Shares | None = None) -> State:
-        """Return the state of the scene; `shares`: how its input views are split over processes."""
-        return self.f.finish(memory if shares is None else self.f.reduce(memory, shares))
+    def reduce(self, memory: Any, shares: Shares | None) -> Any:
+        """Return the memory of all processes; `shares`: how the input views are split over them, None for a process alone."""
+        return memory if shares is None else self.f.reduce(memory, shares)
+
+    def finish(self, memory: Any) -> State:
+        """Return the state of the scene, once its memory is that of all processes."""
+        return self.f.finish(memory)
+
+    def sums(self, memory: Any) -> Sums:
+        """Return what `resume` needs of a memory besides the state."""
+        return self.f.sums(memory)
+
+    def resume(self, state: State, sums: Sums) -> Any:
+        """Return the memory of which these are `finish` and `sums`."""
+        return self.f.resume(state, sums)
+
+    def without(self, memory: Any, share: Any, kept: Tensor) -> Any:
+        """Return the memory without the views that wrote `share`; `kept` (l) bool: the tokens of all others."""
+        return self.f.without(memory, share, kept)
 
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Return the tokens after this layer, (b, v, t, d) float32."""
@@ -91,8 +109,8 @@ def check_layers(config: NetworkConfig, where: str) -> NetworkConfig:
 
 
 @torch.no_grad()
-def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int) -> list[dict[str, tuple[int, ...]]]:
-    """Return the shapes of what `finish` returns, for every mixing layer of a block, without computing it.
+def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int) -> tuple[list[Shapes], list[Shapes]]:
+    """Return the shapes of what `finish` and `sums` return, for every mixing layer of a block, without computing it.
 
     Args:
         layers: of the block.
@@ -102,8 +120,15 @@ def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int)
     """
     with torch.device("meta"):
         block, x = Block(layers, dim), torch.empty(b, 1, tokens, dim)
-        states = [layer.finish(layer.write(x, None)) for layer in block.layers if isinstance(layer, MixingLayer)]
-    return [{name: tuple(tensor.shape) for name, tensor in state.items()} for state in states]
+        written = [(layer, layer.write(x, None)) for layer in block.layers if isinstance(layer, MixingLayer)]
+        states = [layer.finish(memory) for layer, memory in written]
+        sums = [layer.sums(memory) for layer, memory in written]
+    return list(map(shapes_of, states)), list(map(shapes_of, sums))
+
+
+def shapes_of(tensors: dict[str, Tensor]) -> Shapes:
+    """Return the shapes of named tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 class Block(nn.Module):
@@ -150,7 +175,7 @@ class Block(nn.Module):
         needed_until = (writers[-1] if writers else -1) if last else len(self.module_list)
         for i, layer in enumerate(self.layers):
             if isinstance(layer, MixingLayer):
-                state = layer.finish(layer.write(inputs, None, input_addresses[i]), shares)
+                state = layer.finish(layer.reduce(layer.write(inputs, None, input_addresses[i]), shares))
                 targets = layer.read(targets, state, True, target_addresses[i])
                 inputs = layer.read(inputs, state, False, input_addresses[i]) if i < needed_until else inputs
             else:

@@ -20,6 +20,8 @@ from model.parallel.context import Shares
 
 # What the input views have written into a layer: named tensors that do not depend on how the views were split.
 State = dict[str, Tensor]
+# What has to be kept of a memory, besides the state, so that more views can be written: named tensors, float32.
+Sums = dict[str, Tensor]
 # What a mixing layer accumulates over chunks of input views; opaque to its callers.
 Memory = TypeVar("Memory")
 
@@ -74,6 +76,24 @@ class Mixing(Protocol[Memory]):
 
     def finish(self, memory: Memory) -> State:
         """Return the state, in the compute dtype, once all input views have been written."""
+        ...
+
+    def sums(self, memory: Memory) -> Sums:
+        """Return what `resume` needs of a memory besides the state; nothing where the state is all of it."""
+        ...
+
+    def resume(self, state: State, sums: Sums) -> Memory:
+        """Return the memory of which these are `finish` and `sums`."""
+        ...
+
+    def without(self, memory: Memory, share: Memory, kept: Tensor) -> Memory:
+        """Return a memory without some of its views.
+
+        Args:
+            memory: of l tokens.
+            share: what those views write, alone.
+            kept: (l) bool, the tokens of all other views, on the memory's device.
+        """
         ...
 
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:

@@ -24,7 +24,7 @@ from config import AddressConfig
 from config.errors import InputError
 from config.messages import shown
 from model.layers.address import Address, Places, address_of
-from model.layers.contract import State
+from model.layers.contract import State, Sums
 from model.layers.primitives import Linear, RMSNorm, check_switch, check_whole, count_heads, hidden_width, unit
 from model.ops import fast_weight as op
 from model.ops.rotation import rotate
@@ -94,6 +94,7 @@ class FastWeight(nn.Module):
             raise InputError("base_lr", f"is {shown(base_lr)}", f"a number above 0, {LARGEST_RATE} at most")
         self.lr_offset = math.log(math.expm1(base_lr))  # c = softplus⁻¹(base_lr)
         self.muon_update_steps = muon_update_steps
+        self.w1_only = w1_only
         self.address_config = address
         hidden = hidden_width(head_dim, inter_multi)
         if address is not None and hidden < head_dim and "hidden" in address.sites:
@@ -142,6 +143,20 @@ class FastWeight(nn.Module):
         weights = op.update(initial, gradients, self.muon_update_steps, self.newton_schulz_dtype, self.implementation)
         return {name: w.to(self.to_qkv.compute_dtype) for name, w in zip(("w0", "w1", "w2"), weights, strict=True)}
 
+    def sums(self, memory: FastWeightMemory) -> Sums:
+        """Return the sums of gradients."""
+        return dict(zip(self._names_of_sums(), memory.gradients, strict=True))
+
+    def resume(self, state: State, sums: Sums) -> FastWeightMemory:
+        """Return the memory with these sums of gradients, that of w1 column-major as `write` makes it."""
+        gradients = tuple(sums[name].mT.contiguous().mT if name == "dw1" else sums[name] for name in self._names_of_sums())
+        return FastWeightMemory(self._weights_to_write(len(gradients[0]) // self.heads, self.to_qkv.compute_dtype), gradients)
+
+    def without(self, memory: FastWeightMemory, share: FastWeightMemory, kept: Tensor) -> FastWeightMemory:
+        """Subtract the gradients of some views."""
+        pairs = zip(memory.gradients, share.gradients, strict=True)
+        return FastWeightMemory(memory.initial, tuple(total - part for total, part in pairs))
+
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:
         """Read the fast weights for tokens (b, v, t, d), of inputs and targets alike: c_proj(RMSNorm(f(q)))."""
         query = _unit(self._heads(F.silu(self.to_qkv(x.flatten(1, 2), slice(0, x.shape[-1])))), address)
@@ -149,6 +164,9 @@ class FastWeight(nn.Module):
         if address is not None and address.rotation is not None:
             out = _rotate_blocks(out, address.rotation.mT, x.shape)
         return self.c_proj(rearrange(self.o_norm(out), "(b n) l k -> b l (n k)", n=self.heads)).view(x.shape)
+
+    def _names_of_sums(self) -> tuple[str, ...]:
+        return ("dw1",) if self.w1_only else ("dw0", "dw1", "dw2")
 
     def _learning_rate(self, x: Tensor) -> Tensor:
         """Return lr_i = softplus(lr_fc(x) + c), (3, b·n, l, 1) float32; of w1 alone (1, b·n, l, 1)."""

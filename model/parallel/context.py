@@ -12,6 +12,7 @@ Letters: b scenes, v views, t tokens of a view.
 """
 
 import contextlib
+import dataclasses
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,6 +121,10 @@ class Shares:
     group: ContextGroup
     views: tuple[int, ...]
     tokens: tuple[int, ...]
+
+    def after(self, tokens: int) -> "Shares":
+        """Return the split where the first process also holds as many tokens of earlier views."""
+        return dataclasses.replace(self, tokens=(tokens + self.tokens[0], *self.tokens[1:]))
 
     def total(self, x: Tensor) -> Tensor:
         """Return the sum of all processes' `x`, which have one shape; the gradient is summed likewise."""

@@ -6,6 +6,7 @@ Letters: b scenes, v input views, u target views.
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from config import config_from_dict
 from config.errors import InputError
 from model.lact_lvsm import LaCTLVSM
 from model.parallel.context import ContextGroup, Shares, join_context, own_inputs, own_targets
+from model.scene_state import SceneState
 from tests.support.scenes import random_c2w
 
 WORLD = 4
@@ -176,6 +178,28 @@ def reconstruct(case: Case, context: ContextGroup | None) -> tuple[dict[str, Ten
     return {**tensors, **focus, "fxfycxcy": state.fxfycxcy, "c2w": state.c2w}, rendered
 
 
+def grown(case: Case, context: ContextGroup | None, folder: Path) -> dict[str, Tensor]:
+    """Return renderings, on every process all of them, of scenes that grow and shrink, from memory and disk, and of streams."""
+    model = build(case)
+    model.context = context
+    rank, size = (context.rank, context.size) if context else (0, 1)
+    first, more = scene(2, 0, b=1), scene(case.inputs, 50, b=1)
+    state = model.reconstruct(**part(first, own_inputs(2, rank, size)), keep_sums=True)
+    state = model.extend(state, **part(more, own_inputs(case.inputs, rank, size)))
+    file = folder / f"grown_{case.network}_{size}_{rank}.safetensors"
+    state.save(file)
+    views = [(image, *camera) for image, *camera in zip(*(more[name][0] for name in ("image", "fxfycxcy", "c2w")), strict=True)]
+    states = {
+        "extended": state,
+        "from disk": model.extend(SceneState.load(file), **part(scene(1, 80, b=1), own_inputs(1, rank, size))),
+        "without a view": model.forget(state, **part(more, range(1, 2))),
+        "stream": model.reconstruct_stream(views, chunk=3),
+        "two passes": model.reconstruct_stream(views, chunk=3, passes=2),
+    }
+    targets = scene(2, 100, b=1)
+    return {name: model.render(found, targets["fxfycxcy"], targets["c2w"], IMAGE_SIZE) for name, found in states.items()}
+
+
 def collectives(context: ContextGroup) -> dict[str, Tensor]:
     """Return this process's gradients of a sum of squares, weighted by process, of what both collectives return."""
     rank = context.rank
@@ -223,6 +247,7 @@ def work() -> None:
         "shared": {case: shared(case, contexts[case.size]) for case in [*EXACT, *ROUNDED, *FORGETFUL]},
         "data_parallel": data_parallel(DATA_PARALLEL, contexts[DATA_PARALLEL.size]),
         "states": {case: reconstruct(case, contexts[case.size]) for case in STATES},
+        "grown": {case: grown(case, contexts[case.size], Path()) for case in STATES},
         "collectives": {size: collectives(context) for size, context in contexts.items()},
         "streams": {size: streams(context) for size, context in contexts.items()},
         "refusals": refusals(contexts[2]),

@@ -36,6 +36,7 @@ from config.rendering import (
     Network,
     Results,
     Scenes,
+    Streaming,
     Video,
     Views,
     check_flags,
@@ -204,15 +205,15 @@ def warn(notes: Iterable[str]) -> None:
 def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, plan: VideoPlan, processes: Processes) -> None:
     """Render all scenes, each on one context of processes; write and print the scores on the first process."""
     network, scenes, views = settings(Network, given), settings(Scenes, given), settings(Views, given)
-    results, machine = settings(Results, given), settings(Machine, given)
+    results, machine, streaming = settings(Results, given), settings(Machine, given), settings(Streaming, given)
     context = join_context(processes.context_size)
     with together(processes):
-        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers)
+        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers, streaming.stream is not None)
         size = dataset.image_size
         jobs = noted(jobs, Path(network.weights).name, trained, size, scenes.normalised)
         model = prepare_model(network, machine, processes.device)
         model.context = context
-        renderer = Renderer(model, context, machine.chunk_views)
+        renderer = Renderer(model, context, machine.chunk_views, streaming)
         check_image_size(size, model.config.patch_size)
         plan.check_size(size, model.config.patch_size)
         if views.write_view_index and processes.first:

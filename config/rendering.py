@@ -77,7 +77,7 @@ class Views:
         "number of inputs; several numbers are compared on the same targets, those that the largest leaves",
         least=1,
         metavar="N",
-        unset="what the weights were trained with, or as many as leave a target",
+        unset="what the weights were trained with, or as many as leave a target; with --stream all that are not targets",
     )
     num_target_views: int | None = flag(None, "number of targets", least=0, unset="all views that are not inputs")
     view_selection: str | None = flag(
@@ -106,6 +106,25 @@ class Views:
     def swept(self) -> bool:
         """Whether several numbers of inputs are compared."""
         return self.num_input_views is not None and len(self.num_input_views) > 1
+
+
+@dataclass(frozen=True)
+class Streaming:
+    stream: int | None = flag(
+        None,
+        "read the inputs as a stream, K at a time in list order, in memory that does not grow with their number. Approximate: a view "
+        "does not see those after it",
+        group="streams",
+        least=1,
+        metavar="K",
+        unset="all inputs at once, exactly",
+    )
+    passes: int = flag(
+        1,
+        "times the stream is read: each makes one more layer exact, and as many as layers mix views all of them",
+        least=1,
+        metavar="P",
+    )
 
 
 @dataclass(frozen=True)
@@ -194,7 +213,7 @@ class Machine:
 OF_VIEWER = ("load_state", "camera_path", "camera_path_frame")
 # Flags of Video that shape a circle, and a flight.
 CIRCLES, FLIGHTS = ("video_radius", "video_elevation", "video_fov"), ("path_order", "path_smoothing")
-SETTINGS = (Network, Scenes, Views, Video, Results, Interaction, Machine)
+SETTINGS = (Network, Scenes, Views, Streaming, Video, Results, Interaction, Machine)
 
 
 def check_flags(given: Mapping[str, Any], world: int) -> None:
@@ -215,11 +234,12 @@ def check_flags(given: Mapping[str, Any], world: int) -> None:
     choice = ["num_all_views", "num_target_views", "view_selection", "target_every", "seed"]
     of_photos = ["save_images", "no_lpips", "save_state", "newton_schulz_dtype"]
     photos = ["data_path", "num_input_views", *choice, "protocol", "view_index", "write_view_index", "pose_reference"]
-    photos += ["scene_scale", "num_workers", "context_parallel"]
+    photos += ["scene_scale", "num_workers", "context_parallel", "stream"]
     viewer, written = "viewer" in given, [field.name for kind in (Video, Results) for field in fields(kind)]
     for when, applies, flags in (
         ("with --viewer", viewer, [name for name in written if name not in OF_VIEWER]),
-        ("with --viewer", viewer, ["context_parallel", "write_view_index"]),
+        ("with --viewer", viewer, ["context_parallel", "write_view_index", "stream"]),
+        ("without --stream", "stream" not in given, ["passes"]),
         ("without --viewer", not viewer, ["host", "port"]),
         ("under torchrun, where one process serves the viewer", world != 1, ["viewer"]),
         ("with --load_state", "load_state" in given, [*photos, "side_by_side", *of_photos]),

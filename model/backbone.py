@@ -203,7 +203,7 @@ class Backbone(nn.Module):
         return sum(4 * layer.params["head_dim"] for layer in self.config.block if "address" in layer.params)
 
     @property
-    def _mixing_layers(self) -> list[MixingLayer]:
+    def mixing_layers(self) -> list[MixingLayer]:
         """The layers in which views meet, in the network's order."""
         return [layer for block in self.block_list for layer in block.layers if isinstance(layer, MixingLayer)]
 

@@ -19,7 +19,7 @@ from model.posed_images import PosedImages
 from model.scene_renderer import SceneRenderer
 from model.scene_state import SceneState
 from model.scene_writer import Batch, SceneWriter, Written, same_views
-from model.view_chunks import WHERE, View, check_count, counted_again, in_chunks, part_of
+from model.view_chunks import WHERE, View, again, check_count, in_chunks, part_of
 
 
 class LaCTLVSM(SceneWriter, SceneRenderer):
@@ -181,7 +181,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         kept_tokens = kept.repeat_interleave(tokens).to(self.device)
         bounds = self._chunks(len(views.c2w), v, state.image_size, chunk_views, keeps_tokens=False)
         shares = self._sweep(views, bounds, state.focus, held.states, [None] * len(held.states))
-        layers = enumerate(zip(self._mixing_layers, shares, strict=True))
+        layers = enumerate(zip(self.mixing_layers, shares, strict=True))
         rest = [layer.without(held.memory(layer, n), share, kept_tokens) for n, (layer, share) in layers]
         return self._replaced(state, *self._finish(rest), state.fxfycxcy[:, kept], state.c2w[:, kept])
 
@@ -244,30 +244,27 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
                 progress(read)
         if state is None:
             raise InputError(WHERE, "holds no views", "at least one")
-        count = state.c2w.shape[1]
-        for exact in range(1, min(passes, len(self._mixing_layers))):
-            again = counted_again(
-                in_chunks(views, chunk, p), count, lambda read, before=exact * count: progress and progress(before + read)
-            )
-            state = self._read_again(state, map(self._own, again), exact, chunk_views)
+        for exact in range(1, min(passes, len(self.mixing_layers))):
+            parts = again(in_chunks(views, chunk, p), read, exact * read, progress)
+            state = self._read_again(state, parts, exact, chunk_views)
         return state
 
     def _read_again(self, state: SceneState, parts: Iterable[PosedImages], exact: int, chunk_views: int | None) -> SceneState:
-        """Let this process's views read a state of all views and write into all mixing layers anew, but for the first `exact`."""
+        """Let all views read what all of them wrote, and write into all mixing layers anew but for the first `exact`."""
         memories = [None] * (len(state.layers) - exact)
-        cameras = []
+        start, count = 0, state.c2w.shape[1]
+        # This time their number is known: each process has a range of views, and memories are joined in the order of the views.
+        own = range(count) if self.context is None else own_inputs(count, self.context.rank, self.context.size)
         for part in parts:
-            views, held = self._further_views(state, part, None, None, "reconstruct_stream")
-            bounds = self._chunks(1, len(part), state.image_size, chunk_views, keeps_tokens=False)
-            memories = self._sweep(views, bounds, state.focus, held.states, memories, exact)
-            cameras.append((views.fxfycxcy.float(), views.c2w.float()))
-        fxfycxcy, c2w = (torch.cat(parts, 1) for parts in zip(*cameras, strict=True))
-        shares = self._shares(1, c2w.shape[1], state.image_size)
-        if shares is not None:
-            # By rank, as the layers' memories: in another order than before.
-            fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
-        layers, sums = self._finish(memories, shares)
-        return self._replaced(state, state.layers[:exact] + layers, (state.sums or [])[:exact] + sums, fxfycxcy, c2w)
+            mine = part_of(part, slice(max(own.start - start, 0), max(own.stop - start, 0)))
+            if len(mine) or start == 0:
+                views, held = self._further_views(state, mine, None, None, "reconstruct_stream")
+                bounds = self._chunks(1, len(mine), state.image_size, chunk_views, keeps_tokens=False)
+                memories = self._sweep(views, bounds, state.focus, held.states, memories, exact)
+            start += len(part)
+        layers, sums = self._finish(memories, self._shares(1, len(own), state.image_size))
+        before = state.layers[:exact], (state.sums or [])[:exact]
+        return self._replaced(state, before[0] + layers, before[1] + sums, state.fxfycxcy, state.c2w)
 
     def _own(self, part: PosedImages) -> PosedImages:
         """Return this process's views of a chunk."""

@@ -80,7 +80,7 @@ class SceneWriter(Backbone):
         tokens = [self.tokenise(part.fxfycxcy, part.c2w, part.image_size, part.image) for part in parts]
         stream = TokenStream(tokens, [self._addresses(part.fxfycxcy, part.c2w, part.image_size, focus) for part in parts])
         layers = [(i, layer) for block in self.block_list for i, layer in enumerate(block.layers)]
-        writers, first = len(self._mixing_layers), shares is None or shares.group.rank == 0
+        writers, first = len(self.mixing_layers), shares is None or shares.group.rank == 0
         whole = shares.after(held.tokens) if shares and held else shares
         states: list[State] = []
         sums: list[Sums] = []
@@ -134,7 +134,7 @@ class SceneWriter(Backbone):
 
     def _finish(self, memories: list[Any], shares: Shares | None = None) -> tuple[list[State], list[Sums]]:
         """Return states and sums of the last mixing layers once the memories of all processes are one. Collective."""
-        layers = self._mixing_layers[-len(memories) :]
+        layers = self.mixing_layers[-len(memories) :]
         whole = [(layer, layer.reduce(memory, shares)) for layer, memory in zip(layers, memories, strict=True)]
         return [layer.finish(memory) for layer, memory in whole], [layer.sums(memory) for layer, memory in whole]
 

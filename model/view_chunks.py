@@ -66,16 +66,17 @@ def in_chunks(views: Iterable[View], size: int, patch_size: int) -> Iterator[Pos
         yield _joined(waiting)
 
 
-def counted_again(parts: Iterable[PosedImages], count: int, progress: Callable[[int], object]) -> Iterator[PosedImages]:
-    """Yield chunks that are read another time, and tell how many views have been.
+def again(parts: Iterable[PosedImages], count: int, before: int, progress: Callable[[int], None] | None) -> Iterator[PosedImages]:
+    """Yield the chunks of another pass.
 
     Args:
         parts: the chunks.
         count: of the views, the first time.
-        progress: called after each chunk with the number of its views and those before.
+        before: number of views in all earlier passes.
+        progress: called after each chunk with the number of views read in all passes.
 
     Raises:
-        InputError: there are more or fewer views.
+        InputError: there are more views, or fewer.
     """
     read = 0
     for part in parts:
@@ -83,7 +84,8 @@ def counted_again(parts: Iterable[PosedImages], count: int, progress: Callable[[
         if read > count:
             raise InputError(WHERE, "holds more the second time", f"{counted(count, 'view')}, as the first time")
         yield part
-        progress(read)
+        if progress:
+            progress(before + read)
     if read < count:
         raise InputError(WHERE, f"holds {read} the second time", f"{counted(count, 'view')}, as the first time")
 

@@ -20,7 +20,7 @@ FILES = ["metrics.json", "metrics.md", "metrics.tex", "metrics_scenes.csv", "met
 
 
 def result(tmp_path, scene: str, inputs: int, psnr: float) -> SceneResult:
-    report = SceneReport(scene, tmp_path / scene, list(range(1, inputs + 1)), torch.rand(inputs, 3, 4, 6), 1)
+    report = SceneReport(scene, tmp_path / scene, list(range(1, inputs + 1)), list(np.zeros((inputs, 4, 6, 3), np.uint8)), 1)
     photo, rendered = torch.rand(2, 3, 4, 6)
     scores = {"psnr": psnr, "psnr_mean": 9.0, "psnr_nearest": 11.0, "ssim": 0.5}
     report.add(0, photo, rendered, photo, dict.fromkeys(SCORES) | scores)

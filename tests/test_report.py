@@ -12,7 +12,8 @@ from torch import Tensor
 from config.errors import InputError
 from data.output import report
 from data.output.metrics import SCORES
-from data.output.report import SceneReport, bar, folder_names, layer_bar, open_folder
+from data.output.report import SceneReport, bar, folder_names, open_folder, reconstruction_bar
+from data.output.video import to_uint8
 
 
 def test_scenes_that_share_a_name_get_folders_of_their_own():
@@ -45,13 +46,17 @@ def images(n: int, h: int, w: int, seed: int) -> Tensor:
     return torch.rand(n, 3, h, w, generator=torch.Generator().manual_seed(seed))
 
 
+def photos_of(*shape: int) -> list[np.ndarray]:
+    return [to_uint8(image) for image in images(*shape)]
+
+
 def scores_of(photo: Tensor, rendered: Tensor) -> dict[str, float | None]:
     return dict.fromkeys(SCORES) | {"psnr": (rendered - photo).mean().item(), "ssim": rendered.mean().item()}
 
 
 def scene_report(folder: Path, n: int, **options) -> tuple[SceneReport, Tensor, Tensor]:
     photos, rendered = images(n, 9, 14, 1), images(n, 9, 14, 2)
-    scene = SceneReport("fox", folder, [2, 4, 5], images(3, 9, 14, 0), n, **options)
+    scene = SceneReport("fox", folder, [2, 4, 5], photos_of(3, 9, 14, 0), n, **options)
     for i in range(n):
         scene.add(10 * i, photos[i], rendered[i], photos[i] / 2, scores_of(photos[i], rendered[i]))
     return scene, photos, rendered
@@ -121,7 +126,7 @@ def test_picture_shows_targets_from_the_first_to_the_last(tmp_path, monkeypatch,
 
 
 def test_rendering_of_nan_is_refused(tmp_path):
-    scene = SceneReport("fox", tmp_path / "fox", [0], images(1, 9, 14, 0), 2, save_images=True)
+    scene = SceneReport("fox", tmp_path / "fox", [0], photos_of(1, 9, 14, 0), 2, save_images=True)
     photo, rendered = images(2, 9, 14, 1)
     scene.add(0, photo, rendered, photo, scores_of(photo, rendered))
     rendered[1, 4, 5] = torch.nan
@@ -172,7 +177,7 @@ def test_layer_bar_follows_what_is_done(monkeypatch):
             moved.append((self.n, self.total))
 
     monkeypatch.setattr(report, "bar", lambda **_: Recorder())
-    with layer_bar(torch.device("cpu")) as progress:
+    with reconstruction_bar(torch.device("cpu")) as progress:
         progress(1, 5)
         progress(4, 5)
     assert moved == [(1, 5), (4, 5), "closed"]

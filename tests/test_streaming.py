@@ -110,7 +110,7 @@ def test_added_views_read_what_is_there_once_they_have_written(lact):
     wanted = []
     with torch.no_grad():
         for layer in layers:
-            if layer not in lact._mixing_layers:
+            if layer not in lact.mixing_layers:
                 old, new = layer(old), layer(new)
                 continue
             memories = layer.write(old, None)
@@ -141,7 +141,7 @@ def test_what_two_halves_write_from_one_state_adds_up(model):
 
 def test_every_pass_makes_one_more_layer_exact(model):
     views = random_views(1, 6, *SIZE)
-    exact, layers = model.reconstruct(**views), len(model._mixing_layers)
+    exact, layers = model.reconstruct(**views), len(model.mixing_layers)
     for passes in range(1, layers + 1):
         state = model.reconstruct_stream(stream_of(views), chunk=2, passes=passes, focus=exact.focus)
         assert_close(state, exact, range(passes))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -38,13 +39,13 @@ def bar(**options) -> tqdm:
 
 
 @contextlib.contextmanager
-def layer_bar(device: torch.device) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback for `LaCTLVSM.reconstruct`, called after each layer, that advances a progress bar."""
-    with bar(desc="reconstruct", unit="layer") as progress:
+def reconstruction_bar(device: torch.device, unit: str = "layer") -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, in all), called after each layer or other unit of a reconstruction, that advances a progress bar."""
+    with bar(desc="reconstruct", unit=unit) as progress:
 
         def show(done: int, total: int) -> None:
             if device.type == "cuda":
-                torch.cuda.synchronize(device)  # the bar shows finished layers, not queued ones
+                torch.cuda.synchronize(device)  # the bar shows finished units, not queued ones
             progress.total = total
             progress.update(done - progress.n)
 
@@ -105,7 +106,7 @@ class SceneReport:
         name: of the scene, in tables.
         folder: output folder.
         views: positions of the inputs in the scene.
-        inputs: (v, 3, h, w) photos in 0..1, for the picture.
+        inputs: their photos, (h, w, 3) uint8, for the picture; read as often as they are shown.
         num_targets: how many views will be added, here and to the reports that are taken in.
         save_images: write every rendering to `images/`, named by its position in the scene; those of an earlier run are replaced.
         first: number of the scene's views that go to other reports before this one's; see `take_in`.
@@ -116,13 +117,13 @@ class SceneReport:
         name: str,
         folder: Path,
         views: Sequence[int],
-        inputs: Tensor,
+        inputs: Sequence[np.ndarray],
         num_targets: int,
         save_images: bool = False,
         first: int = 0,
     ) -> None:
         self.name, self.folder, self.save_images, self.first = name, folder, save_images, first
-        self.views, self.inputs = list(views), [to_uint8(image) for image in inputs]
+        self.views, self.inputs = list(views), inputs
         self.rows: list[dict] = []
         self._picked = {round(k * (num_targets - 1) / (MOST_TARGETS - 1)) for k in range(MOST_TARGETS)}
         self._shown: list[tuple] = []
@@ -143,13 +144,16 @@ class SceneReport:
                 Image.fromarray(to_uint8(rendered)).save(temporary)
 
     @property
-    def content(self) -> tuple[list, list, list, list]:
+    def content(self) -> tuple[Sequence[np.ndarray], list, list, list]:
         """Inputs, their positions, rows, and views of the picture, for `take_in` of another process's report."""
         return self.inputs, self.views, self.rows, self._shown
 
-    def take_in(self, content: tuple[list, list, list, list]) -> None:
+    def take_in(self, content: tuple[Sequence[np.ndarray], list, list, list]) -> None:
         """Append the content of a report on the scene's next views."""
-        for mine, more in zip(self.content, content, strict=True):
+        inputs, *others = content
+        if len(inputs):
+            self.inputs = [*self.inputs, *inputs]
+        for mine, more in zip((self.views, self.rows, self._shown), others, strict=True):
             mine.extend(more)
 
     def finish(self, speed: dict[str, float], note: str = "", budget: int = 0) -> SceneResult:

@@ -51,8 +51,17 @@ class Job:
     note: str = ""
 
 
-def plan_scenes(scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None) -> tuple[SceneDataset, list[Job]]:
+def plan_scenes(
+    scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None, streamed: bool = False
+) -> tuple[SceneDataset, list[Job]]:
     """Read the scenes' cameras and choose the views of each; no image is read yet.
+
+    Args:
+        scenes, views: settings.
+        trained: what the weights were trained with.
+        num_workers: threads that read images; None for one per core, 8 at most.
+        streamed: whether inputs are read as a stream: then they are in list order and, unless their number is given, all views
+            that are not targets.
 
     Returns:
         the scenes, and a job for every scene, or in a sweep for every number of inputs and every scene.
@@ -64,8 +73,8 @@ def plan_scenes(scenes: Scenes, views: Views, trained: TrainedWith, num_workers:
     found = [dataset[i] for i in range(len(dataset))]
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
-        choice = choose_views(scene, views, most_inputs, scenes.normalised)
-        for inputs in choice.inputs:
+        choice = choose_views(scene, views, None if streamed else most_inputs, scenes.normalised)
+        for inputs in map(sorted, choice.inputs) if streamed else choice.inputs:
             folder = Path(scenes.output_dir) / name / (f"inputs_{len(inputs)}" if views.swept else "")
             jobs.append(plan_job(scene, name, folder, inputs, choice.targets, views, scenes.normalised))
     warnings = CameraWarnings(normalised=scenes.normalised)
@@ -75,13 +84,13 @@ def plan_scenes(scenes: Scenes, views: Views, trained: TrainedWith, num_workers:
     return dataset, sorted(jobs, key=lambda job: len(job.inputs)) if views.swept else jobs
 
 
-def choose_views(scene: Scene, views: Views, most_inputs: int, normalised: bool) -> ViewChoice:
+def choose_views(scene: Scene, views: Views, most_inputs: int | None, normalised: bool) -> ViewChoice:
     """Choose a scene's targets and, for every number of inputs that is asked for, its inputs.
 
     Args:
         scene: the scene.
         views: how to choose.
-        most_inputs: number of inputs where none is given, or as many as leave a target.
+        most_inputs: number of inputs where none is given, or as many as leave a target; None for all that are not targets.
         normalised: whether poses are normalised, as for scenes.
     """
     c2w = np.stack([view.c2w for view in scene.views])
@@ -114,12 +123,16 @@ def plan_job(scene: Scene, name: str, folder: Path, inputs: list[int], targets: 
     return Job(scene, name, folder, inputs, targets, input_c2w, target_c2w, from_capture)
 
 
-def default_inputs(n: int, views: Views, most: int) -> int:
-    """Return the number of inputs of a scene of n views where none is given: `most`, or as many as leave a target."""
-    candidates = min(n, views.num_all_views or n) - (1 if views.num_target_views is None else views.num_target_views)
+def default_inputs(n: int, views: Views, most: int | None) -> int:
+    """Return the number of inputs of a scene of n views where none is given: `most`, or as many as leave a target.
+
+    With None for `most`, all that are not targets; by default none is one.
+    """
+    left = (1 if most is not None else 0) if views.num_target_views is None else views.num_target_views
+    candidates = min(n, views.num_all_views or n) - left
     if views.target_every is not None:
         candidates = n - len(range(0, n, views.target_every))
-    return max(1, min(most, candidates))
+    return max(1, candidates if most is None else min(most, candidates))
 
 
 def choices_of(jobs: Iterable[Job]) -> dict[str, ViewChoice]:

@@ -1,23 +1,28 @@
 """Evaluation of one scene: reconstruction, renderings of the targets with their scores, video. Letters: v inputs, u targets."""
 
+import contextlib
 import math
 import sys
-import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from config.errors import InputError, line_of
-from config.rendering import Results
+from config.rendering import Results, Streaming
 from data.dataset import SceneDataset
-from data.output.report import SceneReport, SceneResult, bar, layer_bar
+from data.output.report import SceneReport, SceneResult, bar, reconstruction_bar
+from data.output.video import to_uint8
 from model.evaluation.plan import Job
 from model.evaluation.scores import Metrics, Scored
+from model.evaluation.stopwatch import Stopwatch
+from model.evaluation.streamed_inputs import StoredPhotos, StreamedInputs
 from model.lact_lvsm import LaCTLVSM
+from model.layers.address import focus_of
 from model.parallel.context import ContextGroup, own_inputs, own_targets
-from model.runtime import full_memory_is_refused, peak_memory, reset_peak_memory, synchronise
+from model.runtime import full_memory_is_refused, peak_memory, reset_peak_memory
 from model.scene_state import SceneState
 from model.video_frames import nearest_inputs, render_video
 from model.video_plan import VideoPlan
@@ -29,11 +34,19 @@ LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
 
 @dataclass(frozen=True)
 class Renderer:
-    """A network, the processes that it shares a scene's views with, and the views computed at a time (None: by free memory)."""
+    """A network and how it is used.
+
+    Attributes:
+        model: the network.
+        context: the processes that share a scene's views.
+        chunk_views: views computed at a time; None: by free memory.
+        streaming: whether inputs are read as a stream, and how.
+    """
 
     model: LaCTLVSM
     context: ContextGroup
     chunk_views: int | None
+    streaming: Streaming
 
 
 @dataclass(frozen=True)
@@ -49,19 +62,23 @@ class Baselines:
     nearest: list[int]
 
 
-class Stopwatch:
-    """Seconds that a device has worked inside `with` blocks."""
+@dataclass(frozen=True)
+class Reconstruction:
+    """A scene's state, and what its report needs of the inputs.
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, 0.0
+    Attributes:
+        state: of all inputs.
+        views: positions in the scene of those inputs whose photos this process has at hand.
+        photos: these photos, (h, w, 3) uint8.
+        mean: (3, h, w), the mean of all inputs.
+        seconds: that it took, without reading photos.
+    """
 
-    def __enter__(self) -> None:
-        synchronise(self.device)
-        self._start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        synchronise(self.device)
-        self.seconds += time.perf_counter() - self._start
+    state: SceneState
+    views: list[int]
+    photos: Sequence[np.ndarray]
+    mean: Tensor
+    seconds: float
 
 
 def render_scene(
@@ -84,23 +101,21 @@ def render_scene(
     context, device = renderer.context, renderer.model.device
     own = own_part(job, context)
     reset_peak_memory(device)
-    with context.together():
-        photos = dataset.load(own.scene, own.inputs)
-    reconstructing, rendering = Stopwatch(device), Stopwatch(device)
-    with reconstructing:
-        state = reconstruct(renderer, own, photos)
-    state.normalised = job.from_capture is not None
+    if renderer.streaming.stream is None:
+        made = reconstruct(renderer, own, dataset, len(job.inputs))
+    else:
+        made = reconstruct_stream(renderer, job, dataset)
+    state = replace(made.state, normalised=job.from_capture is not None)
     state.from_capture = None if job.from_capture is None else job.from_capture[None]
-    total = context.total(photos["image"].sum(0))
+    rendering = Stopwatch(device)
     with context.together():
         if results.save_state and context.rank == 0:
             state.save(job.folder / "state.safetensors")
-        # The report keeps bytes; the floats are freed before targets are rendered.
-        inputs = photos.pop("image")
-        report = SceneReport(job.name, job.folder, own.inputs, inputs, len(job.targets), results.save_images, own.targets_before)
-        del inputs
+        report = SceneReport(
+            job.name, job.folder, made.views, made.photos, len(job.targets), results.save_images, own.targets_before
+        )
         nearest = [job.inputs[i] for i in nearest_inputs(own.target_c2w, job.input_c2w)]
-        evaluate(renderer, state, dataset, own, report, metrics, Baselines(total / len(job.inputs), nearest), rendering)
+        evaluate(renderer, state, dataset, own, report, metrics, Baselines(made.mean, nearest), rendering)
     parts = context.gather((report.content, rendering.seconds, peak_memory(device)))
     found = []
     with context.together():
@@ -109,7 +124,7 @@ def render_scene(
                 report.take_in(content)
             seconds, peaks = max(part[1] for part in parts), max(part[2] for part in parts)
             tokens = math.prod(dataset.image_size) // renderer.model.config.patch_size**2
-            speed = {"reconstruct_s": reconstructing.seconds, "input_tokens": tokens * len(job.inputs)}
+            speed = {"reconstruct_s": made.seconds, "input_tokens": tokens * len(job.inputs)}
             speed |= {"tokens_per_view": tokens, "peak_memory_bytes": peaks}
             speed |= {"frames_per_s": len(job.targets) / seconds} if seconds else {}
             found = [report.finish(speed, job.note, budget)]
@@ -129,16 +144,49 @@ def own_part(job: Job, context: ContextGroup) -> Job:
     return replace(own, input_c2w=job.input_c2w[inputs], target_c2w=job.target_c2w[targets])
 
 
-def reconstruct(renderer: Renderer, own: Job, photos: Mapping[str, Tensor]) -> SceneState:
-    """Encode the input views of all processes of the context into one state, which all of them return. Collective."""
+def reconstruct(renderer: Renderer, own: Job, dataset: SceneDataset, count: int) -> Reconstruction:
+    """Reconstruct a scene from all of its `count` inputs, of which this process reads its own. Collective."""
+    with renderer.context.together():
+        photos = dataset.load(own.scene, own.inputs)
+    watch = Stopwatch(renderer.model.device)
     cameras = photos["fxfycxcy"][None], own.input_c2w[None]
+    with (
+        failing_ends_all(renderer.context),
+        full_memory_is_refused(LESS_MEMORY),
+        reconstruction_bar(renderer.model.device) as progress,
+        watch,
+    ):
+        state = renderer.model.reconstruct(photos["image"][None], *cameras, renderer.chunk_views, progress)
+    total = renderer.context.total(photos["image"].sum(0))
+    # The report keeps bytes; the floats are freed before targets are rendered.
+    kept = [to_uint8(image) for image in photos.pop("image")]
+    return Reconstruction(state, own.inputs, kept, total / count, watch.seconds)
+
+
+def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> Reconstruction:
+    """Reconstruct a scene from its inputs as they are read; every process of the context reads all of them. Collective."""
+    model, streaming, context, count = renderer.model, renderer.streaming, renderer.context, len(job.inputs)
+    assert streaming.stream is not None
+    passes = min(streaming.passes, len(model.mixing_layers))
+    inputs, focus = StreamedInputs(job, dataset, streaming.stream), focus_of(job.input_c2w[None])
+    watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
+    with failing_ends_all(context), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
+        state = model.reconstruct_stream(
+            inputs, streaming.stream, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * count)
+        )
+    views = job.inputs if context.rank == 0 else []
+    seconds = watch.seconds - inputs.waiting.seconds
+    return Reconstruction(state, views, StoredPhotos(dataset, job.scene, views), inputs.total / count, seconds)
+
+
+@contextlib.contextmanager
+def failing_ends_all(context: ContextGroup) -> Iterator[None]:
+    """Where other processes wait for this one inside the network, end the program on an error: nothing else unblocks them."""
     try:
-        with full_memory_is_refused(LESS_MEMORY), layer_bar(renderer.model.device) as progress:
-            return renderer.model.reconstruct(photos["image"][None], *cameras, renderer.chunk_views, progress)
+        yield
     except InputError as error:
-        if renderer.context.size == 1:
+        if context.size == 1:
             raise
-        # The others wait for this process inside the network: its exit is the only way to unblock them.
         print(f"inference.py: {line_of(error)}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -173,11 +221,8 @@ def evaluate(
 
 def input_photos(dataset: SceneDataset, own: Job, report: SceneReport, views: Set[int]) -> dict[int, Tensor]:
     """Return the photos (3, h, w) of some inputs, in 8 bits as the report keeps them; those of other processes are read."""
-    photos = {
-        view: torch.from_numpy(photo).movedim(-1, 0) / 255
-        for view, photo in zip(own.inputs, report.inputs, strict=True)
-        if view in views
-    }
+    here = {view: i for i, view in enumerate(report.views) if view in views}
+    photos = {view: torch.from_numpy(report.inputs[i]).movedim(-1, 0) / 255 for view, i in here.items()}
     others = sorted(views - photos.keys())
     return photos | dict(zip(others, dataset.load(own.scene, others)["image"], strict=True))
 

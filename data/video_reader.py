@@ -24,9 +24,11 @@ from config.messages import counted, one_line
 from data.stored_file import file_state
 
 # Videos that are open at a time, and decoded frames that each keeps, for threads that ask in another order: 12 MB each at 4K.
-MOST_OPEN, KEPT_FRAMES = 4, 16
+MOST_OPEN, KEPT_FRAMES = 4, 8
 # Frames further ahead than this may be sought: finding the keyframes of a video means to read all of its file once.
 FAR = 200
+# Codecs whose packets each give a frame. VP8 has hidden frames, MPEG-4 empty ones.
+_FRAME_PER_PACKET = {"h264", "hevc", "av1", "vp9", "mjpeg", "prores"}
 # FFmpeg's AVCOL_SPC_UNSPECIFIED.
 _UNTAGGED = 2
 
@@ -86,7 +88,7 @@ class Video:
         self._kept: OrderedDict[int, VideoFrame] = OrderedDict()
         self._container: InputContainer | None = None
         self._frames: Iterator[VideoFrame] = iter(())
-        self._next, self._sought = 0, False
+        self._next, self._sought, self._retired = 0, False, False
         # Timestamps of all frames, and the numbers of keyframes; None until a frame is sought, empty where there is doubt.
         self._times: list[int] | None = None
         self._keyframes: list[int] = []
@@ -100,9 +102,25 @@ class Video:
         self._wanted.append(number)
         try:
             with self._lock, decoding(self.path):
-                return self._find(number)
+                try:
+                    return self._find(number)
+                finally:
+                    if self._retired:
+                        self._shut()
         finally:
             self._wanted.remove(number)
+
+    def retire(self) -> None:
+        """Close the file, for threads that still want frames as soon as they have them."""
+        with self._lock:
+            self._retired = True
+            self._shut()
+
+    def _shut(self) -> None:
+        self._kept.clear()
+        if self._container is not None:
+            self._container.close()
+        self._container, self._frames = None, iter(())
 
     def _find(self, number: int) -> VideoFrame:
         if number in self._kept:
@@ -113,7 +131,7 @@ class Video:
                 if number in self._kept:
                     return self._kept[number]
         except BaseException:
-            self._container = None  # its decoder stands anywhere
+            self._shut()  # its decoder stands anywhere
             raise
         if self._next == 0:
             raise InputError(self.path, "holds no frames", "a video")
@@ -141,6 +159,7 @@ class Video:
                 frame = next(self._frames, None)
             if (None if frame is None else frame.pts) != expected:
                 self._times, self._keyframes = [], []
+                self._shut()
                 self._open()
                 return True
         if frame is None:
@@ -156,6 +175,8 @@ class Video:
 
     def _open(self) -> None:
         """Open the video, at its start."""
+        if self._container is not None:
+            self._container.close()
         self._container = av.open(self.path)
         self._stream = _pictures(self._container, self.path)
         self._stream.thread_type = "AUTO"
@@ -174,7 +195,9 @@ class Video:
     def _keyframe(self, number: int) -> int:
         """Return the last keyframe up to a frame; 0 where the keyframes are in doubt."""
         if self._times is None:
-            self._times, self._keyframes = _keyframes(self.path)
+            times, keyframes = _keyframes(self.path)
+            agree = all(number < len(times) and frame.pts == times[number] for number, frame in self._kept.items())
+            self._times, self._keyframes = (times, keyframes) if agree else ([], [])
         return self._keyframes[bisect.bisect_right(self._keyframes, number) - 1] if self._keyframes else 0
 
 
@@ -190,9 +213,12 @@ def _keyframes(path: str) -> tuple[list[int], list[int]]:
     Both are empty where packets and frames may not be the same: without timestamps, with equal ones, or where some are not shown.
     """
     with av.open(path) as container:
+        stream = _pictures(container, path)
+        if stream.codec.canonical_name not in _FRAME_PER_PACKET:
+            return [], []
         packets = [
             (packet.pts, packet.is_keyframe, packet.is_discard or packet.is_corrupt)
-            for packet in container.demux(_pictures(container, path))
+            for packet in container.demux(stream)
             if packet.size
         ]
     times = sorted(pts for pts, _, _ in packets if pts is not None)
@@ -212,14 +238,18 @@ class _OpenVideos:
 
     def find(self, path: str) -> Video:
         state = file_state(path, "a video")
+        retired = []
         with self._lock:
             video = self._videos.pop(path, None)
             if video is None or video.state != state:
+                retired += [] if video is None else [video]
                 video = Video(path, state)
             self._videos[path] = video
             while len(self._videos) > MOST_OPEN:
-                self._videos.popitem(last=False)
-            return video
+                retired.append(self._videos.popitem(last=False)[1])
+        for other in retired:
+            other.retire()
+        return video
 
 
 # The last is in use. A forked process leaves those of its parent alone: closing them would wait for their decoders' threads, which

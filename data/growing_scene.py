@@ -72,6 +72,7 @@ class GrowingScene:
                 return False
             content = read_json(json_path)
         except FileNotFoundError:
+            self._broken = None
             return False
         except InputError as error:
             self._broken = error
@@ -94,7 +95,7 @@ class GrowingScene:
 
 
 def wait_for_scene(path: str | os.PathLike, wait_s: float) -> None:
-    """Wait, `wait_s` seconds at most, until the JSON of a scene is there and whole; lists of other kinds are not waited for.
+    """Wait, `wait_s` seconds at most, until the JSON of a scene is there and whole, and lists a view; other lists are not waited for.
 
     Args:
         path: the scene's folder or JSON, as the user gave it.
@@ -110,7 +111,7 @@ def _is_whole(path: str | os.PathLike) -> bool:
     if split_path(found) is not None or is_pack(found) or found.suffix.lower() == ".txt":
         return True
     try:
-        read_json(found if found.suffix.lower() == ".json" else found / CAMERAS)
+        content = read_json(found if found.suffix.lower() == ".json" else found / CAMERAS)
     except (InputError, FileNotFoundError):
         return False
-    return True
+    return content not in ([], {"frames": []})

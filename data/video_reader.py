@@ -23,8 +23,8 @@ from config.errors import InputError
 from config.messages import counted, one_line
 from data.stored_file import file_state
 
-# Videos that are open at a time, and decoded frames that each keeps, for threads that ask in another order: 12 MB each at 4K.
-MOST_OPEN, KEPT_FRAMES = 4, 8
+# Videos that are open at a time, and decoded frames that each keeps, for threads that ask in another order: eight of 4K, of 12 MB.
+MOST_OPEN, KEPT_FRAMES, KEPT_PIXELS = 4, 8, 1 << 26
 # Frames further ahead than this may be sought: finding the keyframes of a video means to read all of its file once.
 FAR = 200
 # Codecs whose packets each give a frame. VP8 has hidden frames, MPEG-4 empty ones.
@@ -166,7 +166,7 @@ class Video:
             return False
         self._kept[self._next] = frame
         self._next += 1
-        while len(self._kept) > KEPT_FRAMES:
+        while len(self._kept) > max(1, min(KEPT_FRAMES, KEPT_PIXELS // (frame.width * frame.height))):
             unwanted = next((number for number in self._kept if number not in self._wanted), None)
             if unwanted is None:
                 break

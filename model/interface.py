@@ -12,7 +12,6 @@ from config.messages import counted, shown, with_article
 from config.rendering import Video
 from config.threads import cores
 from data.dataset import load_views
-from data.growing_scene import wait_for_scene
 from data.problems.scene import CameraWarnings
 from model.camera_path import CameraPath
 from model.lact_lvsm import LaCTLVSM
@@ -126,8 +125,7 @@ def stream_scene(
     request = SceneRequest.of("stream_scene", model, image_size, normalise, pose_reference, scene_scale)
     if not isinstance(wait_s, (int, float)) or not 0 <= wait_s < math.inf:
         raise InputError("stream_scene, wait_s", f"is {shown(wait_s)}", "a number of seconds, 0 or more")
-    wait_for_scene(path, wait_s)
-    scene = read_one_scene(path, "stream_scene")
+    scene = read_one_scene(path, "stream_scene", wait_s)
     CameraWarnings(request.normalise).check(scene)
     return SceneStream(scene, request, views, wait_s)
 

@@ -17,6 +17,7 @@ from config.errors import InputError, missing_file
 from config.messages import shown, some, with_article
 from config.paths import find_path
 from config.rendering import DEFAULT_WEIGHTS
+from data.growing_scene import wait_for_scene
 from data.pack import split_path
 from data.poses import SceneFrame, scene_frame
 from data.scene_format import CAMERAS, Scene, read_scene
@@ -116,8 +117,13 @@ def _c2w(scene: Scene, views: Sequence[int]) -> np.ndarray:
     return np.stack([scene.views[view].c2w for view in views])
 
 
-def read_one_scene(path: str | os.PathLike, where: str) -> Scene:
-    """Return the one scene that a path leads to: its folder, its JSON, or a list of it; `where` is the function, in the errors.
+def read_one_scene(path: str | os.PathLike, where: str, wait_s: float = 0.0) -> Scene:
+    """Return the one scene that a path leads to.
+
+    Args:
+        path: its folder, its JSON, or a list of it.
+        where: the function, in the errors.
+        wait_s: how long to wait for a JSON that is missing or half-written.
 
     Raises:
         FileNotFoundError: there is none.
@@ -125,6 +131,7 @@ def read_one_scene(path: str | os.PathLike, where: str) -> Scene:
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{where}, path", f"is {with_article(type(path))}", "the path of a scene")
+    wait_for_scene(path, wait_s)
     found = find_path(path)
     if split_path(found) is not None:
         found = found if found.name == CAMERAS else found / CAMERAS  # the folder of a scene in a pack

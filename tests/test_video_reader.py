@@ -93,6 +93,9 @@ def test_frames_in_order_are_decoded_once(tmp_path, monkeypatch, opened):
     assert len(steps) == 85
     video = video_reader._videos[-1].find(str(tmp_path / "clip.MP4"))
     assert len(video._kept) == KEPT_FRAMES
+    monkeypatch.setattr(video_reader, "KEPT_PIXELS", 3 * 40 * 56)
+    read_pixels(tmp_path / "clip.MP4" / "86")
+    assert list(video._kept) == [84, 85, 86]
 
 
 def test_threads_that_ask_in_another_order_do_not_reopen_the_video(tmp_path, opened):

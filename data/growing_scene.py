@@ -95,11 +95,13 @@ class GrowingScene:
 
 
 def wait_for_scene(path: str | os.PathLike, wait_s: float) -> None:
-    """Wait, `wait_s` seconds at most, until the JSON of a scene is there and whole, and lists a view; other lists are not waited for.
+    """Wait, `wait_s` seconds at most, until the JSON of a scene is there and whole, and lists a view.
+
+    Packs and lists in text are not waited for.
 
     Args:
         path: the scene's folder or JSON, as the user gave it.
-        wait_s: 0 returns at once.
+        wait_s: in seconds.
     """
     patience = Patience(wait_s)
     while not _is_whole(path) and patience.pause():

@@ -131,7 +131,8 @@ def read_one_scene(path: str | os.PathLike, where: str, wait_s: float = 0.0) -> 
     """
     if not isinstance(path, (str, os.PathLike)):
         raise InputError(f"{where}, path", f"is {with_article(type(path))}", "the path of a scene")
-    wait_for_scene(path, wait_s)
+    if wait_s:
+        wait_for_scene(path, wait_s)
     found = find_path(path)
     if split_path(found) is not None:
         found = found if found.name == CAMERAS else found / CAMERAS  # the folder of a scene in a pack

@@ -240,7 +240,20 @@ def test_views_at_the_end_of_a_rewritten_list_are_followed(capture, folder, set_
     assert torch.equal(stream.cameras()[1], torch.cat([view.c2w for view in found]))
 
 
-def test_chosen_views_end_a_stream_that_waits(capture, folder, set_clock):
+def test_time_that_the_reader_of_the_stream_takes_is_no_waiting(capture, folder, set_clock):
+    capture.list(2)
+    capture.photo(0)
+    clock = set_clock(at_11=lambda: capture.photo(1))
+    found = []
+    for view in stream_scene(capture.folder, image_size=SIZE, wait_s=2):
+        found.append(view)
+        clock.now += 10
+    assert_same(found, load_scene(folder, [0, 1], image_size=SIZE))
+
+
+def test_chosen_views_end_a_stream_that_waits(capture, folder, set_clock, monkeypatch):
+    read, read_json = [], growing_scene.read_json
+    monkeypatch.setattr(growing_scene, "read_json", lambda path: read.append(path) or read_json(path))
     capture.list(5)
     capture.photo(0, 2, 3, 4)
     clock = set_clock(at_3=lambda: capture.photo(1))
@@ -248,6 +261,7 @@ def test_chosen_views_end_a_stream_that_waits(capture, folder, set_clock):
         list(stream_scene(capture.folder, [4, 1, 0], image_size=SIZE, wait_s=9)), load_scene(folder, [4, 1, 0], image_size=SIZE)
     )
     assert clock.now == pytest.approx(3, abs=POLL_S)
+    assert len(read) == 2  # the JSON before the stream and in it, and not again as long as it is the same
 
 
 def test_a_scene_that_is_not_there_yet_is_waited_for(capture, folder, set_clock):

@@ -67,6 +67,23 @@ def test_frames_in_any_order_are_those_that_decoding_in_order_gives(tmp_path, mo
     assert opened.count("_seek") <= 1 if name in DOUBTFUL else opened.count("_seek") > 10
 
 
+def test_a_seek_that_arrives_early_goes_on_to_its_keyframe(tmp_path, monkeypatch):
+    write_frames(tmp_path / "clip.mp4", N, **{"x264-params": "keyint=20"})
+    monkeypatch.setattr(video_reader, "FAR", 5)
+    seek = Video._seek
+
+    def seek_early(video: Video, keyframe: int) -> None:
+        seek(video, keyframe)
+        video._container.seek(0, stream=video._stream)
+        video._frames = video._container.decode(video._stream)
+
+    monkeypatch.setattr(Video, "_seek", seek_early)
+    video = video_reader._videos[-1].find(str(tmp_path / "clip.mp4"))
+    for i in (50, 12, 85):
+        assert number_in(read_pixels(tmp_path / "clip.mp4" / str(i))) == i
+    assert video._times  # nothing that gave rise to doubt
+
+
 @pytest.mark.parametrize("turned", [False, True])
 def test_frames_have_the_pixels_of_the_converter(tmp_path, turned):
     video = tmp_path / "walk.mp4"

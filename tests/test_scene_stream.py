@@ -242,13 +242,13 @@ def test_views_at_the_end_of_a_rewritten_list_are_followed(capture, folder, set_
 
 def test_time_that_the_reader_of_the_stream_takes_is_no_waiting(capture, folder, set_clock):
     capture.list(2)
-    capture.photo(0)
-    clock = set_clock(at_11=lambda: capture.photo(1))
+    capture.photo(0, 2)
+    clock = set_clock(at_11=lambda: capture.photo(1), at_22=lambda: capture.list(3))
     found = []
     for view in stream_scene(capture.folder, image_size=SIZE, wait_s=2):
         found.append(view)
         clock.now += 10
-    assert_same(found, load_scene(folder, [0, 1], image_size=SIZE))
+    assert_same(found, load_scene(folder, [0, 1, 2], image_size=SIZE))
 
 
 def test_chosen_views_end_a_stream_that_waits(capture, folder, set_clock, monkeypatch):

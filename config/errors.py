@@ -81,7 +81,7 @@ def check_file(path: str | os.PathLike, wanted: str) -> None:
     """
     try:
         os.stat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise missing_file(path, wanted) from None
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from config.errors import InputError
+from data.frame_path import split_frame
 from data.stored_file import open_file, read_file
 
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -97,7 +98,7 @@ def read_photo(path: str | os.PathLike, reduced_to: tuple[int, int] | None = Non
     PNG, JPEG and WebP in all their modes: grey, palette, transparent, CMYK. Colour profiles are not applied.
 
     Args:
-        path: the image.
+        path: the image, or a frame of a video, see `data.frame_path`.
         reduced_to: (h, w) of an image that will be made of it by `resize_and_crop`: then a JPEG may be decoded at 1/2, 1/4 or 1/8
             of its size, where that is whole pixels and still covers twice that size. Photos of 960×540, brought to 128×128, then
             take a third of the time, and differ by 0.6 of 255 levels (root mean square).
@@ -108,8 +109,11 @@ def read_photo(path: str | os.PathLike, reduced_to: tuple[int, int] | None = Non
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: it is not an image, or is damaged.
+        InputError: it is not an image, or is damaged; the video has no such frame, or PyAV, which frames need, is not installed.
     """
+    frame = split_frame(path)
+    if frame is not None:
+        return _read_frame(*frame), None
     with open_file(path, "an image") as file:
         start = file.read(_BIT_DEPTH + 1)
         file.seek(0)
@@ -120,6 +124,15 @@ def read_photo(path: str | os.PathLike, reduced_to: tuple[int, int] | None = Non
             deep = image.format == "PNG" and start[_BIT_DEPTH] == 16
             pixels, alpha = _deep_on_white(read_file(path), image) if deep else _on_white(image)
     return turn_upright(pixels, orientation), None if alpha is None else turn_upright(alpha, orientation)
+
+
+def _read_frame(video: str, number: str) -> np.ndarray:
+    try:
+        from data.video_reader import read_frame
+    except ImportError as error:
+        found = "cannot be read: frames of videos need PyAV, which is not installed"
+        raise InputError(f"{video}/{number}", found, "`pip install av`, or photos") from error
+    return read_frame(video, number)
 
 
 def read_orientation(image: Image.Image) -> int:

@@ -22,6 +22,7 @@ from config.errors import InputError
 from config.messages import is_file_path, is_folder_name, shown
 from config.paths import find_beside
 from data.files import write_json
+from data.frame_path import looks_like_video
 from data.pinhole import LARGEST_FOCAL_SHARE, centre_in_corner, check_intrinsics
 from data.problems.problem import SCRIPT
 from data.rigid import pose_problem
@@ -45,7 +46,7 @@ class View:
     """One posed photo.
 
     Args:
-        file_path: absolute path of the image.
+        file_path: absolute path of the image, or of a frame of a video, see `data.frame_path`.
         w, h: size that the intrinsics refer to, in pixels of the upright image.
         fx, fy, cx, cy: intrinsics in pixels; the centre of the first pixel is at (0.5, 0.5).
         w2c: (4, 4) float64, camera from world, OpenCV axes.
@@ -314,7 +315,12 @@ def _inside(where: str, folder: Path, value: object) -> Path:
 
 
 def _found_beside(json_path: Path, file_path: Path) -> Path:
-    return find_beside(json_path, os.path.relpath(file_path, json_path.parent)) or file_path
+    name = os.path.relpath(file_path, json_path.parent)
+    found = find_beside(json_path, name)
+    if found is None and looks_like_video(file_path.parent):
+        video = find_beside(json_path, os.path.dirname(name))
+        found = None if video is None else video / file_path.name
+    return found or file_path
 
 
 def _check_name(json_path: Path, name: object) -> None:

@@ -35,6 +35,7 @@ from config.messages import counted, is_plain
 from config.paths import find_path
 from config.threads import cores
 from data.files import check_output, check_output_folder, replace_when_finished, shortened
+from data.frame_path import file_behind, split_frame
 from data.images import open_image, read_orientation, read_pixels, rescale_intrinsics, to_8_bits
 from data.problems.scene import KINDS
 from data.scene_format import Scene, View, read_scene
@@ -126,6 +127,10 @@ def _names(scene: Scene) -> list[str]:
     A folder's name becomes the start of the file's.
     """
     paths = [PurePosixPath(os.path.relpath(view.file_path, scene.json_path.parent)) for view in scene.views]
+    paths = [
+        path if split_frame(view.file_path) is None else path.with_name(f"{path.name}.png")
+        for path, view in zip(paths, scene.views, strict=True)
+    ]
     flat = [_without_spaces("_".join(without_size_folder(path).parts)) for path in paths]
     short = [f"{shortened(PurePosixPath(name).stem, LONGEST_NAME)}{PurePosixPath(name).suffix}" for name in flat]
     return [f"{name}{PurePosixPath(old).suffix}" for name, old in zip(photo_names(short, ""), short, strict=True)]
@@ -136,29 +141,33 @@ def _without_spaces(text: str) -> str:
 
 
 def _photo(view: View, name: str, on_white: bool) -> Exported:
-    """Plan a photo; only its header is read."""
-    with open_image(view.file_path) as image:
-        (w, h), orientation = image.size, read_orientation(image)
-        on_white = on_white and image.has_transparency_data
-    h, w = (w, h) if orientation >= 5 else (h, w)
+    """Plan a photo; only its header is read. A frame of a video is decoded, and again when it is written."""
+    in_video = split_frame(view.file_path) is not None
+    if in_video:
+        (h, w), changed = read_pixels(view.file_path).shape[:2], True
+    else:
+        with open_image(view.file_path) as image:
+            (w, h), orientation = image.size, read_orientation(image)
+            on_white = on_white and image.has_transparency_data
+        h, w = (w, h) if orientation >= 5 else (h, w)
+        # Some programs turn photos by EXIF and some do not: upright, they are the same to all.
+        changed = orientation != 1 or on_white
     camera = rescale_intrinsics(np.array([view.fx, view.fy, view.cx, view.cy]), (view.h, view.w), (h, w), view.file_path)
-    # Some programs turn photos by EXIF and some do not: upright, they are the same to all.
-    changed = orientation != 1 or on_white
     if changed:
         name = f"{PurePosixPath(name).stem}.png"
     posed = Image(name, Camera("PINHOLE", w, h, tuple(camera.tolist())), view.w2c)
-    read = partial(_changed_png, view.file_path, on_white) if changed else partial(read_file, view.file_path)
+    read = partial(_changed_png, view.file_path, on_white or in_video) if changed else partial(read_file, view.file_path)
     return Exported(posed, read, changed)
 
 
-def _changed_png(path: Path, on_white: bool) -> bytes:
-    return png_bytes(to_8_bits(read_pixels(path)) if on_white else read_stored(path, upright=True))
+def _changed_png(path: Path, opaque: bool) -> bytes:
+    return png_bytes(to_8_bits(read_pixels(path)) if opaque else read_stored(path, upright=True))
 
 
 def _check_place(scene: Scene, folder: Path) -> None:
     """Check that a folder neither holds a scene's photos nor is among them, as written and as they are on disk."""
-    for view in scene.views:
-        for photo, place in ((view.file_path.absolute(), folder.absolute()), (_real(view.file_path), _real(folder))):
+    for stored in (file_behind(view.file_path) for view in scene.views):
+        for photo, place in ((stored.absolute(), folder.absolute()), (_real(stored), _real(folder))):
             if place in photo.parents:
                 raise InputError(folder, f"holds {photo}", "an --output separate from the input")
             if photo.parent in place.parents:
@@ -211,7 +220,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _line(scene: Scene, photos: Sequence[Exported], points: int, folder: Path) -> str:
     changed = sum(photo.changed for photo in photos)
-    how = f" ({changed} turned upright or put on white, as PNG)" if changed else ""
+    how = f" ({changed} turned upright, put on white or drawn from a video, as PNG)" if changed else ""
     cameras = counted(len({photo.image.camera for photo in photos}), "camera")
     return f"{scene.name}: {counted(len(photos), 'photo')}{how}, {cameras}, {counted(points, 'random point')} in {folder}"
 

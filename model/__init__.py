@@ -10,7 +10,7 @@ from model.scene_state import SceneState
 from model.weights.load import load_model
 
 if TYPE_CHECKING:
-    from model.interface import load_scene, render_video, show
+    from model.interface import load_scene, render_video, show, stream_scene
 
 __all__ = [
     "CameraPath",
@@ -23,13 +23,14 @@ __all__ = [
     "orbit",
     "render_video",
     "show",
+    "stream_scene",
     "turntable",
 ]
 
 
 def __getattr__(name: str) -> object:
     """Import what reads photos and encodes videos when it is first used: programs without these start faster."""
-    if name in ("load_scene", "render_video", "show"):
+    if name in ("load_scene", "render_video", "show", "stream_scene"):
         return getattr(importlib.import_module("model.interface"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

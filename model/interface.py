@@ -1,41 +1,29 @@
 """Functions for notebooks and scripts: scenes from disk, videos, the viewer. Letters: v views, n views of a scene, h w pixels."""
 
 import math
-import operator
 import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from config.errors import InputError, missing_file
-from config.messages import counted, shown, some, with_article
-from config.paths import find_path
-from config.rendering import DEFAULT_WEIGHTS, Video
+from config.errors import InputError
+from config.messages import counted, shown, with_article
+from config.rendering import Video
 from config.threads import cores
 from data.dataset import load_views
-from data.pack import split_path
-from data.poses import in_scene_frame
 from data.problems.scene import CameraWarnings
-from data.scene_format import CAMERAS, Scene, read_scene
-from data.scene_list import read_data_path
-from data.view_selection import default_method, select_views
 from model.camera_path import CameraPath
-from model.checks import check_size
 from model.lact_lvsm import LaCTLVSM
 from model.posed_images import PosedImages
+from model.scene_request import SceneRequest, poses_in, read_one_scene
 from model.scene_state import SceneState
+from model.scene_stream import SceneStream
 from model.video_frames import rendered_frames, write_video
 from model.video_plan import VideoPlan
-from model.weights.trained_with import trained_with
 
 if TYPE_CHECKING:
     from model.viewer.viewer import Viewer
-
-VIEWS = "a number of views, or their positions, such as [0, 5, 7]"
 
 
 def load_scene(
@@ -83,29 +71,63 @@ def load_scene(
         >>> model.render(state, others).shape
         torch.Size([2, 3, 64, 64])
     """
-    if model is not None and not isinstance(model, LaCTLVSM):
-        raise InputError("load_scene, model", f"is {with_article(type(model))}", "what load_model returns")
-    trained = trained_with(DEFAULT_WEIGHTS) if model is None else model.trained_with
-    image_size = trained.image_size if image_size is None else image_size
-    if image_size is None:
-        raise InputError("load_scene, image_size", "is not given, and unknown of these weights", "(height, width)")
-    image_size = check_size(image_size, 1 if model is None else model.config.patch_size, "load_scene, image_size")
-    normalise = bool(trained.scene_pose_normalize) if normalise is None else normalise
-    _check_reference(normalise, pose_reference, scene_scale)
-    scene = _read(path)
-    CameraWarnings(normalise).check(scene)
-    c2w = np.stack([view.c2w for view in scene.views])
-    from_capture = None
-    try:
-        chosen = _choose(c2w, views, default_method(normalise))
-        poses = torch.from_numpy(c2w[chosen])
-        if normalise:
-            reference = torch.from_numpy(c2w) if pose_reference == "all" else poses
-            poses, from_capture = in_scene_frame(poses, reference, scene_scale)
-    except InputError as error:
-        raise error.within(scene.json_path) from error
-    loaded = load_views(scene, chosen, image_size, patch_size=1, workers=min(8, cores()))
-    return PosedImages(loaded["image"], loaded["fxfycxcy"], poses.float(), scene.name, chosen, normalise, from_capture)
+    request = SceneRequest.of("load_scene", model, image_size, normalise, pose_reference, scene_scale)
+    scene = read_one_scene(path, "load_scene")
+    CameraWarnings(request.normalise).check(scene)
+    chosen = request.choose(scene, views)
+    frame = request.frame(scene, chosen)
+    loaded = load_views(scene, chosen, request.image_size, patch_size=1, workers=min(8, cores()))
+    c2w, from_capture = poses_in(frame, scene, chosen), None if frame is None else frame.matrix[0]
+    return PosedImages(loaded["image"], loaded["fxfycxcy"], c2w, scene.name, chosen, request.normalise, from_capture)
+
+
+def stream_scene(
+    path: str | os.PathLike,
+    views: int | Sequence[int] | None = None,
+    *,
+    model: LaCTLVSM | None = None,
+    image_size: tuple[int, int] | None = None,
+    normalise: bool | None = None,
+    pose_reference: str = "all",
+    scene_scale: float = 1.0,
+    wait_s: float = 0.0,
+) -> SceneStream:
+    """Read photos and cameras of an object or a scene one by one, also while it is still being captured.
+
+    Each photo is read when it is asked for, so that memory does not grow with the number of views.
+
+    Args:
+        path, model, image_size, normalise, scene_scale: as for `load_scene`.
+        views: as for `load_scene`, of those that are listed when this is called; None for all, with `wait_s` also those that are
+            listed later.
+        pose_reference: with `normalise`, the views that define frame and scale, `all` or `inputs`, of those that are listed when
+            this is called. Views that come later do not change the frame.
+        wait_s: 0 if the scene is complete. Else how many seconds, of nothing new, end the stream: until then it waits for photos
+            that are missing or not yet completely written, and for views that are added to the end of the JSON, which may be
+            rewritten in place. This call waits as long for a JSON that is missing or half-written.
+
+    Returns:
+        the views, in the order of the list or of the positions; see `SceneStream` for how the stream ends.
+
+    Raises:
+        FileNotFoundError: the scene does not exist.
+        InputError: the scene breaks the format, or an argument cannot be used.
+
+    Example:
+        >>> from model import load_model, stream_scene
+        >>> model = load_model(device="cpu", precision="float32")
+        >>> stream = stream_scene("data_example/objects_1000003_000060", views=[3, 7], model=model)
+        >>> len(stream)
+        2
+        >>> next(iter(stream))
+        PosedImages(objects_1000003_000060: 1 view of 64×64, object)
+    """
+    request = SceneRequest.of("stream_scene", model, image_size, normalise, pose_reference, scene_scale)
+    if not isinstance(wait_s, (int, float)) or not 0 <= wait_s < math.inf:
+        raise InputError("stream_scene, wait_s", f"is {shown(wait_s)}", "a number of seconds, 0 or more")
+    scene = read_one_scene(path, "stream_scene", wait_s)
+    CameraWarnings(request.normalise).check(scene)
+    return SceneStream(scene, request, views, wait_s)
 
 
 def render_video(
@@ -200,54 +222,3 @@ def show(state: SceneState, *, model: LaCTLVSM | None = None, host: str = "127.0
     name = "scene" if state.normalised else "object"
     size = network.trained_with.image_size or state.image_size
     return start_viewer({name: partial(ViewedScene.of_state, state, network, name)}, size, None, host, port)
-
-
-def _check_reference(normalise: bool, pose_reference: str, scene_scale: float) -> None:
-    if pose_reference not in ("all", "inputs"):
-        raise InputError("load_scene, pose_reference", f"is {shown(pose_reference)}", "all or inputs")
-    if not isinstance(scene_scale, (int, float)) or not 0 < scene_scale < math.inf:
-        raise InputError("load_scene, scene_scale", f"is {shown(scene_scale)}", "a number above 0")
-    for name, given in (("pose_reference", pose_reference != "all"), ("scene_scale", scene_scale != 1)):
-        if given and not normalise:
-            raise InputError(f"load_scene, {name}", "has no effect on poses that are not normalised", "normalise=True")
-
-
-def _read(path: str | os.PathLike) -> Scene:
-    """Return the one scene that a path leads to."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise InputError("load_scene, path", f"is {with_article(type(path))}", "the path of a scene")
-    found = find_path(path)
-    if split_path(found) is not None:
-        found = found if found.name == CAMERAS else found / CAMERAS  # the folder of a scene in a pack
-    elif not os.path.lexists(found):
-        raise missing_file(found, f"a scene's folder, its {CAMERAS}, or a list of one scene")
-    if os.path.isdir(found):
-        if not os.path.exists(found / CAMERAS):
-            wanted = "a scene; data_preprocess/colmap_format_converter.py makes one of photos"
-            raise InputError(found, f"is a folder without {CAMERAS}", wanted)
-        found /= CAMERAS
-    listed = read_data_path(found)
-    if len(listed) > 1:
-        raise InputError(found, f"lists {len(listed)} scenes", f"one of them: {some([str(x.parent) for x in listed], 3)}")
-    return read_scene(listed[0])
-
-
-def _choose(c2w: np.ndarray, views: int | Sequence[int] | None, method: str) -> list[int]:
-    """Return the positions of the views that `load_scene` is asked for."""
-    n = len(c2w)
-    if views is None:
-        return list(range(n))
-    if isinstance(views, (int, np.integer)) and not isinstance(views, bool):
-        if not 1 <= views <= n:
-            raise InputError("views", f"is {views} of {n}", VIEWS)
-        return select_views(c2w, num_input_views=int(views), num_target_views=0, method=method)[0]
-    try:
-        chosen = [operator.index(view) for view in views]  # pyright: ignore[reportGeneralTypeIssues]
-    except TypeError:
-        raise InputError("views", f"is {shown(views)}", VIEWS) from None
-    outside = [view for view in chosen if not 0 <= view < n]
-    if outside:
-        raise InputError("views", f"names view {outside[0]}", f"0 to {n - 1}")
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise InputError("views", "names a view twice" if chosen else "names no view", "each view once, at least one")
-    return chosen

@@ -134,7 +134,10 @@ def test_photos_that_exif_turns_are_written_upright(tmp_path, capsys):
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(path, exif=turned(6))
     export(json_path, tmp_path / "out")
-    assert ": 2 photos (1 turned upright or put on white, as PNG), 2 cameras, 50 random points in " in capsys.readouterr().out
+    assert (
+        ": 2 photos (1 turned upright, put on white or drawn from a video, as PNG), 2 cameras, 50 random points in "
+        in capsys.readouterr().out
+    )
     assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "images" / "00000.png")), np.rot90(pixels, -1))
     assert read_model(tmp_path / "out" / "sparse" / "0")[0].camera.h == 28
     export(json_path, tmp_path / "white", "--on_white")

@@ -22,7 +22,19 @@ from data.output.video import to_uint8
 from data.scene_format import CAMERAS, read_scene
 from data.scene_list import write_data_path
 from data_preprocess import pack_scenes
-from model import LaCTLVSM, PosedImages, SceneState, flight, load_model, load_scene, orbit, render_video, show, turntable
+from model import (
+    LaCTLVSM,
+    PosedImages,
+    SceneState,
+    flight,
+    load_model,
+    load_scene,
+    orbit,
+    render_video,
+    show,
+    stream_scene,
+    turntable,
+)
 from model.departure import TrainedWith
 from model.evaluation.plan import choose_views, plan_job
 from tests.support.networks import small_model
@@ -231,7 +243,7 @@ def test_weights_of_another_kind_are_refused():
         load_model(3)
 
 
-@pytest.mark.parametrize("function", [load_scene, render_video], ids=lambda x: x.__name__)
+@pytest.mark.parametrize("function", [load_scene, stream_scene, render_video], ids=lambda x: x.__name__)
 def test_the_example_in_a_docstring_prints_what_it_says(function, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (example,) = doctest.DocTestFinder(recurse=False).find(function, globs={})

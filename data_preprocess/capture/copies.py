@@ -38,6 +38,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data.frame_path import split_frame
 from data.images import open_image, read_orientation, read_pixels, to_8_bits, turn_upright
 from data.stored_file import file_size, read_file
 from data_preprocess.capture.stored_image import read_header
@@ -179,7 +180,7 @@ def _rank(file: Path, photo: Reduced) -> tuple:
 
 def _equal_bytes(files: Sequence[Path], order: Sequence[int]) -> dict[int, int]:
     by_size = defaultdict(list)
-    for i in order:
+    for i in (i for i in order if split_frame(files[i]) is None):
         by_size[file_size(files[i])].append(i)
     copies, originals = {}, {}
     for some in by_size.values():

@@ -1,6 +1,5 @@
 """Still frames of a video: the sharpest of each of N equal segments. Letters: h w pixels."""
 
-import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -8,23 +7,19 @@ from pathlib import Path
 
 import av
 import cv2
-import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Colorspace
 from tqdm import tqdm
 
 from config.errors import InputError, missing_file
-from config.messages import one_line
 from data.files import write_json
 from data.scene_format import read_json
+from data.video_reader import decoding, upright_pixels
 from data_preprocess.capture.stored_image import write_png
 from data_preprocess.command import say
 
 # Sharpness is measured at this width: finer detail is more sensor noise than scene.
 _MEASURED_WIDTH = 640
 _DONE, _FRAME = "frames.json", re.compile(r"\d+\.png")
-# FFmpeg's AVCOL_SPC_UNSPECIFIED.
-_UNTAGGED = 2
 
 
 def draw_frames(video: str | os.PathLike, folder: str | os.PathLike, count: int) -> list[Path]:
@@ -88,20 +83,9 @@ def _draw(video: Path, folder: Path, count: int, total: int) -> list[Path]:
     return [*files, _write(video, folder, *best)]
 
 
-@contextlib.contextmanager
-def _decoding(video: Path) -> Iterator[None]:
-    """Turn anything FFmpeg raises into an InputError."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise InputError(video, f"cannot be decoded ({one_line(error)})", "a video") from error
-
-
 def _count(video: Path) -> int:
     """Return the number of frames that a video declares."""
-    with _decoding(video), av.open(str(video)) as container:
+    with decoding(video), av.open(str(video)) as container:
         streams = container.streams.video
         total = sum(1 for packet in container.demux(streams[0]) if packet.size) if streams else 0
     if not total:
@@ -110,7 +94,7 @@ def _count(video: Path) -> int:
 
 
 def _decode(video: Path) -> Iterator[VideoFrame]:
-    with _decoding(video), av.open(str(video)) as container:
+    with decoding(video), av.open(str(video)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield from container.decode(stream)
@@ -120,17 +104,14 @@ def _sharpness(video: Path, frame: VideoFrame) -> float:
     """Return the variance of the Laplacian of the brightness."""
     w = min(_MEASURED_WIDTH, frame.width)
     h = max(1, round(frame.height * w / frame.width))
-    with _decoding(video):
+    with decoding(video):
         grey = frame.reformat(w, h, "gray").to_ndarray()
     return float(cv2.Laplacian(grey, cv2.CV_32F).var())
 
 
 def _write(video: Path, folder: Path, number: int, frame: VideoFrame) -> Path:
     file = folder / f"{number:06d}.png"
-    # FFmpeg assumes BT.601 where a video does not specify; high definition is BT.709.
-    space = Colorspace.ITU709 if frame.colorspace == _UNTAGGED and frame.height >= 720 else None
-    with _decoding(video):
-        pixels = frame.reformat(format="rgb24", src_colorspace=space).to_ndarray()
-    # FFmpeg's angle rotates the stored frame counterclockwise.
-    write_png(file, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90) % 4)))
+    with decoding(video):
+        pixels = upright_pixels(frame)
+    write_png(file, pixels)
     return file

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from config.errors import InputError
+from data.frame_path import file_behind, refuse_frame
 from data.images import open_image, read_orientation, read_photo, rescale_intrinsics, resize_and_crop, to_8_bits, with_margin
 from data.scene_format import Scene, View, read_scene
 from data.stored_file import file_size, read_file
@@ -41,7 +42,7 @@ def pack_scene(packing: Packing, json_path: Path) -> Packed:
     sizes = {json_path: file_size(json_path)}
     for i, view in enumerate(scene.views):
         converted, content = _copied(view) if packing.format is None else _recoded(packing, view)
-        sizes[view.file_path] = file_size(view.file_path)
+        sizes[file_behind(view.file_path)] = file_size(view.file_path)
         suffix = view.file_path.suffix if packing.format is None else f".{packing.format}"
         views.append(replace(converted, file_path=Path("images", f"{i:05d}{suffix.lower()}")))
         contents.append(content)
@@ -50,6 +51,7 @@ def pack_scene(packing: Packing, json_path: Path) -> Packed:
 
 def _copied(view: View) -> tuple[View, bytes]:
     """Return a view and its image as they are, once it is certain that they fit each other."""
+    refuse_frame(view.file_path, "--format webp, jpeg or png, in which it is packed")
     with open_image(view.file_path) as image:
         size = image.size if read_orientation(image) >= 5 else image.size[::-1]
     rescale_intrinsics(np.zeros(4), (view.h, view.w), size, view.file_path)

@@ -39,10 +39,8 @@ from config.rendering import (
     Streaming,
     Video,
     Views,
-    check_flags,
-    check_kind,
-    with_protocol,
 )
+from config.rendering_checks import check_flags, check_kind, with_protocol
 from config.signals import run_interruptibly
 from data.image_size import check_image_size
 from data.output.evaluation import Evaluation
@@ -173,7 +171,7 @@ def view(given: Mapping[str, Any], trained: TrainedWith, state: SceneState | Non
     interaction, machine = settings(Interaction, given), settings(Machine, given)
     model = prepare_model(network, machine, device)
     if state is None:
-        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers)
+        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers, Streaming())
         check_image_size(dataset.image_size, model.config.patch_size)
         size = dataset.image_size
         warn(notes_of(noted(jobs, Path(network.weights).name, trained, size, scenes.normalised)))
@@ -208,7 +206,7 @@ def evaluate_scenes(given: Mapping[str, Any], trained: TrainedWith, plan: VideoP
     results, machine, streaming = settings(Results, given), settings(Machine, given), settings(Streaming, given)
     context = join_context(processes.context_size)
     with together(processes):
-        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers, streaming.stream is not None)
+        dataset, jobs = plan_scenes(scenes, views, trained, machine.num_workers, streaming)
         size = dataset.image_size
         jobs = noted(jobs, Path(network.weights).name, trained, size, scenes.normalised)
         model = prepare_model(network, machine, processes.device)

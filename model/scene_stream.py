@@ -58,9 +58,14 @@ class SceneStream:
         self.from_capture: Tensor | None = None if self._frame is None else self._frame.matrix[0]
 
     @property
+    def scene(self) -> Scene:
+        """The scene as it is known by now."""
+        return self._growing.scene
+
+    @property
     def views(self) -> list[int]:
         """Positions of the views in the scene: those that are known by now."""
-        return list(range(len(self._growing.scene.views))) if self._chosen is None else list(self._chosen)
+        return list(range(len(self.scene.views))) if self._chosen is None else list(self._chosen)
 
     def cameras(self) -> tuple[Tensor, Tensor]:
         """Return the cameras of the views that are known by now, without reading a photo.
@@ -69,7 +74,7 @@ class SceneStream:
             fxfycxcy (v, 4) float32 in pixels of images of `image_size`, up to a pixel of rounding where a photo has another size
             than its camera states; and c2w (v, 4, 4) float32, in the frame that the network sees.
         """
-        scene, views = self._growing.scene, self.views
+        scene, views = self.scene, self.views
         return torch.from_numpy(cameras_at(scene, self.image_size)[0][views]), poses_in(self._frame, scene, views)
 
     def __len__(self) -> int:
@@ -116,13 +121,13 @@ class SceneStream:
         self._growing.check()
         views = self.views
         if done < len(views):
-            missing = self._growing.scene.views[views[done]].file_path
-            found = f"{self._growing.scene.json_path}: the stream ends after {done} of {counted(len(views), 'listed view')}"
+            missing = self.scene.views[views[done]].file_path
+            found = f"{self.scene.json_path}: the stream ends after {done} of {counted(len(views), 'listed view')}"
             warnings.warn(f"{found}: {missing} has not come within {self._wait_s:g} s", stacklevel=3)
         self._chosen, self._ended = views[:done], True
 
     def _load(self, view: int) -> PosedImages:
-        scene = self._growing.scene
+        scene = self.scene
         loaded = load_views(scene, [view], self.image_size, patch_size=1)
         c2w = poses_in(self._frame, scene, [view])
         return PosedImages(loaded["image"], loaded["fxfycxcy"], c2w, self.name, [view], self.normalised, self.from_capture)
@@ -130,7 +135,7 @@ class SceneStream:
     def _photo_state(self, view: int) -> tuple[int, int] | None:
         """Return what changes when a photo is written, None where there is none."""
         try:
-            return file_state(self._growing.scene.views[view].file_path)
+            return file_state(self.scene.views[view].file_path)
         except FileNotFoundError:
             return None
 

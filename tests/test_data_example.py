@@ -14,7 +14,8 @@ import inference
 import train
 from config.flags import read_command_line, settings
 from config.recipe import read_recipe
-from config.rendering import SETTINGS, check_flags
+from config.rendering import SETTINGS
+from config.rendering_checks import check_flags
 from data.dataset import load_views
 from data.scene_format import CAMERAS, read_scene
 from data.scene_list import read_data_path

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from config.errors import InputError
-from config.rendering import Scenes, Views
+from config.rendering import Scenes, Streaming, Views
 from config.threads import cores
 from data.dataset import SceneDataset
+from data.growing_scene import wait_for_scene
 from data.output.report import folder_names
 from data.poses import in_scene_frame
 from data.problems.scene import CameraWarnings
@@ -19,6 +20,8 @@ from data.scene_format import Scene
 from data.view_index import read_view_index
 from data.view_selection import ViewChoice, default_method, select_sweep
 from model.departure import TrainedWith, departure
+from model.scene_request import SceneRequest
+from model.scene_stream import SceneStream
 
 # Defaults where neither weight/checkpoints.yaml nor the weight file states these.
 DEFAULT_IMAGE_SIZE, DEFAULT_INPUT_VIEWS = (256, 256), 8
@@ -37,6 +40,7 @@ class Job:
         from_capture: (4, 4) float64, the similarity from the frame of the scene's file into that frame; None if it is the same.
         targets_before: number of targets in the parts of lower-ranked processes.
         note: how the run departs from what the weights were trained with; empty if it does not.
+        growing: where the inputs come from if the scene is still being captured; `inputs` are then those listed so far.
     """
 
     scene: Scene
@@ -49,10 +53,11 @@ class Job:
     from_capture: Tensor | None = None
     targets_before: int = 0
     note: str = ""
+    growing: SceneStream | None = None
 
 
 def plan_scenes(
-    scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None, streamed: bool = False
+    scenes: Scenes, views: Views, trained: TrainedWith, num_workers: int | None, streaming: Streaming
 ) -> tuple[SceneDataset, list[Job]]:
     """Read the scenes' cameras and choose the views of each; no image is read yet.
 
@@ -60,23 +65,32 @@ def plan_scenes(
         scenes, views: settings.
         trained: what the weights were trained with.
         num_workers: threads that read images; None for one per core, 8 at most.
-        streamed: whether inputs are read as a stream: then they are in list order and, unless their number is given, all views
+        streaming: whether inputs are read as a stream: then they are in list order and, unless their number is given, all views
             that are not targets.
 
     Returns:
         the scenes, and a job for every scene, or in a sweep for every number of inputs and every scene.
     """
+    streamed, wait_s = streaming.stream is not None, streaming.wait
+    if wait_s:
+        wait_for_scene(scenes.source, wait_s)
     image_size = scenes.image_size or trained.image_size or DEFAULT_IMAGE_SIZE
     most_inputs = trained.num_input_views or DEFAULT_INPUT_VIEWS
     workers = min(8, cores()) if num_workers is None else num_workers
     dataset = SceneDataset(scenes.source, image_size, patch_size=1, workers=workers)  # the patch is known when the model is loaded
     found = [dataset[i] for i in range(len(dataset))]
+    if wait_s and len(found) > 1:
+        raise InputError(scenes.source, f"lists {len(found)} scenes with --wait", "one scene")
     jobs = []
     for scene, name in zip(found, folder_names([scene.name for scene in found]), strict=True):
         choice = choose_views(scene, views, None if streamed else most_inputs, scenes.normalised)
         for inputs in map(sorted, choice.inputs) if streamed else choice.inputs:
             folder = Path(scenes.output_dir) / name / (f"inputs_{len(inputs)}" if views.swept else "")
-            jobs.append(plan_job(scene, name, folder, inputs, choice.targets, views, scenes.normalised))
+            job = plan_job(scene, name, folder, inputs, choice.targets, views, scenes.normalised)
+            if wait_s:
+                frame = SceneRequest(image_size, scenes.normalised, views.pose_reference, views.scene_scale)
+                job = replace(job, growing=SceneStream(scene, frame, None, wait_s))
+            jobs.append(job)
     warnings = CameraWarnings(normalised=scenes.normalised)
     for scene in found:
         warnings.check(scene)

@@ -17,8 +17,8 @@ from data.output.report import SceneReport, SceneResult, bar, reconstruction_bar
 from data.output.video import to_uint8
 from model.evaluation.plan import Job
 from model.evaluation.scores import Metrics, Scored
-from model.evaluation.stopwatch import Stopwatch
-from model.evaluation.streamed_inputs import StoredPhotos, StreamedInputs
+from model.evaluation.stopwatch import Stopwatch, timed
+from model.evaluation.streamed_inputs import InputsOfJob, StoredPhotos, Watched
 from model.lact_lvsm import LaCTLVSM
 from model.layers.address import focus_of
 from model.parallel.context import ContextGroup, own_inputs, own_targets
@@ -124,7 +124,7 @@ def render_scene(
                 report.take_in(content)
             seconds, peaks = max(part[1] for part in parts), max(part[2] for part in parts)
             tokens = math.prod(dataset.image_size) // renderer.model.config.patch_size**2
-            speed = {"reconstruct_s": made.seconds, "input_tokens": tokens * len(job.inputs)}
+            speed = {"reconstruct_s": made.seconds, "input_tokens": tokens * state.c2w.shape[1]}
             speed |= {"tokens_per_view": tokens, "peak_memory_bytes": peaks}
             speed |= {"frames_per_s": len(job.targets) / seconds} if seconds else {}
             found = [report.finish(speed, job.note, budget)]
@@ -165,18 +165,19 @@ def reconstruct(renderer: Renderer, own: Job, dataset: SceneDataset, count: int)
 
 def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> Reconstruction:
     """Reconstruct a scene from its inputs as they are read; every process of the context reads all of them. Collective."""
-    model, streaming, context, count = renderer.model, renderer.streaming, renderer.context, len(job.inputs)
+    model, streaming, context = renderer.model, renderer.streaming, renderer.context
     assert streaming.stream is not None
-    passes = min(streaming.passes, len(model.mixing_layers))
-    inputs, focus = StreamedInputs(job, dataset, streaming.stream), focus_of(job.input_c2w[None])
+    passes, chunk = min(streaming.passes, len(model.mixing_layers)), streaming.stream
+    source = job.growing or InputsOfJob(job, dataset, chunk)
+    inputs, focus = Watched(source), focus_of(job.input_c2w[None])
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
     with failing_ends_all(context), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
         state = model.reconstruct_stream(
-            inputs, streaming.stream, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * count)
+            inputs, chunk, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * len(source.views))
         )
-    views = job.inputs if context.rank == 0 else []
-    seconds = watch.seconds - inputs.waiting.seconds
-    return Reconstruction(state, views, StoredPhotos(dataset, job.scene, views), inputs.total / count, seconds)
+    views = source.views if context.rank == 0 else []
+    photos = StoredPhotos(dataset, source.scene, views)
+    return Reconstruction(state, views, photos, inputs.total / len(source.views), watch.seconds - inputs.waiting.seconds)
 
 
 @contextlib.contextmanager
@@ -225,13 +226,3 @@ def input_photos(dataset: SceneDataset, own: Job, report: SceneReport, views: Se
     photos = {view: torch.from_numpy(report.inputs[i]).movedim(-1, 0) / 255 for view, i in here.items()}
     others = sorted(views - photos.keys())
     return photos | dict(zip(others, dataset.load(own.scene, others)["image"], strict=True))
-
-
-def timed(stream: Iterator[Tensor], watch: Stopwatch) -> Iterator[Tensor]:
-    """Yield the items of a stream, and count the time that it takes to make them."""
-    while True:
-        with watch:
-            item = next(stream, None)
-        if item is None:
-            return
-        yield item

@@ -1,6 +1,6 @@
 """Inputs of a scene whose photos are read when they are needed, and not kept. Letters: v inputs, h w pixels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,44 +11,67 @@ from data.dataset import SceneDataset
 from data.output.video import to_uint8
 from data.scene_format import Scene
 from model.evaluation.plan import Job
-from model.evaluation.stopwatch import Stopwatch
+from model.evaluation.stopwatch import Stopwatch, timed
 from model.posed_images import PosedImages
 
 
-class StreamedInputs:
-    """The inputs of a job, some at a time, for `LaCTLVSM.reconstruct_stream`; while these are used, the next are read.
+class InputsOfJob:
+    """The inputs of a job, some at a time; while these are used, the next are read.
 
     Args:
         job: the scene and its inputs.
         dataset: of its photos.
         chunk: views that are read together.
-
-    Attributes:
-        total: (3, h, w), the sum of all photos, once all have been read.
-        waiting: time in which they were waited for.
     """
 
     def __init__(self, job: Job, dataset: SceneDataset, chunk: int) -> None:
         self.job, self.dataset, self.chunk = job, dataset, chunk
-        self.total = torch.zeros(3, *dataset.image_size)
-        self.waiting = Stopwatch(torch.device("cpu"))
+
+    @property
+    def scene(self) -> Scene:
+        """The scene."""
+        return self.job.scene
+
+    @property
+    def views(self) -> list[int]:
+        """Positions of the inputs in the scene."""
+        return self.job.inputs
 
     def __iter__(self) -> Iterator[PosedImages]:
-        self.total.zero_()
         with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
             coming = pool.submit(self._load, 0)
-            for start in range(0, len(self.job.inputs), self.chunk):
-                with self.waiting:
-                    found = coming.result()
+            for start in range(0, len(self.views), self.chunk):
+                found = coming.result()
                 coming = pool.submit(self._load, start + self.chunk)  # after the last ones, none
-                self.total += found.image.sum(0)
                 yield found
 
     def _load(self, start: int) -> PosedImages:
         some = slice(start, start + self.chunk)
-        views = self.job.inputs[some]
-        loaded = self.dataset.load(self.job.scene, views)
+        views = self.views[some]
+        loaded = self.dataset.load(self.scene, views)
         return PosedImages(loaded["image"], loaded["fxfycxcy"], self.job.input_c2w[some], self.job.name, views)
+
+
+class Watched:
+    """Views that are read one after another, with what they sum up to and the time that they took.
+
+    Args:
+        views: what is iterated; each time from the start.
+
+    Attributes:
+        total: (3, h, w), the sum of the photos that the last iteration has given; zero for none.
+        waiting: time in which views were waited for.
+    """
+
+    def __init__(self, views: Iterable[PosedImages]) -> None:
+        self.views, self.total = views, torch.zeros(())
+        self.waiting = Stopwatch(torch.device("cpu"))
+
+    def __iter__(self) -> Iterator[PosedImages]:
+        self.total = torch.zeros(())
+        for found in timed(iter(self.views), self.waiting):
+            self.total = self.total + found.image.sum(0)
+            yield found
 
 
 class StoredPhotos(Sequence[Any]):

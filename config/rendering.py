@@ -13,6 +13,7 @@ DEFAULT_SCENE_WEIGHTS = ROOT / "weight" / "lact_scenes_64.safetensors"
 DEFAULT_OBJECTS = ROOT / "data_example" / "objects_data_path.json"
 DEFAULT_SCENES = ROOT / "data_example" / "scene_data_path.json"
 VIDEO_PATHS = ("turntable", "published", "orbit", "flight")
+STREAM_ORDERS = ("spread", "given")
 VIEW_SELECTIONS = ("uniform", "spread", "random", "kmeans")
 PRECISIONS = ("float32", "bfloat16")
 FAST_WEIGHT_OPS = ("auto", "naive", "compiled", "autotuned")
@@ -110,12 +111,18 @@ class Views:
 class Streaming:
     stream: int | None = flag(
         None,
-        "read the inputs as a stream, K at a time in list order, in memory that does not grow with their number. Approximate: "
-        "views do not see those after them",
+        "read the inputs as a stream, K at a time, in memory that does not grow with their number. Approximate: views do not see "
+        "those after them",
         group="streams",
         least=1,
         metavar="K",
         unset="all inputs at once, exactly",
+    )
+    stream_order: str | None = flag(
+        None,
+        "spread: each view between those before it, which loses least; given: as listed, which reads a video in one go",
+        choices=STREAM_ORDERS,
+        unset="spread, given with --wait",
     )
     passes: int = flag(
         1,

@@ -39,8 +39,8 @@ def check_flags(given: Mapping[str, Any], world: int) -> None:
     for when, applies, flags in (
         ("with --viewer", viewer, [name for name in written if name not in OF_VIEWER]),
         ("with --viewer", viewer, ["context_parallel", "write_view_index", "stream"]),
-        ("without --stream", "stream" not in given, ["passes", "wait"]),
-        ("with --wait, which takes all views as inputs", "wait" in given, [*choosing, "context_parallel"]),
+        ("without --stream", "stream" not in given, ["stream_order", "passes", "wait"]),
+        ("with --wait, which takes all views as they come", "wait" in given, [*choosing, "context_parallel", "stream_order"]),
         ("with --stream of all views", all_inputs, of_targets),
         ("without --viewer", not viewer, ["host", "port"]),
         ("under torchrun, where one process serves the viewer", world != 1, ["viewer"]),

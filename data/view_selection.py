@@ -143,6 +143,16 @@ def select_sweep(
     return ViewChoice(tuple(list(views) for views in picks), targets)
 
 
+def spread_order(n: int) -> list[int]:
+    """Return the positions 0 to n − 1 so that the first of any number of them are spread evenly: by their reversed bits.
+
+    Source: van der Corput, "Verteilungsfunktionen" (1935).
+    """
+    bits = (n - 1).bit_length()
+    positions = (int(f"{i:0{bits}b}"[::-1], 2) if bits else i for i in range(1 << bits))
+    return [position for position in positions if position < n]
+
+
 def check_counts(counts: Sequence[int]) -> None:
     """Check several numbers of inputs.
 

@@ -5,13 +5,13 @@ Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a v
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from config.errors import InputError
-from config.messages import with_article
+from config.messages import shown, with_article
 from model.given import Array, given_focus, given_views, warn_of_departure
 from model.layers import State, Sums
 from model.parallel.context import own_inputs
@@ -175,15 +175,36 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
             )
         if v == n:
             raise InputError("forget", f"is given all {n} views of the state", "some of them")
-        kept = torch.ones(n, dtype=torch.bool)
-        kept[positions] = False
-        tokens = math.prod(state.image_size) // self.config.patch_size**2
-        kept_tokens = kept.repeat_interleave(tokens).to(self.device)
+        kept = [i for i in range(n) if i not in positions]
         bounds = self._chunks(len(views.c2w), v, state.image_size, chunk_views, keeps_tokens=False)
         shares = self._sweep(views, bounds, state.focus, held.states, [None] * len(held.states))
         layers = enumerate(zip(self.mixing_layers, shares, strict=True))
-        rest = [layer.without(held.memory(layer, n), share, kept_tokens) for n, (layer, share) in layers]
+        tokens = self._tokens_of(kept, state.image_size)
+        rest = [layer.without(held.memory(layer, n), share, tokens) for n, (layer, share) in layers]
         return self._replaced(state, *self._finish(rest), state.fxfycxcy[:, kept], state.c2w[:, kept])
+
+    @torch.no_grad()
+    def reordered(self, state: SceneState, order: Sequence[int]) -> SceneState:
+        """Return a state with its views in another order, as camera paths follow them: nothing else depends on it.
+
+        Args:
+            state: with sums; unchanged.
+            order: positions of all views.
+
+        Raises:
+            InputError: a state of other weights or without sums, or positions that are not those of all views.
+        """
+        n = state.c2w.shape[1]
+        if sorted(order) != list(range(n)):
+            raise InputError("reordered, order", f"is {shown(list(order), 80)}", f"0 to {n - 1}, each once")
+        held = self._held(state)
+        tokens = self._tokens_of(order, state.image_size)
+        # Layers with sums have none of single tokens.
+        layers = [
+            held.states[i] if held.sums[i] else layer.finish(layer.without(held.memory(layer, i), None, tokens))
+            for i, layer in enumerate(self.mixing_layers)
+        ]
+        return self._replaced(state, layers, held.sums, state.fxfycxcy[:, list(order)], state.c2w[:, list(order)])
 
     @torch.no_grad()
     def reconstruct_stream(
@@ -199,7 +220,8 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
 
         Memory does not grow with the number of views, but for the 80 bytes of a camera, and for layers of attention over the
         scene. The result is that of `reconstruct` where all views are one chunk; otherwise views do not see what comes after
-        them, see `extend`.
+        them, see `extend`. Least is lost where the first views, and so any that follow, are spread over the scene, as
+        `data.view_selection.spread_order` puts them.
 
         Another pass lets all views read what all of them wrote in the pass before. The n-th mixing layer is exact, up to
         rounding, after n passes, since all that its views read until then is; with as many passes as there are such layers
@@ -307,10 +329,21 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         if views.image_size != state.image_size:
             sizes = ["{}×{}".format(*size) for size in (views.image_size, state.image_size)]
             raise InputError(f"{where}, image", f"is of {sizes[0]} (h×w)", f"{sizes[1]}, as the state's views")
-        sums = state.kept_sums(self._shapes(len(views.c2w), state.c2w.shape[1], state.image_size)[1])
-        held = state.to(self.device, self.compute_dtype).layers
-        tokens = state.c2w.shape[1] * math.prod(state.image_size) // self.config.patch_size**2
-        return views, Written(held, [{name: x.to(self.device) for name, x in layer.items()} for layer in sums], tokens)
+        return views, self._held(state)
+
+    def _held(self, state: SceneState) -> Written:
+        """Return what a state of this network holds, on its device."""
+        b, v = state.c2w.shape[:2]
+        self._check_state(state, b)
+        sums = state.kept_sums(self._shapes(b, v, state.image_size)[1])
+        layers = state.to(self.device, self.compute_dtype).layers
+        tokens = v * math.prod(state.image_size) // self.config.patch_size**2
+        return Written(layers, [{name: x.to(self.device) for name, x in layer.items()} for layer in sums], tokens)
+
+    def _tokens_of(self, views: Sequence[int], image_size: tuple[int, int]) -> Tensor:
+        """Return the positions of the tokens of some views among those of all."""
+        t = math.prod(image_size) // self.config.patch_size**2
+        return (torch.tensor(views)[:, None] * t + torch.arange(t)).flatten().to(self.device)
 
     def _replaced(
         self, state: SceneState, layers: list[State], sums: list[Sums] | None, fxfycxcy: Tensor, c2w: Tensor

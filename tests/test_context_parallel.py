@@ -191,11 +191,12 @@ def inference_flags(folder: Path, out: str, *flags: str) -> list[str]:
     return [*words.split(), *shared.split(), "--output_dir", out, *flags]
 
 
-def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flags", ["", "--stream 2", "--stream 1 --passes 2 --stream_order given"])
+def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
-    assert inference.main(inference_flags(tmp_path, "alone", "--save_images")) == 0
-    argv = inference_flags(tmp_path, "shared", "--save_images", "--context_parallel", "2")
+    assert inference.main(inference_flags(tmp_path, "alone", "--save_images", *flags.split())) == 0
+    argv = inference_flags(tmp_path, "shared", "--save_images", "--context_parallel", "2", *flags.split())
     run_processes(4, ["-c", INFERENCE.format(argv=argv)], tmp_path)  # two pairs: the second has nothing to do in the second turn
     one, other = Path("alone"), Path("shared")
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in (one, other)]

@@ -18,12 +18,17 @@ from tests.support.inference_run import files, told
 
 WITHOUT_EFFECT = {
     "with --viewer": ["--video_frames 3", "--save_state", "--no_lpips", "--video_path orbit", "--context_parallel 1",
-                      "--write_view_index i"],
+                      "--write_view_index i", "--stream 2"],
+    "without --stream": ["--passes 2", "--wait 3", "--stream_order given"],
+    "with --wait, which takes all views as they come": [
+        "--num_input_views 3", "--target_every 2", "--protocol dl3dv140", "--view_index i", "--stream_order given",
+    ],
+    "with --stream of all views": ["--save_images", "--no_lpips"],
     "without --viewer": ["--host 0.0.0.0", "--port 80"],
     "with --load_state": [
         "--num_all_views 4", "--num_input_views 2", "--num_target_views 2", "--view_selection random", "--target_every 2",
         "--view_index i.json", "--write_view_index i.json", "--protocol dl3dv140", "--save_images", "--no_lpips", "--save_state",
-        "--newton_schulz_dtype float32", "--num_workers 0",
+        "--newton_schulz_dtype float32", "--num_workers 0", "--stream 2",
         "--data_path x.json", "--view_selection random --seed 1", "--scene_inference --scene_scale 1",
         "--scene_inference --pose_reference all", "--side_by_side",
     ],
@@ -55,6 +60,8 @@ WITHOUT_EFFECT = {
 MODES = {
     "with --load_state": "--load_state s", "with --view_index": "--view_index i --data_path d",
     "with --load_state and --video_size": "--load_state s --video_size 8 8",
+    "with --wait, which takes all views as they come": "--stream 2 --wait 3 --data_path d",
+    "with --stream of all views": "--stream 2 --data_path d",
     "with --load_state and --camera_path": "--load_state s --camera_path c", "with --camera_path": "--camera_path c --data_path d",
 }  # fmt: skip
 
@@ -95,6 +102,11 @@ BAD_FLAGS = [
     ("--load w --data_path d --protocol gso", r"--protocol: cannot be read \(invalid choice: 'gso' .*\); wanted dl3dv140"),
     ("--load w --data_path d --num_target_views 0 --video_format none",
      "--num_target_views: is 0 with --video_format none, which leaves nothing to do; wanted a video, or --save_state"),
+    ("--load w --data_path d --stream 2 --video_format none",
+     "--video_format: is none with --stream of all views, which leaves nothing to do; wanted a video, --save_state, .+"),
+    ("--load w --data_path d --stream 0", "--stream: is 0; wanted 1 or more"),
+    ("--load w --data_path d --stream 2 --passes 0", "--passes: is 0; wanted 1 or more"),
+    ("--load w --data_path d --stream 2 --wait nan", "--wait: is nan; wanted 0 or more"),
 ]  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from config.rendering import Results, Streaming
 from data.dataset import SceneDataset
 from data.output.report import SceneReport, SceneResult, bar, reconstruction_bar
 from data.output.video import to_uint8
+from data.view_selection import spread_order
 from model.evaluation.plan import Job
 from model.evaluation.scores import Metrics, Scored
 from model.evaluation.stopwatch import Stopwatch, timed
@@ -168,13 +169,16 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     model, streaming, context = renderer.model, renderer.streaming, renderer.context
     assert streaming.stream is not None
     passes, chunk = min(streaming.passes, len(model.mixing_layers)), streaming.stream
-    source = job.growing or InputsOfJob(job, dataset, chunk)
+    order = list(range(len(job.inputs))) if streaming.stream_order == "given" else spread_order(len(job.inputs))
+    source = InputsOfJob(job, dataset, chunk, order) if job.growing is None else job.growing
     inputs, focus = Watched(source), focus_of(job.input_c2w[None])
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
     with failing_ends_all(context), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
         state = model.reconstruct_stream(
             inputs, chunk, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * len(source.views))
         )
+    if job.growing is None:
+        state = model.reordered(state, sorted(range(len(order)), key=order.__getitem__))
     views = source.views if context.rank == 0 else []
     photos = StoredPhotos(dataset, source.scene, views)
     return Reconstruction(state, views, photos, inputs.total / len(source.views), watch.seconds - inputs.waiting.seconds)

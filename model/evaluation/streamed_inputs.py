@@ -22,10 +22,11 @@ class InputsOfJob:
         job: the scene and its inputs.
         dataset: of its photos.
         chunk: views that are read together.
+        order: numbers of all inputs, in the order in which they are read.
     """
 
-    def __init__(self, job: Job, dataset: SceneDataset, chunk: int) -> None:
-        self.job, self.dataset, self.chunk = job, dataset, chunk
+    def __init__(self, job: Job, dataset: SceneDataset, chunk: int, order: Sequence[int]) -> None:
+        self.job, self.dataset, self.chunk, self.order = job, dataset, chunk, list(order)
 
     @property
     def scene(self) -> Scene:
@@ -34,20 +35,20 @@ class InputsOfJob:
 
     @property
     def views(self) -> list[int]:
-        """Positions of the inputs in the scene."""
+        """Positions of the inputs in the scene, in the order of the job."""
         return self.job.inputs
 
     def __iter__(self) -> Iterator[PosedImages]:
         with ThreadPoolExecutor(1, thread_name_prefix="inputs") as pool:
             coming = pool.submit(self._load, 0)
-            for start in range(0, len(self.views), self.chunk):
+            for start in range(0, len(self.order), self.chunk):
                 found = coming.result()
                 coming = pool.submit(self._load, start + self.chunk)  # after the last ones, none
                 yield found
 
     def _load(self, start: int) -> PosedImages:
-        some = slice(start, start + self.chunk)
-        views = self.views[some]
+        some = self.order[start : start + self.chunk]
+        views = [self.views[i] for i in some]
         loaded = self.dataset.load(self.scene, views)
         return PosedImages(loaded["image"], loaded["fxfycxcy"], self.job.input_c2w[some], self.job.name, views)
 

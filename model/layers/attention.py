@@ -91,8 +91,8 @@ class SelfAttention(nn.Module):
         """Return the memory with the state's keys and values."""
         return [(state["key"], state["value"])]
 
-    def without(self, memory: KeysAndValues, share: KeysAndValues, kept: Tensor) -> KeysAndValues:
-        """Leave out the keys and values of some views."""
+    def without(self, memory: KeysAndValues, share: KeysAndValues | None, kept: Tensor) -> KeysAndValues:
+        """Leave out the keys and values of some views, and put those of the others in order."""
         state = self.finish(memory)
         return [(state["key"][:, kept], state["value"][:, kept])]
 
@@ -187,8 +187,10 @@ class RegisterAttention(nn.Module):
         """Return the memory that `sums` is."""
         return RegisterMemory(**sums)
 
-    def without(self, memory: RegisterMemory, share: RegisterMemory, kept: Tensor) -> RegisterMemory:
+    def without(self, memory: RegisterMemory, share: RegisterMemory | None, kept: Tensor) -> RegisterMemory:
         """Take a part out of the softmax."""
+        if share is None:
+            return memory
         # Where the part was written in another state than it is read in, it may seem to be more than the whole.
         rest = (-torch.expm1(share.log_sum - memory.log_sum)).clamp_min(torch.finfo(torch.float32).eps)
         attended = (memory.attended - share.attended * (share.log_sum - memory.log_sum).exp()) / rest

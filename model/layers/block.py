@@ -73,7 +73,7 @@ class MixingLayer(nn.Module):
         return self.f.resume(state, sums)
 
     def without(self, memory: Any, share: Any, kept: Tensor) -> Any:
-        """Return the memory without the views that wrote `share`; `kept` (l) bool: the tokens of all others."""
+        """Return the memory without the views that wrote `share`; `kept`: positions of the tokens of all others."""
         return self.f.without(memory, share, kept)
 
     def read(self, x: Tensor, state: State, target: bool, address: Address | None = None) -> Tensor:

@@ -86,13 +86,13 @@ class Mixing(Protocol[Memory]):
         """Return the memory of which these are `finish` and `sums`."""
         ...
 
-    def without(self, memory: Memory, share: Memory, kept: Tensor) -> Memory:
+    def without(self, memory: Memory, share: Memory | None, kept: Tensor) -> Memory:
         """Return a memory without some of its views.
 
         Args:
             memory: of l tokens.
-            share: what those views write, alone.
-            kept: (l) bool, the tokens of all other views, on the memory's device.
+            share: what those views write, alone; None if there are none of them.
+            kept: positions, among the l, of the tokens of all other views, in the order wanted, on the memory's device.
         """
         ...
 

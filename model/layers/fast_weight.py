@@ -152,8 +152,10 @@ class FastWeight(nn.Module):
         gradients = tuple(sums[name].mT.contiguous().mT if name == "dw1" else sums[name] for name in self._names_of_sums())
         return FastWeightMemory(self._weights_to_write(len(gradients[0]) // self.heads, self.to_qkv.compute_dtype), gradients)
 
-    def without(self, memory: FastWeightMemory, share: FastWeightMemory, kept: Tensor) -> FastWeightMemory:
+    def without(self, memory: FastWeightMemory, share: FastWeightMemory | None, kept: Tensor) -> FastWeightMemory:
         """Subtract the gradients of some views."""
+        if share is None:
+            return memory
         pairs = zip(memory.gradients, share.gradients, strict=True)
         return FastWeightMemory(memory.initial, tuple(total - part for total, part in pairs))
 

@@ -60,6 +60,10 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
+# Of this machine, read once: it does not change, and a compiler cannot trace the query.
+CPU_HAS_BFLOAT16 = has_bfloat16(torch.device("cpu"))
+
+
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the compute dtype for `auto` (bfloat16 where `has_bfloat16`, else float32), `float32` or `bfloat16`.
 

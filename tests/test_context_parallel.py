@@ -191,7 +191,7 @@ def inference_flags(folder: Path, out: str, *flags: str) -> list[str]:
     return [*words.split(), *shared.split(), "--output_dir", out, *flags]
 
 
-@pytest.mark.parametrize("flags", ["", "--stream 2", "--stream 1 --passes 2 --stream_order given"])
+@pytest.mark.parametrize("flags", ["", "--stream 2 --passes 2"])
 def test_inference_with_shared_views_leaves_what_inference_alone_leaves(tmp_path, monkeypatch, flags):
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.ops import fast_weight as op
-from model.ops.newton_schulz import newton_schulz
+from model.ops.newton_schulz import naive, newton_schulz
 from model.ops.newton_schulz.naive import Step
 from model.ops.product import product
 from tests.support.networks import GOLDEN, relative_error
@@ -50,7 +50,7 @@ def test_newton_schulz_in_bfloat16_is_nearer_to_the_truth_than_the_golden_one(na
 
 def test_the_written_derivative_is_the_limit_of_differences() -> None:
     x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(Step.apply, x)  # 1e-6 steps, 1e-5 apart at most
+    assert torch.autograd.gradcheck(lambda x: Step.apply(x, False), x)  # 1e-6 steps, 1e-5 apart at most
 
 
 def test_newton_schulz_in_bfloat16_has_the_gradient_of_float64() -> None:
@@ -61,6 +61,30 @@ def test_newton_schulz_in_bfloat16_has_the_gradient_of_float64() -> None:
         (newton_schulz(variable, 2, dtype).double() * d).sum().backward()
         gradients.append(variable.grad)
     assert relative_error(gradients[1], gradients[0]) < 0.05  # 8 bits through two steps and back: 0.02
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 40), (2, 40, 24)])
+def test_emulated_bfloat16_is_bfloat16(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+    x, d = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7))
+
+    def run(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        variable = x.clone().requires_grad_()
+        result = newton_schulz(variable.to(dtype) if dtype == torch.float64 else variable, 5, dtype)
+        assert result.dtype == dtype
+        (result.double() * d).sum().backward()
+        assert variable.grad is not None
+        return result.double().detach(), variable.grad.double()
+
+    found = {}
+    for native in (True, False):
+        monkeypatch.setattr(naive, "CPU_HAS_BFLOAT16", native)
+        found[native] = run(torch.bfloat16)
+        with torch.no_grad():
+            assert torch.equal(newton_schulz(x, 5).double(), found[native][0]), "with and without a gradient"
+    # Sums in another order now and then round to another of 8 bits: less than what rounding itself does.
+    for emulated, bfloat16, exact in zip(found[False], found[True], run(torch.float64), strict=True):
+        assert relative_error(emulated, bfloat16) < relative_error(bfloat16, exact)
+        assert relative_error(emulated, exact) < 1.2 * relative_error(bfloat16, exact)
 
 
 def test_newton_schulz_leaves_zero_zero() -> None:

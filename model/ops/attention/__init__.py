@@ -10,11 +10,10 @@ from torch import Tensor
 from model.ops.attention.naive import attention_naive
 from model.ops.attention.products import attention_by_products
 from model.ops.gradient_mode import gradients_are_recorded
-from model.runtime import has_bfloat16
+from model.runtime import CPU_HAS_BFLOAT16
 
 IMPLEMENTATIONS = ("auto", "naive", "fused", "products")
-# Properties of this machine, read once: neither changes, and the compiler cannot trace the query.
-CPU_HAS_BFLOAT16 = has_bfloat16(torch.device("cpu"))
+# Of this machine, read once, as `CPU_HAS_BFLOAT16`.
 CPU_HAS_AMX = torch.cpu._is_amx_tile_supported()
 # Training by products keeps a probability for every pair of a query and a key. With more keys than this that would exceed
 # everything else that a layer keeps (1 KB per query and head here).

@@ -1,38 +1,33 @@
 """Inputs of the viewer that change: a quick state at once, then the exact one, whatever is clicked meanwhile."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import pytest
-import torch
 from torch import Tensor
 
 from config.errors import InputError
 from data.dataset import load_views
 from model import LaCTLVSM, SceneState
 from model.viewer import PathFiles, start_viewer
-from model.viewer.viewed_scene import Abandoned, ViewedScene, few_differ
-from tests.support.networks import relative_error
-from tests.support.viewers import SIZE, bundled_model, example_scenes, until
+from model.viewer.viewed_scene import ViewedScene
+from tests.support.networks import small_model
+from tests.support.viewers import SIZE, assert_same_scene, example_scenes, others_of, photos_of, until
 
 viser = pytest.importorskip("viser", reason="the viewer needs viser: pip install -r tests/requirement.txt")
 
 from model.viewer.viewer import Viewer, free_port  # noqa: E402
+from tests.support.viewer_client import ViewerClient  # noqa: E402
 
-# Float32, whose sums depend on the number of threads; what `forget` leaves is 0.002 and more from the exact state.
-ROUNDING = 1e-4
 LOAD_VIEWS = "model.viewer.viewed_scene.load_views"
-
-
-def in_float32(model: LaCTLVSM) -> LaCTLVSM:
-    return model.set_compute_dtype(torch.float32).set_fast_weight(torch.float32)
 
 
 @pytest.fixture(scope="module")
 def model() -> LaCTLVSM:
-    return in_float32(bundled_model())
+    return small_model("self_attention", "fast_weight", "mlp")
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +46,8 @@ def shown(monkeypatch) -> list[Shown]:
     use = ViewedScene.use
 
     def note(self: ViewedScene, inputs: list[int], state: SceneState | None, exact: bool = True) -> None:
-        use(self, inputs, state, exact)
         found.append(Shown(list(inputs), state, exact))
+        use(self, inputs, state, exact)
 
     monkeypatch.setattr(ViewedScene, "use", note)
     return found
@@ -86,10 +81,10 @@ def quick_ones(viewer, monkeypatch) -> threading.Event:
     """Hold quick changes before their last step until the event is set."""
     released, change = threading.Event(), ViewedScene.quick_change
 
-    def hold(self: ViewedScene, inputs: list[int], go_on: Callable[[], None]) -> SceneState | None:
-        state = change(self, inputs, go_on)
+    def hold(self: ViewedScene, inputs: list[int], still_wanted: Callable[[], None]) -> SceneState | None:
+        state = change(self, inputs, still_wanted)
         while not released.wait(0.005):
-            go_on()
+            still_wanted()
         return state
 
     monkeypatch.setattr(ViewedScene, "quick_change", hold)
@@ -107,73 +102,9 @@ def refuse(view: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LOAD_VIEWS, load)
 
 
-def photos_of(scene: ViewedScene, views: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the network is given for some views: image, fxfycxcy and c2w."""
-    photos = [scene.photo(view) for view in views]
-    c2w = torch.from_numpy(scene.c2w[views]).float()[None]
-    return torch.stack([image for image, _ in photos])[None], torch.stack([fxfycxcy for _, fxfycxcy in photos])[None], c2w
-
-
-def assert_close(found: SceneState | None, wanted: SceneState) -> None:
-    assert found is not None
-    assert found.c2w.shape == wanted.c2w.shape
-    assert found.sums is not None
-    assert distance(found, wanted) < ROUNDING
-
-
-def distance(one: SceneState, other: SceneState) -> float:
-    pairs = [(a[name], b[name]) for a, b in zip(one.layers, other.layers, strict=True) for name in b]
-    return max(relative_error(a, b) for a, b in pairs)
-
-
 def steps(shown: list[Shown]) -> list[tuple[list[int], str]]:
+    """Return the inputs of reconstructions, and which kind they are."""
     return [(step.inputs, "exact" if step.exact else "quick") for step in shown]
-
-
-def others_of(scene: ViewedScene) -> list[int]:
-    return [view for view in range(len(scene)) if view not in scene.inputs]
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "few"),
-    [
-        ([0, 1, 2], [0, 1, 2], False),  # nothing changes
-        ([0, 1, 2], [2, 0, 1], False),
-        ([0, 1, 2], [0, 1], True),
-        ([0, 1], [0], False),  # the one that stays takes no longer
-        ([0, 1], [0, 1, 2, 3], True),
-        ([0], [0, 1], True),
-        ([0, 1, 2, 3], [0, 1, 2, 4], True),
-        ([0, 1, 2, 3], [0, 1, 4, 5], False),
-        ([0, 1], [2, 3, 4], False),
-    ],
-)
-def test_few_inputs_differ_where_they_take_less_time_than_all(before, after, few):
-    assert few_differ(before, after) is few
-
-
-@pytest.mark.parametrize("scenes", [False, True])
-def test_a_quick_change_forgets_what_leaves_then_extends_by_what_is_new(scenes):
-    model = in_float32(bundled_model(scenes))
-    scene = next(iter(example_scenes(model, scenes).values()))()
-    first = scene.reconstruct(scene.inputs, lambda done: None)
-    scene.use(scene.inputs, first)
-    inputs, new = scene.inputs, others_of(scene)[:2]
-    fewer = model.forget(first, *photos_of(scene, [inputs[1]]))
-    cases = {
-        "out": (inputs[:1] + inputs[2:], fewer),
-        "in": (sorted([*inputs, *new]), model.extend(first, *photos_of(scene, new))),
-        "both": ([inputs[0], new[1], *inputs[2:]], model.extend(fewer, *photos_of(scene, new[1:]))),
-    }
-    for wanted, state in cases.values():
-        found = scene.quick_change(wanted, lambda: None)
-        assert_close(found, state)
-        assert found is not None
-        assert distance(found, model.reconstruct(*photos_of(scene, wanted))) > 10 * ROUNDING
-        assert found.normalised is scenes
-        assert (found.from_capture is None) is not scenes
-    assert scene.state is first
-    assert scene.quick_change(inputs[:2], lambda: None) is None
 
 
 def test_a_click_shows_the_quick_state_then_the_exact_one(viewer, shown, exact_ones, monkeypatch):
@@ -187,13 +118,29 @@ def test_a_click_shows_the_quick_state_then_the_exact_one(viewer, shown, exact_o
     until(lambda: "5 of 48 views are inputs  \nreconstruction: quick; exact follows" in viewer.scene_panel._text.content)
     assert viewer.wanted_inputs == scene.inputs == left
     assert viewer.scene_panel._bar.visible
-    assert_close(scene.state, scene.model.forget(first, *photos_of(scene, [taken])))
+    assert_same_scene(scene.state, scene.model.forget(first, *photos_of(scene, [taken])))
     exact_ones.set()
     until(lambda: not viewer.scene_panel._bar.visible)
     assert steps(shown) == [(left, "quick"), (left, "exact")]
-    assert_close(scene.state, scene.model.reconstruct(*photos_of(scene, left)))
+    assert_same_scene(scene.state, scene.model.reconstruct(*photos_of(scene, left)))
     assert "5 of 48 views are inputs  \nreconstruction: exact" in viewer.scene_panel._text.content
     assert drawn == [False]  # once: the exact state has the same inputs
+
+
+def test_the_exact_state_begins_once_a_picture_of_the_quick_one_is_sent(viewer, shown, monkeypatch):
+    scene, begun, drawn = viewer.scene, [], threading.Event()
+    reconstruct, render = scene.reconstruct, scene.render
+    with ViewerClient(viewer.url, scene.shown_scale) as client:
+        client.last_picture()
+        monkeypatch.setattr(scene, "reconstruct", lambda *args: begun.append(1) or reconstruct(*args))
+        monkeypatch.setattr(scene, "render", lambda *args: drawn.wait(30) and render(*args))
+        viewer.switch_input(scene.inputs[0])
+        until(lambda: len(shown) == 1)
+        time.sleep(0.3)
+        assert begun == []
+        drawn.set()
+        until(lambda: scene.exact)
+        assert begun == [1]
 
 
 def test_clicks_go_on_from_the_latest_quick_state_and_one_exact_one_ends_them(viewer, shown, exact_ones):
@@ -207,12 +154,12 @@ def test_clicks_go_on_from_the_latest_quick_state_and_one_exact_one_ends_them(vi
         assert viewer.wanted_inputs == wanted[-1]
         until(lambda count=count: len(shown) == count)
         change = scene.model.forget if view in before else scene.model.extend
-        assert_close(shown[-1].state, change(state, *photos_of(scene, [view])))
+        assert_same_scene(shown[-1].state, change(state, *photos_of(scene, [view])))
         state = shown[-1].state
     exact_ones.set()
     until(lambda: scene.exact)
     assert steps(shown) == [*((these, "quick") for these in wanted), (sorted([*inputs, new]), "exact")]
-    assert_close(scene.state, scene.model.reconstruct(*photos_of(scene, scene.inputs)))
+    assert_same_scene(scene.state, scene.model.reconstruct(*photos_of(scene, scene.inputs)))
 
 
 def test_clicks_faster_than_quick_states_are_gathered(viewer, shown, quick_ones):
@@ -344,12 +291,6 @@ def test_another_scene_abandons_the_exact_state_of_the_first(viewer, shown, exac
     until(lambda: viewer.scene is not scene)
     assert viewer.scene.exact
     assert not scene.exact
-    with pytest.raises(Abandoned):
-        viewer.scene.quick_change(viewer.scene.inputs[1:], _stop)
-
-
-def _stop() -> None:
-    raise Abandoned
 
 
 def test_a_viewer_that_closes_waits_for_neither(model, viewer: Viewer, quick_ones):

@@ -11,6 +11,8 @@ from model.runtime import full_memory_is_refused
 from model.scene_state import SceneState
 from model.viewer.viewed_scene import Abandoned, ViewedScene, few_differ
 
+# The exact state waits so long, at most, for a picture of the quick one: side by side both would take longer.
+PICTURE_S = 5.0
 ADVICE = "fewer input views, smaller images or --chunk_views 1"
 
 
@@ -34,6 +36,7 @@ class Reconstructor:
         self._current: tuple[ViewedScene, list[int]] | None = None
         # The scene on the screen while its state is a quick one.
         self._quick: ViewedScene | None = None
+        self._seen = False
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="reconstruct", daemon=True)
@@ -50,6 +53,12 @@ class Reconstructor:
         with self._changed:
             request = self._wanted or self._current
         return list(request[1] if request is not None and request[0] is scene else scene.inputs)
+
+    def go_on(self) -> None:
+        """Begin with the exact state: a picture of the quick one has been sent, or nobody looks."""
+        with self._changed:
+            self._seen = True
+            self._changed.notify()
 
     def close(self) -> None:
         """End the thread; a reconstruction in the works is abandoned."""
@@ -88,7 +97,7 @@ class Reconstructor:
         It is not abandoned for a request that goes on from it: the work would only have to be done again.
         """
 
-        def go_on() -> None:
+        def still_wanted() -> None:
             wanted = self._wanted
             if self._closed or (wanted and (wanted[0] is not scene or not few_differ(inputs, wanted[1]))):
                 raise Abandoned
@@ -96,12 +105,15 @@ class Reconstructor:
         self._progress(0.0)
         try:
             with full_memory_is_refused(ADVICE):
-                state = scene.quick_change(inputs, go_on)
+                state = scene.quick_change(inputs, still_wanted)
         except (InputError, OSError):
             return
-        if state is not None:
-            self._quick = scene
-            self._finished(scene, inputs, state, False)
+        if state is None:
+            return
+        self._quick, self._seen = scene, False
+        self._finished(scene, inputs, state, False)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._wanted is not None or self._seen, PICTURE_S)
 
     def _give_up(self, scene: ViewedScene, inputs: list[int]) -> None:
         """End a request that failed; if it kept the state on the screen from becoming exact, that comes next."""

@@ -221,7 +221,7 @@ class ViewedScene:
         state.from_capture = torch.from_numpy(self.from_capture)[None] if self.normalised else None
         return state
 
-    def quick_change(self, inputs: Sequence[int], go_on: Callable[[], None]) -> SceneState | None:
+    def quick_change(self, inputs: Sequence[int], still_wanted: Callable[[], None]) -> SceneState | None:
         """Return the current state without the photos that are no longer inputs and with those that are new, in their time alone.
 
         It is not quite what `reconstruct` makes of these inputs: see `LaCTLVSM.extend` and `forget`. Those that leave go first,
@@ -229,13 +229,13 @@ class ViewedScene:
 
         Args:
             inputs: positions of views.
-            go_on: called between steps; may raise `Abandoned`.
+            still_wanted: called between steps; may raise `Abandoned`.
 
         Returns:
             the state; None where nothing or too much changes, or there is no state.
 
         Raises:
-            Abandoned: by `go_on`.
+            Abandoned: by `still_wanted`.
             FileNotFoundError, InputError: a photo cannot be read.
         """
         state = self.state
@@ -245,9 +245,9 @@ class ViewedScene:
         new = [view for view in inputs if view not in self.inputs]
         if leaving:
             state = self.model.forget(state, *self._posed_images(leaving), self.chunk_views)
-            go_on()
+            still_wanted()
         if new:
-            state = self.model.extend(state, *self._posed_images(new), self.chunk_views, lambda done, of: go_on())
+            state = self.model.extend(state, *self._posed_images(new), self.chunk_views, lambda done, of: still_wanted())
         return state
 
     def _posed_images(self, views: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -169,13 +169,16 @@ class Viewer:
         if scene is not self.scene:
             self.scene = scene
             self._show_scene()
+            self.loop.refresh()
         else:
+            self.loop.refresh()
             self.scene_panel.tell()
             if not same_inputs:  # cameras that are drawn anew flicker
                 self.redraw_cameras()
-        self.loop.refresh()
         for browser in self.browsers:
             browser.photo_panel.update()
+        if not self.browsers:
+            self._reconstructor.go_on()
 
     def _not_reconstructed(self, line: str) -> None:
         self.scene_panel.tell(line)
@@ -242,6 +245,7 @@ class Viewer:
         browser = self._browser(key)
         if browser is not None:
             browser.deliver(picture)
+            self._reconstructor.go_on()
 
     def _failed(self, key: Hashable, error: Exception) -> None:
         if not isinstance(error, (InputError, OSError)):

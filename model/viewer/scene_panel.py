@@ -57,15 +57,20 @@ class ScenePanel:
         self.tell()
 
     def tell(self, problem: str = "") -> None:
-        """Write the line about the inputs, and why there are no others; set the slider to their number."""
+        """Write what the inputs are, how they were reconstructed, and why there are no others; set the slider to their number."""
         scene = self._viewer.scene
         if self._menu.value != scene.name and scene.name in self._menu.options:
             self._menu.value = scene.name
         kind = "scene" if scene.normalised else "object"
         photos = "" if scene.has_photos else ", without photos"
         about = f"{scene.name}: {kind}, {len(scene.inputs)} of {len(scene)} views are inputs{photos}"
-        self._text.content = about + (f"  \n⚠ {problem}" if problem else "")
-        self._number.value = len(scene.inputs)
+        quick = "quick" if problem else "quick; exact follows"
+        how = "exact" if scene.exact else quick
+        # With photos always this line too, so that the panel does not jump.
+        lines = [about] + ([f"reconstruction: {how if scene.state else 'under way'}"] if scene.has_photos else [])
+        self._text.content = "  \n".join([*lines, f"⚠ {problem}"] if problem else lines)
+        if self._settling is None or self._settling.finished.is_set():  # else someone has just moved it
+            self._number.value = len(scene.inputs)
 
     def progress(self, done: float | None) -> None:
         """Show how much of a reconstruction is done; None: there is none."""

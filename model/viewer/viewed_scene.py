@@ -49,6 +49,11 @@ class Photos:
     choose: Callable[[int], list[int]]
 
 
+def few_differ(before: Sequence[int], after: Sequence[int]) -> bool:
+    """Return whether inputs change, by fewer views, added and taken out together, than there are afterwards."""
+    return 0 < len(set(before) ^ set(after)) < len(after)
+
+
 class ViewedScene:
     """The scene.
 
@@ -63,6 +68,10 @@ class ViewedScene:
         state: the reconstruction, if there is one.
         from_capture: (4, 4) the similarity from the capture's frame into that of `c2w`; None if they are the same.
         chunk_views: views computed at a time; None: by free memory.
+
+    Attributes:
+        state: the current reconstruction; None: none yet.
+        exact: whether it is of all inputs together, not of `quick_change`.
     """
 
     def __init__(
@@ -150,13 +159,13 @@ class ViewedScene:
         h, w = self.image_size
         return 2 * float(np.arctan(h / (2 * fy))), (w / fx) / (h / fy)
 
-    def use(self, inputs: Sequence[int], state: SceneState | None) -> None:
+    def use(self, inputs: Sequence[int], state: SceneState | None, exact: bool = True) -> None:
         """Take a reconstruction of these inputs as the current one.
 
         `centre` is then what they look at: the origin for objects, else the point nearest to their axes. `up` is z for objects,
         whose frame is upright, else the mean of the inputs' own up.
         """
-        self.inputs, self.state = list(inputs), state
+        self.inputs, self.state, self.exact = list(inputs), state, exact
         if not self.normalised:
             self.centre, self.up = np.zeros(3), np.array([0.0, 0.0, 1.0])
             return
@@ -194,7 +203,7 @@ class ViewedScene:
         return float(np.linalg.norm(self.c2w[self.inputs, :3, 3] - position, axis=1).min()) / self.spread
 
     def reconstruct(self, inputs: Sequence[int], progress: Callable[[float], None]) -> SceneState:
-        """Return what the network makes of some of the photos.
+        """Return what the network makes of some of the photos, with the sums that `quick_change` needs.
 
         Args:
             inputs: positions of views.
@@ -204,16 +213,48 @@ class ViewedScene:
             Abandoned: by `progress`.
             FileNotFoundError, InputError: a photo cannot be read.
         """
-        assert self.photos is not None
         progress(0.0)
-        loaded = load_views(self.photos.scene, inputs, self.image_size, patch_size=1)
-        c2w = torch.from_numpy(self.c2w[list(inputs)]).float()
         state = self.model.reconstruct(
-            loaded["image"][None], loaded["fxfycxcy"][None], c2w[None], self.chunk_views, lambda done, of: progress(done / of)
+            *self._posed_images(inputs), self.chunk_views, lambda done, of: progress(done / of), keep_sums=True
         )
         state.normalised = self.normalised
         state.from_capture = torch.from_numpy(self.from_capture)[None] if self.normalised else None
         return state
+
+    def quick_change(self, inputs: Sequence[int], still_wanted: Callable[[], None]) -> SceneState | None:
+        """Return the current state without the photos that are no longer inputs and with those that are new, in their time alone.
+
+        It is not quite what `reconstruct` makes of these inputs: see `LaCTLVSM.extend` and `forget`. Those that leave go first,
+        so that the new ones read nothing of them.
+
+        Args:
+            inputs: positions of views.
+            still_wanted: called between steps; may raise `Abandoned`.
+
+        Returns:
+            the state; None where nothing or too much changes, or there is no state.
+
+        Raises:
+            Abandoned: by `still_wanted`.
+            FileNotFoundError, InputError: a photo cannot be read.
+        """
+        state = self.state
+        if state is None or not few_differ(self.inputs, inputs):
+            return None
+        leaving = [view for view in self.inputs if view not in inputs]
+        new = [view for view in inputs if view not in self.inputs]
+        if leaving:
+            state = self.model.forget(state, *self._posed_images(leaving), self.chunk_views)
+            still_wanted()
+        if new:
+            state = self.model.extend(state, *self._posed_images(new), self.chunk_views, lambda done, of: still_wanted())
+        return state
+
+    def _posed_images(self, views: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return image (1, v, 3, h, w), fxfycxcy (1, v, 4) and c2w (1, v, 4, 4) of some views; raises what `load_views` does."""
+        assert self.photos is not None
+        loaded = load_views(self.photos.scene, views, self.image_size, patch_size=1)
+        return loaded["image"][None], loaded["fxfycxcy"][None], torch.from_numpy(self.c2w[list(views)]).float()[None]
 
     def render(
         self, fxfycxcy: Tensor, c2w: Tensor, image_size: tuple[int, int], cancelled: Callable[[], bool] | None = None

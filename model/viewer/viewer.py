@@ -65,7 +65,6 @@ class Viewer:
         self._lock = threading.RLock()
         self.scene = self._openers[0]()
         self.trained_size = trained_size
-        self.wanted_inputs = list(self.scene.inputs)
         self._threads = ThreadChoice(chosen_threads or (1, cores()))
         self._closed = threading.Event()
         self.server = _serve(host, port)
@@ -132,12 +131,15 @@ class Viewer:
         if scene.state is None:
             self.reconstruct(scene, scene.inputs)
         else:
-            self._reconstructed(scene, scene.inputs, scene.state)
+            self._reconstructed(scene, scene.inputs, scene.state, True)
 
     def reconstruct(self, scene: ViewedScene, inputs: Sequence[int]) -> None:
         """Reconstruct a scene from some of its views, in the background."""
-        self.wanted_inputs = list(inputs)
         self._reconstructor.request(scene, inputs)
+
+    @property
+    def wanted_inputs(self) -> list[int]:
+        return self._reconstructor.wanted(self.scene)
 
     def switch_input(self, view: int | None) -> None:
         """Take a view out of the inputs, or put it into them."""
@@ -161,20 +163,24 @@ class Viewer:
         if scene.state is None:
             self.reconstruct(scene, scene.inputs)
 
-    def _reconstructed(self, scene: ViewedScene, inputs: list[int], state: SceneState) -> None:
-        scene.use(inputs, state)
+    def _reconstructed(self, scene: ViewedScene, inputs: list[int], state: SceneState, exact: bool) -> None:
+        same_inputs = inputs == scene.inputs
+        scene.use(inputs, state, exact)
         if scene is not self.scene:
             self.scene = scene
             self._show_scene()
+            self.loop.refresh()
         else:
+            self.loop.refresh()
             self.scene_panel.tell()
-            self.redraw_cameras()
-        self.loop.refresh()
+            if not same_inputs:  # cameras that are drawn anew flicker
+                self.redraw_cameras()
         for browser in self.browsers:
             browser.photo_panel.update()
+        if not self.browsers:
+            self._reconstructor.go_on()
 
     def _not_reconstructed(self, line: str) -> None:
-        self.wanted_inputs = list(self.scene.inputs)
         self.scene_panel.tell(line)
         self.fail(line)
 
@@ -239,6 +245,7 @@ class Viewer:
         browser = self._browser(key)
         if browser is not None:
             browser.deliver(picture)
+            self._reconstructor.go_on()
 
     def _failed(self, key: Hashable, error: Exception) -> None:
         if not isinstance(error, (InputError, OSError)):

@@ -16,7 +16,7 @@ from model.backbone import Backbone
 from model.camera_path import CameraPath
 from model.given import Array, given_cameras
 from model.layers import MixingLayer
-from model.layers.block import Shapes, state_shapes
+from model.layers.block import Shapes, StateShapes
 from model.posed_images import PosedImages
 from model.scene_state import SceneState
 
@@ -26,7 +26,7 @@ class SceneRenderer(Backbone):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
-        self._known_shapes: dict[tuple[int, int], tuple[list[Shapes], list[Shapes]]] = {}
+        self._state_shapes: dict[int, StateShapes] = {}
 
     def render(
         self,
@@ -149,9 +149,7 @@ class SceneRenderer(Backbone):
 
     def _shapes(self, b: int, views: int, image_size: tuple[int, int]) -> tuple[list[Shapes], list[Shapes]]:
         """Return the shapes of the tensors of all layers' states, and of their sums, for b scenes of as many views."""
-        key = b, views * math.prod(image_size) // self.config.patch_size**2
-        if key not in self._known_shapes:
-            of_block = state_shapes(self.config.block, self.config.dim, *key)
-            states, sums = (shapes * self.config.layers for shapes in of_block)
-            self._known_shapes = {key: (states, sums)}
-        return self._known_shapes[key]
+        if b not in self._state_shapes:
+            self._state_shapes = {b: StateShapes(self.config.block, self.config.dim, b)}
+        states, sums = self._state_shapes[b].at(views * math.prod(image_size) // self.config.patch_size**2)
+        return states * self.config.layers, sums * self.config.layers

@@ -108,16 +108,31 @@ def check_layers(config: NetworkConfig, where: str) -> NetworkConfig:
     return config
 
 
-@torch.no_grad()
-def state_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int) -> tuple[list[Shapes], list[Shapes]]:
-    """Return the shapes of what `finish` and `sums` return, for every mixing layer of a block, without computing it.
+class StateShapes:
+    """Shapes of what `finish` and `sums` return for every mixing layer of a block, found without computing it.
 
     Args:
         layers: of the block.
         dim: token width.
         b: scenes.
-        tokens: of all input views of a scene.
     """
+
+    def __init__(self, layers: tuple[LayerConfig, ...], dim: int, b: int) -> None:
+        # Every size is a linear function of the number of tokens: two numbers determine it. Tracing takes 30 ms, long for a view.
+        self._one, self._two = (_traced_shapes(layers, dim, b, tokens) for tokens in (1, 2))
+
+    def at(self, tokens: int) -> tuple[list[Shapes], list[Shapes]]:
+        """Return the shapes of states, and of sums, for as many tokens of all input views of a scene."""
+
+        def extrapolated(one: Shapes, two: Shapes) -> Shapes:
+            return {name: tuple(x + (y - x) * (tokens - 1) for x, y in zip(one[name], two[name], strict=True)) for name in one}
+
+        states, sums = (list(map(extrapolated, *parts)) for parts in zip(self._one, self._two, strict=True))
+        return states, sums
+
+
+@torch.no_grad()
+def _traced_shapes(layers: tuple[LayerConfig, ...], dim: int, b: int, tokens: int) -> tuple[list[Shapes], list[Shapes]]:
     with torch.device("meta"):
         block, x = Block(layers, dim), torch.empty(b, 1, tokens, dim)
         written = [(layer, layer.write(x, None)) for layer in block.layers if isinstance(layer, MixingLayer)]

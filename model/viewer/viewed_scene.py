@@ -50,8 +50,8 @@ class Photos:
 
 
 def few_differ(before: Sequence[int], after: Sequence[int]) -> bool:
-    """Return whether inputs change, by fewer views, added and taken out together, than there are afterwards."""
-    return 0 < len(set(before) ^ set(after)) < len(after)
+    """Return whether inputs change, by half as many views at most, added and taken out together, as there are afterwards."""
+    return 0 < len(set(before) ^ set(after)) <= len(after) / 2
 
 
 class ViewedScene:

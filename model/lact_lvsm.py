@@ -21,6 +21,9 @@ from model.scene_state import SceneState
 from model.scene_writer import Batch, SceneWriter, Written, same_views
 from model.view_chunks import WHERE, View, again, check_count, in_chunks, part_of
 
+# Views of a stream whose focus is fitting for those that follow, as a rule: with one, 4 to 8 dB are lost.
+FIRST_VIEWS = 8
+
 
 class LaCTLVSM(SceneWriter, SceneRenderer):
     """Novel view synthesis by large-chunk test-time training on an LVSM-style transformer.
@@ -213,6 +216,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         chunk: int = 1,
         passes: int = 1,
         focus: Array | None = None,
+        first: int | None = None,
         chunk_views: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> SceneState:
@@ -234,6 +238,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
             chunk: views that are written together.
             passes: times that the views are read; more than one for views that can be iterated again.
             focus: (3) the point that addresses refer to; None: where the first chunk looks.
+            first: views of the first chunk; None: as of the others, without a focus 8 at least, since few cameras say little of it.
             chunk_views: as of `reconstruct`, within a chunk.
             progress: called after each chunk with the number of views read, in all passes.
 
@@ -254,12 +259,14 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         check_count(passes, "passes")
         if passes > 1 and isinstance(views, Iterator):
             raise InputError(WHERE, f"is {with_article(type(views))}, which can be read once", "a list, or passes=1")
-        p, state, read = self.config.patch_size, None, 0
-        for part in in_chunks(views, chunk, p):
+        if first is None:
+            first = chunk if focus is not None else max(chunk, FIRST_VIEWS)
+        check_count(first, "first")
+        sizes, state, read = (first, chunk, self.config.patch_size), None, 0
+        for part in in_chunks(views, *sizes):
             own, read = self._own(part), read + len(part)
             if state is None:
-                first = self._written(_batch(own), chunk_views, None, True, given_focus(focus, 1))
-                state = _in_frame_of(first, own)
+                state = _in_frame_of(self._written(_batch(own), chunk_views, None, True, given_focus(focus, 1)), own)
             else:
                 state = self.extend(state, own, chunk_views=chunk_views)
             if progress:
@@ -267,7 +274,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         if state is None:
             raise InputError(WHERE, "holds no views", "at least one")
         for exact in range(1, min(passes, len(self.mixing_layers))):
-            parts = again(in_chunks(views, chunk, p), read, exact * read, progress)
+            parts = again(in_chunks(views, *sizes), read, exact * read, progress)
             state = self._read_again(state, parts, exact, chunk_views)
         return state
 

@@ -32,12 +32,13 @@ def check_count(number: int, where: str) -> None:
         raise InputError(where, f"is {shown(number)}", "a whole number, 1 or more")
 
 
-def in_chunks(views: Iterable[View], size: int, patch_size: int) -> Iterator[PosedImages]:
-    """Regroup views, as they come, into chunks of `size`; the last may be smaller. No more than a chunk and an item is in memory.
+def in_chunks(views: Iterable[View], first_size: int, size: int, patch_size: int) -> Iterator[PosedImages]:
+    """Regroup views, as they come, into chunks; the last may be smaller. No more than a chunk and an item is in memory.
 
     Args:
         views: items of any number of views.
-        size: of a chunk.
+        first_size: of the first chunk.
+        size: of the others.
         patch_size: of the network that will read them.
 
     Yields:
@@ -56,13 +57,12 @@ def in_chunks(views: Iterable[View], size: int, patch_size: int) -> Iterator[Pos
             raise InputError(f"{WHERE}, item {i}", f"is of {sizes[0]} (h×w)", f"{sizes[1]}, as the first")
         found.check_frame(first.normalised, first.from_capture)
         waiting.append(found)
-        if sum(map(len, waiting)) < size:
-            continue
-        joined = _joined(waiting)
-        whole = len(joined) // size * size
-        waiting = [part_of(joined, slice(whole, None))] if whole < len(joined) else []
-        yield from (part_of(joined, slice(start, start + size)) for start in range(0, whole, size))
-    if waiting:
+        while sum(map(len, waiting)) >= first_size:
+            joined = _joined(waiting)
+            yield part_of(joined, slice(0, first_size))
+            waiting = [part_of(joined, slice(first_size, None))]
+            first_size = size
+    if sum(map(len, waiting)):
         yield _joined(waiting)
 
 
@@ -121,5 +121,7 @@ def _posed(item: Any, patch_size: int, where: str) -> PosedImages:
 
 
 def _joined(scenes: list[PosedImages]) -> PosedImages:
+    if len(scenes) == 1:
+        return scenes[0]
     arrays = {name: torch.cat([getattr(scene, name) for scene in scenes]) for name in ("image", "fxfycxcy", "c2w")}
     return dataclasses.replace(scenes[0], **arrays, views=[view for scene in scenes for view in scene.views])

@@ -1,6 +1,7 @@
 """Scene states that grow and shrink: views added, taken out, and read as a stream."""
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -96,10 +97,10 @@ def test_a_stream_is_the_same_as_views_added_one_chunk_at_a_time(model):
     views = random_views(1, 5, *SIZE)
     state = model.reconstruct(**of(views, [0, 1]), keep_sums=True)
     state = model.extend(model.extend(state, **of(views, [2, 3])), **of(views, [4]))
-    assert_equal(model.reconstruct_stream(stream_of(views), chunk=2), state)
+    assert_equal(model.reconstruct_stream(stream_of(views), chunk=2, first=2), state)
     grouped = PosedImages(views["image"][0], views["fxfycxcy"][0], views["c2w"][0])
-    assert_equal(model.reconstruct_stream(grouped, chunk=2), state)
-    assert_equal(model.reconstruct_stream(iter(stream_of(views)), chunk=2), state)
+    assert_equal(model.reconstruct_stream(grouped, chunk=2, first=2), state)
+    assert_equal(model.reconstruct_stream(iter(stream_of(views)), chunk=2, first=2), state)
 
 
 def test_added_views_read_what_is_there_once_they_have_written(lact):
@@ -143,12 +144,12 @@ def test_every_pass_makes_one_more_layer_exact(model):
     views = random_views(1, 6, *SIZE)
     exact, layers = model.reconstruct(**views), len(model.mixing_layers)
     for passes in range(1, layers + 1):
-        state = model.reconstruct_stream(stream_of(views), chunk=2, passes=passes, focus=exact.focus)
+        state = model.reconstruct_stream(stream_of(views), chunk=2, first=2, passes=passes, focus=exact.focus)
         assert_close(state, exact, range(passes))
         if passes == 1:
             off = max(relative_error(state.layers[-1][name], x) for name, x in exact.layers[-1].items())
             assert off > 10 * ROUNDING, "a single pass is exact by accident"
-    more = model.reconstruct_stream(stream_of(views), chunk=2, passes=layers + 3, focus=exact.focus)
+    more = model.reconstruct_stream(stream_of(views), chunk=2, first=2, passes=layers + 3, focus=exact.focus)
     assert_equal(more, state)
 
 
@@ -213,6 +214,13 @@ def test_the_focus_stays_that_of_the_first_views_and_its_drift_is_told():
     assert small_model(*NETWORKS["LaCT"]).reconstruct(**views, focus=torch.zeros(3)).focus_drift is None
 
 
+@pytest.mark.parametrize(("arguments", "sizes"), [({}, [8, 1, 1]), ({"chunk": 9}, [9, 1]), ({"focus": torch.zeros(3)}, [1] * 10)])
+def test_without_a_focus_the_first_chunk_has_eight_views(lact, arguments, sizes):
+    seen = []
+    lact.reconstruct_stream(stream_of(random_views(1, 10, *SIZE)), progress=seen.append, **arguments)
+    assert seen == list(itertools.accumulate(sizes))
+
+
 def test_a_stream_holds_no_more_than_a_chunk(lact):
     views, alive, most = stream_of(random_views(1, 9, *SIZE)), 0, 0
 
@@ -231,14 +239,14 @@ def test_a_stream_holds_no_more_than_a_chunk(lact):
     del most, alive
     alive = most = 0
     seen = []
-    lact.reconstruct_stream(counted(), chunk=2, progress=seen.append)
+    lact.reconstruct_stream(counted(), chunk=2, first=2, progress=seen.append)
     assert most <= 3  # a chunk, and the item that is being taken
     assert seen == [2, 4, 6, 8, 9]
 
 
 def test_progress_counts_the_views_of_all_passes(lact):
     seen = []
-    lact.reconstruct_stream(stream_of(random_views(1, 5, *SIZE)), chunk=2, passes=2, progress=seen.append)
+    lact.reconstruct_stream(stream_of(random_views(1, 5, *SIZE)), chunk=2, first=2, passes=2, progress=seen.append)
     assert seen == [2, 4, 5, 7, 9, 10]
 
 
@@ -323,6 +331,7 @@ ONE = stream_of(random_views(1, 1, *SIZE))[0]
         ({"chunk": 0}, "chunk: is 0; wanted a whole number, 1 or more"),
         ({"chunk": 1.0}, "chunk: is 1.0"),
         ({"passes": 0}, "passes: is 0"),
+        ({"first": 0}, "first: is 0"),
         ({"views": iter([ONE]), "passes": 2}, "views: is a list_iterator, which can be read once; wanted a list, or passes=1"),
         ({"focus": torch.zeros(2)}, r"focus: is \(2,\), float32; wanted finite"),
         ({"focus": [0, 0, 0]}, "focus: is a list"),

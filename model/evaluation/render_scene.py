@@ -20,7 +20,7 @@ from model.evaluation.plan import Job
 from model.evaluation.scores import Metrics, Scored
 from model.evaluation.stopwatch import Stopwatch, timed
 from model.evaluation.streamed_inputs import InputsOfJob, StoredPhotos, Watched
-from model.lact_lvsm import LaCTLVSM
+from model.lact_lvsm import FIRST_VIEWS, LaCTLVSM
 from model.layers.address import focus_of
 from model.parallel.context import ContextGroup, own_inputs, own_targets
 from model.runtime import full_memory_is_refused, peak_memory, reset_peak_memory
@@ -171,11 +171,18 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     passes, chunk = min(streaming.passes, len(model.mixing_layers)), streaming.stream
     order = list(range(len(job.inputs))) if streaming.stream_order == "given" else spread_order(len(job.inputs))
     source = InputsOfJob(job, dataset, chunk, order) if job.growing is None else job.growing
-    inputs, focus = Watched(source), focus_of(job.input_c2w[None])
+    # Of a capture in progress the first few cameras say little of where the others will look.
+    focus = focus_of(job.input_c2w[None]) if job.growing is None or len(job.inputs) >= FIRST_VIEWS else None
+    inputs = Watched(source)
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
     with failing_ends_all(context), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
         state = model.reconstruct_stream(
-            inputs, chunk, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * len(source.views))
+            inputs,
+            chunk,
+            passes,
+            focus,
+            chunk_views=renderer.chunk_views,
+            progress=lambda done: progress(done, passes * len(source.views)),
         )
     if job.growing is None:
         state = model.reordered(state, sorted(range(len(order)), key=order.__getitem__))

@@ -193,8 +193,8 @@ def grown(case: Case, context: ContextGroup | None, folder: Path) -> dict[str, T
         "extended": state,
         "from disk": model.extend(SceneState.load(file), **part(scene(1, 80, b=1), own_inputs(1, rank, size))),
         "without a view": model.forget(state, **part(more, range(1, 2))),
-        "stream": model.reconstruct_stream(views, chunk=3),
-        "two passes": model.reconstruct_stream(views, chunk=3, passes=2),
+        "stream": model.reconstruct_stream(views, chunk=3, first=2),
+        "two passes": model.reconstruct_stream(views, chunk=3, passes=2, first=3),
     }
     targets = scene(2, 100, b=1)
     return {name: model.render(found, targets["fxfycxcy"], targets["c2w"], IMAGE_SIZE) for name, found in states.items()}

@@ -3,9 +3,9 @@
     python tests/benchmark/streaming.py --only quality --objects NAME=FILE --scenes NAME=FILE
     python tests/benchmark/streaming.py --only cost --config config/lact_l24_d768_ttt2x.yaml --image_size 256 256 --held 8
 
-FILE is a list of scenes, or a scene's JSON; without any, procedural objects and walks are exported. Of each scene some 16 views, evenly
-spread, are targets, the same ones for any number of inputs. Each part writes PART.md and PART.json into `--out`. A script, not a
-test: see model/STREAMING.md.
+FILE is a list of scenes, or a scene's JSON; without any, procedural objects and walks are exported. Of each scene some 16 views,
+evenly spread, are targets, the same ones for any number of inputs. Each part writes PART.md and PART.json into `--out`. A script,
+not a test: see model/STREAMING.md.
 """
 
 import argparse
@@ -72,7 +72,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--objects", nargs="+", metavar="NAME=FILE", help="objects, read by the bundled model of objects")
     add("--scenes", nargs="+", metavar="NAME=FILE", help="scenes, read by the bundled model of scenes, with normalised poses")
     add("--count", type=int, default=4, help="scenes of each file, and to export")
-    add("--views", nargs="+", type=int, default=[16, 32, 64, 128, 256], help="quality: numbers of inputs, as far as a scene has them")
+    add(
+        "--views",
+        nargs="+",
+        type=int,
+        default=[16, 32, 64, 128, 256],
+        help="quality: numbers of inputs, as far as a scene has them",
+    )
     add("--orders", nargs="+", default=["given", "0"], help="quality: `given`, evenly along the list, or seeds to shuffle with")
     add("--chunks", nargs="+", default=["1", "2", "4", "8", "2+1", "4+1", "8+1", "16+1"], metavar="K|FIRST+K",
         help="quality: views at a time, and of the first chunk if it is another")  # fmt: skip

@@ -166,7 +166,9 @@ def draw(path: str | os.PathLike, rows: Sequence[dict]) -> None:
         ]
         curves = [curve for curve in curves if len(curve[2]) > 1]
         if curves:
-            title = f"{data}, {'given order' if order == 'given' else 'shuffled'}: PSNR in dB, over views; exact, and views at a time"
+            title = (
+                f"{data}, {'given order' if order == 'given' else 'shuffled'}: PSNR in dB, over views; exact, and views at a time"
+            )
             panels.append(Panel(title, curves))
     if panels:
         draw_panels(path, panels)
@@ -194,9 +196,8 @@ def passes(test: Test, args: argparse.Namespace) -> tuple[str, list[dict]]:
     lines, found = [], []
     for (chunk, count), values in rows.items():
         differences, largest = [x for x, _ in values], np.max([x for _, x in values], axis=0).tolist()
-        lines.append([
-            str(chunk), str(count), f"{statistics.mean(differences):+.3f}", f"{min(differences):+.3f}", *(f"{x:.0e}" for x in largest)
-        ])  # fmt: skip
+        scores = [f"{x:+.3f}" for x in (statistics.mean(differences), min(differences))]
+        lines.append([str(chunk), str(count), *scores, *(f"{x:.0e}" for x in largest)])
         found.append({"chunk": chunk, "passes": count, "difference": differences, "errors": largest})
     layers = (f"layer {i + 1}" for i in range(len(found[0]["errors"])))
     return markdown_table(["views at a time", "passes", "PSNR against exact, dB", "worst", *layers], lines), found

@@ -27,7 +27,6 @@ from tests.support.networks import relative_error
 Focus = Callable[[PosedImages], Tensor]
 
 TARGETS = 16
-DRAWN = ("1", "4", "4+1")
 
 
 @dataclass(frozen=True)
@@ -156,22 +155,17 @@ def _orders(inputs: Sequence[int], counts: Sequence[int], order: str) -> list[tu
 
 
 def draw(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Draw PSNR over the number of views, a panel for each set of scenes and order with several numbers."""
+    """Draw PSNR over the number of views, exact and by the first three chunks, a panel for each set of scenes and order."""
     panels = []
     for data, order in dict.fromkeys((row["data"], row["order"]) for row in rows):
         own = [row for row in rows if (row["data"], row["order"]) == (data, order)]
         curves = [
             (name, colour, [(row["views"], statistics.mean(row["psnr"])) for row in own if row["chunks"] == name])
-            for name, colour in zip(("exact", *DRAWN), COLOURS, strict=True)
+            for name, colour in zip(dict.fromkeys(row["chunks"] for row in own), COLOURS, strict=False)
         ]
-        curves = [curve for curve in curves if len(curve[2]) > 1]
-        if curves:
-            title = (
-                f"{data}, {'given order' if order == 'given' else 'shuffled'}: PSNR in dB, over views; exact, and views at a time"
-            )
-            panels.append(Panel(title, curves))
-    if panels:
-        draw_panels(path, panels)
+        in_words = "given order" if order == "given" else "shuffled"
+        panels.append(Panel(f"{data}, {in_words}: PSNR in dB over views, by views at a time", curves))
+    draw_panels(path, panels)
 
 
 def errors(state: SceneState, exact: SceneState) -> list[float]:

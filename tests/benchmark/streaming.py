@@ -79,7 +79,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=[16, 32, 64, 128, 256],
         help="quality: numbers of inputs, as far as a scene has them",
     )
-    add("--orders", nargs="+", default=["given", "0"], help="quality: `given`, evenly along the list, or seeds to shuffle with")
+    add(
+        "--orders",
+        nargs="+",
+        default=["given", "0"],
+        help="quality: `given`, as listed; `spread`, each between those before it; or seeds to shuffle with",
+    )
     add("--chunks", nargs="+", default=["1", "2", "4", "8", "2+1", "4+1", "8+1", "16+1"], metavar="K|FIRST+K",
         help="quality: views at a time, and of the first chunk if it is another")  # fmt: skip
     add("--inputs", type=int, default=32, help="passes, focus, forget: inputs, evenly along the list")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from config.errors import InputError
 from data.output.curves import Panel, draw_panels
 from data.output.tables import markdown_table
+from data.view_selection import spread_order
 from model import LaCTLVSM, PosedImages, SceneState
 from model.layers.address import focus_of
 from model.metric import psnr
@@ -137,8 +138,7 @@ def quality(test: Test, args: argparse.Namespace) -> tuple[str, list[dict]]:
     lines = []
     for order in args.orders:
         exact = {n: rows[order, "exact", n] for n in counts}
-        told = f"{order}, exact, dB" if order == "given" else f"shuffled by {order}, exact, dB"
-        lines.append([told, *(f"{statistics.mean(exact[n]):.2f}" for n in counts), ""])
+        lines.append([f"{in_words(order)}, exact, dB", *(f"{statistics.mean(exact[n]):.2f}" for n in counts), ""])
         for word in cuts:
             found = [[x - y for x, y in zip(rows[order, word, n], exact[n], strict=True)] for n in counts]
             lines.append([word, *(f"{statistics.mean(x):+.2f}" for x in found), f"{min(map(min, found)):+.2f}"])
@@ -150,8 +150,15 @@ def _orders(inputs: Sequence[int], counts: Sequence[int], order: str) -> list[tu
     """Return orders of views, each with the numbers at which it is tested: shuffled views contain those of smaller numbers."""
     if order == "given":
         return [(evenly(inputs, n), [n]) for n in counts]
+    if order == "spread":
+        return [([evenly(inputs, n)[i] for i in spread_order(n)], [n]) for n in counts]
     shuffled = np.random.default_rng(int(order)).permutation(inputs).tolist()
     return [(shuffled[: max(counts)], list(counts))]
+
+
+def in_words(order: str) -> str:
+    """Return what an order of views is called."""
+    return {"given": "given order", "spread": "spread"}.get(order, f"shuffled by {order}")
 
 
 def draw(path: str | os.PathLike, rows: Sequence[dict]) -> None:
@@ -163,8 +170,7 @@ def draw(path: str | os.PathLike, rows: Sequence[dict]) -> None:
             (name, colour, [(row["views"], statistics.mean(row["psnr"])) for row in own if row["chunks"] == name])
             for name, colour in zip(dict.fromkeys(row["chunks"] for row in own), COLOURS, strict=False)
         ]
-        in_words = "given order" if order == "given" else "shuffled"
-        panels.append(Panel(f"{data}, {in_words}: PSNR in dB over views, by views at a time", curves))
+        panels.append(Panel(f"{data}, {in_words(order)}: PSNR in dB over views, by views at a time", curves))
     draw_panels(path, panels)
 
 

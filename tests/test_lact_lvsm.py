@@ -223,7 +223,10 @@ def test_unknown_settings_are_refused(arguments: dict, match: str) -> None:
         load_model("x.safetensors", **arguments)
 
 
-@pytest.mark.parametrize("function", [load_model, LaCTLVSM.reconstruct, LaCTLVSM.render], ids=lambda x: x.__name__)
+SHOWN = [load_model, *(getattr(LaCTLVSM, name) for name in ("reconstruct", "extend", "forget", "reconstruct_stream", "render"))]
+
+
+@pytest.mark.parametrize("function", SHOWN, ids=lambda x: x.__name__)
 def test_the_example_in_a_docstring_prints_what_it_says(
     function: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

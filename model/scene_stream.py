@@ -22,6 +22,10 @@ from model.scene_request import SceneRequest, poses_in
 _UNTRIED = (-1, -1)
 
 
+class ViewsMissing(UserWarning):
+    """A stream has ended before all listed views came."""
+
+
 class SceneStream:
     """The views of a scene, in order: an iterable of `PosedImages` of one view each.
 
@@ -43,6 +47,7 @@ class SceneStream:
         normalised: whether poses are normalised, as for scenes.
         from_capture: (4, 4) float64, the similarity that moves points of the scene file's frame into that of the poses; None if it
             is the same.
+        missing: one line about the listed views that never came, which is also warned of; empty if there are none.
 
     Raises:
         InputError: the scene has no such views, or its cameras set no frame.
@@ -54,6 +59,7 @@ class SceneStream:
         self._growing, self._wait_s = GrowingScene(scene), wait_s
         self._chosen = None if views is None and wait_s else chosen
         self._ended, self._most_read = not wait_s, 0
+        self.missing = ""
         self.name, self.image_size, self.normalised = scene.name, request.image_size, request.normalise
         self.from_capture: Tensor | None = None if self._frame is None else self._frame.matrix[0]
 
@@ -123,7 +129,8 @@ class SceneStream:
         if done < len(views):
             missing = self.scene.views[views[done]].file_path
             found = f"{self.scene.json_path}: the stream ends after {done} of {counted(len(views), 'listed view')}"
-            warnings.warn(f"{found}: {missing} has not come within {self._wait_s:g} s", stacklevel=3)
+            self.missing = f"{found}: {missing} has not come within {self._wait_s:g} s"
+            warnings.warn(self.missing, ViewsMissing, stacklevel=3)
         self._chosen, self._ended = views[:done], True
 
     def _load(self, view: int) -> PosedImages:

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from model.layers.address import focus_of
 from model.parallel.context import ContextGroup, own_inputs, own_targets
 from model.runtime import full_memory_is_refused, peak_memory, reset_peak_memory
 from model.scene_state import SceneState
+from model.scene_stream import ViewsMissing
 from model.video_frames import nearest_inputs, render_video
 from model.video_plan import VideoPlan
 
@@ -168,14 +170,16 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     """Reconstruct a scene from its inputs as they are read; every process of the context reads all of them. Collective."""
     model, streaming, context = renderer.model, renderer.streaming, renderer.context
     assert streaming.stream is not None
-    passes, chunk = min(streaming.passes, len(model.mixing_layers)), streaming.stream
+    passes, chunk = max(1, min(streaming.passes, len(model.mixing_layers))), streaming.stream
     order = list(range(len(job.inputs))) if streaming.stream_order == "given" else spread_order(len(job.inputs))
     source = InputsOfJob(job, dataset, chunk, order) if job.growing is None else job.growing
     # Of a capture in progress the first few cameras say little of where the others will look.
     focus = focus_of(job.input_c2w[None]) if job.growing is None or len(job.inputs) >= FIRST_VIEWS else None
     inputs = Watched(source)
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
-    with failing_ends_all(context), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
+    ends, ignored = failing_ends_all(context), warnings.catch_warnings()
+    with ends, full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch, ignored:
+        warnings.simplefilter("ignore", ViewsMissing)  # a line of the program's own says so below
         state = model.reconstruct_stream(
             inputs,
             chunk,
@@ -184,6 +188,8 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
             chunk_views=renderer.chunk_views,
             progress=lambda done: progress(done, passes * len(source.views)),
         )
+    if job.growing is not None and job.growing.missing:
+        print(f"inference.py: {job.growing.missing}", file=sys.stderr)
     if job.growing is None:
         state = model.reordered(state, sorted(range(len(order)), key=order.__getitem__))
     views = source.views if context.rank == 0 else []

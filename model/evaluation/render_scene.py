@@ -171,9 +171,9 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     passes, chunk = min(streaming.passes, len(model.mixing_layers)), streaming.stream
     order = list(range(len(job.inputs))) if streaming.stream_order == "given" else spread_order(len(job.inputs))
     source = InputsOfJob(job, dataset, chunk, order) if job.growing is None else job.growing
-    inputs, focus = Watched(source), focus_of(job.input_c2w[None])
+    inputs, focus = Watched(source, context), focus_of(job.input_c2w[None])
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
-    with failing_ends_all(context), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
+    with failing_ends_all(context, inputs), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
         state = model.reconstruct_stream(
             inputs, chunk, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * len(source.views))
         )
@@ -185,12 +185,15 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
 
 
 @contextlib.contextmanager
-def failing_ends_all(context: ContextGroup) -> Iterator[None]:
-    """Where other processes wait for this one inside the network, end the program on an error: nothing else unblocks them."""
+def failing_ends_all(context: ContextGroup, inputs: Watched | None = None) -> Iterator[None]:
+    """Where other processes wait for this one inside the network, end the program on an error: nothing else unblocks them.
+
+    An error of reading `inputs`, if they are read there, is raised: all processes have it.
+    """
     try:
         yield
     except InputError as error:
-        if context.size == 1:
+        if context.size == 1 or (inputs is not None and inputs.failed):
             raise
         print(f"inference.py: {line_of(error)}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -87,7 +87,7 @@ class SceneStream:
 
         Raises:
             FileNotFoundError: a photo does not exist, and is not waited for.
-            InputError: a photo is damaged, or a view has changed in the JSON after it was read.
+            InputError: a photo is damaged, a view has changed in the JSON after it was read, or a chosen one is gone.
         """
         patience = Patience(0 if self._ended else self._wait_s)
         done, tried, problem = 0, _UNTRIED, None
@@ -97,6 +97,7 @@ class SceneStream:
             views = self.views
             if done == len(views) and self._chosen is not None:
                 break
+            self._check_listed(views[done:])
             if done < len(views) and (state := self._photo_state(views[done])) != tried:
                 tried = state
                 patience.renew()
@@ -125,6 +126,12 @@ class SceneStream:
             found = f"{self.scene.json_path}: the stream ends after {done} of {counted(len(views), 'listed view')}"
             warnings.warn(f"{found}: {missing} has not come within {self._wait_s:g} s", stacklevel=3)
         self._chosen, self._ended = views[:done], True
+
+    def _check_listed(self, views: Sequence[int]) -> None:
+        """Check that the scene still lists views that were chosen when it did."""
+        if max(views, default=-1) >= len(self.scene.views):
+            found = "is gone since the stream began"
+            raise InputError(f"{self.scene.json_path}, view {max(views)}", found, "more views at the end alone")
 
     def _load(self, view: int) -> PosedImages:
         scene = self.scene

@@ -5,6 +5,7 @@ Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a v
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -194,17 +195,20 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         Raises:
             InputError: a state of other weights or without sums, or positions that are not those of all views.
         """
-        n = state.c2w.shape[1]
+        held, n = self._held(state), state.c2w.shape[1]
+        try:
+            order = [operator.index(view) for view in order]
+        except TypeError:
+            raise InputError("reordered, order", f"is {shown(order, 80)}", f"0 to {n - 1}, each once") from None
         if sorted(order) != list(range(n)):
-            raise InputError("reordered, order", f"is {shown(list(order), 80)}", f"0 to {n - 1}, each once")
-        held = self._held(state)
+            raise InputError("reordered, order", f"is {shown(order, 80)}", f"0 to {n - 1}, each once")
         tokens = self._tokens_of(order, state.image_size)
         # Layers with sums have none of single tokens.
         layers = [
             held.states[i] if held.sums[i] else layer.finish(layer.without(held.memory(layer, i), None, tokens))
             for i, layer in enumerate(self.mixing_layers)
         ]
-        return self._replaced(state, layers, held.sums, state.fxfycxcy[:, list(order)], state.c2w[:, list(order)])
+        return self._replaced(state, layers, held.sums, state.fxfycxcy[:, order], state.c2w[:, order])
 
     @torch.no_grad()
     def reconstruct_stream(
@@ -333,8 +337,8 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
 
     def _held(self, state: SceneState) -> Written:
         """Return what a state of this network holds, on its device."""
+        self._check_state(state)
         b, v = state.c2w.shape[:2]
-        self._check_state(state, b)
         sums = state.kept_sums(self._shapes(b, v, state.image_size)[1])
         layers = state.to(self.device, self.compute_dtype).layers
         tokens = v * math.prod(state.image_size) // self.config.patch_size**2

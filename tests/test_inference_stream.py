@@ -1,6 +1,7 @@
 """inference.py --stream: inputs read in chunks, in several passes, from a capture in progress."""
 
 import json
+import re
 import shutil
 import threading
 
@@ -13,7 +14,7 @@ from data.scene_list import write_data_path
 from data.view_selection import spread_order
 from model import SceneState, load_model, load_scene
 from model.evaluation import streamed_inputs
-from tests.support.inference_run import SIZE, files, metrics
+from tests.support.inference_run import SIZE, files, metrics, told
 from tests.support.networks import relative_error
 from tests.support.videos import decode
 
@@ -139,6 +140,15 @@ def test_a_capture_in_progress_is_followed(infer, place, tmp_path):
             assert relative_error(other[name], x) < 1e-4
     again = infer(f"{flags} --wait 0.1 --passes 2", "again", data=str(tmp_path / "scene_0" / CAMERAS))
     assert (again / "scene_0" / "video.gif").exists()
+
+
+def test_photos_that_do_not_come_are_told_in_one_line(infer, place, tmp_path, capsys):
+    growing(place, tmp_path / "scene_0")
+    folder = infer("--stream 2 --wait 0.1 --video_frames 2 --video_format gif", data=str(tmp_path / "scene_0" / CAMERAS))
+    assert files(folder) == ["scene_0/video.gif"]
+    (line,) = [line for line in told(capsys.readouterr().err) if "stream" in line]
+    found = rf"inference.py: .*{CAMERAS}: the stream ends after 2 of 3 listed views: .*/00002.png has not come within 0.1 s"
+    assert re.fullmatch(found, line)
 
 
 def test_of_several_scenes_none_is_waited_for(infer, place, tmp_path, capsys):

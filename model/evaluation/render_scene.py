@@ -3,6 +3,7 @@
 import contextlib
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -173,7 +174,13 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     source = InputsOfJob(job, dataset, chunk, order) if job.growing is None else job.growing
     inputs, focus = Watched(source, context), focus_of(job.input_c2w[None])
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
-    with failing_ends_all(context, inputs), full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch:
+    with (
+        failing_ends_all(context, inputs),
+        full_memory_is_refused(LESS_MEMORY),
+        warnings_in_one_line(),
+        bar_of_views as progress,
+        watch,
+    ):
         state = model.reconstruct_stream(
             inputs, chunk, passes, focus, renderer.chunk_views, lambda done: progress(done, passes * len(source.views))
         )
@@ -182,6 +189,14 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     views = source.views if context.rank == 0 else []
     photos = StoredPhotos(dataset, source.scene, views)
     return Reconstruction(state, views, photos, inputs.total / len(source.views), watch.seconds - inputs.waiting.seconds)
+
+
+@contextlib.contextmanager
+def warnings_in_one_line() -> Iterator[None]:
+    """Show warnings as the program's other notes, such as that of a photo that has not come."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: print(f"inference.py: {message}", file=sys.stderr)
+        yield
 
 
 @contextlib.contextmanager

@@ -244,6 +244,18 @@ def test_a_stream_holds_no_more_than_a_chunk(lact):
     assert seen == [2, 4, 6, 8, 9]
 
 
+def test_a_compiled_network_is_not_compiled_for_every_chunk():
+    """Ten chunks: PyTorch gives up on the ninth graph of a function."""
+    views = random_views(1, 10, *SIZE)
+    eager, compiled = (small_model(*NETWORKS["full attention"]) for _ in range(2))
+    compiled.compile_layers(backend="aot_eager")
+    assert_close(
+        compiled.reconstruct_stream(stream_of(views), passes=2),
+        eager.reconstruct_stream(stream_of(views), passes=2),
+    )
+    assert_close(compiled.reconstruct(**views, chunk_views=1), eager.reconstruct(**views))
+
+
 def test_progress_counts_the_views_of_all_passes(lact):
     seen = []
     lact.reconstruct_stream(stream_of(random_views(1, 5, *SIZE)), chunk=2, passes=2, progress=seen.append)
@@ -384,7 +396,7 @@ def test_an_order_is_of_all_views(lact, order):
     state = lact.reconstruct(**random_views(1, 3, *SIZE), keep_sums=True)
     with pytest.raises(InputError, match=r"reordered, order: is .*; wanted 0 to 2, each once$"):
         lact.reordered(state, order)
-    with pytest.raises(InputError, match="scene state: is a str; wanted what reconstruct or SceneState.load returns"):
+    with pytest.raises(InputError, match=r"scene state: is a str; wanted what reconstruct or SceneState.load returns"):
         lact.reordered("state", [0, 1, 2])
 
 

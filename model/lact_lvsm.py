@@ -317,7 +317,8 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         if focus is None or not self._needs_focus:
             focus = self._focus(views.c2w, shares)
         written = self._write_views(views, bounds, focus, shares, held, keep_sums, progress)
-        fxfycxcy, c2w = views.fxfycxcy.detach().float(), views.c2w.detach().float()
+        # Copies: a caller may write the next camera in place of these.
+        fxfycxcy, c2w = (x.detach().to(torch.float32, copy=True) for x in (views.fxfycxcy, views.c2w))
         if shares is not None:
             fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
         return SceneState(written.states, fxfycxcy, c2w, size, self.fingerprint(), focus, network=self, sums=written.sums or None)

@@ -149,7 +149,8 @@ class SceneRenderer(Backbone):
 
     def _shapes(self, b: int, views: int, image_size: tuple[int, int]) -> tuple[list[Shapes], list[Shapes]]:
         """Return the shapes of the tensors of all layers' states, and of their sums, for b scenes of as many views."""
-        if b not in self._state_shapes:
-            self._state_shapes = {b: StateShapes(self.config.block, self.config.dim, b)}
-        states, sums = self._state_shapes[b].at(views * math.prod(image_size) // self.config.patch_size**2)
+        # Other threads may put those of another b there in between.
+        shapes = self._state_shapes.get(b) or StateShapes(self.config.block, self.config.dim, b)
+        self._state_shapes = {b: shapes}
+        states, sums = shapes.at(views * math.prod(image_size) // self.config.patch_size**2)
         return states * self.config.layers, sums * self.config.layers

@@ -354,12 +354,23 @@ NONE = posed(random_views(1, 0, *SIZE))
         ({"views": [NONE]}, "reconstruct_stream, views: holds no views; wanted at least one"),
         ({"views": iter([ONE]), "passes": 2}, "views: is a list_iterator, which can be read once; wanted a list, or passes=1"),
         ({"focus": torch.zeros(2)}, r"focus: is \(2,\), float32; wanted finite"),
+        ({"focus": torch.full((3,), 1e300, dtype=torch.float64)}, r"focus: is \(3,\), float64; wanted finite"),
         ({"focus": [0, 0, 0]}, "focus: is a list"),
     ],
 )
 def test_streams_that_cannot_be_read_are_refused(lact, arguments, match):
     with pytest.raises(InputError, match=match):
         lact.reconstruct_stream(**{"views": [ONE], **arguments})
+
+
+def test_a_state_does_not_move_with_the_cameras_of_its_caller(lact):
+    """A capture may write each camera over the one before."""
+    views = random_views(1, 3, *SIZE)
+    state = lact.reconstruct(**views, keep_sums=True)
+    before = copy.deepcopy(tensors_of(state))
+    views["c2w"][..., :3, 3] += 1
+    views["fxfycxcy"] *= 2
+    assert all(torch.equal(x, before[name]) for name, x in tensors_of(state).items())
 
 
 @pytest.mark.parametrize("passes", [1, 2])

@@ -305,6 +305,13 @@ def test_photos_that_never_come_end_the_stream_with_one_warning(capture, folder,
         list(stream)
 
 
+def test_a_stream_of_which_no_photo_comes_ends_with_an_error(capture, set_clock):
+    capture.list(3)
+    set_clock()
+    with pytest.raises(FileNotFoundError, match=r"00000\.png: is not there; wanted an image$"):
+        list(stream_scene(capture.folder, image_size=SIZE, wait_s=3))
+
+
 def test_what_comes_but_cannot_be_read_is_an_error(capture, set_clock):
     capture.list(3)
     capture.photo(0, 2)

@@ -245,7 +245,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
             the state, with sums.
 
         Raises:
-            InputError: as `extend`; no views, or other numbers of them in another pass; an iterator with several passes.
+            InputError: as `extend`; no views, or others, in number or order, in another pass; an iterator with several passes.
 
         Example:
             >>> from model import load_model, load_scene
@@ -271,7 +271,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         if state is None:
             raise InputError(WHERE, "holds no views", "at least one")
         for exact in range(1, min(passes, len(self.mixing_layers))):
-            parts = again(in_chunks(views, chunk, p), read, exact * read, progress)
+            parts = again(in_chunks(views, chunk, p), state.c2w[0], exact * read, progress)
             state = self._read_again(state, parts, exact, chunk_views)
         return state
 

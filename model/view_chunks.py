@@ -68,23 +68,26 @@ def in_chunks(views: Iterable[View], size: int, patch_size: int) -> Iterator[Pos
         yield _joined(waiting)
 
 
-def again(parts: Iterable[PosedImages], count: int, before: int, progress: Callable[[int], None] | None) -> Iterator[PosedImages]:
+def again(parts: Iterable[PosedImages], c2w: Tensor, before: int, progress: Callable[[int], None] | None) -> Iterator[PosedImages]:
     """Yield the chunks of another pass.
 
     Args:
         parts: the chunks.
-        count: of the views, the first time.
+        c2w: (v, 4, 4), of the views, the first time.
         before: number of views in all earlier passes.
         progress: called after each chunk with the number of views read in all passes.
 
     Raises:
-        InputError: there are more views, or fewer.
+        InputError: there are more views, fewer, or others.
     """
-    read = 0
+    read, count = 0, len(c2w)
     for part in parts:
+        known = c2w[read : read + len(part)]
         read += len(part)
         if read > count:
             raise InputError(WHERE, "holds more the second time", f"{counted(count, 'view')}, as the first time")
+        if not torch.allclose(part.c2w.to(known), known):
+            raise InputError(WHERE, "holds other views, or in another order, the second time", "the same, as the first time")
         yield part
         if progress:
             progress(before + read)

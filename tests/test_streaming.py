@@ -428,3 +428,18 @@ def test_another_number_of_views_in_another_pass_is_refused(lact, second, match)
 
     with pytest.raises(InputError, match=match):
         lact.reconstruct_stream(Changing(), passes=2)
+
+
+def test_views_in_another_order_in_another_pass_are_refused(lact):
+    """As a loader that shuffles gives them: cameras and what the views write would no longer belong together."""
+    views = stream_of(random_views(1, 3, *SIZE))
+
+    class Shuffled:
+        def __iter__(self):
+            views.reverse()
+            return iter(views)
+
+    with pytest.raises(
+        InputError, match="holds other views, or in another order, the second time; wanted the same, as the first time"
+    ):
+        lact.reconstruct_stream(Shuffled(), passes=2)

@@ -31,6 +31,8 @@ FAR = 200
 _FRAME_PER_PACKET = {"h264", "hevc", "av1", "vp9", "mjpeg", "prores"}
 # FFmpeg's AVCOL_SPC_UNSPECIFIED.
 _UNTAGGED = 2
+# Of a frame's number, without leading zeros. Python reads 4300 at most.
+_MOST_DIGITS = 18
 
 
 def read_frame(path: str, number: str) -> np.ndarray:
@@ -44,9 +46,10 @@ def read_frame(path: str, number: str) -> np.ndarray:
         FileNotFoundError: there is no such file.
         InputError: it is not a video, is damaged, or has no such frame.
     """
-    if not (number.isascii() and number.isdecimal()):
+    digits = number.lstrip("0") or "0"
+    if not (number.isascii() and number.isdecimal()) or len(digits) > _MOST_DIGITS:
         raise InputError(f"{path}/{number}", "is no number of a frame of the video", "digits, such as 000120, counted from 0")
-    frame = _videos[-1].find(path).frame(int(number))
+    frame = _videos[-1].find(path).frame(int(digits))
     with decoding(path):
         return upright_pixels(frame)
 

@@ -41,7 +41,12 @@ def given_focus(focus: Array | None, b: int) -> Tensor | None:
     if focus is None:
         return None
     found = torch.as_tensor(focus) if isinstance(focus, (Tensor, np.ndarray)) else None
-    if found is None or tuple(found.shape) not in ((3,), (b, 3)) or not found.is_floating_point() or not found.isfinite().all():
+    if (
+        found is None
+        or tuple(found.shape) not in ((3,), (b, 3))
+        or not found.is_floating_point()
+        or not found.float().isfinite().all()
+    ):
         is_ = with_article(type(focus)) if found is None else f"{tuple(found.shape)}, {str(found.dtype).removeprefix('torch.')}"
         raise InputError("focus", f"is {is_}", f"finite floating-point numbers, (3,) or ({b}, 3)")
     return found.float().expand(b, 3)

@@ -1,7 +1,7 @@
 """Functions for notebooks and scripts: scenes from disk, videos, the viewer. Letters: v views, n views of a scene, h w pixels."""
 
-import math
 import os
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,7 @@ def stream_scene(
         PosedImages(objects_1000003_000060: 1 view of 64×64, object)
     """
     request = SceneRequest.of("stream_scene", model, image_size, normalise, pose_reference, scene_scale)
-    if not isinstance(wait_s, (int, float)) or not 0 <= wait_s < math.inf:
+    if not isinstance(wait_s, (int, float)) or not 0 <= wait_s <= sys.float_info.max:
         raise InputError("stream_scene, wait_s", f"is {shown(wait_s)}", "a number of seconds, 0 or more")
     scene = read_one_scene(path, "stream_scene", wait_s)
     CameraWarnings(request.normalise).check(scene)

@@ -5,6 +5,7 @@ Letters: b scenes, v views, h w pixels, p patch side, t = h·w/p² tokens of a v
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -206,17 +207,20 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         Raises:
             InputError: a state of other weights or without sums, or positions that are not those of all views.
         """
-        n = state.c2w.shape[1]
+        held, n = self._held(state), state.c2w.shape[1]
+        try:
+            order = [operator.index(view) for view in order]
+        except TypeError:
+            raise InputError("reordered, order", f"is {shown(order, 80)}", f"0 to {n - 1}, each once") from None
         if sorted(order) != list(range(n)):
-            raise InputError("reordered, order", f"is {shown(list(order), 80)}", f"0 to {n - 1}, each once")
-        held = self._held(state)
+            raise InputError("reordered, order", f"is {shown(order, 80)}", f"0 to {n - 1}, each once")
         tokens = self._tokens_of(order, state.image_size)
         # Layers with sums have none of single tokens.
         layers = [
             held.states[i] if held.sums[i] else layer.finish(layer.without(held.memory(layer, i), None, tokens))
             for i, layer in enumerate(self.mixing_layers)
         ]
-        return self._replaced(state, layers, held.sums, state.fxfycxcy[:, list(order)], state.c2w[:, list(order)])
+        return self._replaced(state, layers, held.sums, state.fxfycxcy[:, order], state.c2w[:, order])
 
     @torch.no_grad()
     def reconstruct_stream(
@@ -255,7 +259,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
             the state, with sums.
 
         Raises:
-            InputError: as `extend`; no views, or other numbers of them in another pass; an iterator with several passes.
+            InputError: as `extend`; no views, or others, in number or order, in another pass; an iterator with several passes.
 
         Example:
             >>> from model import load_model, load_scene
@@ -283,7 +287,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         if state is None:
             raise InputError(WHERE, "holds no views", "at least one")
         for exact in range(1, min(passes, len(self.mixing_layers))):
-            parts = again(in_chunks(views, *sizes), read, exact * read, progress)
+            parts = again(in_chunks(views, *sizes), state.c2w[0], exact * read, progress)
             state = self._read_again(state, parts, exact, chunk_views)
         return state
 
@@ -329,7 +333,8 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         if focus is None or not self._needs_focus:
             focus = self._focus(views.c2w, shares)
         written = self._write_views(views, bounds, focus, shares, held, keep_sums, progress)
-        fxfycxcy, c2w = views.fxfycxcy.detach().float(), views.c2w.detach().float()
+        # Copies: a caller may write the next camera in place of these.
+        fxfycxcy, c2w = (x.detach().to(torch.float32, copy=True) for x in (views.fxfycxcy, views.c2w))
         if shares is not None:
             fxfycxcy, c2w = shares.gather(fxfycxcy, shares.views), shares.gather(c2w, shares.views)
         return SceneState(written.states, fxfycxcy, c2w, size, self.fingerprint(), focus, network=self, sums=written.sums or None)
@@ -349,8 +354,8 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
 
     def _held(self, state: SceneState) -> Written:
         """Return what a state of this network holds, on its device."""
+        self._check_state(state)
         b, v = state.c2w.shape[:2]
-        self._check_state(state, b)
         sums = state.kept_sums(self._shapes(b, v, state.image_size)[1])
         layers = state.to(self.device, self.compute_dtype).layers
         tokens = v * math.prod(state.image_size) // self.config.patch_size**2

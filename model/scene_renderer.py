@@ -135,21 +135,22 @@ class SceneRenderer(Backbone):
                 y = self._pass(i, layer, state_of_layer, y, addresses, target=True)
         return self.decode(y, image_size)
 
-    def _check_state(self, state: SceneState, b: int) -> None:
+    def _check_state(self, state: SceneState, b: int | None = None) -> None:
         if not isinstance(state, SceneState):
             raise InputError("scene state", f"is {with_article(type(state))}", "what reconstruct or SceneState.load returns")
         if state.model != self.fingerprint():
             raise InputError("scene state", f"was written by weights {state.model:.80}", f"{self.fingerprint()}, the ones loaded")
         scenes, views = state.fxfycxcy.shape[:2]
-        if scenes != b:
+        if b is not None and scenes != b:
             raise InputError("scene state", f"holds {counted(scenes, 'scene')}", f"{b}, as many as the new cameras have")
         if self._needs_focus and state.focus is None:
             raise InputError("scene state", "holds no focus, which this network's config needs", "a state written by this network")
-        state.check_layers(self._shapes(b, views, state.image_size)[0])
+        state.check_layers(self._shapes(scenes, views, state.image_size)[0])
 
     def _shapes(self, b: int, views: int, image_size: tuple[int, int]) -> tuple[list[Shapes], list[Shapes]]:
         """Return the shapes of the tensors of all layers' states, and of their sums, for b scenes of as many views."""
-        if b not in self._state_shapes:
-            self._state_shapes = {b: StateShapes(self.config.block, self.config.dim, b)}
-        states, sums = self._state_shapes[b].at(views * math.prod(image_size) // self.config.patch_size**2)
+        # Other threads may put those of another b there in between.
+        shapes = self._state_shapes.get(b) or StateShapes(self.config.block, self.config.dim, b)
+        self._state_shapes = {b: shapes}
+        states, sums = shapes.at(views * math.prod(image_size) // self.config.patch_size**2)
         return states * self.config.layers, sums * self.config.layers

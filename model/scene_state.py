@@ -102,8 +102,8 @@ class SceneState:
         Raises:
             InputError: there are none, or others.
         """
-        sums = [{} for _ in wanted] if self.sums is None else self.sums
-        if self.sums is None and any(wanted):
+        sums = self.sums or [{} for _ in wanted]
+        if not self.sums and any(wanted):
             raise InputError("scene state", "holds no sums, so views can be neither added nor taken out", KEEPS_SUMS)
         _check_shapes(sums, wanted, "the sums of layer")
         return sums
@@ -147,7 +147,9 @@ class SceneState:
         if about.get("format") != FORMAT:
             raise InputError(f"{path}, format", f"is {shown(about.get('format'), 80)}", repr(FORMAT))
         for name, tensor in tensors.items():
-            check_values(tensor, f"{path}, {name}")
+            is_sum = name.startswith("sums.")
+            check_values(tensor, f"{path}, {name}", torch.float32 if is_sum else None)
+            tensors[name] = tensor.float() if is_sum else tensor
         b = _count_scenes(tensors, path)
         fxfycxcy, c2w, focus = tensors.pop("fxfycxcy"), tensors.pop("c2w"), tensors.pop("focus", None)
         if focus is not None and focus.shape != (b, 3):

@@ -30,10 +30,10 @@ class SceneStream:
     """The views of a scene, in order: an iterable of `PosedImages` of one view each.
 
     With `wait_s`, the scene may still be growing. The stream ends when it has given the views that were asked for by number or
-    position, or when nothing new, neither a view nor a photo nor a part of one, has come for so long: with a warning if listed
-    photos never came; with the error of a photo that did come but cannot be read, or of a JSON that remains half-written. When it
-    has ended without an error, it has a length, and iterating again gives the same views without waiting; without `wait_s` it is so
-    from the start.
+    position, or when nothing new, neither a view nor a photo nor a part of one, has come for so long: with a warning if some listed
+    photos never came; with an error if none did, of a photo that did come but cannot be read, or of a JSON that remains
+    half-written. When it has ended without an error, it has a length, and iterating again gives the same views without waiting;
+    without `wait_s` it is so from the start.
 
     Args:
         scene: as it is listed now.
@@ -92,8 +92,8 @@ class SceneStream:
         """Yield the views from the start.
 
         Raises:
-            FileNotFoundError: a photo does not exist, and is not waited for.
-            InputError: a photo is damaged, or a view has changed in the JSON after it was read.
+            FileNotFoundError: a photo does not exist, and is not waited for; or no photo has come at all.
+            InputError: a photo is damaged, a view has changed in the JSON after it was read, or a chosen one is gone.
         """
         patience = Patience(0 if self._ended else self._wait_s)
         done, tried, problem = 0, _UNTRIED, None
@@ -103,6 +103,7 @@ class SceneStream:
             views = self.views
             if done == len(views) and self._chosen is not None:
                 break
+            self._check_listed(views[done:])
             if done < len(views) and (state := self._photo_state(views[done])) != tried:
                 tried = state
                 patience.renew()
@@ -118,7 +119,7 @@ class SceneStream:
                     continue
             if not patience.pause():
                 break
-        if isinstance(problem, InputError) or (problem is not None and self._ended):
+        if isinstance(problem, InputError) or (problem is not None and (self._ended or done == 0)):
             raise problem
         self._end(done)
 
@@ -132,6 +133,12 @@ class SceneStream:
             self.missing = f"{found}: {missing} has not come within {self._wait_s:g} s"
             warnings.warn(self.missing, ViewsMissing, stacklevel=3)
         self._chosen, self._ended = views[:done], True
+
+    def _check_listed(self, views: Sequence[int]) -> None:
+        """Check that the scene still lists views that were chosen when it did."""
+        if max(views, default=-1) >= len(self.scene.views):
+            found = "is gone since the stream began"
+            raise InputError(f"{self.scene.json_path}, view {max(views)}", found, "more views at the end alone")
 
     def _load(self, view: int) -> PosedImages:
         scene = self.scene

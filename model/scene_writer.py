@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.backbone import Backbone, of_layer, size_of
 from model.layers import MixingLayer, State, Sums
+from model.layers.address import Address
 from model.parallel.context import Shares
 from model.token_stream import TokenStream
 
@@ -89,7 +90,7 @@ class SceneWriter(Backbone):
             if isinstance(layer, MixingLayer):
                 memory = held.memory(layer, len(states)) if held and first else None
                 for x, addresses in stream.caught_up():
-                    memory = self._write(layer, x, memory, of_layer(addresses, i))
+                    memory = self._added(layer, x, memory, of_layer(addresses, i))
                 memory = layer.reduce(memory, whole)
                 state = layer.finish(memory)
                 states.append(state)
@@ -124,13 +125,19 @@ class SceneWriter(Backbone):
                 state = None
                 if isinstance(layer, MixingLayer):
                     if n >= first:
-                        memories[n - first] = self._write(layer, x, memories[n - first], of_layer(addresses, i))
+                        memories[n - first] = self._added(layer, x, memories[n - first], of_layer(addresses, i))
                     state = states[n]
                     n += 1
                     if n == len(states):
                         break
                 x = self._pass(i, layer, state, x, addresses)
         return memories
+
+    def _added(self, layer: MixingLayer, x: Tensor, memory: Any, address: Address | None) -> Any:
+        """Return a layer's memory with a chunk of views added; lists are joined here, or each length would be compiled anew."""
+        if isinstance(memory, list):
+            return memory + self._write(layer, x, None, address)
+        return self._write(layer, x, memory, address)
 
     def _finish(self, memories: list[Any], shares: Shares | None = None) -> tuple[list[State], list[Sums]]:
         """Return states and sums of the last mixing layers once the memories of all processes are one. Collective."""

@@ -16,7 +16,7 @@ from model.checks import check_views
 from model.given import Array
 from model.posed_images import PosedImages
 
-# One view, or some: image, fxfycxcy and c2w.
+# One view, or some: image, fxfycxcy and c2w. Loaders make lists of tuples.
 View = PosedImages | tuple[Array, Array, Array]
 WHERE = "reconstruct_stream, views"
 VIEWS = "PosedImages, or tuples of image (3, h, w), fxfycxcy (4) and c2w (4, 4)"
@@ -51,6 +51,8 @@ def in_chunks(views: Iterable[View], first_size: int, size: int, patch_size: int
     first: PosedImages | None = None
     for i, item in enumerate(_iterated(views)):
         found = _posed(item, patch_size, f"{WHERE}, item {i}")
+        if not len(found):
+            continue
         first = first or part_of(found, slice(0, 1))
         if found.image_size != first.image_size:
             sizes = ["{}×{}".format(*size) for size in (found.image_size, first.image_size)]
@@ -66,23 +68,26 @@ def in_chunks(views: Iterable[View], first_size: int, size: int, patch_size: int
         yield _joined(waiting)
 
 
-def again(parts: Iterable[PosedImages], count: int, before: int, progress: Callable[[int], None] | None) -> Iterator[PosedImages]:
+def again(parts: Iterable[PosedImages], c2w: Tensor, before: int, progress: Callable[[int], None] | None) -> Iterator[PosedImages]:
     """Yield the chunks of another pass.
 
     Args:
         parts: the chunks.
-        count: of the views, the first time.
+        c2w: (v, 4, 4), of the views, the first time.
         before: number of views in all earlier passes.
         progress: called after each chunk with the number of views read in all passes.
 
     Raises:
-        InputError: there are more views, or fewer.
+        InputError: there are more views, fewer, or others.
     """
-    read = 0
+    read, count = 0, len(c2w)
     for part in parts:
+        known = c2w[read : read + len(part)]
         read += len(part)
         if read > count:
             raise InputError(WHERE, "holds more the second time", f"{counted(count, 'view')}, as the first time")
+        if not torch.allclose(part.c2w.to(known), known):
+            raise InputError(WHERE, "holds other views, or in another order, the second time", "the same, as the first time")
         yield part
         if progress:
             progress(before + read)
@@ -99,15 +104,17 @@ def part_of(scene: PosedImages, views: slice) -> PosedImages:
 def _iterated(views: Iterable[View]) -> Iterator[View]:
     if isinstance(views, PosedImages):
         return iter([views])
-    if not isinstance(views, Iterable) or isinstance(views, (str, dict, Tensor)):
-        raise InputError(WHERE, f"is {with_article(type(views))}", f"an iterable of {VIEWS}")
-    return iter(views)
+    try:
+        # Not by isinstance: a dataset has __getitem__ alone.
+        return iter({} if isinstance(views, (str, dict, Tensor)) else views)
+    except TypeError:
+        raise InputError(WHERE, f"is {with_article(type(views))}", f"an iterable of {VIEWS}") from None
 
 
 def _posed(item: Any, patch_size: int, where: str) -> PosedImages:
     """Return an item as checked posed images of one scene, on their device."""
     arrays = (item.image, item.fxfycxcy, item.c2w) if isinstance(item, PosedImages) else item
-    if not isinstance(arrays, tuple) or len(arrays) != 3:
+    if not isinstance(arrays, (tuple, list)) or len(arrays) != 3:
         raise InputError(where, f"is {with_article(type(item))}", VIEWS)
     image, fxfycxcy, c2w = arrays
     if getattr(image, "ndim", None) == 3:
@@ -116,7 +123,7 @@ def _posed(item: Any, patch_size: int, where: str) -> PosedImages:
     if image.ndim != 4:
         raise InputError(where, f"is {tuple(image.shape)}", "views of one scene, without a dimension for scenes")
     if isinstance(item, PosedImages):
-        return item
+        return dataclasses.replace(item, image=image, fxfycxcy=fxfycxcy, c2w=c2w)
     return PosedImages(image, fxfycxcy, c2w)
 
 

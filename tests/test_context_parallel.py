@@ -228,6 +228,15 @@ def test_photo_that_one_of_them_cannot_read_ends_inference_of_all(tmp_path, monk
     assert "Traceback" not in "".join(errors)
 
 
+def test_photo_of_a_stream_that_none_of_them_can_read_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = inference_flags(tmp_path, "out", "--context_parallel", "2", "--view_selection", "uniform", "--stream", "1")
+    (tmp_path / "scene_0" / "images" / "00005.png").write_bytes(b"no photo")
+    errors = "".join(run_processes(2, ["-c", INFERENCE.format(argv=argv)], tmp_path, status=2))
+    assert errors.count("images/00005.png: is not an image") == errors.count("inference.py: ") == 1
+    assert "Traceback" not in errors
+
+
 FULL_DISK = """
 import sys, inference
 from data.output.report import SceneReport

@@ -68,6 +68,11 @@ def test_the_move_from_the_capture_is_kept(parts, tmp_path):
         ),
         ({"layers.00.w0": torch.ones(1)}, {}, "layers.00.w0: is unknown"),
         ({"sums.2.dw0": torch.ones(1)}, {}, "sums.2: is of no layer of 2"),
+        (
+            {"sums.0.dw0": torch.full((2, 24, 36), 1e300, dtype=torch.float64)},
+            {},
+            "sums.0.dw0: holds 1e.300, which overflows in float32",
+        ),
         ({"sums.0.dw0": torch.full((2, 24, 36), torch.nan)}, {}, "sums.0.dw0: holds 1728 numbers that are not finite"),
         ({"more": torch.ones(1)}, {}, "more: is unknown"),
         ({}, {"image_size": None}, "image_size: is missing; wanted \\[height, width\\], 32768 pixels at most each"),

@@ -305,6 +305,13 @@ def test_photos_that_never_come_end_the_stream_with_one_warning(capture, folder,
         list(stream)
 
 
+def test_a_stream_of_which_no_photo_comes_ends_with_an_error(capture, set_clock):
+    capture.list(3)
+    set_clock()
+    with pytest.raises(FileNotFoundError, match=r"00000\.png: is not there; wanted an image$"):
+        list(stream_scene(capture.folder, image_size=SIZE, wait_s=3))
+
+
 def test_what_comes_but_cannot_be_read_is_an_error(capture, set_clock):
     capture.list(3)
     capture.photo(0, 2)
@@ -371,6 +378,16 @@ def test_a_view_may_change_until_it_is_read(capture, set_clock):
     assert torch.equal(found[1].image, found[2].image)
 
 
+def test_a_chosen_view_that_is_gone_before_it_is_read_is_refused(capture, set_clock):
+    capture.list(5)
+    capture.photo(0)
+    set_clock(at_1=lambda: capture.list(3))
+    views = iter(stream_scene(capture.folder, [0, 4], image_size=SIZE, wait_s=3))
+    next(views)
+    with pytest.raises(InputError, match=r"view 4: is gone since the stream began; wanted more views at the end alone$"):
+        next(views)
+
+
 def test_a_thread_fills_the_folder(capture, folder, monkeypatch):
     monkeypatch.setattr(growing_scene, "POLL_S", 0.01)
     capture.list(1)
@@ -417,6 +434,7 @@ def test_views_are_frames_of_a_video_that_is_still_being_written(tmp_path, set_c
         ({"scene_scale": -1}, "stream_scene, scene_scale: is -1; wanted a number above 0"),
         ({"scene_scale": 1.35}, "stream_scene, scene_scale: has no effect on poses that are not normalised"),
         ({"wait_s": -1}, "stream_scene, wait_s: is -1; wanted a number of seconds, 0 or more"),
+        ({"wait_s": 10**400}, "stream_scene, wait_s: is 10+…; wanted a number of seconds, 0 or more"),
         ({"wait_s": "3"}, "stream_scene, wait_s: is '3'; wanted a number of seconds"),
         ({"wait_s": float("inf")}, "stream_scene, wait_s: is inf; wanted a number of seconds"),
         ({"views": [2], "normalise": True, "pose_reference": "inputs"}, f"desk/{CAMERAS}, cameras: spread over 0, too little"),

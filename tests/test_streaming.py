@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from config.errors import InputError
 from model import LaCTLVSM, PosedImages, SceneState
@@ -162,6 +163,13 @@ def test_a_state_on_disk_grows_like_one_in_memory(model, tmp_path: Path):
     assert_equal(model.forget(loaded, **of(views, [1])), model.forget(state, **of(views, [1])))
 
 
+def test_sums_in_another_precision_are_read_in_float32(lact, tmp_path: Path):
+    state = lact.reconstruct(**random_views(1, 3, *SIZE), keep_sums=True)
+    double = SceneState(**{**vars(state), "sums": [{name: x.double() for name, x in layer.items()} for layer in state.sums]})
+    double.save(tmp_path / "double.safetensors")
+    assert_equal(lact.extend(SceneState.load(tmp_path / "double.safetensors"), **GOOD), lact.extend(state, **GOOD))
+
+
 def test_views_that_came_last_are_forgotten_as_if_they_had_never_come(model):
     views = random_views(2, 5, *SIZE)
     state = model.reconstruct(**of(views, [0, 1, 2]), keep_sums=True)
@@ -244,6 +252,18 @@ def test_a_stream_holds_no_more_than_a_chunk(lact):
     assert seen == [2, 4, 6, 8, 9]
 
 
+def test_a_compiled_network_is_not_compiled_for_every_chunk():
+    """Ten chunks: PyTorch gives up on the ninth graph of a function."""
+    views = random_views(1, 10, *SIZE)
+    eager, compiled = (small_model(*NETWORKS["full attention"]) for _ in range(2))
+    compiled.compile_layers(backend="aot_eager")
+    assert_close(
+        compiled.reconstruct_stream(stream_of(views), first=1, passes=2),
+        eager.reconstruct_stream(stream_of(views), first=1, passes=2),
+    )
+    assert_close(compiled.reconstruct(**views, chunk_views=1), eager.reconstruct(**views))
+
+
 def test_progress_counts_the_views_of_all_passes(lact):
     seen = []
     lact.reconstruct_stream(stream_of(random_views(1, 5, *SIZE)), chunk=2, first=2, passes=2, progress=seen.append)
@@ -291,6 +311,8 @@ def test_states_that_cannot_grow_are_refused(lact):
     state.sums[1] = {"dw0": torch.ones(1)}
     with pytest.raises(InputError, match=r"holds {'dw0': \(1,\)} for the sums of layer 1; wanted {'dw0': \(2, 24, 36\), .*"):
         lact.extend(state, **GOOD)
+    with pytest.raises(InputError, match="holds no sums"):
+        lact.extend(SceneState(**{**vars(state), "sums": []}), **GOOD)
     with pytest.raises(InputError, match="scene state: was written by weights"):
         small_model(*NETWORKS["LaCT"], seed=1).extend(lact.reconstruct(**views, keep_sums=True), **GOOD)
 
@@ -315,7 +337,13 @@ def test_frames_are_not_mixed(lact):
         lact.reconstruct_stream(views)
 
 
+def posed(views: Views, **frame: bool) -> PosedImages:
+    """Return the views of one scene."""
+    return PosedImages(**{name: x[0] for name, x in views.items()}, **frame)
+
+
 ONE = stream_of(random_views(1, 1, *SIZE))[0]
+NONE = posed(random_views(1, 0, *SIZE))
 
 
 @pytest.mark.parametrize(
@@ -332,14 +360,70 @@ ONE = stream_of(random_views(1, 1, *SIZE))[0]
         ({"chunk": 1.0}, "chunk: is 1.0"),
         ({"passes": 0}, "passes: is 0"),
         ({"first": 0}, "first: is 0"),
+        ({"views": [NONE]}, "reconstruct_stream, views: holds no views; wanted at least one"),
         ({"views": iter([ONE]), "passes": 2}, "views: is a list_iterator, which can be read once; wanted a list, or passes=1"),
         ({"focus": torch.zeros(2)}, r"focus: is \(2,\), float32; wanted finite"),
+        ({"focus": torch.full((3,), 1e300, dtype=torch.float64)}, r"focus: is \(3,\), float64; wanted finite"),
         ({"focus": [0, 0, 0]}, "focus: is a list"),
     ],
 )
 def test_streams_that_cannot_be_read_are_refused(lact, arguments, match):
     with pytest.raises(InputError, match=match):
         lact.reconstruct_stream(**{"views": [ONE], **arguments})
+
+
+def test_a_state_does_not_move_with_the_cameras_of_its_caller(lact):
+    """A capture may write each camera over the one before."""
+    views = random_views(1, 3, *SIZE)
+    state = lact.reconstruct(**views, keep_sums=True)
+    before = copy.deepcopy(tensors_of(state))
+    views["c2w"][..., :3, 3] += 1
+    views["fxfycxcy"] *= 2
+    assert all(torch.equal(x, before[name]) for name, x in tensors_of(state).items())
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_items_without_views_change_nothing(lact, passes):
+    """Whatever their size and frame."""
+    views = random_views(1, 3, *SIZE)
+    other = posed(random_views(1, 0, 12, 8), normalised=True)
+    items = [posed(of(views, [i]), normalised=False) for i in range(3)]
+    found = lact.reconstruct_stream([other, NONE, items[0], NONE, items[1], other, items[2], NONE], passes=passes)
+    assert_equal(found, lact.reconstruct_stream(items, passes=passes))
+    assert found.normalised is False
+
+
+def test_views_come_from_a_dataset_and_its_loader(lact):
+    """A dataset has no __iter__; a loader makes lists of tuples, and arrays are as good as tensors."""
+    views = stream_of(random_views(1, 3, *SIZE))
+
+    class Photos(Dataset):
+        def __getitem__(self, i):
+            return views[i]
+
+        def __len__(self):
+            return len(views)
+
+    wanted = lact.reconstruct_stream(views, passes=2)
+    assert_equal(lact.reconstruct_stream(Photos(), passes=2), wanted)
+    assert_equal(lact.reconstruct_stream(DataLoader(Photos(), batch_size=None), passes=2), wanted)
+    arrays = [PosedImages(*(x[None].numpy() for x in view)) for view in views]
+    assert_equal(lact.reconstruct_stream(arrays, passes=2), wanted)
+
+
+@pytest.mark.parametrize("order", [[0, 0, 1], [0, 1], [0.0, 1.0, 2.0], [None, 1, 2], 5, None])
+def test_an_order_is_of_all_views(lact, order):
+    state = lact.reconstruct(**random_views(1, 3, *SIZE), keep_sums=True)
+    with pytest.raises(InputError, match=r"reordered, order: is .*; wanted 0 to 2, each once$"):
+        lact.reordered(state, order)
+    with pytest.raises(InputError, match=r"scene state: is a str; wanted what reconstruct or SceneState.load returns"):
+        lact.reordered("state", [0, 1, 2])
+
+
+@pytest.mark.parametrize("make", [tuple, torch.tensor, iter])
+def test_an_order_may_be_of_any_kind(model, make):
+    state = model.reconstruct(**random_views(1, 3, *SIZE), keep_sums=True)
+    assert_equal(model.reordered(state, make([2, 0, 1])), model.reordered(state, [2, 0, 1]))
 
 
 @pytest.mark.parametrize(("second", "match"), [(1, "holds 1 the second time; wanted 2 views"), (3, "holds more the second time")])
@@ -353,3 +437,18 @@ def test_another_number_of_views_in_another_pass_is_refused(lact, second, match)
 
     with pytest.raises(InputError, match=match):
         lact.reconstruct_stream(Changing(), passes=2)
+
+
+def test_views_in_another_order_in_another_pass_are_refused(lact):
+    """As a loader that shuffles gives them: cameras and what the views write would no longer belong together."""
+    views = stream_of(random_views(1, 3, *SIZE))
+
+    class Shuffled:
+        def __iter__(self):
+            views.reverse()
+            return iter(views)
+
+    with pytest.raises(
+        InputError, match="holds other views, or in another order, the second time; wanted the same, as the first time"
+    ):
+        lact.reconstruct_stream(Shuffled(), passes=2)

@@ -191,6 +191,7 @@ def test_a_forked_process_reads_frames_too(tmp_path):
     [
         ("clip.mp4/9", r"clip\.mp4/9: is not in the video, which has 9 frames; wanted a frame from 0 to 8$"),
         ("clip.mp4/123456", r"clip\.mp4/123456: is not in the video, which has 9 frames; wanted a frame from 0 to 8$"),
+        ("clip.mp4/" + "9" * 5000, r"…9+: is no number of a frame of the video; wanted digits, such as 000120"),
         ("clip.mp4/00001.png", r"clip\.mp4/00001\.png: is no number of a frame of the video; wanted digits, such as 000120"),
         ("clip.mp4/²", r"clip\.mp4/²: is no number of a frame of the video"),
         ("clip.mp4/-1", r"clip\.mp4/-1: is no number of a frame of the video"),
@@ -217,6 +218,7 @@ def test_what_is_no_frame_is_refused_in_one_line(tmp_path, path, message):
         read_pixels(tmp_path / path)
     assert "\n" not in str(caught.value)
     assert number_in(read_pixels(tmp_path / "clip.mp4" / "8")) == 8
+    assert number_in(read_pixels(tmp_path / "clip.mp4" / f"{8:05000d}")) == 8
 
 
 def test_a_video_that_is_damaged_further_on_gives_the_frames_before(tmp_path):

@@ -175,10 +175,10 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
     source = InputsOfJob(job, dataset, chunk, order) if job.growing is None else job.growing
     # Of a capture in progress the first few cameras say little of where the others will look.
     focus = focus_of(job.input_c2w[None]) if job.growing is None or len(job.inputs) >= FIRST_VIEWS else None
-    inputs = Watched(source)
+    inputs = Watched(source, context)
     watch, bar_of_views = Stopwatch(model.device), reconstruction_bar(model.device, "view")
-    ends, ignored = failing_ends_all(context), warnings.catch_warnings()
-    with ends, full_memory_is_refused(LESS_MEMORY), bar_of_views as progress, watch, ignored:
+    ends, ignored = failing_ends_all(context, inputs), warnings.catch_warnings()
+    with ends, full_memory_is_refused(LESS_MEMORY), ignored, bar_of_views as progress, watch:
         warnings.simplefilter("ignore", ViewsMissing)  # a line of the program's own says so below
         state = model.reconstruct_stream(
             inputs,
@@ -198,12 +198,15 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
 
 
 @contextlib.contextmanager
-def failing_ends_all(context: ContextGroup) -> Iterator[None]:
-    """Where other processes wait for this one inside the network, end the program on an error: nothing else unblocks them."""
+def failing_ends_all(context: ContextGroup, inputs: Watched | None = None) -> Iterator[None]:
+    """Where other processes wait for this one inside the network, end the program on an error: nothing else unblocks them.
+
+    An error of reading `inputs`, if they are read there, is raised: all processes have it.
+    """
     try:
         yield
     except InputError as error:
-        if context.size == 1:
+        if context.size == 1 or (inputs is not None and inputs.failed):
             raise
         print(f"inference.py: {line_of(error)}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -12,6 +12,7 @@ from data.output.video import to_uint8
 from data.scene_format import Scene
 from model.evaluation.plan import Job
 from model.evaluation.stopwatch import Stopwatch, timed
+from model.parallel.context import ContextGroup
 from model.posed_images import PosedImages
 
 
@@ -54,24 +55,37 @@ class InputsOfJob:
 
 
 class Watched:
-    """Views that are read one after another, with what they sum up to and the time that they took.
+    """Views that are read one after another, with what they sum up to and the time that they took. Iterating is collective.
 
     Args:
-        views: what is iterated; each time from the start.
+        views: what is iterated; each time from the start. In all processes of the context, the same.
+        context: processes that read them.
 
     Attributes:
         total: (3, h, w), the sum of the photos that the last iteration has given; zero for none.
         waiting: time in which views were waited for.
+        failed: whether reading has ended with an error: then with the same one in all processes.
     """
 
-    def __init__(self, views: Iterable[PosedImages]) -> None:
-        self.views, self.total = views, torch.zeros(())
-        self.waiting = Stopwatch(torch.device("cpu"))
+    def __init__(self, views: Iterable[PosedImages], context: ContextGroup) -> None:
+        self.views, self.context, self.total = views, context, torch.zeros(())
+        self.waiting, self.failed = Stopwatch(torch.device("cpu")), False
 
     def __iter__(self) -> Iterator[PosedImages]:
         self.total = torch.zeros(())
-        for found in timed(iter(self.views), self.waiting):
+        for found in timed(self._read(), self.waiting):
             self.total = self.total + found.image.sum(0)
+            yield found
+
+    def _read(self) -> Iterator[PosedImages]:
+        views = iter(self.views)
+        while True:
+            self.failed = True
+            with self.context.together():
+                found = next(views, None)
+            self.failed = False
+            if found is None:
+                return
             yield found
 
 

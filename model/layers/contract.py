@@ -22,7 +22,8 @@ from model.parallel.context import Shares
 State = dict[str, Tensor]
 # What has to be kept of a memory, besides the state, so that more views can be written: named tensors, float32.
 Sums = dict[str, Tensor]
-# What a mixing layer accumulates over chunks of input views; opaque to its callers.
+# What a mixing layer accumulates over chunks of input views. Opaque to its callers, but for a list: it is that of what each chunk
+# writes alone.
 Memory = TypeVar("Memory")
 
 

@@ -146,6 +146,9 @@ def make_states(place: Path, run: Path, folder: Path) -> None:
         "focal NaN": {"fxfycxcy": whole["fxfycxcy"] * torch.nan},
         "one view": {"c2w": whole["c2w"][:, :1]}, "no views": {"c2w": whole["c2w"][:, :0], "fxfycxcy": whole["fxfycxcy"][:, :0]},
         "focus of another shape": {"focus": torch.ones(7)}, "layer of bool": {layer: whole[layer] > 0},
+        "sum NaN": {"sums.0.dw0": torch.tensor([torch.nan])}, "sum int": {"sums.0.dw0": torch.ones(1, dtype=torch.int32)},
+        "sum 1e300": {"sums.0.dw0": torch.tensor([1e300], dtype=torch.float64)}, "sum of no layer": {"sums.9.dw0": torch.ones(1)},
+        "right for videos, sum of another shape": {"sums.0.dw0": torch.ones(1)},
     }  # fmt: skip
     texts = {"image_size": ["", "null", "[]", "[0, 8]", "[8]", "[1e9, 8]", "[99999999, 8]", "x", "[" * 9999, "[true, 8]", "{}",
     None],

@@ -29,6 +29,7 @@ from tests.benchmark import (
     attack_packs,
     attack_settings,
     attack_sources,
+    attack_streams,
     attack_tensors,
 )
 from tests.benchmark.attack_inputs import make_inputs
@@ -58,6 +59,7 @@ CATEGORIES: dict[str, Callable[[Arena], Iterator[Outcome]]] = {
     "crafted data": attack_crafted.data,
     "crafted packs": attack_packs.packs,
     "crafted chunks, arrays, masks and lists": attack_sources.sources,
+    "streams and videos": attack_streams.streams,
     "crafted weights, states, snapshots and logs": attack_tensors.tensors,
     "absurd flags": attack_crafted.flags,
     "mutated files": attack_damage.mutated_files,

@@ -19,7 +19,7 @@ from model.parallel.context import own_inputs
 from model.posed_images import PosedImages
 from model.scene_renderer import SceneRenderer
 from model.scene_state import SceneState
-from model.scene_writer import Batch, SceneWriter, Written, same_views
+from model.scene_writer import Batch, SceneWriter, Written, find_cameras
 from model.view_chunks import WHERE, View, again, check_count, in_chunks, part_of
 
 # Views of a stream whose focus is fitting for those that follow, as a rule: with one, 4 to 8 dB are lost.
@@ -181,7 +181,7 @@ class LaCTLVSM(SceneWriter, SceneRenderer):
         """
         views, held = self._further_views(state, image, fxfycxcy, c2w, "forget")
         v, n = views.c2w.shape[1], state.c2w.shape[1]
-        positions = same_views(views.c2w, views.fxfycxcy, (state.c2w, state.fxfycxcy))
+        positions = find_cameras(views.c2w, views.fxfycxcy, (state.c2w, state.fxfycxcy))
         if None in positions:
             raise InputError(
                 "forget", f"is given a view, number {positions.index(None)}, that the state does not hold", "its views"

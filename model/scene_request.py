@@ -1,4 +1,4 @@
-"""What `load_scene` and `stream_scene` are asked for: a scene, views of it, their size and frame.
+"""Requests of `load_scene` and `stream_scene`: a scene, views of it, their size and frame.
 
 Letters: v views, n views of a scene, h w pixels.
 """

@@ -146,7 +146,7 @@ class SceneWriter(Backbone):
         return [layer.finish(memory) for layer, memory in whole], [layer.sums(memory) for layer, memory in whole]
 
 
-def same_views(c2w: Tensor, fxfycxcy: Tensor, others: tuple[Tensor, Tensor]) -> list[int | None]:
+def find_cameras(c2w: Tensor, fxfycxcy: Tensor, others: tuple[Tensor, Tensor]) -> list[int | None]:
     """Return for each view (b, v) the last of other views with the same camera in all scenes, each taken once; None for none.
 
     Args:

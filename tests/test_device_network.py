@@ -11,7 +11,7 @@ import train
 from config import load_config
 from config.recipe import read_recipe
 from data.synthetic.pool import ScenePool
-from model import LaCTLVSM, runtime
+from model import LaCTLVSM, SceneState, runtime
 from model.metric import psnr
 from model.parallel.context import ContextGroup
 from model.parallel.share import share_views
@@ -44,6 +44,24 @@ def test_chunks_change_nothing_and_one_pass_is_reconstruct_and_render(device, la
         assert rendered.device.type == device.type
         assert (rendered.cpu() - expected).abs().max() < 1e-5  # float32, sums in another order
     assert (model(on(device, given), on(device, wanted)).cpu() - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("layers", [LACT, ADDRESSED])
+def test_states_grow_and_shrink_as_on_the_cpu(device, layers, tmp_path):
+    given, wanted = random_views(1, 6, 8, 12), random_views(1, 2, 8, 12, seed=3)
+    first, more, last = ({name: x[:, part] for name, x in given.items()} for part in (slice(2), slice(2, 5), slice(5, 6)))
+    views = list(zip(*(given[name][0] for name in ("image", "fxfycxcy", "c2w")), strict=True))
+    found = []
+    for model in (small_model(*layers), model_on(device, layers)):
+        state = model.extend(model.reconstruct(**on(model.device, first), keep_sums=True), **more)
+        state.save(tmp_path / "state.safetensors")
+        loaded = SceneState.load(tmp_path / "state.safetensors")
+        states = [
+            model.forget(model.extend(loaded, **on(model.device, last)), **more),
+            model.reconstruct_stream(views, 2, 2, first=3),
+        ]
+        found.append(torch.cat([model.render(state, *cameras(wanted), (8, 12)).cpu() for state in states]))
+    assert (found[1] - found[0]).abs().max() < 1e-5  # float32, sums in another order
 
 
 def test_bfloat16_stays_near_float32(device):

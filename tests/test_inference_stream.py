@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from data.scene_list import write_data_path
 from data.view_selection import spread_order
 from model import SceneState, load_model, load_scene
 from model.evaluation import streamed_inputs
+from model.evaluation.render_scene import drift_note
 from tests.support.inference_run import SIZE, files, metrics, told
-from tests.support.networks import relative_error
+from tests.support.networks import random_views, relative_error, small_model
 from tests.support.videos import decode
 
 SCORES = "--no_lpips --target_every 3 --num_input_views 4"
@@ -150,6 +152,19 @@ def test_photos_that_never_come_are_told_in_one_line(infer, place, tmp_path, cap
     lines = [line for line in told(capsys.readouterr().err) if line]
     assert len(lines) == 1
     assert re.fullmatch(r"inference.py: .*: the stream ends after 2 of 3 listed views: .*png has not come within 0.1 s", lines[0])
+
+
+def test_a_focus_that_drifted_is_told():
+    model, views = small_model("self_attention", "fast_weight by foot", "mlp"), random_views(1, 3, 8, 12)
+    assert drift_note("fox", small_model("fast_weight").reconstruct(**views)) == ""
+    state = model.reconstruct(**views)
+    assert drift_note("fox", state) == ""
+    distance = (views["c2w"][0, :, :3, 3] - (state.focus + 9)).norm(dim=-1).mean()
+    line = drift_note("fox", replace(state, focus=state.focus + 9))
+    assert line == (
+        f"fox: the first views looked elsewhere ({9 * 3**0.5 / distance:.1f} distances of the cameras away); "
+        "read it again without --wait"
+    )
 
 
 def test_of_several_scenes_none_is_waited_for(infer, place, tmp_path, capsys):

@@ -32,6 +32,8 @@ from model.video_plan import VideoPlan
 
 # Number of targets whose photos are in memory at once.
 TARGET_BATCH = 16
+# Distance of a focus from that of all views, in those of the cameras, from which on it costs more than what a stream loses anyway.
+FAR_DRIFT = 0.5
 LESS_MEMORY = "fewer input views, smaller images or --chunk_views 1"
 
 
@@ -188,13 +190,22 @@ def reconstruct_stream(renderer: Renderer, job: Job, dataset: SceneDataset) -> R
             chunk_views=renderer.chunk_views,
             progress=lambda done: progress(done, passes * len(source.views)),
         )
-    if job.growing is not None and job.growing.missing:
-        print(f"inference.py: {job.growing.missing}", file=sys.stderr)
     if job.growing is None:
         state = model.reordered(state, sorted(range(len(order)), key=order.__getitem__))
+    else:
+        for note in filter(None, (job.growing.missing, drift_note(job.name, state))):
+            print(f"inference.py: {note}", file=sys.stderr)
     views = source.views if context.rank == 0 else []
     photos = StoredPhotos(dataset, source.scene, views)
     return Reconstruction(state, views, photos, inputs.total / len(source.views), watch.seconds - inputs.waiting.seconds)
+
+
+def drift_note(name: str, state: SceneState) -> str:
+    """Return one line about a focus, set by the first views, that is far from where all views look; empty if it is not."""
+    drift = 0.0 if state.focus_drift is None else state.focus_drift.max().item()
+    if drift < FAR_DRIFT:
+        return ""
+    return f"{name}: the first views looked elsewhere ({drift:.1f} distances of the cameras away); read it again without --wait"
 
 
 @contextlib.contextmanager

@@ -151,6 +151,18 @@ def reconstruct_row(bench: Bench, model: LaCTLVSM, size: Size, views: int, what:
     return {"what": what, **found, "flops": count_flops(model, views, 1, size)["reconstruct"]}
 
 
+def growing_rows(bench: Bench, model: LaCTLVSM, size: Size, held: int, name: str) -> Iterator[Row]:
+    """Measure adding a view to a state and taking it out; FLOPs are those of reconstructing one view."""
+    size, held = bench.size(size), bench.count(held)
+    scene = random_scene(held + 1, size, bench.device)
+    old, new = ({key: x[:, part] for key, x in scene.items()} for part in (slice(held), slice(held, None)))
+    state = model.reconstruct(**old, keep_sums=True)
+    flops = count_flops(model, 1, 1, size)["reconstruct"]
+    yield {"what": f"add a view to {held}, {name}", **measure(lambda: model.extend(state, **new), bench), "flops": flops}
+    grown = model.extend(state, **new)
+    yield {"what": f"take it out again, {name}", **measure(lambda: model.forget(grown, **new), bench), "flops": flops}
+
+
 @contextlib.contextmanager
 def whole_compiled(model: LaCTLVSM) -> Iterator[LaCTLVSM]:
     """Compile the layers of a network inside the block."""
@@ -168,6 +180,7 @@ def run_inference_512(bench: Bench) -> Iterator[Row]:
     yield frames_target(row | {"published": "38.7 frames/s (LaCT paper, A100)"}, 140)
     row = reconstruct_row(bench, model, (512, 512), 48, f"reconstruct 48 × 512×512, {TTT2X}")
     yield seconds_target(row | {"published": "1.4 s (LaCT paper, A100)"}, 0.45)
+    yield from growing_rows(bench, model, (512, 512), 48, f"512×512, {TTT2X}")
     with whole_compiled(model):
         yield render_row(bench, model, (512, 512), 16, "render 512×512, --compile")
         yield reconstruct_row(bench, model, (512, 512), 48, "reconstruct 48 × 512×512, --compile")

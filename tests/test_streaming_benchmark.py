@@ -141,12 +141,14 @@ def test_cost_of_a_network():
 
 def test_the_script_writes_its_tables(test, tmp_path: Path, monkeypatch, capsys):
     monkeypatch.setattr(streaming, "find_tests", lambda args: [test])
-    flags = ["--views", "2", "3", "--orders", "given", "--chunks", "1", "--out", str(tmp_path)]
+    flags = ["--views", "2", "3", "--orders", "given", "spread", "--chunks", "1", "--out", str(tmp_path)]
     assert main(["--only", "quality", *flags]) == 0
     assert (tmp_path / "quality.md").read_text(encoding="utf-8").startswith("noise:\n\n| views at a time | 2 views | 3 views |")
     assert {row["data"] for row in json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))} == {"noise"}
     assert (tmp_path / "quality.png").exists()
-    assert "| given, exact, dB | " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "| given order, exact, dB | " in told
+    assert "| spread, exact, dB | " in told
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,8 @@ class Video:
             while self._step():
                 if number in self._kept:
                     return self._kept[number]
-        except BaseException:
-            self._shut()  # its decoder stands anywhere
+        except BaseException:  # an interruption, too, leaves the decoder anywhere
+            self._shut()
             raise
         if self._next == 0:
             raise InputError(self.path, "holds no frames", "a video")

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from config import load_config
 from model.lact_lvsm import LaCTLVSM
+from model.ops.newton_schulz import naive
+from model.training import muon
 from model.training.optimizer import apply_step, build_optimizer, gradient_norm, learning_rate, update_average
 
 ROOT = Path(__file__).parent.parent
@@ -148,6 +150,25 @@ def test_muon_averages_clipped_gradients():
     expected = moved(1e3, 1.0)
     assert (moved(1e6, 1.0) - expected).norm() < 0.02 * expected.norm()  # the rounding of bfloat16
     assert (moved(1e6, 1e9) - expected).norm() > 0.2 * expected.norm()
+
+
+def test_muon_without_bfloat16_in_hardware_takes_the_steps_of_torch(monkeypatch):
+    def trained(native: bool) -> tuple[Tensor, list[Tensor]]:
+        for module in (muon, naive):
+            monkeypatch.setattr(module, "CPU_HAS_BFLOAT16", native)
+        model = debug_network()
+        optimizer = build_optimizer(model, 0.5, "muon")
+        for seed in range(4):
+            with_gradients(model, 1.0, seed)
+            apply_step(optimizer, gradient_norm(model.parameters()), torch.tensor(0.0), 0.05, 1.0)
+        weights = optimizer.muon.param_groups[0]["params"]
+        return torch.cat([x.detach().flatten() for x in weights]), [optimizer.muon.state[x]["momentum_buffer"] for x in weights]
+
+    start = torch.cat([x.flatten() for name, x in debug_network().named_parameters() if name.startswith("blocks.") and x.ndim == 2])
+    (found, momenta), (expected, expected_momenta) = trained(False), trained(True)
+    assert all(map(torch.equal, momenta, expected_momenta))
+    # Sums in another order round to another of bfloat16's 8 bits now and then.
+    assert (found - expected).norm() < 0.02 * (expected - start).norm()
 
 
 @pytest.mark.parametrize("value", [torch.nan, 1.0])

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from config.errors import InputError
 from config.messages import counted, shown, with_article, with_type
+from model.training.muon import Muon
 from model.weights.values import check_values
 
 BETAS = (0.9, 0.95)
@@ -24,12 +25,10 @@ class MuonAndAdamW:
     AdamW also updates the fast weights' initial values (one matrix per head, in one tensor) and the maps of pixels to tokens and
     back.
 
-    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the scale is of arXiv 2502.16982.
-
     Precision: Muon's iterations are in bfloat16, everything else in float32.
     """
 
-    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW) -> None:
+    def __init__(self, muon: Muon, adamw: torch.optim.AdamW) -> None:
         self.muon, self.adamw = muon, adamw
 
     @property
@@ -71,7 +70,7 @@ def build_optimizer(model: nn.Module, weight_decay: float, kind: str = "adamw") 
     adamw = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, fused=True)
     if kind == "adamw":
         return adamw
-    return MuonAndAdamW(torch.optim.Muon(matrices, lr=0.0, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"), adamw)
+    return MuonAndAdamW(Muon(matrices, weight_decay), adamw)
 
 
 def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, steps_done: int) -> None:
@@ -103,7 +102,7 @@ def restore_optimizer(optimizer: Optimizer, saved: dict[str, Any], where: str, s
     for part in parts:
         if steps_done > 0 and not part.state:
             raise InputError(where, f"is empty after {counted(steps_done, 'step')}", wanted)
-        names = {"momentum_buffer"} if isinstance(part, torch.optim.Muon) else {"step", "exp_avg", "exp_avg_sq"}
+        names = {"momentum_buffer"} if isinstance(part, Muon) else {"step", "exp_avg", "exp_avg_sq"}
         for parameter, state in part.state.items():
             _check_moments(parameter, state, names, where, wanted)
         parameters = sum(len(group["params"]) for group in part.param_groups)
@@ -172,7 +171,7 @@ def apply_step(optimizer: Optimizer, norm: Tensor, skipped: Tensor, lr: float, c
 
 
 @torch.no_grad()
-def _step_muon(muon: torch.optim.Muon, norm: Tensor, skipped: Tensor, clip: float) -> None:
+def _step_muon(muon: Muon, norm: Tensor, skipped: Tensor, clip: float) -> None:
     """Take Muon's step, and undo it on the device if it is skipped: torch's Muon has no way to skip one.
 
     Cost: a copy of its matrices and momenta until the step is done.

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 import inference
 from config import config_from_dict
+from config.threads import cores
 from data.dataset import load_views
 from data.scene_format import read_scene
 from data_preprocess.blender.pool import REQUIREMENT
@@ -25,6 +26,15 @@ from tests.support.networks import GOLDEN, small_model
 from tests.support.scenes import write_random_data_path
 
 WITHOUT_NETWORK = ("No matching distribution", "ConnectionError", "Connection broken", "ReadTimeout", "Network is unreachable")
+
+
+def pytest_configure() -> None:
+    """Share the cores among pytest-xdist's processes, and those that their tests start: one thread more than cores is slow."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, cores() // workers)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

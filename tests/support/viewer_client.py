@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,19 @@ class ViewerClient:
             if found is not None:
                 with Image.open(io.BytesIO(found)) as image:
                     return Received(np.asarray(image.convert("RGB")), at_s)
+
+    def picture_that(self, fits: Callable[[np.ndarray], bool], timeout_s: float = 30.0) -> np.ndarray:
+        """Wait for a picture that fits; if none comes in time, return the last one, which the caller's assertion then tells.
+
+        However loaded the machine, nothing else says that a picture is the last one, or of the last pose.
+        """
+        end, found = time.monotonic() + timeout_s, self.picture(timeout_s)
+        while not fits(found.pixels):
+            try:
+                found = self.picture(end - time.monotonic())
+            except TimeoutError:
+                break
+        return found.pixels
 
     def last_picture(self, quiet_s: float = 0.5, timeout_s: float = 20.0) -> Received:
         """Wait for a picture, and for those after it until none comes for a while: the fine one of a camera at rest.

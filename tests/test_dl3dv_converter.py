@@ -192,7 +192,7 @@ def test_links_that_lead_back_are_not_followed(tmp_path):
 ERRORS = {
     "all images gone": (
         lambda folder: [image.unlink() for image in (folder / "images_4").iterdir()],
-        "frame 0, file_path, .*images_4/frame_00001.png: is not there; wanted it",
+        "nerfstudio.*ame_00001.png: is not there; wanted it there",  # a long path is shown in part
     ),
     "no small images": (lambda folder: (folder / "images_4").rename(folder / "images_8"), "images_4: is not there; wanted the"),
     "no JSON": (lambda folder: (folder / "transforms.json").write_text("{"), "transforms.json: is not JSON"),
@@ -200,12 +200,11 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("case", ERRORS)
-def test_scenes_that_cannot_be_converted_are_named(tmp_path, monkeypatch, capsys, case):
-    monkeypatch.chdir(tmp_path)  # a long path would be shown in part
+def test_scenes_that_cannot_be_converted_are_named(tmp_path, capsys, case):
     spoil, message = ERRORS[case]
-    fox(Path("in/good"))
-    spoil(fox(Path("in/bad")).parent)
-    assert main(["--input", "in", "--output", "out"]) == 2
+    fox(tmp_path / "in" / "good")
+    spoil(fox(tmp_path / "in" / "bad").parent)
+    assert main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "out")]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("dl3dv_format_converter.py: ")]
     assert re.search(message, line)
     assert read_data_path(tmp_path / "out" / "dl3dv_data_path.json") == [tmp_path / "out" / "good" / "opencv_cameras.json"]

@@ -4,6 +4,7 @@ Letters: b scenes, v input views, u target views.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ def grown(case: Case, context: ContextGroup | None, folder: Path) -> dict[str, T
     first, more = scene(2, 0, b=1), scene(case.inputs, 50, b=1)
     state = model.reconstruct(**part(first, own_inputs(2, rank, size)), keep_sums=True)
     state = model.extend(state, **part(more, own_inputs(case.inputs, rank, size)))
-    file = folder / f"grown_{case.network}_{size}_{rank}.safetensors"
+    file = folder / f"grown_{os.getpid()}.safetensors"  # two groups of two processes have the same ranks
     state.save(file)
     views = [(image, *camera) for image, *camera in zip(*(more[name][0] for name in ("image", "fxfycxcy", "c2w")), strict=True)]
     states = {

@@ -21,15 +21,14 @@ from model.weights.file import read_tensors, read_weights, save_tensors
 ROOT = Path(__file__).parent.parent
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes, locks, devices")
 
-LIMITED = """
-import resource, sys
-resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
-from fractions import Fraction
+WRITERS = """
+import os
+import resource
 from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from data.files import naming, replace_when_finished, write_json
+from data.files import remove_leftovers, replace_when_finished, write_json
 from data.output.curves import draw_curves
 from data.output.html_report import write_html
 from data.output.metrics import SCORES
@@ -54,7 +53,7 @@ def torch_save(name):
         torch.save({"x": torch.zeros(9000)}, temporary)
 
 rows = [{"scene": "s", "inputs": 2, "view": i, **dict.fromkeys(SCORES, 1.0)} for i in range(200)]
-for name, write in {
+writers = {
     "list.json": lambda name: write_json(name, ["x" * 90] * 90),
     "step.pt": torch_save,
     "w.safetensors": lambda name: save_tensors({"x": torch.zeros(9000)}, name, {}),
@@ -65,7 +64,11 @@ for name, write in {
     "curves.png": lambda name: draw_curves(name, [{"step": i, "loss": i + 1.0} for i in range(99)]),
     "metrics.json": lambda name: write_tables(".", rows, {}, {}, False, "w"),
     "report.html": lambda name: write_html(name, [], {}, [], []),
-}.items():
+}
+"""
+LIMITED = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+for name, write in writers.items():
     Path(name).write_text("old")
     try:
         write(name)
@@ -76,11 +79,28 @@ for name, write in {
     assert Path(name).read_text() == "old", name
 assert not list(Path().glob(".*")), list(Path().glob(".*"))
 """
+BESIDE_ANOTHER = """
+synchronise, seen = os.fsync, set()
+
+def after_another_has_cleaned(handle):
+    seen.update(path.name for path in Path().glob(".*"))
+    remove_leftovers.__wrapped__(Path().absolute())
+    synchronise(handle)
+
+os.fsync = after_another_has_cleaned
+for name, write in writers.items():
+    seen.clear()
+    write(name)
+    assert seen, name
+    assert all(".tmp." in word for word in seen), seen
+    assert sorted(word for word in os.listdir() if word.startswith(".")) == [], name
+    assert Path(name).is_file(), name
+"""
 
 
 @linux_only
 def test_every_writer_names_its_file_where_the_disk_takes_no_more(tmp_path):
-    found = subprocess.run([sys.executable, "-c", LIMITED], cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    found = run(WRITERS + LIMITED, tmp_path)
     assert found.returncode == 0, found.stderr
     lines = found.stdout.splitlines()
     assert len(lines) == 10
@@ -88,6 +108,16 @@ def test_every_writer_names_its_file_where_the_disk_takes_no_more(tmp_path):
         name, _, rest = line.partition(": ")
         assert (tmp_path / name).is_file(), line
         assert rest == "cannot be written (File too large); wanted a disk and a limit of file sizes (ulimit -f) that allow it"
+
+
+@linux_only
+def test_a_file_that_is_being_written_is_no_leftover_to_another_process(tmp_path):
+    found = run(WRITERS + BESIDE_ANOTHER, tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
+def run(script: str, folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment(), capture_output=True, text=True)
 
 
 def environment() -> dict[str, str]:

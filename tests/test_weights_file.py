@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 
 from config.errors import InputError
-from model.weights import file
 from model.weights.file import read_tensors, read_weights, save_weights
 from model.weights.load import read_config
 from tests.support.weights import equal, fails, recipe, small_weights
@@ -173,11 +172,12 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     config, path = recipe(2, 12, 2, k=4, attention_k=6, p=2), tmp_path / "w.safetensors"
     save_weights(path, small_weights(0), config)
 
-    def save_half(tensors, name, metadata):
-        Path(name).write_bytes(b"half")
+    def write_half(path, content):
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(file, "save_file", save_half)
+    monkeypatch.setattr(Path, "write_bytes", write_half)
     with pytest.raises(OSError, match="No space left"):
         save_weights(path, small_weights(1), config)
     found = read_weights(path)

@@ -30,7 +30,7 @@ WITHOUT_NETWORK = ("No matching distribution", "ConnectionError", "Connection br
 
 
 def pytest_configure() -> None:
-    """Share the cores among pytest-xdist's processes, and those that their tests start: one thread more than cores is slow."""
+    """Share the cores among pytest-xdist's processes, and those that their tests start: more threads than cores are slow."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = max(1, cores() // workers)
